@@ -1,0 +1,1 @@
+//! Who may do what: the access class of each route, keys, callers.

@@ -1,0 +1,1 @@
+//! What differs between Linux and macOS: memory figures, parent-gone detection, paths, service managers.

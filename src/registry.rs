@@ -1,0 +1,1 @@
+//! The snapshot that a request sees, and its replacement as a whole.

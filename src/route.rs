@@ -1,0 +1,1 @@
+//! Which model a name means, and why. Total and pure.
