@@ -70,7 +70,7 @@ fn wired_limit() -> Option<u64> {
 
 /// One number as `sysctl -n` prints it.
 #[cfg_attr(
-    not(target_os = "macos"),
+    not(any(target_os = "macos", test)),
     expect(dead_code, reason = "compiled and tested everywhere")
 )]
 fn parse_sysctl_number(output: &str) -> Option<u64> {
