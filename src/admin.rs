@@ -1,0 +1,1 @@
+//! The management API: status, models, reload. It knows HTTP; it decides nothing.

@@ -1,0 +1,258 @@
+//! What `models.yaml` means: values that are complete and checked, nothing that
+//! still has a default. How it was typed is the business of `config/file.rs`
+//! (text to a tree with places) and `config/walk.rs` (tree to this, all problems at once).
+
+pub mod file;
+pub mod problem;
+pub mod suggest;
+pub mod walk;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::model::id::{ModelId, Name};
+use crate::units::ByteSize;
+
+/// The whole configuration, in force as one value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where it was read from; nothing for a configuration made in memory.
+    pub source: Option<PathBuf>,
+    /// `memory`: the budget for everything loaded.
+    pub memory: Budget,
+    /// `server.*`
+    pub server: Server,
+    /// `cache`: the hub cache folders, in the order they are searched.
+    pub cache: Vec<PathBuf>,
+    /// `pool.*`
+    pub pool: Pool,
+    /// `allow`: cached ids that may be served with default settings.
+    pub allow: Vec<Pattern>,
+    /// `deny`: cached ids that may not, whatever `allow` says.
+    pub deny: Vec<Pattern>,
+    /// `default`: what a request without `model` means.
+    pub default: Option<Name>,
+    /// `models`: the entries, in the order of the file.
+    pub models: Vec<Entry>,
+    /// `keys_file`: where hashes of keys are kept.
+    pub keys_file: PathBuf,
+    /// `audit`: where management effects are written down.
+    pub audit: PathBuf,
+    /// `log`: the filter of the log, as tracing reads it.
+    pub log: String,
+}
+
+/// `memory`: a size, or what the device, machine or cgroup allows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Budget {
+    /// Decided at start from the machine.
+    Auto,
+    /// A fixed number of bytes.
+    Size(ByteSize),
+    /// A share of the machine's memory, 0 to 1.
+    Share(f64),
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// A TCP address; port 0 lets the system choose.
+    Tcp(SocketAddr),
+    /// `unix:PATH`
+    Unix(PathBuf),
+}
+
+/// `server.*`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Server {
+    /// `server.listen`: where inference is served.
+    pub listen: Vec<Listen>,
+    /// `server.management`: where management is served.
+    pub management: Vec<Listen>,
+    /// `server.allowed_hosts`: values of Host that pass besides localhost and own addresses.
+    pub allowed_hosts: Vec<String>,
+    /// `server.allowed_origins`: values of Origin that pass.
+    pub allowed_origins: Vec<String>,
+    /// `server.drain`: how long running answers may take after a stop signal.
+    pub drain: Duration,
+    /// `server.heartbeat_after`: when a stream's headers go out without a first byte.
+    pub heartbeat_after: Duration,
+    /// `server.heartbeat_every`: the distance of heartbeats.
+    pub heartbeat_every: Duration,
+    /// `server.limits.*`
+    pub limits: Limits,
+}
+
+/// `server.limits.*`: sizes, counts and times a request must keep to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Largest request body, bytes.
+    pub body: ByteSize,
+    /// How long the head of a request may take.
+    pub header_time: Duration,
+    /// How long the body of a request may stand still.
+    pub body_idle: Duration,
+    /// How long a load may take.
+    pub load_time: Duration,
+    /// How long an engine may take to its first byte once it has the request.
+    pub first_token: Duration,
+    /// How long an engine may be silent between bytes.
+    pub between_tokens: Duration,
+    /// How long a client may refuse to take a byte.
+    pub write_stall: Duration,
+    /// Connections at once, for each listener.
+    pub connections: usize,
+}
+
+/// `pool.*`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    /// `pool.max_models`; nothing means unlimited.
+    pub max_models: Option<usize>,
+    /// `pool.idle_unload`; nothing means never.
+    pub idle_unload: Option<Duration>,
+    /// `pool.switch_after`: when the oldest waiter's model is next.
+    pub switch_after: Duration,
+    /// `pool.queue`: waiting requests per model.
+    pub queue: usize,
+    /// `pool.queue_timeout`: the longest wait.
+    pub queue_timeout: Duration,
+}
+
+/// A pattern of `allow` or `deny`: `*` stands for anything but `/`.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    text: String,
+    regex: regex::Regex,
+}
+
+/// One entry of `models`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The key: the served name.
+    pub name: Name,
+    /// Where the weights come from.
+    pub source: Source,
+    /// Load settings; entries with equal source and settings share one load.
+    pub load: LoadSettings,
+    /// `keep: always`: loaded at start, never a victim.
+    pub keep: bool,
+    /// `preload`: loaded at start.
+    pub preload: bool,
+    /// `idle_unload`; the outer nothing means the pool's, the inner never.
+    pub idle_unload: Option<Option<Duration>>,
+    /// `aliases`: other names, exact.
+    pub aliases: Vec<Name>,
+    /// Line of the key in the file, from 1.
+    pub line: usize,
+}
+
+/// Where an entry's weights come from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// A repository in the cache, at `revision` (a branch, tag or commit) or at what `main` is.
+    Repository {
+        /// Which one.
+        id: ModelId,
+        /// The branch, tag or commit.
+        revision: Option<String>,
+    },
+    /// A folder outside the cache.
+    Path(PathBuf),
+}
+
+/// The settings that decide how a model is loaded (class N).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct LoadSettings {
+    /// `context`: tokens; nothing means what the checkpoint says.
+    pub context: Option<u32>,
+    /// `parallel`: sequences at once; nothing means the engine's default.
+    pub parallel: Option<u32>,
+    /// `kv`: room for caches; nothing means the default rule.
+    pub kv: Option<ByteSize>,
+    /// `compute`: the number format of activations.
+    pub compute: Compute,
+    /// `memory`: the reservation instead of the estimate.
+    pub memory: Option<ByteSize>,
+}
+
+/// `compute`: the number format in which the engine computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Compute {
+    /// float32 on a CPU, the checkpoint's own elsewhere.
+    #[default]
+    Auto,
+    /// `float32`
+    Float32,
+    /// `float16`
+    Float16,
+    /// `bfloat16`
+    Bfloat16,
+}
+
+impl Config {
+    /// Whether `allow` permits the id and `deny` does not.
+    pub fn permits(&self, id: &str) -> bool {
+        self.allow.iter().any(|pattern| pattern.matches(id))
+            && !self.deny.iter().any(|pattern| pattern.matches(id))
+    }
+}
+
+impl Compute {
+    /// The word in `models.yaml` and on the worker's command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Compute::Auto => "auto",
+            Compute::Float32 => "float32",
+            Compute::Float16 => "float16",
+            Compute::Bfloat16 => "bfloat16",
+        }
+    }
+}
+
+impl std::str::FromStr for Compute {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Auto, Self::Float32, Self::Float16, Self::Bfloat16]
+            .into_iter()
+            .find(|compute| compute.as_str() == text)
+            .ok_or_else(|| format!("expected auto, float32, float16 or bfloat16, found \"{text}\""))
+    }
+}
+
+impl Pattern {
+    /// Compiles `mlx-community/*-4bit`. `*` never crosses `/`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._:/-*".contains(&b);
+        if text.is_empty() || !text.bytes().all(allowed) {
+            return Err(format!(
+                "expected a pattern of letters, digits and . _ : / - *, found {text:?}"
+            ));
+        }
+        let body: Vec<_> = text.split('*').map(regex::escape).collect();
+        let regex = regex::Regex::new(&format!("^(?:{})$", body.join("[^/]*")))
+            .map_err(|error| error.to_string())?;
+        Ok(Self {
+            text: text.to_owned(),
+            regex,
+        })
+    }
+
+    /// Whether the whole name matches.
+    pub fn matches(&self, name: &str) -> bool {
+        self.regex.is_match(name)
+    }
+
+    /// The pattern as it was typed.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}

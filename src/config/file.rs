@@ -1,0 +1,1 @@
+//! Text of models.yaml to a tree with places.

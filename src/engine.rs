@@ -1,0 +1,74 @@
+//! The embedded engine: one thread that owns the model and steps it, and the
+//! text machines around it. What a network is, is the [`Network`] trait; MLX is
+//! named only in `engine/mlx`, and `engine/scripted` plays a file instead.
+
+#[cfg(feature = "mlx")]
+pub mod detokenizer;
+#[cfg(feature = "mlx")]
+pub mod mlx;
+pub mod sampling;
+pub mod scheduler;
+pub mod scripted;
+pub mod stop;
+#[cfg(feature = "mlx")]
+pub mod template;
+pub mod thread;
+#[cfg(feature = "mlx")]
+pub mod tokenizer;
+
+/// A model on its device, with the sequences it is working on. It lives on the
+/// engine thread and never leaves it.
+pub trait Network {
+    /// The KV cache of one sequence.
+    type Cache;
+
+    /// Tokens in the vocabulary: the length of a row of logits.
+    fn vocabulary(&self) -> usize;
+
+    /// An empty cache.
+    fn new_cache(&self) -> Self::Cache;
+
+    /// Takes in `tokens` of one sequence after what its cache holds. Answers the
+    /// logits after the last of them if `want_logits`. Evaluates.
+    fn prefill(
+        &mut self,
+        cache: &mut Self::Cache,
+        tokens: &[u32],
+        want_logits: bool,
+    ) -> Result<Option<Vec<f32>>, EngineError>;
+
+    /// One step of several sequences at once: one token each in, the logits after
+    /// it out, in the same order. Evaluates.
+    fn decode(
+        &mut self,
+        batch: &mut [(&mut Self::Cache, u32)],
+    ) -> Result<Vec<Vec<f32>>, EngineError>;
+
+    /// Bytes of weights held in the form this device needs.
+    fn bytes_held(&self) -> u64;
+
+    /// Bytes of KV cache for one token of one sequence.
+    fn kv_bytes_per_token(&self) -> u64;
+
+    /// `cpu`, `metal` or `cuda`, and the number format it computes in.
+    fn device(&self) -> (&'static str, &'static str);
+}
+
+/// Why the engine could not load or go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The snapshot is not what this engine can run.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A file of the snapshot is missing or broken.
+    #[error("{file}: {reason}")]
+    BadFile {
+        /// The file inside the snapshot.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The device failed.
+    #[error("the device failed: {0}")]
+    Device(String),
+}

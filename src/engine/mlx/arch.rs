@@ -1,0 +1,3 @@
+//! One file per architecture, named as checkpoints name it.
+
+pub mod llama;

@@ -1,0 +1,1 @@
+//! Linear layers (dense and quantised), embeddings, norms.

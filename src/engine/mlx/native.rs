@@ -1,0 +1,1 @@
+//! The FFI edge: what MLX lacks on a CPU.

@@ -1,0 +1,1 @@
+//! A GGUF file becomes a snapshot in a cache tree.

@@ -1,0 +1,1 @@
+//! What a snapshot holds, and whether it is complete.

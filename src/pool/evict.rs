@@ -1,0 +1,1 @@
+//! Which idle models go. Pure.

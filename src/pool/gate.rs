@@ -1,0 +1,1 @@
+//! One atomic word per ready model: open, and how many leases.

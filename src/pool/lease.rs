@@ -1,0 +1,1 @@
+//! The permission to use a model.

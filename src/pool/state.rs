@@ -1,0 +1,1 @@
+//! The machine: events and a time in, effects out. Pure.

@@ -1,0 +1,1 @@
+//! Listeners, layers and drain. It does not know what the routes do.

@@ -1,0 +1,1 @@
+//! HTTP to a worker over its socket.

@@ -1,0 +1,1 @@
+//! What runs inside a worker: HTTP in, engine out.
