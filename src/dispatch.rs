@@ -8,13 +8,10 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use bytes::Bytes;
-use tokio_util::sync::CancellationToken;
 
 use crate::access::Caller;
 use crate::api::error::{ApiError, Code};
-use crate::pool::Refused;
-use crate::pool::lease::Lease;
-use crate::pool::task::Pool;
+use crate::pool::{Ending, Lease, Pool, Refused, UnloadReason};
 use crate::registry::{Registry, Snapshot};
 use crate::route::{self, Decision, Why};
 use crate::shutdown::Tasks;
@@ -50,8 +47,6 @@ pub struct Dispatch {
     pub spools: spool::Budget,
     /// Where the halves that read engines run.
     pub tasks: Tasks,
-    /// Fires when running answers have had their time.
-    pub deadline: CancellationToken,
 }
 
 /// A request in the inner language: a path of the OpenAI API and its body.
@@ -208,7 +203,7 @@ fn passed_headers(from: &HeaderMap) -> HeaderMap {
 }
 
 /// The pool's refusal in the words of the API.
-fn refused(refused: Refused) -> ApiError {
+pub fn refused(refused: Refused) -> ApiError {
     let message = refused.to_string();
     match refused {
         Refused::NeverFits { .. } => ApiError::new(Code::InsufficientMemory, message),
@@ -219,6 +214,22 @@ fn refused(refused: Refused) -> ApiError {
         Refused::LoadFailed { .. } => ApiError::new(Code::LoadFailed, message),
         Refused::LoadTimeout { .. } => ApiError::new(Code::LoadTimeout, message),
         Refused::ShuttingDown => shutting_down(),
+        Refused::Unloaded { .. } => ApiError::new(Code::Overloaded, message),
+        Refused::Unlisted { .. } => ApiError::new(Code::ModelNotFound, message).param("model"),
+    }
+}
+
+/// Waits until the pool takes the model away from a running answer, and says so.
+/// A crash is not told here: the connection breaks off by itself, after what
+/// the worker still had to say.
+async fn revoked(lease: &Lease) -> ApiError {
+    match lease.ended().await {
+        Ending::Revoked(UnloadReason::Shutdown) => shutting_down(),
+        Ending::Revoked(_) => {
+            let message = format!("{} was unloaded while it answered", lease.plan().model);
+            ApiError::new(Code::Overloaded, message)
+        }
+        Ending::Crashed(_) => std::future::pending().await,
     }
 }
 

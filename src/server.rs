@@ -69,9 +69,10 @@ impl Bound {
     /// The address as a client writes it: `http://127.0.0.1:11440` or `unix:PATH`.
     pub fn url(&self) -> String {
         match self {
-            Self::Tcp(listener) => listener
-                .local_addr()
-                .map_or_else(|error| error.to_string(), |address| format!("http://{address}")),
+            Self::Tcp(listener) => listener.local_addr().map_or_else(
+                |error| error.to_string(),
+                |address| format!("http://{address}"),
+            ),
             Self::Unix(_, path) | Self::Control(_, path) => format!("unix:{}", path.display()),
         }
     }
@@ -102,7 +103,9 @@ impl Bound {
                     remove(&path);
                 }
                 Self::Control(listener, path) => {
-                    server.accept_unix(listener, Door::ControlSocket, stop).await;
+                    server
+                        .accept_unix(listener, Door::ControlSocket, stop)
+                        .await;
                     remove(&path);
                 }
             }
@@ -150,11 +153,16 @@ impl Connections {
                 accepted = listener.accept() => accepted,
                 () = stop.cancelled() => return,
             };
-            let Some((stream, peer)) = taken(accepted).await else { continue };
+            let Some((stream, peer)) = taken(accepted).await else {
+                continue;
+            };
             // Events are small and must not wait for each other.
             let local = stream.set_nodelay(true).and_then(|()| stream.local_addr());
             let Ok(local) = local else { continue };
-            let door = Door::Tcp { local: local.ip(), peer: peer.ip() };
+            let door = Door::Tcp {
+                local: local.ip(),
+                peer: peer.ip(),
+            };
             self.connect(stream, door, seat, stop.clone());
         }
     }
@@ -165,7 +173,9 @@ impl Connections {
                 accepted = listener.accept() => accepted,
                 () = stop.cancelled() => return,
             };
-            let Some((stream, _)) = taken(accepted).await else { continue };
+            let Some((stream, _)) = taken(accepted).await else {
+                continue;
+            };
             self.connect(stream, door.clone(), seat, stop.clone());
         }
     }

@@ -86,13 +86,19 @@ impl Reload {
                 let _ = reply.send(outcome);
             }
         });
-        Self { requests, last_failure }
+        Self {
+            requests,
+            last_failure,
+        }
     }
 
     /// Reads, checks and replaces the configuration; answers what is different.
     pub async fn reload(&self) -> Result<Change, ReloadError> {
         let (reply, outcome) = oneshot::channel();
-        self.requests.send(reply).await.map_err(|_| ReloadError::Stopping)?;
+        self.requests
+            .send(reply)
+            .await
+            .map_err(|_| ReloadError::Stopping)?;
         outcome.await.map_err(|_| ReloadError::Stopping)?
     }
 
@@ -116,10 +122,9 @@ async fn replace(
     });
     let (snapshot, new_keys) = prepared.await.map_err(|_| ReloadError::Stopping)??;
     keys.store(Arc::new(new_keys));
-    let change = registry.publish(snapshot);
-    let published = registry.load();
-    pool.apply(pool_settings(&published), residents(&published));
-    Ok(change)
+    // Before the snapshot: then every request that sees it finds its models known.
+    pool.apply(pool_settings(&snapshot), residents(&snapshot));
+    Ok(registry.publish(snapshot))
 }
 
 /// What the pool is told of the configuration.

@@ -20,7 +20,7 @@ use super::body::{EventBody, comment};
 use super::relay::Relay;
 use super::spool::{self, Writer};
 use super::whole::{collect, usage_of};
-use super::{Dispatch, Routed, crashed, passed_headers, shutting_down};
+use super::{Dispatch, Routed, crashed, passed_headers, revoked};
 use crate::api::error::{ApiError, Code};
 use crate::pool::lease::Lease;
 use crate::worker::client;
@@ -115,12 +115,10 @@ struct ReadingHalf {
 
 impl ReadingHalf {
     async fn run(mut self, gone: CancellationToken) {
-        let deadline = self.dispatch.deadline.clone();
         let mut usage = None;
         let ended = tokio::select! {
             ended = self.pass_on(&mut usage) => ended,
             () = gone.cancelled() => Err(Ending::ClientGone),
-            () = deadline.cancelled() => Err(Ending::Failed(shutting_down())),
         };
         let outcome = match &ended {
             Ok(()) => "complete",
@@ -177,7 +175,11 @@ impl ReadingHalf {
         let mut relay = Relay::default();
         let mut silence = (limits.first_token, Code::FirstTokenTimeout);
         loop {
-            let frame = timeout(silence.0, body.frame()).await.map_err(|_| {
+            let frame = tokio::select! {
+                frame = timeout(silence.0, body.frame()) => frame,
+                error = revoked(&lease) => return Err(Ending::Failed(error)),
+            };
+            let frame = frame.map_err(|_| {
                 Ending::Failed(ApiError::new(silence.1, format!("{model} fell silent")))
             })?;
             let frame = match frame {

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
-use super::{Dispatch, Routed, crashed, passed_headers, shutting_down};
+use super::{Dispatch, Routed, crashed, passed_headers, revoked};
 use crate::api::error::{ApiError, Code};
 use crate::worker::{USAGE_TRAILER, client};
 
@@ -21,10 +21,7 @@ pub(super) async fn answer(
     dispatch: &Dispatch,
     routed: Routed,
 ) -> Result<Response<Body>, ApiError> {
-    let answered = tokio::select! {
-        answered = read(dispatch, &routed) => answered,
-        () = dispatch.deadline.cancelled() => Err(shutting_down()),
-    };
+    let answered = read(dispatch, &routed).await;
     let outcome = answered
         .as_ref()
         .map_or_else(|error| error.code.facts().0, |_| "complete");
@@ -40,7 +37,10 @@ async fn read(
     let (lease, response) = routed.send(dispatch).await?;
     let waited = lease.waited();
     let (head, body) = response.into_parts();
-    let (bytes, usage) = collect(routed, body).await?;
+    let (bytes, usage) = tokio::select! {
+        collected = collect(routed, body) => collected?,
+        error = revoked(&lease) => return Err(error),
+    };
     drop(lease);
     if serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err() {
         let message = format!("{} did not answer with JSON", routed.plan.model);
