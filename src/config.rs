@@ -4,6 +4,7 @@
 
 pub mod file;
 pub mod keys;
+pub mod locate;
 pub mod problem;
 pub mod standard;
 pub mod suggest;
@@ -63,6 +64,16 @@ pub enum Listen {
     Tcp(SocketAddr),
     /// `unix:PATH`
     Unix(PathBuf),
+}
+
+impl std::fmt::Display for Listen {
+    /// As it is written in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Listen::Tcp(address) => write!(f, "{address}"),
+            Listen::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// `server.*`

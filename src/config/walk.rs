@@ -16,6 +16,8 @@ use super::standard::Surroundings;
 use super::{Config, Pool, keys, suggest};
 use values::{Span, Zero, quoted};
 
+pub use values::parse_listen;
+
 /// Most problems that are told one by one.
 const MOST_PROBLEMS: usize = 100;
 
@@ -96,7 +98,7 @@ impl Walker<'_> {
         }
         self.check_names(&config, &places);
         if let Some(at) = default {
-            self.check_default(&config, at);
+            self.check_default(&config, &places, at);
         }
         config
     }
@@ -180,7 +182,8 @@ impl Walker<'_> {
         };
         let message = format!("unknown key {}{section}", quoted(&pair.key));
         let problem = Problem::at(pair.place, message);
-        let nearest = suggest::nearest(&pair.key, known.iter().copied());
+        // Blanks that do not show, such as a non-breaking one, are part of a key.
+        let nearest = suggest::nearest(pair.key.trim(), known.iter().copied());
         self.problem(match (nearest, keys::elsewhere(&pair.key).as_slice()) {
             (Some(nearest), _) => problem.help(format!("did you mean {nearest:?}")),
             (None, []) => problem.help(format!("expected one of {}", known.join(", "))),
@@ -194,6 +197,7 @@ impl Walker<'_> {
             Value::Refused => return,
             Value::Nothing => "nothing".to_owned(),
             Value::Text(text) => quoted(text),
+            Value::List { items, .. } if items.is_empty() => "an empty list".to_owned(),
             Value::List { .. } => "a list".to_owned(),
             Value::Map(_) => "keys with values".to_owned(),
         };
@@ -202,7 +206,13 @@ impl Walker<'_> {
             path => format!("{path}: "),
         };
         let message = format!("{path}expected {expected}, found {found}");
-        self.problem(Problem::at(node.place, message));
+        let problem = Problem::at(node.place, message);
+        self.problem(match &node.value {
+            Value::Text(_) if expected.starts_with("a list") => {
+                problem.help(format!("write [{found}]"))
+            }
+            _ => problem,
+        });
     }
 
     fn problem(&mut self, problem: Problem) {

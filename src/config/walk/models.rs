@@ -249,18 +249,15 @@ impl Walker<'_> {
         }
     }
 
-    /// `default` must lead somewhere.
-    pub(super) fn check_default(&mut self, config: &Config, at: At) {
+    /// `default` must lead somewhere; that the entry itself is broken is told there.
+    pub(super) fn check_default(&mut self, config: &Config, places: &Places, at: At) {
         let Some(name) = &config.default else {
             return;
         };
-        let names = config
-            .models
-            .iter()
-            .flat_map(|entry| std::iter::once(&entry.name).chain(&entry.aliases));
-        let leads = names.clone().any(|known| known == name)
-            || name.as_id().is_some_and(|id| config.permits(id.as_str()));
-        if leads {
+        let aliases = places.aliases.iter().map(|(alias, ..)| alias);
+        let names = places.entries.keys().chain(aliases);
+        let permitted = name.as_id().is_some_and(|id| config.permits(id.as_str()));
+        if permitted || names.clone().any(|known| known == name) {
             return;
         }
         let message = format!(

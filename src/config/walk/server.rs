@@ -102,15 +102,13 @@ impl Walker<'_> {
     fn check_addresses(&mut self, node: &Node, server: &Server) {
         let mut seen = HashSet::new();
         for listen in server.listen.iter().chain(&server.management) {
-            let shown = match listen {
-                Listen::Tcp(address) if address.port() == 0 => continue,
-                Listen::Tcp(address) => address.to_string(),
-                Listen::Unix(path) => path.display().to_string(),
-            };
+            if matches!(listen, Listen::Tcp(address) if address.port() == 0) {
+                continue;
+            }
             if !seen.insert(listen) {
                 let message = format!(
                     "server.listen and server.management: expected different addresses, found {} twice",
-                    quoted(&shown)
+                    quoted(&listen.to_string())
                 );
                 self.problem(Problem::at(node.place, message));
             }

@@ -23,6 +23,9 @@ const LONGEST_SOCKET: usize = 103;
 /// Longest text that is repeated in a message, characters.
 const LONGEST_QUOTE: usize = 60;
 
+/// How an address is written.
+const ADDRESS: &str = "an address such as 127.0.0.1:11440, [::1]:11440 or unix:PATH";
+
 /// Whether zero makes sense.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Zero {
@@ -251,25 +254,9 @@ impl Walker<'_> {
     }
 
     fn listen(&mut self, at: At) -> Option<Listen> {
-        let expected = "an address such as 127.0.0.1:11440, [::1]:11440 or unix:PATH";
         let around = self.around;
-        self.read(at, expected, |text| {
-            let wrong = || format!("expected {expected}, found {}", quoted(text));
-            let Some(path) = text.strip_prefix("unix:") else {
-                let address: SocketAddr = text.parse().map_err(|_| wrong())?;
-                return Ok(Listen::Tcp(address));
-            };
-            let path = match path {
-                "" => None,
-                path => around.resolve(path),
-            };
-            let path = path.ok_or_else(wrong)?;
-            match path.as_os_str().len() {
-                0..=LONGEST_SOCKET => Ok(Listen::Unix(path)),
-                long => Err(format!(
-                    "expected a socket path of at most {LONGEST_SOCKET} bytes, found {long}"
-                )),
-            }
+        self.read(at, ADDRESS, |text| {
+            parse_listen(text, |path| around.resolve(path))
         })
     }
 
@@ -287,6 +274,26 @@ impl Walker<'_> {
                 )),
             },
         )
+    }
+}
+
+/// An address: `IP:PORT` or `unix:PATH`, the path made whole by `resolve`.
+pub fn parse_listen(
+    text: &str,
+    resolve: impl Fn(&str) -> Option<PathBuf>,
+) -> Result<Listen, String> {
+    let wrong = || format!("expected {ADDRESS}, found {}", quoted(text));
+    let Some(path) = text.strip_prefix("unix:") else {
+        let address: SocketAddr = text.parse().map_err(|_| wrong())?;
+        return Ok(Listen::Tcp(address));
+    };
+    let path = Some(path).filter(|path| !path.is_empty()).and_then(resolve);
+    let path = path.ok_or_else(wrong)?;
+    match path.as_os_str().len() {
+        0..=LONGEST_SOCKET => Ok(Listen::Unix(path)),
+        long => Err(format!(
+            "expected a socket path of at most {LONGEST_SOCKET} bytes, found {long}"
+        )),
     }
 }
 
