@@ -38,7 +38,10 @@ pub type ReadConfig = Box<dyn Fn() -> Result<(Config, Keys), ReloadError> + Send
 /// Why a reload changed nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
-    /// The file has problems; the last good one stays in force.
+    /// The file cannot be read or has problems; the last good one stays in force.
+    #[error("{0}")]
+    Config(crate::config::locate::LoadError),
+    /// The cache cannot give what the file asks for.
     #[error("{0}")]
     Problems(Problems),
     /// The keys file could not be read.

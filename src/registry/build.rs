@@ -175,6 +175,7 @@ impl Builder<'_> {
         let context = context(load.context, found.context)?;
         let kv = load
             .kv
+            .map(|kv| kv.of(self.budget))
             .unwrap_or_else(|| usual_kv(context, found.needs.kv_per_token, self.budget));
         let plan = LoadPlan {
             model: pool_key(self.config, source, load),
@@ -190,6 +191,7 @@ impl Builder<'_> {
             compute: load.compute,
             memory: load
                 .memory
+                .map(|memory| memory.of(self.budget))
                 .unwrap_or_else(|| found.needs.held.saturating_add(kv)),
         };
         Ok((Arc::new(plan), Arc::new(found)))
