@@ -1,6 +1,8 @@
 //! The command line: what can be said, and which command answers. The only
 //! place, beside main, that joins errors into text for a terminal.
 
+pub mod import;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
