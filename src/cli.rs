@@ -7,8 +7,6 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::worker::WorkerArgs;
-
 pub mod keys;
 pub mod serve;
 
@@ -30,18 +28,21 @@ struct CommandLine {
 enum Command {
     /// Serve the models that models.yaml allows
     Serve(serve::ServeArgs),
+    /// Bring a GGUF file into the cache as a model
+    Import(import::ImportArgs),
     /// Make, list and revoke keys
     Keys(keys::KeysArgs),
-    #[command(hide = true)]
-    Worker(WorkerArgs),
 }
 
 /// Reads the command line and runs the command.
 pub fn run() -> ExitCode {
     match CommandLine::parse().command {
         Command::Serve(args) => serve::run(&args),
+        Command::Import(args) => match import::run(&args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(1, error),
+        },
         Command::Keys(args) => keys::run(&args),
-        Command::Worker(args) => crate::worker::serve::run(&args),
     }
 }
 
