@@ -1,1 +1,4 @@
-//! The machine: events and a time in, effects out. Pure.
+//! The pool's machine.
+
+/// Counts the processes the pool has started.
+pub type Generation = u64;
