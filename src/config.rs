@@ -3,6 +3,8 @@
 //! (text to a tree with places) and `config/walk.rs` (tree to this, all problems at once).
 
 pub mod file;
+pub mod problem;
+pub mod suggest;
 pub mod walk;
 
 use std::net::SocketAddr;
@@ -151,7 +153,9 @@ pub struct Entry {
 pub enum Source {
     /// A repository in the cache, at `revision` (a branch, tag or commit) or at what `main` is.
     Repository {
+        /// Which one.
         id: ModelId,
+        /// The branch, tag or commit.
         revision: Option<String>,
     },
     /// A folder outside the cache.
@@ -185,6 +189,14 @@ pub enum Compute {
     Float16,
     /// `bfloat16`
     Bfloat16,
+}
+
+impl Config {
+    /// Whether `allow` permits the id and `deny` does not.
+    pub fn permits(&self, id: &str) -> bool {
+        self.allow.iter().any(|pattern| pattern.matches(id))
+            && !self.deny.iter().any(|pattern| pattern.matches(id))
+    }
 }
 
 impl Compute {
