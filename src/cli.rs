@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::worker::WorkerArgs;
+
 pub mod keys;
 pub mod serve;
 
@@ -15,10 +17,17 @@ pub const CONFIGURATION: u8 = 78;
 
 /// Serves many language models on one machine behind one OpenAI-compatible port.
 #[derive(Debug, Parser)]
-#[command(name = "roundhouse", version, disable_help_subcommand = true, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 78 configuration.\n\
+#[command(
+    name = "roundhouse",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 78 configuration.\n\
     The configuration is --config, else ROUNDHOUSE_CONFIG, else ./models.yaml, else \
-    $XDG_CONFIG_HOME/roundhouse/models.yaml.")]
+    $XDG_CONFIG_HOME/roundhouse/models.yaml."
+)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
@@ -32,6 +41,8 @@ enum Command {
     Import(import::ImportArgs),
     /// Make, list and revoke keys
     Keys(keys::KeysArgs),
+    #[command(hide = true)]
+    Worker(WorkerArgs),
 }
 
 /// Reads the command line and runs the command.
@@ -43,6 +54,7 @@ pub fn run() -> ExitCode {
             Err(error) => failed(1, error),
         },
         Command::Keys(args) => keys::run(&args),
+        Command::Worker(args) => crate::worker::serve::run(&args),
     }
 }
 
