@@ -121,11 +121,13 @@ fn hostile_texts_are_refused_quickly() {
         "a: {<<: {b: c}}\n".to_owned(),
         "merge keys are not supported",
     );
-    check(
-        "many values",
-        format!("[{}", "a,".repeat(60_000)),
-        "at most 50000 keys and values",
-    );
+}
+
+#[test]
+fn many_values_are_refused() {
+    let (root, problems) = parse(&format!("[{}", "a,".repeat(60_000)));
+    assert_eq!(root, None);
+    assert!(problems[0].message.contains("at most 50000 keys and values"));
 }
 
 #[test]

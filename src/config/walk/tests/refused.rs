@@ -309,7 +309,7 @@ fn text_that_is_more_than_plain_yaml_is_refused() {
     );
     check(
         "memory: 1GB\u{0}x",
-        &[r#"1:12 expected text, found the control character '\\0'"#],
+        &[r#"1:12 expected text, found the control character '\0'"#],
     );
     check(
         "memory: 1GB\rpool: x",
