@@ -15,10 +15,17 @@ pub const CONFIGURATION: u8 = 78;
 
 /// Serves many language models on one machine behind one OpenAI-compatible port.
 #[derive(Debug, Parser)]
-#[command(name = "roundhouse", version, disable_help_subcommand = true, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 78 configuration.\n\
+#[command(
+    name = "roundhouse",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 78 configuration.\n\
     The configuration is --config, else ROUNDHOUSE_CONFIG, else ./models.yaml, else \
-    $XDG_CONFIG_HOME/roundhouse/models.yaml.")]
+    $XDG_CONFIG_HOME/roundhouse/models.yaml."
+)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,

@@ -41,7 +41,7 @@ enum Failure {
     #[error("standard input ended before the secret came")]
     NoSecret,
     #[error("the parent process is gone")]
-    NoParent(#[source] std::io::Error),
+    NoParent,
     #[error("{0}")]
     Engine(#[from] EngineError),
     #[error("the socket's folder is open to others (mode {0:o}), expected 700")]
@@ -73,7 +73,9 @@ pub fn run(args: &WorkerArgs) -> ExitCode {
 }
 
 fn work(args: &WorkerArgs, began: Instant) -> Result<(), Failure> {
-    platform::follow_parent().map_err(Failure::NoParent)?;
+    if !platform::follow_parent() {
+        return Err(Failure::NoParent);
+    }
     let secret = follow_standard_input()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
