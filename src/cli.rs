@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::worker::WorkerArgs;
+
 pub mod keys;
 pub mod serve;
 
@@ -39,6 +41,8 @@ enum Command {
     Import(import::ImportArgs),
     /// Make, list and revoke keys
     Keys(keys::KeysArgs),
+    #[command(hide = true)]
+    Worker(WorkerArgs),
 }
 
 /// Reads the command line and runs the command.
@@ -50,6 +54,7 @@ pub fn run() -> ExitCode {
             Err(error) => failed(1, error),
         },
         Command::Keys(args) => keys::run(&args),
+        Command::Worker(args) => crate::worker::serve::run(&args),
     }
 }
 
