@@ -1,6 +1,8 @@
 //! The command line: what can be said, and which command answers. The only
 //! place, beside main, that joins errors into text for a terminal.
 
+pub mod import;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -15,10 +17,17 @@ pub const CONFIGURATION: u8 = 78;
 
 /// Serves many language models on one machine behind one OpenAI-compatible port.
 #[derive(Debug, Parser)]
-#[command(name = "roundhouse", version, disable_help_subcommand = true, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 78 configuration.\n\
+#[command(
+    name = "roundhouse",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 78 configuration.\n\
     The configuration is --config, else ROUNDHOUSE_CONFIG, else ./models.yaml, else \
-    $XDG_CONFIG_HOME/roundhouse/models.yaml.")]
+    $XDG_CONFIG_HOME/roundhouse/models.yaml."
+)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
@@ -28,6 +37,8 @@ struct CommandLine {
 enum Command {
     /// Serve the models that models.yaml allows
     Serve(serve::ServeArgs),
+    /// Bring a GGUF file into the cache as a model
+    Import(import::ImportArgs),
     /// Make, list and revoke keys
     Keys(keys::KeysArgs),
     #[command(hide = true)]
@@ -38,6 +49,10 @@ enum Command {
 pub fn run() -> ExitCode {
     match CommandLine::parse().command {
         Command::Serve(args) => serve::run(&args),
+        Command::Import(args) => match import::run(&args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(1, error),
+        },
         Command::Keys(args) => keys::run(&args),
         Command::Worker(args) => crate::worker::serve::run(&args),
     }

@@ -5,7 +5,9 @@
 pub mod cache;
 pub mod estimate;
 pub mod gguf;
+pub mod hub;
 pub mod id;
 pub mod import;
 pub mod manifest;
+pub mod quantise;
 pub mod safetensors;

@@ -67,11 +67,18 @@ fn act(action: &Action, path: &std::path::Path) -> Result<(), Failure> {
     let mut keys = Keys::read(path)?;
     match action {
         Action::New { management, name } => {
-            let class = if *management { KeyClass::Management } else { KeyClass::Inference };
+            let class = if *management {
+                KeyClass::Management
+            } else {
+                KeyClass::Inference
+            };
             let text = keys.make(class, name)?;
             keys.write(path)?;
             println!("{text}");
-            eprintln!("kept as a hash in {}; this is the only time it is shown", path.display());
+            eprintln!(
+                "kept as a hash in {}; this is the only time it is shown",
+                path.display()
+            );
         }
         Action::List { json: true } => {
             let list: Vec<_> = keys

@@ -108,7 +108,10 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
     let keys = Keys::read(&config.keys_file).map_err(NotStarted::configuration)?;
     refuse_exposure(&config, &keys)?;
     let memory = machine_memory()?;
-    let machine = Machine { memory, scripted: args.scripted_engine };
+    let machine = Machine {
+        memory,
+        scripted: args.scripted_engine,
+    };
     let server = config.server.clone();
     let audit = Audit::open(&config.audit).map_err(NotStarted::failed)?;
     let registry = Arc::new(Registry::start(config, machine).map_err(NotStarted::configuration)?);
@@ -167,7 +170,14 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
     }
 
     signals.until_stop(&service).await;
-    Ok(drain(signals, pool, tasks, owner, registry.load().config.server.drain).await)
+    Ok(drain(
+        signals,
+        pool,
+        tasks,
+        owner,
+        registry.load().config.server.drain,
+    )
+    .await)
 }
 
 /// Lets answers end, then workers, then connections; a second signal ends it now.
@@ -198,8 +208,18 @@ async fn drain(
 /// A reachable address without keys is refused before any port opens.
 fn refuse_exposure(config: &Config, keys: &Keys) -> Result<(), NotStarted> {
     let doors = [
-        ("server.listen", &config.server.listen, KeyClass::Inference, ""),
-        ("server.management", &config.server.management, KeyClass::Management, " --management"),
+        (
+            "server.listen",
+            &config.server.listen,
+            KeyClass::Inference,
+            "",
+        ),
+        (
+            "server.management",
+            &config.server.management,
+            KeyClass::Management,
+            " --management",
+        ),
     ];
     for (setting, listens, class, flag) in doors {
         let reachable = listens.iter().find_map(|listen| match listen {
