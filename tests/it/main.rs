@@ -4,6 +4,11 @@
 
 mod harness;
 
+mod access;
 mod faults;
+mod layers;
 mod names;
 mod pool;
+mod reload;
+mod stopping;
+mod streams;
