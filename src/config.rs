@@ -2,6 +2,7 @@
 //! still has a default. How it was typed is the business of `config/file.rs`
 //! (text to a tree with places) and `config/walk.rs` (tree to this, all problems at once).
 
+pub mod edit;
 pub mod file;
 pub mod keys;
 pub mod locate;

@@ -147,3 +147,8 @@ impl Snapshot {
         &self.config.cache
     }
 }
+
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! Configuration and cache in, snapshot out. Reads nothing itself: what is on
 //! the disk is told by a [`Catalogue`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -96,8 +96,15 @@ impl Builder<'_> {
         for entry in &config.models {
             served.insert(entry.name.to_string(), Arc::new(self.entry(entry)));
         }
+        let aliases: HashSet<&str> = config
+            .models
+            .iter()
+            .flat_map(|entry| entry.aliases.iter().map(Name::as_str))
+            .collect();
         for id in self.catalogue.ids() {
-            if config.permits(id.as_str()) && !served.contains_key(id.as_str()) {
+            // An alias of the same spelling wins, so the id could never be asked for.
+            let is_taken = served.contains_key(id.as_str()) || aliases.contains(id.as_str());
+            if config.permits(id.as_str()) && !is_taken {
                 served.insert(id.to_string(), Arc::new(self.allowed(&id)));
             }
         }

@@ -4,12 +4,6 @@
 
 mod harness;
 
-mod access;
-mod command_line;
 mod faults;
-mod layers;
 mod names;
 mod pool;
-mod reload;
-mod stopping;
-mod streams;
