@@ -6,6 +6,7 @@
 pub mod build;
 pub mod catalogue;
 pub mod change;
+pub mod disk;
 pub mod why;
 
 use std::path::PathBuf;
@@ -110,7 +111,8 @@ pub struct Registry {
 impl Registry {
     /// Prepares the first snapshot and puts it in force.
     pub fn start(config: Config, machine: Machine) -> Result<Self, Problems> {
-        let snapshot = build::snapshot(config, &machine, &catalogue::Empty, 1)?;
+        let disk = disk::Disk::scan(&config);
+        let snapshot = build::snapshot(config, &machine, &disk, 1)?;
         Ok(Self {
             current: ArcSwap::from_pointee(snapshot),
             machine,
@@ -126,7 +128,8 @@ impl Registry {
     /// Reads the cache folders, so it belongs on a thread that may block.
     pub fn prepare(&self, config: Config) -> Result<Snapshot, Problems> {
         let generation = self.current.load().generation + 1;
-        build::snapshot(config, &self.machine, &catalogue::Empty, generation)
+        let disk = disk::Disk::scan(&config);
+        build::snapshot(config, &self.machine, &disk, generation)
     }
 
     /// Puts a prepared snapshot in force and says what is different.
