@@ -10,7 +10,7 @@ pub(crate) mod tests;
 use std::collections::HashSet;
 use std::path::Path;
 
-pub(super) use files::{read_json, read_text};
+pub(super) use files::{read_json, read_text, token_word};
 
 use super::detokenizer::{pieces::Pieces, text::Growing};
 

@@ -5,7 +5,6 @@
 mod harness;
 
 mod access;
-mod command_line;
 mod faults;
 mod layers;
 mod names;
