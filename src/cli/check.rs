@@ -137,6 +137,9 @@ fn needs(snapshot: &Snapshot) -> (ByteSize, ByteSize) {
 fn sums(snapshot: &Snapshot) -> String {
     let budget = snapshot.budget;
     let (all, kept) = needs(snapshot);
+    if all == ByteSize::ZERO {
+        return format!("budget {budget}");
+    }
     let fits = match all <= budget {
         true => "they can all be loaded at once",
         false => "they take turns",
