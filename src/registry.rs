@@ -6,6 +6,8 @@
 pub mod build;
 pub mod catalogue;
 pub mod change;
+pub mod disk;
+pub mod why;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,6 +38,9 @@ pub struct Snapshot {
     pub served: IndexMap<String, Arc<Served>>,
     /// Exact aliases, in the order of the file.
     pub aliases: IndexMap<String, Arc<Served>>,
+    /// Every id in the cache, sorted, permitted or not: the bytes of its weights,
+    /// or why it could not be served.
+    pub cached: IndexMap<String, Result<ByteSize, NotServable>>,
 }
 
 /// A name that may be asked for, and what stands behind it.
@@ -106,7 +111,8 @@ pub struct Registry {
 impl Registry {
     /// Prepares the first snapshot and puts it in force.
     pub fn start(config: Config, machine: Machine) -> Result<Self, Problems> {
-        let snapshot = build::snapshot(config, &machine, &catalogue::Empty, 1)?;
+        let disk = disk::Disk::scan(&config);
+        let snapshot = build::snapshot(config, &machine, &disk, 1)?;
         Ok(Self {
             current: ArcSwap::from_pointee(snapshot),
             machine,
@@ -122,7 +128,8 @@ impl Registry {
     /// Reads the cache folders, so it belongs on a thread that may block.
     pub fn prepare(&self, config: Config) -> Result<Snapshot, Problems> {
         let generation = self.current.load().generation + 1;
-        build::snapshot(config, &self.machine, &catalogue::Empty, generation)
+        let disk = disk::Disk::scan(&config);
+        build::snapshot(config, &self.machine, &disk, generation)
     }
 
     /// Puts a prepared snapshot in force and says what is different.
@@ -147,3 +154,8 @@ impl Snapshot {
         &self.config.cache
     }
 }
+
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! Configuration and cache in, snapshot out. Reads nothing itself: what is on
 //! the disk is told by a [`Catalogue`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use super::catalogue::{Catalogue, Found};
 use super::{Machine, NotServable, Served, Snapshot};
 use crate::config::problem::Problems;
-use crate::config::{Budget, Config, Entry, LoadSettings, Source};
+use crate::config::{Budget, Compute, Config, Entry, LoadSettings, Source};
 use crate::model::id::{ModelId, Name};
 use crate::units::ByteSize;
 use crate::worker::{EngineKind, LoadPlan};
@@ -39,6 +39,7 @@ pub fn snapshot(
         plans: HashMap::new(),
     };
     let served = builder.served();
+    let cached = cached(catalogue);
     let aliases = config
         .models
         .iter()
@@ -54,7 +55,18 @@ pub fn snapshot(
         budget,
         served,
         aliases,
+        cached,
     })
+}
+
+/// Every id in the cache with its size or what is wrong with it.
+fn cached(catalogue: &dyn Catalogue) -> IndexMap<String, Result<ByteSize, NotServable>> {
+    let state = |id: &ModelId| {
+        let found = catalogue.repository(id, None, Compute::Auto);
+        found.map(|found| found.size)
+    };
+    let ids = catalogue.ids();
+    ids.iter().map(|id| (id.to_string(), state(id))).collect()
 }
 
 /// `memory` in bytes.
@@ -96,8 +108,15 @@ impl Builder<'_> {
         for entry in &config.models {
             served.insert(entry.name.to_string(), Arc::new(self.entry(entry)));
         }
+        let aliases: HashSet<&str> = config
+            .models
+            .iter()
+            .flat_map(|entry| entry.aliases.iter().map(Name::as_str))
+            .collect();
         for id in self.catalogue.ids() {
-            if config.permits(id.as_str()) && !served.contains_key(id.as_str()) {
+            // An alias of the same spelling wins, so the id could never be asked for.
+            let is_taken = served.contains_key(id.as_str()) || aliases.contains(id.as_str());
+            if config.permits(id.as_str()) && !is_taken {
                 served.insert(id.to_string(), Arc::new(self.allowed(&id)));
             }
         }
@@ -175,6 +194,7 @@ impl Builder<'_> {
         let context = context(load.context, found.context)?;
         let kv = load
             .kv
+            .map(|kv| kv.of(self.budget))
             .unwrap_or_else(|| usual_kv(context, found.needs.kv_per_token, self.budget));
         let plan = LoadPlan {
             model: pool_key(self.config, source, load),
@@ -190,6 +210,7 @@ impl Builder<'_> {
             compute: load.compute,
             memory: load
                 .memory
+                .map(|memory| memory.of(self.budget))
                 .unwrap_or_else(|| found.needs.held.saturating_add(kv)),
         };
         Ok((Arc::new(plan), Arc::new(found)))

@@ -54,19 +54,3 @@ pub trait Catalogue {
     fn folder(&self, dir: &Path, compute: Compute) -> Result<Found, NotServable>;
 }
 
-/// A disk with nothing on it.
-pub struct Empty;
-
-impl Catalogue for Empty {
-    fn ids(&self) -> Vec<ModelId> {
-        Vec::new()
-    }
-
-    fn repository(&self, _: &ModelId, _: Option<&str>, _: Compute) -> Result<Found, NotServable> {
-        Err(NotServable::NotCached)
-    }
-
-    fn folder(&self, _: &Path, _: Compute) -> Result<Found, NotServable> {
-        Err(NotServable::NotCached)
-    }
-}
