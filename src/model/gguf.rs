@@ -68,7 +68,10 @@ pub enum GgufError {
     #[error("{0}")]
     Malformed(String),
     /// A number format that is not known here.
-    #[error("tensor {tensor} is stored as {kind}, expected one of {}", TensorType::all_names())]
+    #[error(
+        "tensor {tensor} is stored as {kind}, expected one of {}",
+        TensorType::all_names()
+    )]
     TensorType {
         /// Its name.
         tensor: String,

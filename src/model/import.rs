@@ -206,7 +206,10 @@ impl Plan {
             ("config.json", pretty(&config)),
             ("generation_config.json", pretty(&tokenizer.generation())),
             ("model.safetensors.index.json", pretty(&index(&shards))),
-            ("special_tokens_map.json", pretty(&tokenizer.special_tokens())),
+            (
+                "special_tokens_map.json",
+                pretty(&tokenizer.special_tokens()),
+            ),
             // One line: nobody reads it, and it is large.
             ("tokenizer.json", tokenizer.json().to_string().into_bytes()),
             ("tokenizer_config.json", pretty(&tokenizer.config())),
@@ -231,9 +234,10 @@ impl Plan {
 
     /// Whether every file is there with its length.
     fn is_there(&self, writer: &Writer) -> bool {
-        let small = self.small.iter().all(|(name, content)| {
-            writer.length_of(name) == Some(content.len() as u64)
-        });
+        let small = self
+            .small
+            .iter()
+            .all(|(name, content)| writer.length_of(name) == Some(content.len() as u64));
         small && self.shards.iter().all(|shard| shard.is_there(writer))
     }
 

@@ -250,7 +250,10 @@ mod tests {
         bytes.extend([1_u8; 32]);
         let form = convert(TensorType::Q8_0, &bytes, Bits::Eight);
         let restored = restore(&form, Bits::Eight);
-        assert!(restored.iter().all(|&v| (v - 600.0).abs() < 1.0), "{restored:?}");
+        assert!(
+            restored.iter().all(|&v| (v - 600.0).abs() < 1.0),
+            "{restored:?}"
+        );
     }
 
     #[test]

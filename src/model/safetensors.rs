@@ -102,7 +102,9 @@ pub enum SafetensorsError {
     #[error("expected safetensors, found {0}")]
     SomethingElse(&'static str),
     /// The length of the header is over the limit or over the file.
-    #[error("the header claims {claimed} bytes, the file has {file_len} and the limit is {LONGEST_HEADER}")]
+    #[error(
+        "the header claims {claimed} bytes, the file has {file_len} and the limit is {LONGEST_HEADER}"
+    )]
     HeaderLength {
         /// What the first eight bytes say.
         claimed: u64,

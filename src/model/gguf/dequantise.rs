@@ -12,9 +12,9 @@ pub fn dequantise(kind: TensorType, bytes: &[u8]) -> Vec<f32> {
     let mut out = Vec::with_capacity(blocks.len() * kind.block_elements());
     for block in blocks {
         match kind {
-            TensorType::F32 => out.push(f32::from_le_bytes([
-                block[0], block[1], block[2], block[3],
-            ])),
+            TensorType::F32 => {
+                out.push(f32::from_le_bytes([block[0], block[1], block[2], block[3]]))
+            }
             TensorType::F16 => out.push(half_at(block, 0)),
             TensorType::Bf16 => out.push(bf16::from_le_bytes([block[0], block[1]]).to_f32()),
             TensorType::Q4_0 => nibbles(&block[2..], half_at(block, 0), -8.0, 0.0, &mut out),

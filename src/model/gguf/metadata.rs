@@ -34,10 +34,7 @@ pub enum Value {
 
 impl Metadata {
     /// Reads `entries` pairs.
-    pub(super) fn read(
-        source: &mut Bounded<impl Read>,
-        entries: u64,
-    ) -> Result<Self, GgufError> {
+    pub(super) fn read(source: &mut Bounded<impl Read>, entries: u64) -> Result<Self, GgufError> {
         let mut pairs = HashMap::new();
         for _ in 0..entries {
             let key = source.text("a metadata key")?;

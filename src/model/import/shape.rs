@@ -32,7 +32,11 @@ impl Shape {
         let metadata = &header.metadata;
         match metadata.text("general.architecture")? {
             Some("llama") => {}
-            other => return Err(ImportError::Architecture(other.unwrap_or("none").to_owned())),
+            other => {
+                return Err(ImportError::Architecture(
+                    other.unwrap_or("none").to_owned(),
+                ));
+            }
         }
         if metadata.unsigned("llama.expert_count")?.unwrap_or(0) > 0 {
             return Err(ImportError::Architecture("llama with experts".to_owned()));

@@ -19,7 +19,13 @@ const USER_DEFINED: i64 = 4;
 const BYTE: i64 = 6;
 
 /// Tokens that end a turn of a chat, by the names their models give them.
-const TURN_ENDS: [&str; 5] = ["<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "</s>"];
+const TURN_ENDS: [&str; 5] = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "</s>",
+];
 
 /// What the metadata says of the tokenizer.
 #[derive(Debug)]

@@ -72,7 +72,11 @@ pub(super) fn plan(
         seen.insert(place.name.clone());
         items.push(Item::new(tensor, &place, shape, precision));
     }
-    if let Some(missing) = shape.required_names().into_iter().find(|n| !seen.contains(n)) {
+    if let Some(missing) = shape
+        .required_names()
+        .into_iter()
+        .find(|n| !seen.contains(n))
+    {
         return Err(ImportError::MissingTensor(missing));
     }
     // Odd lengths last, so that they shift nothing else off its alignment.
@@ -234,7 +238,11 @@ fn form(tensor: &Tensor, role: Role, precision: Precision) -> Form {
 fn full(kind: TensorType, bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     for some in bytes.chunks(kind.block_bytes() * 4096) {
-        out.extend(dequantise(kind, some).into_iter().flat_map(f32::to_le_bytes));
+        out.extend(
+            dequantise(kind, some)
+                .into_iter()
+                .flat_map(f32::to_le_bytes),
+        );
     }
     out
 }

@@ -41,7 +41,10 @@ impl Named {
         let Self { name, entry } = self;
         let Some(dtype) = Dtype::parse(&entry.dtype) else {
             let found: String = entry.dtype.chars().take(20).collect();
-            return Err(tensor_error(&name, format!("unknown number format {found:?}")));
+            return Err(tensor_error(
+                &name,
+                format!("unknown number format {found:?}"),
+            ));
         };
         let (start, end) = entry.data_offsets;
         let needed = entry
@@ -60,7 +63,10 @@ impl Named {
                 let reason = format!("its shape needs {needed} bytes, its offsets span {span}");
                 Err(tensor_error(&name, reason))
             }
-            (None, _) => Err(tensor_error(&name, "its end is before its start".to_owned())),
+            (None, _) => Err(tensor_error(
+                &name,
+                "its end is before its start".to_owned(),
+            )),
             (_, None) => Err(tensor_error(&name, "its shape is too large".to_owned())),
         }
     }
@@ -97,7 +103,9 @@ impl<'de> Visitor<'de> for Entries {
                 continue;
             }
             if entries.len() == MOST_TENSORS {
-                return Err(A::Error::custom(format!("more than {MOST_TENSORS} tensors")));
+                return Err(A::Error::custom(format!(
+                    "more than {MOST_TENSORS} tensors"
+                )));
             }
             let entry = map.next_value()?;
             entries.push(Named { name, entry });

@@ -2,13 +2,19 @@
 
 /// First bytes and what they mean.
 const KNOWN: [(&[u8], &str); 13] = [
-    (b"GGUF", "a GGUF file (roundhouse import turns it into a snapshot)"),
+    (
+        b"GGUF",
+        "a GGUF file (roundhouse import turns it into a snapshot)",
+    ),
     (b"PK\x03\x04", "a zip archive, such as a PyTorch checkpoint"),
     (b"\x80\x02", "a Python pickle"),
     (b"\x80\x03", "a Python pickle"),
     (b"\x80\x04", "a Python pickle"),
     (b"\x80\x05", "a Python pickle"),
-    (b"version https://git-lfs", "a git-lfs pointer without its content"),
+    (
+        b"version https://git-lfs",
+        "a git-lfs pointer without its content",
+    ),
     (b"\x1f\x8b", "a gzip archive"),
     (b"\x93NUMPY", "a NumPy array"),
     (b"\x89HDF", "an HDF5 file"),

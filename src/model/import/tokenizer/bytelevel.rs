@@ -66,11 +66,12 @@ fn before(name: &str) -> Option<Before> {
     };
     Some(match name {
         "gpt-2" | "phi-2" | "mpt" | "olmo" | "gigachat" => plain(byte_level(true)),
-        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone"
-        | "minerva-7b" => plain(json!({
-            "type": "Sequence",
-            "pretokenizers": [{"type": "Digits", "individual_digits": true}, byte_level(true)],
-        })),
+        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => {
+            plain(json!({
+                "type": "Sequence",
+                "pretokenizers": [{"type": "Digits", "individual_digits": true}, byte_level(true)],
+            }))
+        }
         "llama3" | "llama-v3" | "llama-bpe" | "falcon3" => Before {
             ignore_merges: true,
             add_bos: true,
