@@ -53,4 +53,3 @@ pub trait Catalogue {
     /// What is known of a folder outside the cache.
     fn folder(&self, dir: &Path, compute: Compute) -> Result<Found, NotServable>;
 }
-
