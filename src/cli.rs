@@ -9,8 +9,12 @@ use clap::{Parser, Subcommand};
 
 use crate::worker::WorkerArgs;
 
+pub mod allow;
+pub mod check;
 pub mod keys;
+pub mod models;
 pub mod serve;
+mod table;
 
 /// A configuration that is not valid or cannot be served (sysexits' EX_CONFIG).
 pub const CONFIGURATION: u8 = 78;
@@ -39,6 +43,12 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Bring a GGUF file into the cache as a model
     Import(import::ImportArgs),
+    /// Check the configuration and show what it would serve
+    Check(check::CheckArgs),
+    /// List the cached and allowed models, and say why others are not served
+    Models(models::ModelsArgs),
+    /// Allow a cached model, or all that match a pattern
+    Allow(allow::AllowArgs),
     /// Make, list and revoke keys
     Keys(keys::KeysArgs),
     #[command(hide = true)]
@@ -53,6 +63,9 @@ pub fn run() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => failed(1, error),
         },
+        Command::Check(args) => check::run(&args),
+        Command::Models(args) => models::run(&args),
+        Command::Allow(args) => allow::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Worker(args) => crate::worker::serve::run(&args),
     }
@@ -62,4 +75,14 @@ pub fn run() -> ExitCode {
 fn failed(code: u8, error: impl std::fmt::Display) -> ExitCode {
     eprintln!("roundhouse: {error}");
     ExitCode::from(code)
+}
+
+/// Prints an answer and its exit code. A reader that has gone, as `head` does,
+/// wants no more; anything else that keeps the answer back is a failure.
+fn print(text: &str, code: u8) -> ExitCode {
+    use std::io::{ErrorKind, Write};
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => failed(1, error),
+        _ => ExitCode::from(code),
+    }
 }

@@ -7,6 +7,7 @@ pub mod build;
 pub mod catalogue;
 pub mod change;
 pub mod disk;
+pub mod why;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,6 +38,9 @@ pub struct Snapshot {
     pub served: IndexMap<String, Arc<Served>>,
     /// Exact aliases, in the order of the file.
     pub aliases: IndexMap<String, Arc<Served>>,
+    /// Every id in the cache, sorted, permitted or not: the bytes of its weights,
+    /// or why it could not be served.
+    pub cached: IndexMap<String, Result<ByteSize, NotServable>>,
 }
 
 /// A name that may be asked for, and what stands behind it.

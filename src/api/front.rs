@@ -17,6 +17,9 @@ use crate::service::Service;
 /// Longest id that is taken from a client.
 const LONGEST_ID: usize = 128;
 
+/// As much of a path as a log line shows, characters.
+const LONGEST_PATH: usize = 200;
+
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The id of a request: the client's if it is well formed, else ours.
@@ -26,6 +29,7 @@ pub struct RequestId(pub String);
 /// The outermost layer.
 pub async fn front(State(service): State<Service>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     request.extensions_mut().insert(RequestId(id.clone()));
     let checked = check(&service, &request);
     let mut response = match checked {
@@ -42,6 +46,10 @@ pub async fn front(State(service): State<Service>, mut request: Request, next: N
             }
         },
     };
+    if response.status().is_client_error() || response.status().is_server_error() {
+        let shown: String = path.chars().take(LONGEST_PATH).collect();
+        tracing::info!(request.id = %id, %method, path = ?shown, status = response.status().as_u16(), "refused");
+    }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }

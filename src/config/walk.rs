@@ -16,7 +16,7 @@ use super::standard::Surroundings;
 use super::{Config, Pool, keys, suggest};
 use values::{Span, Zero, quoted};
 
-pub use values::parse_listen;
+pub use values::{parse_listen, parse_pattern};
 
 /// Most problems that are told one by one.
 const MOST_PROBLEMS: usize = 100;

@@ -18,7 +18,7 @@ mod properties;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod world;
+pub(super) mod world;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use super::catalogue::{Catalogue, Found};
 use super::{Machine, NotServable, Served, Snapshot};
 use crate::config::problem::Problems;
-use crate::config::{Budget, Config, Entry, LoadSettings, Source};
+use crate::config::{Budget, Compute, Config, Entry, LoadSettings, Source};
 use crate::model::id::{ModelId, Name};
 use crate::units::ByteSize;
 use crate::worker::{EngineKind, LoadPlan};
@@ -39,6 +39,7 @@ pub fn snapshot(
         plans: HashMap::new(),
     };
     let served = builder.served();
+    let cached = cached(catalogue);
     let aliases = config
         .models
         .iter()
@@ -54,7 +55,18 @@ pub fn snapshot(
         budget,
         served,
         aliases,
+        cached,
     })
+}
+
+/// Every id in the cache with its size or what is wrong with it.
+fn cached(catalogue: &dyn Catalogue) -> IndexMap<String, Result<ByteSize, NotServable>> {
+    let state = |id: &ModelId| {
+        let found = catalogue.repository(id, None, Compute::Auto);
+        found.map(|found| found.size)
+    };
+    let ids = catalogue.ids();
+    ids.iter().map(|id| (id.to_string(), state(id))).collect()
 }
 
 /// `memory` in bytes.

@@ -114,6 +114,8 @@ fn what_is_no_name_is_invalid() {
     let snapshot = snapshot(TEXT, &shelf());
     let refused = [
         "",
+        ".git/b",
+        "a/.b",
         "../..",
         "./.",
         "a/..",

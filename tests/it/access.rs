@@ -38,13 +38,24 @@ async fn a01_management_is_closed_until_a_key_is_made() {
     let server = home.serve();
     for (method, path) in MANAGEMENT {
         let method: Method = method.parse().expect("a method");
-        for headers in [&[][..], &[("authorization", "Bearer rh-management-guess")][..]] {
+        for headers in [
+            &[][..],
+            &[("authorization", "Bearer rh-management-guess")][..],
+        ] {
             let answer = manage(&server, method.clone(), path, headers).await;
-            assert_eq!((answer.status, answer.code().as_str()), (401, "invalid_api_key"), "{path}");
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (401, "invalid_api_key"),
+                "{path}"
+            );
             assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
         }
     }
-    assert_eq!(server.chat(&question("t/a", "n", false)).await.status, 200, "inference is open");
+    assert_eq!(
+        server.chat(&question("t/a", "n", false)).await.status,
+        200,
+        "inference is open"
+    );
 }
 
 #[tokio::test]
@@ -54,7 +65,10 @@ async fn a_management_key_opens_management_after_a_reload_and_nothing_else() {
     let (code, key, _) = home.run(&["keys", "new", "--management", "--name", "laptop"]);
     assert_eq!(code, 0);
     let key = key.trim();
-    assert_eq!(server.control(Method::POST, "/admin/reload", None).await.0, 200);
+    assert_eq!(
+        server.control(Method::POST, "/admin/reload", None).await.0,
+        200
+    );
     let bearer = format!("Bearer {key}");
     for headers in [[("authorization", bearer.as_str())], [("x-api-key", key)]] {
         let answer = manage(&server, Method::GET, "/admin/status", &headers).await;
@@ -62,7 +76,10 @@ async fn a_management_key_opens_management_after_a_reload_and_nothing_else() {
     }
     assert!(!server.log().contains(key), "the key is in the log");
     assert_eq!(home.run(&["keys", "revoke", "laptop"]).0, 0);
-    assert_eq!(server.control(Method::POST, "/admin/reload", None).await.0, 200);
+    assert_eq!(
+        server.control(Method::POST, "/admin/reload", None).await.0,
+        200
+    );
     let answer = manage(&server, Method::GET, "/admin/status", &[("x-api-key", key)]).await;
     assert_eq!(answer.status, 401);
 }
@@ -89,41 +106,84 @@ async fn with_an_inference_key_every_inference_route_asks_for_it() {
         };
         let without = ask(&[]).await;
         let wrong = ask(&[("x-api-key", "wrong")]).await;
-        assert_eq!((without.status, without.code().as_str()), (401, "invalid_api_key"), "{path}");
+        assert_eq!(
+            (without.status, without.code().as_str()),
+            (401, "invalid_api_key"),
+            "{path}"
+        );
         assert_eq!(without.text, wrong.text, "missing and wrong look alike");
         let other = ask(&[("x-api-key", management.trim())]).await;
-        assert_eq!((other.status, other.code().as_str()), (403, "wrong_key_class"));
+        assert_eq!(
+            (other.status, other.code().as_str()),
+            (403, "wrong_key_class")
+        );
         for headers in [
             [("authorization", format!("Bearer {}", key.trim()))],
             [("x-api-key", key.trim().to_owned())],
         ] {
-            let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let headers: Vec<_> = headers
+                .iter()
+                .map(|(name, value)| (*name, value.as_str()))
+                .collect();
             assert!(![401, 403].contains(&ask(&headers).await.status), "{path}");
         }
     }
     for (path, status) in [("/health", 200), ("/ready", 200)] {
         assert_eq!(server.get(path).await.0, status, "{path} is always open");
     }
-    let head = server.request(Method::HEAD, "/").send().await.expect("an answer");
+    let head = server
+        .request(Method::HEAD, "/")
+        .send()
+        .await
+        .expect("an answer");
     assert_eq!(head.status(), 200);
-    let answer = manage(&server, Method::GET, "/admin/status", &[("x-api-key", key.trim())]).await;
-    assert_eq!((answer.status, answer.code().as_str()), (403, "wrong_key_class"));
+    let answer = manage(
+        &server,
+        Method::GET,
+        "/admin/status",
+        &[("x-api-key", key.trim())],
+    )
+    .await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (403, "wrong_key_class")
+    );
 }
 
 #[tokio::test]
 async fn w02_a_foreign_host_is_refused_before_anything_else() {
     let home = home();
     let server = home.serve();
-    for (path, base) in [("/health", &server.inference), ("/v1/models", &server.inference), ("/admin/status", &server.management)] {
-        for host in ["attacker.example", "localhost.evil.com", "127.0.0.1.nip.io:11440"] {
-            let request = Client::new().get(format!("{base}{path}")).header("host", host);
+    for (path, base) in [
+        ("/health", &server.inference),
+        ("/v1/models", &server.inference),
+        ("/admin/status", &server.management),
+    ] {
+        for host in [
+            "attacker.example",
+            "localhost.evil.com",
+            "127.0.0.1.nip.io:11440",
+        ] {
+            let request = Client::new()
+                .get(format!("{base}{path}"))
+                .header("host", host);
             let answer = Answer::read(request.send().await.expect("an answer")).await;
-            assert_eq!((answer.status, answer.code().as_str()), (403, "host_not_allowed"), "{host}");
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (403, "host_not_allowed"),
+                "{host}"
+            );
             assert!(answer.text.contains("allowed_hosts"));
         }
         for host in ["localhost", "LOCALHOST:99", "127.0.0.1"] {
-            let request = Client::new().get(format!("{base}{path}")).header("host", host);
-            assert_ne!(request.send().await.expect("an answer").status(), 403, "{host}");
+            let request = Client::new()
+                .get(format!("{base}{path}"))
+                .header("host", host);
+            assert_ne!(
+                request.send().await.expect("an answer").status(),
+                403,
+                "{host}"
+            );
         }
     }
 }
@@ -139,14 +199,28 @@ async fn w01_w05_pages_of_other_origins_cause_nothing_and_read_nothing() {
             .header("content-type", "application/json")
             .body(question("t/a", "n", false).to_string());
         let answer = Answer::read(request.send().await.expect("an answer")).await;
-        assert_eq!((answer.status, answer.code().as_str()), (403, "origin_not_allowed"), "{origin}");
-        let list = server.request(Method::GET, "/v1/models").header("origin", origin);
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (403, "origin_not_allowed"),
+            "{origin}"
+        );
+        let list = server
+            .request(Method::GET, "/v1/models")
+            .header("origin", origin);
         let list = list.send().await.expect("an answer");
-        let preflight = server.request(Method::OPTIONS, "/v1/models").header("origin", origin);
+        let preflight = server
+            .request(Method::OPTIONS, "/v1/models")
+            .header("origin", origin);
         let preflight = preflight.send().await.expect("an answer");
         for headers in [list.headers(), preflight.headers(), &answer.headers] {
-            let names: Vec<_> = headers.keys().map(|name| name.as_str().to_owned()).collect();
-            assert!(!names.iter().any(|name| name.starts_with("access-control")), "{names:?}");
+            let names: Vec<_> = headers
+                .keys()
+                .map(|name| name.as_str().to_owned())
+                .collect();
+            assert!(
+                !names.iter().any(|name| name.starts_with("access-control")),
+                "{names:?}"
+            );
         }
     }
     assert_eq!(server.status().await["counters"]["loads"], 0);
@@ -160,18 +234,102 @@ async fn wrong_kinds_sizes_paths_and_methods_keep_the_contract() {
     let path = "/v1/chat/completions";
     let json_kind = ("content-type", "application/json");
     let cases: &[(Method, &str, &[(&str, &str)], String, u16, &str)] = &[
-        (Method::POST, path, &[("content-type", "text/plain")], "{}".into(), 415, "unsupported_media_type"),
-        (Method::POST, path, &[], "{}".into(), 415, "unsupported_media_type"),
-        (Method::POST, path, &[json_kind, ("content-encoding", "gzip")], "{}".into(), 415, "unsupported_media_type"),
-        (Method::POST, path, &[json_kind], "{".into(), 400, "invalid_json"),
-        (Method::POST, path, &[json_kind], "x".repeat(2000), 413, "request_too_large"),
-        (Method::GET, path, &[], String::new(), 405, "method_not_allowed"),
-        (Method::GET, "/v1/nothing", &[], String::new(), 404, "not_found"),
-        (Method::GET, "/v1/%2e%2e/admin/status", &[], String::new(), 404, "not_found"),
-        (Method::GET, "//v1/models", &[], String::new(), 404, "not_found"),
-        (Method::GET, "/V1/models", &[], String::new(), 404, "not_found"),
-        (Method::GET, "/admin/status", &[], String::new(), 404, "not_found"),
-        (Method::GET, "/v1/models/%ff", &[], String::new(), 400, "invalid_model_id"),
+        (
+            Method::POST,
+            path,
+            &[("content-type", "text/plain")],
+            "{}".into(),
+            415,
+            "unsupported_media_type",
+        ),
+        (
+            Method::POST,
+            path,
+            &[],
+            "{}".into(),
+            415,
+            "unsupported_media_type",
+        ),
+        (
+            Method::POST,
+            path,
+            &[json_kind, ("content-encoding", "gzip")],
+            "{}".into(),
+            415,
+            "unsupported_media_type",
+        ),
+        (
+            Method::POST,
+            path,
+            &[json_kind],
+            "{".into(),
+            400,
+            "invalid_json",
+        ),
+        (
+            Method::POST,
+            path,
+            &[json_kind],
+            "x".repeat(2000),
+            413,
+            "request_too_large",
+        ),
+        (
+            Method::GET,
+            path,
+            &[],
+            String::new(),
+            405,
+            "method_not_allowed",
+        ),
+        (
+            Method::GET,
+            "/v1/nothing",
+            &[],
+            String::new(),
+            404,
+            "not_found",
+        ),
+        (
+            Method::GET,
+            "/v1/%2e%2e/admin/status",
+            &[],
+            String::new(),
+            404,
+            "not_found",
+        ),
+        (
+            Method::GET,
+            "//v1/models",
+            &[],
+            String::new(),
+            404,
+            "not_found",
+        ),
+        (
+            Method::GET,
+            "/V1/models",
+            &[],
+            String::new(),
+            404,
+            "not_found",
+        ),
+        (
+            Method::GET,
+            "/admin/status",
+            &[],
+            String::new(),
+            404,
+            "not_found",
+        ),
+        (
+            Method::GET,
+            "/v1/models/%ff",
+            &[],
+            String::new(),
+            400,
+            "invalid_model_id",
+        ),
     ];
     for (method, path, headers, body, status, code) in cases {
         let mut request = server.request(method.clone(), path).body(body.clone());
@@ -179,7 +337,11 @@ async fn wrong_kinds_sizes_paths_and_methods_keep_the_contract() {
             request = request.header(*name, *value);
         }
         let answer = Answer::read(request.send().await.expect("an answer")).await;
-        assert_eq!((answer.status, answer.code().as_str()), (*status, *code), "{method} {path}");
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (*status, *code),
+            "{method} {path}"
+        );
     }
 }
 
@@ -225,16 +387,38 @@ async fn management_effects_leave_an_audit_line_before_they_happen() {
     let home = home();
     let server = home.serve();
     let model = json!({"model": "t/a"});
-    assert_eq!(server.control(Method::POST, "/admin/models/load", Some(model.clone())).await.0, 200);
-    assert_eq!(server.control(Method::POST, "/admin/models/unload", Some(model)).await.0, 200);
+    assert_eq!(
+        server
+            .control(Method::POST, "/admin/models/load", Some(model.clone()))
+            .await
+            .0,
+        200
+    );
+    assert_eq!(
+        server
+            .control(Method::POST, "/admin/models/unload", Some(model))
+            .await
+            .0,
+        200
+    );
     manage(&server, Method::POST, "/admin/reload", &[]).await;
     let path = home.path().join(".local/state/roundhouse/audit.jsonl");
     let text = std::fs::read_to_string(&path).expect("an audit");
-    let lines: Vec<serde_json::Value> =
-        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
     let said: Vec<_> = lines
         .iter()
-        .map(|line| [&line["caller"], &line["action"], &line["target"], &line["result"]].map(|v| v.as_str().unwrap_or_default().to_owned()))
+        .map(|line| {
+            [
+                &line["caller"],
+                &line["action"],
+                &line["target"],
+                &line["result"],
+            ]
+            .map(|v| v.as_str().unwrap_or_default().to_owned())
+        })
         .collect();
     assert_eq!(
         said,
@@ -244,7 +428,10 @@ async fn management_effects_leave_an_audit_line_before_they_happen() {
             ["unknown", "POST /admin/reload", "", "invalid_api_key"],
         ]
     );
-    let mode = std::fs::metadata(path).expect("metadata").permissions().mode();
+    let mode = std::fs::metadata(path)
+        .expect("metadata")
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600);
 }
 
@@ -252,7 +439,10 @@ async fn management_effects_leave_an_audit_line_before_they_happen() {
 async fn the_control_socket_is_its_owners_alone_and_goes_with_the_server() {
     let home = home();
     let mut server = home.serve();
-    let mode = std::fs::metadata(&server.control).expect("a socket").permissions().mode();
+    let mode = std::fs::metadata(&server.control)
+        .expect("a socket")
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600);
     let control = server.control.clone();
     server.signal(rustix::process::Signal::TERM);
@@ -263,7 +453,10 @@ async fn the_control_socket_is_its_owners_alone_and_goes_with_the_server() {
 #[test]
 fn a12_a_reachable_address_without_a_key_does_not_start() {
     let home = home();
-    for (flag, hint) in [("--listen", "roundhouse keys new`"), ("--management", "roundhouse keys new --management`")] {
+    for (flag, hint) in [
+        ("--listen", "roundhouse keys new`"),
+        ("--management", "roundhouse keys new --management`"),
+    ] {
         for address in ["0.0.0.0:0", "[::]:0"] {
             let (code, out, error) = home.run(&["serve", "--json", flag, address]);
             assert_eq!(code, 78, "{flag} {address}: {error}");

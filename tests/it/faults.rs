@@ -34,7 +34,9 @@ async fn a_worker_killed_in_mid_stream_is_an_error_event_and_no_done() {
     let home = Home::new("models: { t/a: {} }\n");
     home.scripted("t/a", json!({"tokens": 1000, "token_ms": 20}));
     let server = home.serve();
-    let mut stream = server.post("/v1/chat/completions", &question("t/a", "n", true)).await;
+    let mut stream = server
+        .post("/v1/chat/completions", &question("t/a", "n", true))
+        .await;
     assert_eq!(stream.status(), 200);
     let (mut text, pid) = first_piece(&mut stream).await;
     kill(&pid);
@@ -57,10 +59,16 @@ async fn a_worker_killed_in_mid_stream_is_an_error_event_and_no_done() {
 #[tokio::test]
 async fn a_worker_that_dies_before_the_headers_is_502() {
     let home = Home::new("models: { t/a: {} }\n");
-    home.scripted("t/a", json!({"tokens": 1, "crash": {"at": "headers", "how": "kill", "once": "crashed"}}));
+    home.scripted(
+        "t/a",
+        json!({"tokens": 1, "crash": {"at": "headers", "how": "kill", "once": "crashed"}}),
+    );
     let server = home.serve();
     let answer = server.chat(&question("t/a", "n", false)).await;
-    assert_eq!((answer.status, answer.code().as_str()), (502, "worker_crashed"));
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (502, "worker_crashed")
+    );
     assert_eq!(server.chat(&question("t/a", "n", true)).await.status, 200);
 }
 
@@ -70,16 +78,25 @@ async fn an_unstreamed_answer_cut_short_is_502() {
     home.scripted("t/a", json!({"tokens": 9, "token_ms": 5, "crash": {"at": "token", "token": 4, "how": "abort", "once": "crashed"}}));
     let server = home.serve();
     let answer = server.chat(&question("t/a", "n", false)).await;
-    assert_eq!((answer.status, answer.code().as_str()), (502, "worker_crashed"));
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (502, "worker_crashed")
+    );
 }
 
 #[tokio::test]
 async fn a_worker_that_dies_while_it_loads_refuses_its_waiters() {
     let home = Home::new("models: { t/a: {} }\n");
-    home.scripted("t/a", json!({"tokens": 1, "load_ms": 50, "crash": {"at": "load", "how": "exit"}}));
+    home.scripted(
+        "t/a",
+        json!({"tokens": 1, "load_ms": 50, "crash": {"at": "load", "how": "exit"}}),
+    );
     let server = home.serve();
     let answer = server.chat(&question("t/a", "n", false)).await;
-    assert_eq!((answer.status, answer.code().as_str()), (503, "load_failed"));
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (503, "load_failed")
+    );
 }
 
 #[tokio::test]
@@ -89,7 +106,11 @@ async fn f03_an_idle_worker_that_was_killed_is_replaced_without_an_error() {
     let server = home.serve();
     let pid = server.chat(&question("t/a", "n", false)).await.told()["pid"].clone();
     kill(&pid);
-    server.until("seen", |status| status["counters"]["unloads"]["crashed"] == 1).await;
+    server
+        .until("seen", |status| {
+            status["counters"]["unloads"]["crashed"] == 1
+        })
+        .await;
     let answer = server.chat(&question("t/a", "n", false)).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_ne!(answer.told()["pid"], pid);
@@ -105,7 +126,9 @@ async fn a_crash_of_one_model_leaves_the_others_alone() {
     let body = question("t/b", "n", true);
     let stream = server.chat(&body);
     let killing = async {
-        server.until("streaming", |status| status["requests"]["running"] == 1).await;
+        server
+            .until("streaming", |status| status["requests"]["running"] == 1)
+            .await;
         kill(&pid);
     };
     let (stream, ()) = tokio::join!(stream, killing);
@@ -115,11 +138,19 @@ async fn a_crash_of_one_model_leaves_the_others_alone() {
 #[tokio::test]
 async fn a_load_that_takes_too_long_is_504_and_its_worker_is_ended() {
     let home = Home::new("server: { limits: { load_time: 300ms } }\nmodels: { t/a: {} }\n");
-    home.scripted("t/a", json!({"hang": {"at": "load"}, "ignore_sigterm": true}));
+    home.scripted(
+        "t/a",
+        json!({"hang": {"at": "load"}, "ignore_sigterm": true}),
+    );
     let server = home.serve();
     let answer = server.chat(&question("t/a", "n", false)).await;
-    assert_eq!((answer.status, answer.code().as_str()), (504, "load_timeout"));
-    server.until("reaped", |status| status["memory"]["reserved_bytes"] == 0).await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (504, "load_timeout")
+    );
+    server
+        .until("reaped", |status| status["memory"]["reserved_bytes"] == 0)
+        .await;
 }
 
 #[tokio::test]
@@ -129,9 +160,14 @@ async fn an_engine_that_never_says_a_first_word_is_504() {
     let server = home.serve();
     for stream in [false, true] {
         let answer = server.chat(&question("t/a", "n", stream)).await;
-        assert_eq!((answer.status, answer.code().as_str()), (504, "first_token_timeout"));
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (504, "first_token_timeout")
+        );
     }
-    server.until("free", |status| status["requests"]["running"] == 0).await;
+    server
+        .until("free", |status| status["requests"]["running"] == 0)
+        .await;
 }
 
 #[tokio::test]
@@ -148,10 +184,17 @@ async fn f09_a_killed_router_leaves_no_worker_and_the_next_start_is_clean() {
     }
     let loading = server.request(reqwest::Method::POST, "/v1/chat/completions");
     let body = question("t/slow", "n", false).to_string();
-    let loading = tokio::spawn(loading.header("content-type", "application/json").body(body).send());
+    let loading = tokio::spawn(
+        loading
+            .header("content-type", "application/json")
+            .body(body)
+            .send(),
+    );
     let status = server.until("loading", |status| {
         status["models"].as_array().is_some_and(|models| {
-            models.iter().any(|model| model["state"] == "loading" && model["process"].is_u64())
+            models
+                .iter()
+                .any(|model| model["state"] == "loading" && model["process"].is_u64())
         })
     });
     let status = status.await;
@@ -162,10 +205,16 @@ async fn f09_a_killed_router_leaves_no_worker_and_the_next_start_is_clean() {
     server.wait();
     let killed = Instant::now();
     while pids.iter().any(|&pid| lives(pid)) {
-        assert!(killed.elapsed() < Duration::from_secs(2), "workers live on: {pids:?}");
+        assert!(
+            killed.elapsed() < Duration::from_secs(2),
+            "workers live on: {pids:?}"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(loading.await.expect("a task").is_err(), "the request ended with the router");
+    assert!(
+        loading.await.expect("a task").is_err(),
+        "the request ended with the router"
+    );
     let server = home.serve();
     assert_eq!(server.chat(&question("t/a", "n", false)).await.status, 200);
 }
@@ -173,27 +222,41 @@ async fn f09_a_killed_router_leaves_no_worker_and_the_next_start_is_clean() {
 #[tokio::test]
 async fn a_worker_with_a_child_and_deaf_to_sigterm_is_ended_with_it() {
     let home = Home::new("models: { t/a: {} }\n");
-    home.scripted("t/a", json!({"tokens": 1, "ignore_sigterm": true, "spawn_child": true}));
+    home.scripted(
+        "t/a",
+        json!({"tokens": 1, "ignore_sigterm": true, "spawn_child": true}),
+    );
     let server = home.serve();
-    let pid = server.chat(&question("t/a", "n", false)).await.told()["pid"].as_u64().expect("a pid") as u32;
+    let pid = server.chat(&question("t/a", "n", false)).await.told()["pid"]
+        .as_u64()
+        .expect("a pid") as u32;
     let group = members(pid);
     assert!(group.len() >= 2, "{group:?}");
     let (status, body) = server
-        .control(reqwest::Method::POST, "/admin/models/unload", Some(json!({"model": "t/a"})))
+        .control(
+            reqwest::Method::POST,
+            "/admin/models/unload",
+            Some(json!({"model": "t/a"})),
+        )
         .await;
     assert_eq!(status, 200, "{body}");
     // The unload is answered when the worker has been reaped.
     assert!(!lives(pid));
     let ended = Instant::now();
     while group.iter().any(|&pid| lives(pid)) {
-        assert!(ended.elapsed() < Duration::from_secs(2), "a grandchild lives on: {group:?}");
+        assert!(
+            ended.elapsed() < Duration::from_secs(2),
+            "a grandchild lives on: {group:?}"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
 /// Processes of a group, by its leader.
 fn members(leader: u32) -> Vec<u32> {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return vec![leader] };
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return vec![leader];
+    };
     processes
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
         .filter(|pid| {
@@ -214,24 +277,46 @@ async fn f07_a_worker_has_what_is_documented_and_nothing_else() {
     let proc = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).expect("readable");
     let words = |bytes: Vec<u8>| {
         let text = String::from_utf8(bytes).expect("text");
-        text.split_terminator('\0').map(str::to_owned).collect::<Vec<_>>()
+        text.split_terminator('\0')
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     let command = words(proc("cmdline"));
     assert_eq!(command[1], "worker");
-    let at = command.iter().position(|word| word == "--model-dir").expect("the folder");
+    let at = command
+        .iter()
+        .position(|word| word == "--model-dir")
+        .expect("the folder");
     assert_eq!(std::path::Path::new(&command[at + 1]), snapshot);
-    let names: Vec<_> =
-        words(proc("environ")).iter().filter_map(|pair| Some(pair.split_once('=')?.0.to_owned())).collect();
-    let allowed = ["PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "TZ", "RUST_BACKTRACE", "LLVM_PROFILE_FILE"];
+    let names: Vec<_> = words(proc("environ"))
+        .iter()
+        .filter_map(|pair| Some(pair.split_once('=')?.0.to_owned()))
+        .collect();
+    let allowed = [
+        "PATH",
+        "HOME",
+        "TMPDIR",
+        "LANG",
+        "LC_ALL",
+        "TZ",
+        "RUST_BACKTRACE",
+        "LLVM_PROFILE_FILE",
+    ];
     for name in &names {
-        assert!(allowed.contains(&name.as_str()) || name.starts_with("ROUNDHOUSE_"), "{names:?}");
+        assert!(
+            allowed.contains(&name.as_str()) || name.starts_with("ROUNDHOUSE_"),
+            "{names:?}"
+        );
     }
     let sockets = std::fs::read_dir(format!("/proc/{pid}/fd"))
         .expect("readable")
         .filter_map(|entry| std::fs::read_link(entry.expect("an entry").path()).ok())
         .map(|target| target.to_string_lossy().into_owned())
         .collect::<Vec<_>>();
-    let tcp: Vec<_> = sockets.iter().filter(|target| target.starts_with("socket:")).collect();
+    let tcp: Vec<_> = sockets
+        .iter()
+        .filter(|target| target.starts_with("socket:"))
+        .collect();
     // Its own listener and the router's connection; no inherited listener.
     assert!(tcp.len() <= 4, "{sockets:?}");
 }

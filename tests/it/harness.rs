@@ -37,7 +37,10 @@ pub struct Server {
 impl Home {
     /// A home whose `models.yaml` says `yaml`.
     pub fn new(yaml: &str) -> Self {
-        let folder = tempfile::Builder::new().prefix("rh").tempdir().expect("a folder");
+        let folder = tempfile::Builder::new()
+            .prefix("rh")
+            .tempdir()
+            .expect("a folder");
         let home = Self { folder };
         std::fs::create_dir_all(home.cache()).expect("a cache");
         home.configure(yaml);
@@ -67,9 +70,15 @@ impl Home {
     /// Lays a model of the scripted engine into the cache, as the hub's client
     /// would: blobs, a snapshot of links, a ref. Answers its snapshot folder.
     pub fn scripted(&self, id: &str, script: Value) -> PathBuf {
-        let repository = self.cache().join(format!("models--{}", id.replace('/', "--")));
+        let repository = self
+            .cache()
+            .join(format!("models--{}", id.replace('/', "--")));
         let snapshot = repository.join("snapshots").join(COMMIT);
-        for folder in [repository.join("blobs"), repository.join("refs"), snapshot.clone()] {
+        for folder in [
+            repository.join("blobs"),
+            repository.join("refs"),
+            snapshot.clone(),
+        ] {
             std::fs::create_dir_all(folder).expect("a folder");
         }
         std::fs::write(repository.join("refs/main"), COMMIT).expect("written");
@@ -108,7 +117,11 @@ impl Home {
     pub fn run(&self, args: &[&str]) -> (i32, String, String) {
         let output = self.command(args).output().expect("started");
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+        (
+            output.status.code().unwrap_or(-1),
+            text(output.stdout),
+            text(output.stderr),
+        )
     }
 
     /// Starts the server with the scripted engine allowed.
@@ -119,7 +132,13 @@ impl Home {
     /// Starts the server with more arguments and waits until it is ready.
     pub fn serve_with(&self, more: &[&str]) -> Server {
         let mut args = vec![
-            "serve", "--json", "--scripted-engine", "--listen", "127.0.0.1:0", "--management", "127.0.0.1:0",
+            "serve",
+            "--json",
+            "--scripted-engine",
+            "--listen",
+            "127.0.0.1:0",
+            "--management",
+            "127.0.0.1:0",
         ];
         args.extend(more);
         let mut child = self
@@ -135,7 +154,10 @@ impl Home {
         out.read_line(&mut first).expect("a line");
         let Ok(listening) = serde_json::from_str::<Value>(&first) else {
             let status = child.wait().expect("waited");
-            panic!("the server did not start: {status}\n{}", log.lock().expect("log"));
+            panic!(
+                "the server did not start: {status}\n{}",
+                log.lock().expect("log")
+            );
         };
         let url = |key: &str| listening[key].as_str().expect("an address").to_owned();
         Server {
@@ -176,7 +198,9 @@ impl Server {
 
     /// A request to the inference port.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.inference)).timeout(PATIENCE)
+        self.http
+            .request(method, format!("{}{path}", self.inference))
+            .timeout(PATIENCE)
     }
 
     /// Posts JSON to the inference port.
@@ -191,7 +215,13 @@ impl Server {
 
     /// Gets JSON from the inference port.
     pub async fn get(&self, path: &str) -> (u16, Value) {
-        split(self.request(Method::GET, path).send().await.expect("an answer")).await
+        split(
+            self.request(Method::GET, path)
+                .send()
+                .await
+                .expect("an answer"),
+        )
+        .await
     }
 
     /// Asks a model a question; answers status, headers and body.
@@ -201,10 +231,17 @@ impl Server {
 
     /// Calls the control socket, as the owner of the file.
     pub async fn control(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
-        let http = Client::builder().unix_socket(self.control.as_path()).build().expect("a client");
-        let mut request = http.request(method, format!("http://localhost{path}")).timeout(PATIENCE);
+        let http = Client::builder()
+            .unix_socket(self.control.as_path())
+            .build()
+            .expect("a client");
+        let mut request = http
+            .request(method, format!("http://localhost{path}"))
+            .timeout(PATIENCE);
         if let Some(body) = body {
-            request = request.header("content-type", "application/json").body(body.to_string());
+            request = request
+                .header("content-type", "application/json")
+                .body(body.to_string());
         }
         split(request.send().await.expect("an answer")).await
     }
@@ -224,7 +261,11 @@ impl Server {
             if holds(&status) {
                 return status;
             }
-            assert!(start.elapsed() < PATIENCE, "never {what}: {status:#}\n{}", self.log());
+            assert!(
+                start.elapsed() < PATIENCE,
+                "never {what}: {status:#}\n{}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -242,7 +283,11 @@ impl Server {
             if let Some(status) = self.child.try_wait().expect("waited") {
                 return status.code();
             }
-            assert!(start.elapsed() < PATIENCE, "the server does not end\n{}", self.log());
+            assert!(
+                start.elapsed() < PATIENCE,
+                "the server does not end\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -257,7 +302,9 @@ impl Drop for Server {
         if matches!(self.child.try_wait(), Ok(None)) {
             self.signal(rustix::process::Signal::TERM);
             let start = Instant::now();
-            while matches!(self.child.try_wait(), Ok(None)) && start.elapsed() < Duration::from_secs(15) {
+            while matches!(self.child.try_wait(), Ok(None))
+                && start.elapsed() < Duration::from_secs(15)
+            {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
@@ -301,9 +348,19 @@ impl Answer {
         for field in ["message", "type", "code"] {
             assert!(body["error"][field].is_string(), "{field}: {self:?}");
         }
-        assert!(body["error"].as_object().expect("an object").contains_key("param"), "{self:?}");
+        assert!(
+            body["error"]
+                .as_object()
+                .expect("an object")
+                .contains_key("param"),
+            "{self:?}"
+        );
         assert!(self.header("x-request-id").is_some(), "{self:?}");
-        assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/json"),
+            "{self:?}"
+        );
         body["error"]["code"].as_str().expect("a string").to_owned()
     }
 
@@ -317,14 +374,26 @@ impl Answer {
 
     /// The text of a chat answer, streamed or not.
     pub fn content(&self) -> String {
-        if self.header("content-type").is_some_and(|kind| kind.starts_with("text/event-stream")) {
+        if self
+            .header("content-type")
+            .is_some_and(|kind| kind.starts_with("text/event-stream"))
+        {
             let events = self.events();
-            let chunks = events.iter().filter_map(|event| serde_json::from_str::<Value>(event).ok());
+            let chunks = events
+                .iter()
+                .filter_map(|event| serde_json::from_str::<Value>(event).ok());
             return chunks
-                .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().map(str::to_owned))
+                .filter_map(|chunk| {
+                    chunk["choices"][0]["delta"]["content"]
+                        .as_str()
+                        .map(str::to_owned)
+                })
                 .collect();
         }
-        self.json()["choices"][0]["message"]["content"].as_str().unwrap_or_default().to_owned()
+        self.json()["choices"][0]["message"]["content"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
     }
 
     /// What the scripted worker itself says in its first piece of text: nonce,
@@ -332,13 +401,19 @@ impl Answer {
     pub fn told(&self) -> Value {
         let content = self.content();
         let mut pieces = serde_json::Deserializer::from_str(&content).into_iter::<Value>();
-        pieces.next().and_then(Result::ok).unwrap_or_else(|| panic!("no pieces: {self:?}"))
+        pieces
+            .next()
+            .and_then(Result::ok)
+            .unwrap_or_else(|| panic!("no pieces: {self:?}"))
     }
 }
 
 async fn split(response: Response) -> (u16, Value) {
     let answer = Answer::read(response).await;
-    (answer.status, serde_json::from_str(&answer.text).unwrap_or(Value::Null))
+    (
+        answer.status,
+        serde_json::from_str(&answer.text).unwrap_or(Value::Null),
+    )
 }
 
 /// A question to a model.
@@ -354,7 +429,10 @@ pub fn question(model: &str, nonce: &str, stream: bool) -> Value {
 /// Whether a process exists (a zombie does not count as living).
 pub fn lives(pid: u32) -> bool {
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')),
+        Ok(stat) => !stat
+            .rsplit(')')
+            .next()
+            .is_some_and(|rest| rest.trim_start().starts_with('Z')),
         Err(_) => {
             // Not Linux, or gone.
             let pid = rustix::process::Pid::from_raw(pid as i32);

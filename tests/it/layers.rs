@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 /// A word, and the places under `src` that may say it.
 const BORDERS: &[(&[&str], &[&str])] = &[
     // Only these know what a status is.
-    (&["StatusCode"], &["api", "admin", "access", "worker/serve", "dispatch"]),
+    (
+        &["StatusCode"],
+        &["api", "admin", "access", "worker/serve", "dispatch"],
+    ),
     // Only the MLX engine knows MLX.
     (&["mlx_rs", "mlx_sys"], &["engine/mlx"]),
     // Only one file knows the YAML library.
@@ -31,7 +34,14 @@ const PURE: &[&str] = &[
     "model/estimate.rs",
 ];
 
-const IMPURE: &[&str] = &["Instant::now", "SystemTime::now", "std::fs::", "tokio::spawn", "thread::spawn", "tokio::net"];
+const IMPURE: &[&str] = &[
+    "Instant::now",
+    "SystemTime::now",
+    "std::fs::",
+    "tokio::spawn",
+    "thread::spawn",
+    "tokio::net",
+];
 
 #[test]
 fn every_border_holds() {
@@ -57,7 +67,7 @@ fn every_border_holds() {
 fn every_file_says_what_it_is() {
     let silent: Vec<_> = sources()
         .into_iter()
-        .filter(|(path, text)| !text.starts_with("//!") && path.file_name().is_some_and(|name| name != "tests.rs"))
+        .filter(|(path, text)| !text.starts_with("//!"))
         .map(|(path, _)| path)
         .collect();
     assert!(silent.is_empty(), "{silent:?}");
@@ -68,7 +78,8 @@ fn the_border_test_itself_can_fail() {
     assert!(under(Path::new("engine/mlx/rope.rs"), "engine/mlx"));
     assert!(!under(Path::new("engine/mlxish.rs"), "engine/mlx"));
     assert!(under(Path::new("engine/mlx.rs"), "engine/mlx"));
-    let text = "//! unsafe \nfn a() {}\nunsafe fn b() {}\n#[cfg(test)]\nmod tests { unsafe fn c() {} }";
+    let text =
+        "//! unsafe \nfn a() {}\nunsafe fn b() {}\n#[cfg(test)]\nmod tests { unsafe fn c() {} }";
     let lines: Vec<_> = code(text).into_iter().map(|(number, _)| number).collect();
     assert_eq!(lines, [2, 3]);
 }
@@ -99,14 +110,43 @@ fn sources() -> Vec<(PathBuf, String)> {
                 folders.push(path);
             } else if path.extension().is_some_and(|kind| kind == "rs") {
                 let text = std::fs::read_to_string(&path).expect("text");
-                let test = path.file_stem().is_some_and(|stem| stem == "tests" || stem == "properties")
-                    || path.components().any(|part| part.as_os_str() == "tests");
-                if !test || path == root.join("lib.rs") {
-                    found.push((path.strip_prefix(&root).expect("inside").to_owned(), text));
-                }
+                found.push((path.strip_prefix(&root).expect("inside").to_owned(), text));
             }
         }
     }
+    let tests: Vec<_> = found
+        .iter()
+        .flat_map(|(path, text)| test_modules(path, text))
+        .collect();
+    found.retain(|(path, _)| {
+        !tests
+            .iter()
+            .any(|test| path == test || path.starts_with(test.with_extension("")))
+    });
     assert!(found.len() > 40, "the sources were not found");
     found
+}
+
+/// The files of the modules that a file declares for tests only.
+fn test_modules(path: &Path, text: &str) -> Vec<PathBuf> {
+    let folder = match path
+        .file_stem()
+        .is_some_and(|stem| stem == "lib" || stem == "main")
+    {
+        true => PathBuf::new(),
+        false => path.with_extension(""),
+    };
+    let lines: Vec<_> = text.lines().collect();
+    lines
+        .windows(2)
+        .filter(|pair| pair[0].trim() == "#[cfg(test)]")
+        .filter_map(|pair| {
+            pair[1]
+                .trim()
+                .trim_start_matches("pub ")
+                .strip_prefix("mod ")?
+                .strip_suffix(';')
+        })
+        .map(|name| folder.join(format!("{name}.rs")))
+        .collect()
 }

@@ -4,6 +4,12 @@
 
 mod harness;
 
+mod access;
+mod clients;
 mod faults;
+mod layers;
 mod names;
 mod pool;
+mod reload;
+mod stopping;
+mod streams;

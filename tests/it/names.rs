@@ -34,9 +34,20 @@ async fn ask(server: &super::harness::Server, model: Option<Value>) -> super::ha
 async fn m01_a_missing_or_ill_typed_model_is_400() {
     let home = home();
     let server = home.serve();
-    for model in [None, Some(json!("")), Some(json!(null)), Some(json!(7)), Some(json!([])), Some(json!({}))] {
+    for model in [
+        None,
+        Some(json!("")),
+        Some(json!(null)),
+        Some(json!(7)),
+        Some(json!([])),
+        Some(json!({})),
+    ] {
         let answer = ask(&server, model.clone()).await;
-        assert_eq!((answer.status, answer.code().as_str()), (400, "invalid_model_id"), "{model:?}");
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (400, "invalid_model_id"),
+            "{model:?}"
+        );
         assert_eq!(answer.json()["error"]["param"], "model");
     }
 }
@@ -47,30 +58,68 @@ async fn m02_to_m05_what_is_no_name_is_400() {
     let server = home.serve();
     let names = [
         // M-02
-        "../..", "./.", "a/..", "../a", "good/../other/stranger", ".git/b", "a/.b",
+        "../..",
+        "./.",
+        "a/..",
+        "../a",
+        "good/../other/stranger",
+        ".git/b",
+        "a/.b",
         // M-03
-        "/etc/passwd", "C:\\x", "a\\b", "file:///", "https://h/x", "~/m", "a//b",
+        "/etc/passwd",
+        "C:\\x",
+        "a\\b",
+        "file:///",
+        "https://h/x",
+        "~/m",
+        "a//b",
         // M-04
-        "a%2f..%2f..", "%252e", "a/b%00", "a/b\u{0}", "a/b\n", " good/first", "good/first ",
+        "a%2f..%2f..",
+        "%252e",
+        "a/b%00",
+        "a/b\u{0}",
+        "a/b\n",
+        " good/first",
+        "good/first ",
         // M-05
-        "\u{430}/b", "\u{ff41}/b", "e\u{301}/b", "\u{e9}/b", "a/\u{200b}b", "a/\u{202e}b",
+        "\u{430}/b",
+        "\u{ff41}/b",
+        "e\u{301}/b",
+        "\u{e9}/b",
+        "a/\u{200b}b",
+        "a/\u{202e}b",
     ];
     for name in names {
         let answer = ask(&server, Some(json!(name))).await;
-        assert_eq!((answer.status, answer.code().as_str()), (400, "invalid_model_id"), "{name:?}");
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (400, "invalid_model_id"),
+            "{name:?}"
+        );
     }
     assert_eq!(server.status().await["counters"]["loads"], 0);
     let log = server.log();
-    assert!(!log.contains('\u{202e}') && !log.contains('\u{200b}'), "raw characters in the log");
+    assert!(
+        !log.contains('\u{202e}') && !log.contains('\u{200b}'),
+        "raw characters in the log"
+    );
 }
 
 #[tokio::test]
 async fn m03_a_mistyped_name_is_404_with_the_nearest() {
     let home = home();
     let server = home.serve();
-    for (name, hint) in [("gpt-4", "gpt-4o-mini"), ("frist", "first"), ("good/secnod", "good/second")] {
+    for (name, hint) in [
+        ("gpt-4", "gpt-4o-mini"),
+        ("frist", "first"),
+        ("good/secnod", "good/second"),
+    ] {
         let answer = ask(&server, Some(json!(name))).await;
-        assert_eq!((answer.status, answer.code().as_str()), (404, "model_not_found"), "{name}");
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (404, "model_not_found"),
+            "{name}"
+        );
         let message = answer.json()["error"]["message"].to_string();
         assert!(message.contains(hint), "{message}");
     }
@@ -83,7 +132,11 @@ async fn m08_long_names_end_at_96_bytes() {
     for (length, status) in [(96, 404), (97, 400), (10_000, 400), (1_000_000, 400)] {
         let answer = ask(&server, Some(json!("a".repeat(length)))).await;
         assert_eq!(answer.status, status, "{length}");
-        assert!(answer.text.len() < 1000, "{length} bytes came back as {}", answer.text.len());
+        assert!(
+            answer.text.len() < 1000,
+            "{length} bytes came back as {}",
+            answer.text.len()
+        );
     }
     assert!(server.log().len() < 100_000);
 }
@@ -94,8 +147,16 @@ async fn m09_what_is_allowed_and_not_cached_is_404_and_nothing_changes() {
     let server = home.serve();
     let before = tree(&home.cache());
     let answer = ask(&server, Some(json!("good/absent"))).await;
-    assert_eq!((answer.status, answer.code().as_str()), (404, "model_not_found"));
-    assert!(answer.json()["error"]["message"].to_string().contains("not cached"), "{answer:?}");
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (404, "model_not_found")
+    );
+    assert!(
+        answer.json()["error"]["message"]
+            .to_string()
+            .contains("not cached"),
+        "{answer:?}"
+    );
     assert_eq!(tree(&home.cache()), before);
 }
 
@@ -105,7 +166,11 @@ async fn m10_outside_the_allowlist_existing_and_absent_look_alike() {
     let server = home.serve();
     let shape = async |name: &str| {
         let answer = ask(&server, Some(json!(name))).await;
-        (answer.status, answer.code(), answer.text.replace(name, "NAME"))
+        (
+            answer.status,
+            answer.code(),
+            answer.text.replace(name, "NAME"),
+        )
     };
     let absent = shape("other/nothere8").await;
     assert_eq!(shape("other/stranger").await, absent);
@@ -149,30 +214,54 @@ async fn the_list_holds_what_may_be_asked_for() {
     let server = home.serve();
     let (status, list) = server.get("/v1/models").await;
     assert_eq!(status, 200);
-    let ids: Vec<_> = list["data"].as_array().expect("a list").iter().map(|m| m["id"].clone()).collect();
+    let ids: Vec<_> = list["data"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|m| m["id"].clone())
+        .collect();
     assert_eq!(ids, ["good/first", "good/second", "first", "gpt-4o-mini"]);
     assert_eq!(list["data"][2]["alias_of"], "good/first");
     assert_eq!(list["data"][0]["state"], "unloaded");
     assert!(list["data"][0]["created"].as_u64().expect("a time") > 0);
-    for path in ["/v1/models/good/first", "/v1/models/good%2Ffirst", "/v1/models/first"] {
+    for path in [
+        "/v1/models/good/first",
+        "/v1/models/good%2Ffirst",
+        "/v1/models/first",
+    ] {
         let (status, model) = server.get(path).await;
         assert_eq!((status, &model["object"]), (200, &json!("model")), "{path}");
     }
-    for path in ["/v1/models/other/stranger", "/v1/models/good/denied", "/v1/models/nothing"] {
+    for path in [
+        "/v1/models/other/stranger",
+        "/v1/models/good/denied",
+        "/v1/models/nothing",
+    ] {
         let (status, error) = server.get(path).await;
-        assert_eq!((status, &error["error"]["code"]), (404, &json!("model_not_found")), "{path}");
+        assert_eq!(
+            (status, &error["error"]["code"]),
+            (404, &json!("model_not_found")),
+            "{path}"
+        );
     }
     assert_eq!(server.get("/v1/models/a%2F..%2F..").await.0, 400);
     ask(&server, Some(json!("good/first"))).await;
     let (_, model) = server.get("/v1/models/good/first").await;
     assert_eq!(model["state"], "ready");
-    assert_eq!(server.status().await["counters"]["loads"], 1, "listing loads nothing");
+    assert_eq!(
+        server.status().await["counters"]["loads"],
+        1,
+        "listing loads nothing"
+    );
 }
 
 /// Every path below a folder.
 fn tree(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry")) {
+    for entry in std::fs::read_dir(folder)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry"))
+    {
         found.push(entry.path());
         if entry.file_type().expect("a type").is_dir() {
             found.extend(tree(&entry.path()));

@@ -27,10 +27,17 @@ async fn what_changed_is_in_force_and_unedited_models_stay_loaded() {
     let server = home.serve();
     let pid = server.chat(&question("t/a", "n", false)).await.told()["pid"].clone();
     home.configure("models: { t/a: { aliases: [first] }, t/c: {} }\n");
-    assert_eq!(server.chat(&question("t/c", "n", false)).await.status, 404, "not before the reload");
+    assert_eq!(
+        server.chat(&question("t/c", "n", false)).await.status,
+        404,
+        "not before the reload"
+    );
     let (status, change) = reload(&server).await;
     assert_eq!(status, 200, "{change}");
-    assert_eq!(server.chat(&question("first", "n", false)).await.told()["pid"], pid);
+    assert_eq!(
+        server.chat(&question("first", "n", false)).await.told()["pid"],
+        pid
+    );
     assert_eq!(server.chat(&question("t/c", "n", false)).await.status, 200);
     assert_eq!(server.chat(&question("t/b", "n", false)).await.status, 404);
 }
@@ -42,11 +49,24 @@ async fn a_broken_file_changes_nothing_and_says_where() {
     let pid = server.chat(&question("t/a", "n", false)).await.told()["pid"].clone();
     home.configure("models:\n  t/a: { idle_unlod: 10m }\n");
     let (status, error) = reload(&server).await;
-    assert_eq!((status, error["error"]["code"].as_str()), (400, Some("invalid_value")), "{error}");
+    assert_eq!(
+        (status, error["error"]["code"].as_str()),
+        (400, Some("invalid_value")),
+        "{error}"
+    );
     let message = error["error"]["message"].as_str().expect("a message");
-    assert!(message.contains("idle_unload") && message.contains(":2:"), "{message}");
-    assert_eq!(server.get("/health").await, (200, json!({"status": "degraded"})));
-    assert_eq!(server.chat(&question("t/a", "n", false)).await.told()["pid"], pid);
+    assert!(
+        message.contains("idle_unload") && message.contains(":2:"),
+        "{message}"
+    );
+    assert_eq!(
+        server.get("/health").await,
+        (200, json!({"status": "degraded"}))
+    );
+    assert_eq!(
+        server.chat(&question("t/a", "n", false)).await.told()["pid"],
+        pid
+    );
     home.configure(BEFORE);
     assert_eq!(reload(&server).await.0, 200);
     assert_eq!(server.get("/health").await, (200, json!({"status": "ok"})));
@@ -58,7 +78,11 @@ async fn a_hang_up_reloads() {
     let server = home.serve();
     home.configure("models: { t/c: {} }\n");
     server.signal(Signal::HUP);
-    server.until("reloaded", |status| status["configuration"]["generation"] == 2).await;
+    server
+        .until("reloaded", |status| {
+            status["configuration"]["generation"] == 2
+        })
+        .await;
     assert_eq!(server.chat(&question("t/c", "n", false)).await.status, 200);
 }
 
@@ -70,14 +94,27 @@ async fn r17_a_model_removed_in_mid_stream_finishes_and_is_gone() {
     let body = question("t/a", "n", true);
     let stream = server.chat(&body);
     let edit = async {
-        server.until("streaming", |status| status["requests"]["running"] == 1).await;
+        server
+            .until("streaming", |status| status["requests"]["running"] == 1)
+            .await;
         home.configure("models: { t/b: {} }\n");
         assert_eq!(reload(&server).await.0, 200);
-        assert_eq!(server.chat(&question("t/a", "late", false)).await.status, 404);
+        assert_eq!(
+            server.chat(&question("t/a", "late", false)).await.status,
+            404
+        );
     };
     let (stream, ()) = tokio::join!(stream, edit);
-    assert_eq!(stream.events().last().map(String::as_str), Some("[DONE]"), "{stream:?}");
-    server.until("unloaded", |status| status["counters"]["unloads"]["config"] == 1).await;
+    assert_eq!(
+        stream.events().last().map(String::as_str),
+        Some("[DONE]"),
+        "{stream:?}"
+    );
+    server
+        .until("unloaded", |status| {
+            status["counters"]["unloads"]["config"] == 1
+        })
+        .await;
 }
 
 #[tokio::test]
@@ -88,9 +125,13 @@ async fn a_hundred_edits_of_an_alias_drop_nothing_and_unload_nothing() {
     let body = question("t/a", "n", true);
     let stream = server.chat(&body);
     let edits = async {
-        server.until("streaming", |status| status["requests"]["running"] == 1).await;
+        server
+            .until("streaming", |status| status["requests"]["running"] == 1)
+            .await;
         for round in 0..100 {
-            home.configure(&format!("models: {{ t/a: {{ aliases: [name{round}] }} }}\n"));
+            home.configure(&format!(
+                "models: {{ t/a: {{ aliases: [name{round}] }} }}\n"
+            ));
             assert_eq!(reload(&server).await.0, 200);
         }
     };

@@ -40,7 +40,10 @@ async fn a_stream_has_the_canonical_shape() {
         assert_eq!(chunk["object"], "chat.completion.chunk");
         assert_eq!(chunk["model"], "t/a");
         assert_eq!(chunk["id"], id);
-        assert!(chunk["created"].is_u64() && chunk["choices"].is_array(), "{chunk}");
+        assert!(
+            chunk["created"].is_u64() && chunk["choices"].is_array(),
+            "{chunk}"
+        );
     }
     assert_eq!(chunks[0]["choices"][0]["delta"]["role"], "assistant");
     let (usage, finish) = (&chunks[chunks.len() - 1], &chunks[chunks.len() - 2]);
@@ -51,7 +54,10 @@ async fn a_stream_has_the_canonical_shape() {
         assert!(chunk["choices"][0]["finish_reason"].is_null(), "{chunk}");
     }
     let without = server.chat(&question("t/a", "n", true)).await;
-    assert!(!without.text.contains("\"choices\":[]"), "usage only when asked for");
+    assert!(
+        !without.text.contains("\"choices\":[]"),
+        "usage only when asked for"
+    );
 }
 
 #[tokio::test]
@@ -63,18 +69,37 @@ async fn a_plain_answer_has_the_canonical_shape_and_is_one_json_value() {
     assert_eq!(body["object"], "chat.completion");
     assert!(body["id"].is_string() && body["created"].is_u64());
     let choice = &body["choices"][0];
-    assert_eq!((&choice["index"], &choice["finish_reason"]), (&json!(0), &json!("stop")));
-    assert!(choice["logprobs"].is_null() && choice.as_object().expect("an object").contains_key("logprobs"));
-    assert!(choice["message"].as_object().expect("an object").contains_key("refusal"));
+    assert_eq!(
+        (&choice["index"], &choice["finish_reason"]),
+        (&json!(0), &json!("stop"))
+    );
+    assert!(
+        choice["logprobs"].is_null()
+            && choice
+                .as_object()
+                .expect("an object")
+                .contains_key("logprobs")
+    );
+    assert!(
+        choice["message"]
+            .as_object()
+            .expect("an object")
+            .contains_key("refusal")
+    );
     assert_eq!(body["usage"]["completion_tokens"], 3);
     assert!(answer.text.starts_with('{'));
 }
 
 #[tokio::test]
 async fn the_first_piece_comes_before_the_last_is_made() {
-    let home = one_model("", json!({"tokens": 20, "token_ms": 50, "journal": "journal"}));
+    let home = one_model(
+        "",
+        json!({"tokens": 20, "token_ms": 50, "journal": "journal"}),
+    );
     let server = home.serve();
-    let mut response = server.post("/v1/chat/completions", &question("t/a", "n", true)).await;
+    let mut response = server
+        .post("/v1/chat/completions", &question("t/a", "n", true))
+        .await;
     response.chunk().await.expect("bytes").expect("a piece");
     let journal = journal(&home);
     assert_eq!(journal, "started n\n");
@@ -88,9 +113,17 @@ async fn headers_wait_for_the_engine_and_then_comments_fill_the_silence() {
     let answer = server.chat(&question("t/a", "n", true)).await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("x-roundhouse-model"), Some("t/a"));
-    let comments = answer.text.lines().filter(|line| line.starts_with(':')).count();
+    let comments = answer
+        .text
+        .lines()
+        .filter(|line| line.starts_with(':'))
+        .count();
     assert!(comments >= 3, "{comments} comments: {}", answer.text);
-    assert!(answer.text.starts_with(": x-roundhouse-model: t/a\n"), "{}", answer.text);
+    assert!(
+        answer.text.starts_with(": x-roundhouse-model: t/a\n"),
+        "{}",
+        answer.text
+    );
     assert_eq!(answer.events().last().map(String::as_str), Some("[DONE]"));
 }
 
@@ -98,7 +131,10 @@ async fn headers_wait_for_the_engine_and_then_comments_fill_the_silence() {
 async fn a_late_failure_is_one_error_event_and_an_early_one_a_status() {
     let script = json!({"load_ms": 500, "load_fail": "no such luck"});
     for (after, late) in [("100ms", true), ("20s", false)] {
-        let home = one_model(&format!("server: {{ heartbeat_after: {after} }}"), script.clone());
+        let home = one_model(
+            &format!("server: {{ heartbeat_after: {after} }}"),
+            script.clone(),
+        );
         let server = home.serve();
         let answer = server.chat(&question("t/a", "n", true)).await;
         if late {
@@ -108,7 +144,10 @@ async fn a_late_failure_is_one_error_event_and_an_early_one_a_status() {
             let error: Value = serde_json::from_str(&events[0]).expect("JSON");
             assert_eq!(error["error"]["code"], "load_failed");
         } else {
-            assert_eq!((answer.status, answer.code().as_str()), (503, "load_failed"));
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (503, "load_failed")
+            );
         }
     }
 }
@@ -120,7 +159,8 @@ async fn e03_what_is_cut_short_never_looks_complete() {
     for odd in ["no_done", "half_event", "half_character"] {
         let answer = server.chat(&scripted("n", true, json!({"odd": odd}))).await;
         let last = answer.events().last().cloned().expect("an event");
-        let error: Value = serde_json::from_str(&last).unwrap_or_else(|_| panic!("{odd}: {answer:?}"));
+        let error: Value =
+            serde_json::from_str(&last).unwrap_or_else(|_| panic!("{odd}: {answer:?}"));
         assert_eq!(error["error"]["code"], "worker_crashed", "{odd}");
         assert!(!answer.text.contains("[DONE]"), "{odd}");
         assert!(answer.text.ends_with("\n\n"), "{odd}: no clean end");
@@ -132,8 +172,13 @@ async fn e04_text_that_looks_like_the_protocol_arrives_as_text() {
     let text = "\n\ndata: [DONE]\n\n\r\u{2028}event: x\u{0}";
     let home = one_model("", json!({"tokens": 1}));
     let server = home.serve();
-    let answer = server.chat(&scripted("n", true, json!({"text": text, "tokens": 9}))).await;
-    assert!(answer.content().contains("\n\ndata: [DONE]\n\n"), "{answer:?}");
+    let answer = server
+        .chat(&scripted("n", true, json!({"text": text, "tokens": 9})))
+        .await;
+    assert!(
+        answer.content().contains("\n\ndata: [DONE]\n\n"),
+        "{answer:?}"
+    );
     assert_eq!(answer.events().last().map(String::as_str), Some("[DONE]"));
 }
 
@@ -143,7 +188,11 @@ async fn e06_an_endless_line_ends_in_an_error_and_little_memory() {
     let server = home.serve();
     let changes = json!({"odd": "huge_line", "odd_size": 8_000_000});
     let answer = server.chat(&scripted("n", true, changes)).await;
-    assert!(answer.text.contains("bad_upstream_response"), "{}", &answer.text[..answer.text.len().min(500)]);
+    assert!(
+        answer.text.contains("bad_upstream_response"),
+        "{}",
+        &answer.text[..answer.text.len().min(500)]
+    );
     assert!(!answer.text.contains("[DONE]"));
 }
 
@@ -153,10 +202,15 @@ async fn e10_what_is_no_stream_is_502_and_not_passed_on() {
     let server = home.serve();
     for odd in ["html", "empty", "gzip"] {
         for stream in [true, false] {
-            let answer = server.chat(&scripted("n", stream, json!({"odd": odd}))).await;
+            let answer = server
+                .chat(&scripted("n", stream, json!({"odd": odd})))
+                .await;
             let code = answer.code();
             assert_eq!(answer.status, 502, "{odd} {stream}: {answer:?}");
-            assert!(["bad_upstream_response", "worker_crashed"].contains(&code.as_str()), "{odd}: {code}");
+            assert!(
+                ["bad_upstream_response", "worker_crashed"].contains(&code.as_str()),
+                "{odd}: {code}"
+            );
             assert!(!answer.text.contains("<html"), "{answer:?}");
         }
     }
@@ -167,8 +221,15 @@ async fn headers_of_an_engine_stay_inside() {
     let home = one_model("", json!({"tokens": 1}));
     let server = home.serve();
     for stream in [true, false] {
-        let answer = server.chat(&scripted("n", stream, json!({"odd": "headers"}))).await;
-        for name in ["set-cookie", "access-control-allow-origin", "location", "server"] {
+        let answer = server
+            .chat(&scripted("n", stream, json!({"odd": "headers"})))
+            .await;
+        for name in [
+            "set-cookie",
+            "access-control-allow-origin",
+            "location",
+            "server",
+        ] {
             assert_eq!(answer.header(name), None, "{answer:?}");
         }
     }
@@ -176,7 +237,10 @@ async fn headers_of_an_engine_stay_inside() {
 
 #[tokio::test]
 async fn a_client_that_leaves_cancels_the_generation() {
-    let home = one_model("", json!({"tokens": 100_000, "token_ms": 10, "journal": "journal"}));
+    let home = one_model(
+        "",
+        json!({"tokens": 100_000, "token_ms": 10, "journal": "journal"}),
+    );
     let server = home.serve();
     for (nonce, stream) in [("streamed", true), ("whole", false)] {
         let request = server
@@ -193,17 +257,30 @@ async fn a_client_that_leaves_cancels_the_generation() {
         }
         let gone = std::time::Instant::now();
         while !journal(&home).contains(&format!("cancelled {nonce}")) {
-            assert!(gone.elapsed() < PATIENCE, "never cancelled: {}", journal(&home));
+            assert!(
+                gone.elapsed() < PATIENCE,
+                "never cancelled: {}",
+                journal(&home)
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        assert!(gone.elapsed() < Duration::from_secs(1), "cancelled after {:?}", gone.elapsed());
-        server.until("free", |status| status["requests"]["running"] == 0).await;
+        assert!(
+            gone.elapsed() < Duration::from_secs(1),
+            "cancelled after {:?}",
+            gone.elapsed()
+        );
+        server
+            .until("free", |status| status["requests"]["running"] == 0)
+            .await;
     }
 }
 
 #[tokio::test]
 async fn a_waiter_that_leaves_is_forgotten() {
-    let home = one_model("", json!({"load_ms": 600, "tokens": 1, "journal": "journal"}));
+    let home = one_model(
+        "",
+        json!({"load_ms": 600, "tokens": 1, "journal": "journal"}),
+    );
     let server = home.serve();
     let request = server
         .request(Method::POST, "/v1/chat/completions")
@@ -211,10 +288,16 @@ async fn a_waiter_that_leaves_is_forgotten() {
         .body(question("t/a", "left", true).to_string());
     let waiting = tokio::time::timeout(Duration::from_millis(200), request.send()).await;
     assert!(waiting.is_err(), "headers went out before the engine spoke");
-    server.until("forgotten", |status| status["requests"]["waiting"] == 0).await;
+    server
+        .until("forgotten", |status| status["requests"]["waiting"] == 0)
+        .await;
     let answer = server.chat(&question("t/a", "stayed", false)).await;
     assert_eq!(answer.status, 200);
-    assert_eq!(server.status().await["counters"]["loads"], 1, "the load went on for the next");
+    assert_eq!(
+        server.status().await["counters"]["loads"],
+        1,
+        "the load went on for the next"
+    );
     assert!(!journal(&home).contains("left"));
 }
 
@@ -254,6 +337,10 @@ async fn the_legacy_path_answers_too() {
 
 fn journal(home: &Home) -> String {
     let snapshots = home.cache().join("models--t--a/snapshots");
-    let snapshot = std::fs::read_dir(snapshots).expect("snapshots").next().expect("one").expect("one");
+    let snapshot = std::fs::read_dir(snapshots)
+        .expect("snapshots")
+        .next()
+        .expect("one")
+        .expect("one");
     std::fs::read_to_string(snapshot.path().join("journal")).unwrap_or_default()
 }

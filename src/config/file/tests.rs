@@ -127,7 +127,11 @@ fn hostile_texts_are_refused_quickly() {
 fn many_values_are_refused() {
     let (root, problems) = parse(&format!("[{}", "a,".repeat(60_000)));
     assert_eq!(root, None);
-    assert!(problems[0].message.contains("at most 50000 keys and values"));
+    assert!(
+        problems[0]
+            .message
+            .contains("at most 50000 keys and values")
+    );
 }
 
 #[test]

@@ -215,3 +215,31 @@ proptest! {
         }
     }
 }
+
+/// The table of `docs/CONFIG.md`.
+fn documented() -> String {
+    let row = |key: &crate::config::keys::Key| {
+        let default = match key.default {
+            Otherwise::Value(value) => format!("`{value}`"),
+            Otherwise::Words(words) => words.to_owned(),
+            Otherwise::Absent => "none".to_owned(),
+        };
+        let class = key.class.as_str();
+        format!(
+            "| `{}` | {} | {default} | {class} | {} |\n",
+            key.path, key.kind, key.about
+        )
+    };
+    let head = "| key | type | default | class | what it is for |\n|---|---|---|---|---|\n";
+    head.to_owned() + &KEYS.iter().map(row).collect::<String>()
+}
+
+#[test]
+fn the_documentation_has_the_table_of_keys() {
+    let page = include_str!("../../../docs/CONFIG.md");
+    let table = documented();
+    assert!(
+        page.contains(&table),
+        "docs/CONFIG.md lacks this table:\n{table}"
+    );
+}

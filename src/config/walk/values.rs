@@ -233,7 +233,7 @@ impl Walker<'_> {
     /// `allow` and `deny`.
     pub fn patterns(&mut self, at: At) -> Option<Vec<Pattern>> {
         self.list(at, "a list of patterns", |walker, at| {
-            walker.read(at, "a pattern", pattern)
+            walker.read(at, "a pattern", parse_pattern)
         })
     }
 
@@ -371,7 +371,7 @@ fn unit(error: UnitError, text: &str, expected: &str) -> String {
 }
 
 /// A pattern that can match an id.
-fn pattern(text: &str) -> Result<Pattern, String> {
+pub fn parse_pattern(text: &str) -> Result<Pattern, String> {
     let pattern = Pattern::parse(text)?;
     match text.matches('/').count() {
         1 => Ok(pattern),

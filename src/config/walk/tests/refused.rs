@@ -134,7 +134,7 @@ fn names_lead_to_one_model_each() {
             "3:20 models.a/b: expected repo or path, found both | remove one of them",
             r#"4:3 "models.a/b" is there twice: at line 3 and at line 4 | keep one of them"#,
             r#"5:16 models.no.repo: expected a repository id of the form org/repo, found "x""#,
-            r#"6:3 models."../x": a model name cannot have an empty, "." or ".." part"#,
+            r#"6:3 models."../x": a model name cannot have an empty part or one that begins with a dot"#,
         ],
     );
     check(

@@ -24,7 +24,9 @@ fn difference(found: &Array, expected: &Array) -> f32 {
     assert_eq!(found.dtype(), Dtype::Float32);
     eval([found, expected]).unwrap();
     let (found, expected) = (found.as_slice::<f32>(), expected.as_slice::<f32>());
-    let scale = expected.iter().fold(0f32, |most, number| most.max(number.abs()));
+    let scale = expected
+        .iter()
+        .fold(0f32, |most, number| most.max(number.abs()));
     let pairs = found.iter().zip(expected);
     pairs.map(|(a, b)| (a - b).abs()).fold(0f32, f32::max) / scale
 }
@@ -49,7 +51,10 @@ fn quantized_products_agree_with_mlx() {
                     let found =
                         quantized_matmul(&x, &packed, &scales, &biases, group, bits).unwrap();
                     let error = difference(&found, &expected);
-                    assert!(error < 1e-5, "{bits} bits, {group}, {dtype:?}, {rows}: {error}");
+                    assert!(
+                        error < 1e-5,
+                        "{bits} bits, {group}, {dtype:?}, {rows}: {error}"
+                    );
                 }
             }
         }
@@ -69,7 +74,10 @@ fn dense_products_agree_with_mlx() {
                 let expected = ops::matmul(&x, wide.t()).unwrap();
                 let found = dense_matmul(&x, &w).unwrap();
                 let error = difference(&found, &expected);
-                assert!(error < 1e-5, "{width}×{height} {dtype:?}, {rows} rows: {error}");
+                assert!(
+                    error < 1e-5,
+                    "{width}×{height} {dtype:?}, {rows} rows: {error}"
+                );
             }
         }
     }
@@ -109,12 +117,27 @@ fn what_does_not_fit_is_refused() {
     let (x, w) = (normal(&[2, 64], 9), normal(&[8, 64], 10));
     let (packed, scales, biases) = ops::quantize(&w, 32, 4).unwrap();
     check(dense_matmul(&normal(&[2, 63], 9), &w), "as wide as");
-    check(dense_matmul(&x.as_dtype(Dtype::Float16).unwrap(), &w), "x must be float32");
+    check(
+        dense_matmul(&x.as_dtype(Dtype::Float16).unwrap(), &w),
+        "x must be float32",
+    );
     check(dense_matmul(&x, &packed), "float32, float16 or bfloat16");
-    check(quantized_matmul(&x, &packed, &scales, &biases, 64, 4), "for each group");
-    check(quantized_matmul(&x, &packed, &scales, &biases, 32, 8), "do not fit");
-    check(quantized_matmul(&x, &packed, &scales, &biases, 32, 5), "bits must be");
-    check(quantized_matmul(&x, &packed, &scales, &biases, 16, 4), "group size");
+    check(
+        quantized_matmul(&x, &packed, &scales, &biases, 64, 4),
+        "for each group",
+    );
+    check(
+        quantized_matmul(&x, &packed, &scales, &biases, 32, 8),
+        "do not fit",
+    );
+    check(
+        quantized_matmul(&x, &packed, &scales, &biases, 32, 5),
+        "bits must be",
+    );
+    check(
+        quantized_matmul(&x, &packed, &scales, &biases, 16, 4),
+        "group size",
+    );
 }
 
 #[test]
