@@ -78,6 +78,8 @@ pub struct Geometry {
     pub vocabulary: u64,
     /// Layers.
     pub layers: u64,
+    /// Heads of queries.
+    pub heads: u64,
     /// Heads that have keys and values of their own.
     pub kv_heads: u64,
     /// Numbers of one head.

@@ -84,6 +84,7 @@ fn geometry(number: &dyn Fn(&str) -> Option<u64>) -> Option<Geometry> {
         intermediate: sane("intermediate_size")?,
         vocabulary: sane("vocab_size")?,
         layers: sane("num_hidden_layers")?,
+        heads,
         kv_heads: sane("num_key_value_heads").unwrap_or(heads),
         head_dim: sane("head_dim").unwrap_or(hidden / heads),
     })
