@@ -16,6 +16,12 @@ pub mod thread;
 #[cfg(feature = "mlx")]
 pub mod tokenizer;
 
+/// The architectures the embedded engine runs, as `model_type` in `config.json`
+/// names them. A plain list, so that the router knows it without MLX.
+pub fn supported_architectures() -> &'static [&'static str] {
+    &["llama", "mistral"]
+}
+
 /// A model on its device, with the sequences it is working on. It lives on the
 /// engine thread and never leaves it.
 pub trait Network {
@@ -37,6 +43,21 @@ pub trait Network {
         want_logits: bool,
     ) -> Result<Option<Vec<f32>>, EngineError>;
 
+    /// Takes in `tokens` like [`Network::prefill`] and answers the logits after each
+    /// of them, in order: for prompts that are echoed with their log-probabilities.
+    /// Evaluates.
+    fn logits_of_all(
+        &mut self,
+        cache: &mut Self::Cache,
+        tokens: &[u32],
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
+        let mut rows = Vec::with_capacity(tokens.len());
+        for token in tokens {
+            rows.extend(self.prefill(cache, &[*token], true)?);
+        }
+        Ok(rows)
+    }
+
     /// One step of several sequences at once: one token each in, the logits after
     /// it out, in the same order. Evaluates.
     fn decode(
@@ -52,6 +73,25 @@ pub trait Network {
 
     /// `cpu`, `metal` or `cuda`, and the number format it computes in.
     fn device(&self) -> (&'static str, &'static str);
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model was done, or a stop string was met.
+    Stop,
+    /// `max_tokens`, the context or the room for caches was used up.
+    Length,
+}
+
+impl Finish {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Finish::Stop => "stop",
+            Finish::Length => "length",
+        }
+    }
 }
 
 /// Why the engine could not load or go on.

@@ -5,7 +5,10 @@
 pub mod cache;
 pub mod estimate;
 pub mod gguf;
+pub mod hub;
 pub mod id;
 pub mod import;
+mod json;
 pub mod manifest;
+pub mod quantise;
 pub mod safetensors;

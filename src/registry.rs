@@ -1,1 +1,161 @@
-//! The snapshot that a request sees, and its replacement as a whole.
+//! The snapshot that a request sees, and its replacement as a whole: prepare
+//! (which may fail and changes nothing), publish (which cannot fail), and the
+//! difference for whoever has to act on it. What a name means is decided in
+//! `route`; how a snapshot is put together is in `registry/build.rs`.
+
+pub mod build;
+pub mod catalogue;
+pub mod change;
+pub mod disk;
+pub mod why;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use indexmap::IndexMap;
+
+use crate::config::problem::Problems;
+use crate::config::{Config, Source};
+use crate::units::ByteSize;
+use crate::worker::LoadPlan;
+
+pub use change::Change;
+
+/// One whole world: the configuration and what it makes of the cache. A request
+/// loads it once and keeps it.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Counts the snapshots of this process, from 1.
+    pub generation: u64,
+    /// The configuration it was made from.
+    pub config: Arc<Config>,
+    /// `memory`, resolved: the budget in bytes.
+    pub budget: ByteSize,
+    /// What may be asked for, by name: the entries in the order of the file,
+    /// then the cached ids that `allow` permits, sorted.
+    pub served: IndexMap<String, Arc<Served>>,
+    /// Exact aliases, in the order of the file.
+    pub aliases: IndexMap<String, Arc<Served>>,
+    /// Every id in the cache, sorted, permitted or not: the bytes of its weights,
+    /// or why it could not be served.
+    pub cached: IndexMap<String, Result<ByteSize, NotServable>>,
+}
+
+/// A name that may be asked for, and what stands behind it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Served {
+    /// The served name: the entry's key, or the id.
+    pub name: String,
+    /// Whether it has an entry of its own in `models`.
+    pub entry: bool,
+    /// Where its weights come from.
+    pub source: Source,
+    /// How the pool brings it up, or why it cannot be served now.
+    pub plan: Result<Arc<LoadPlan>, NotServable>,
+    /// `keep: always`.
+    pub keep: bool,
+    /// `preload`, or implied by `keep`.
+    pub preload: bool,
+    /// When it is unloaded after its last use; nothing means never.
+    pub idle_unload: Option<Duration>,
+    /// Its exact aliases.
+    pub aliases: Vec<String>,
+    /// When its snapshot was last changed, for `created` in listings.
+    pub modified: Option<SystemTime>,
+    /// Bytes of its weights on disk, where known.
+    pub size: ByteSize,
+}
+
+/// Why a permitted name cannot be served now.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotServable {
+    /// No cache folder has it.
+    #[error("it is not cached")]
+    NotCached,
+    /// Its snapshot is not whole, or not what an engine can run. The reason
+    /// names files of the snapshot and no path outside it.
+    #[error("{0}")]
+    Snapshot(String),
+    /// The entry asks for what the snapshot cannot give.
+    #[error("{0}")]
+    Settings(String),
+}
+
+/// What a snapshot depends on besides the configuration and the cache.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Machine {
+    /// What `memory: auto` and shares are taken of, and what `auto` becomes.
+    pub memory: MachineMemory,
+    /// Whether models for the scripted engine are served. Tests only.
+    pub scripted: bool,
+}
+
+/// Memory of the machine, as `platform` found it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MachineMemory {
+    /// All of it, bytes: what `40%` is taken of.
+    pub total: ByteSize,
+    /// What `auto` becomes.
+    pub auto: ByteSize,
+}
+
+/// The one place that holds the snapshot in force.
+#[derive(Debug)]
+pub struct Registry {
+    current: ArcSwap<Snapshot>,
+    machine: Machine,
+}
+
+impl Registry {
+    /// Prepares the first snapshot and puts it in force.
+    pub fn start(config: Config, machine: Machine) -> Result<Self, Problems> {
+        let disk = disk::Disk::scan(&config);
+        let snapshot = build::snapshot(config, &machine, &disk, 1)?;
+        Ok(Self {
+            current: ArcSwap::from_pointee(snapshot),
+            machine,
+        })
+    }
+
+    /// The snapshot in force. Once per request.
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Makes the next snapshot from a configuration and the cache as it is now.
+    /// Reads the cache folders, so it belongs on a thread that may block.
+    pub fn prepare(&self, config: Config) -> Result<Snapshot, Problems> {
+        let generation = self.current.load().generation + 1;
+        let disk = disk::Disk::scan(&config);
+        build::snapshot(config, &self.machine, &disk, generation)
+    }
+
+    /// Puts a prepared snapshot in force and says what is different.
+    pub fn publish(&self, snapshot: Snapshot) -> Change {
+        let next = Arc::new(snapshot);
+        let before = self.current.swap(Arc::clone(&next));
+        Change::between(&before, &next)
+    }
+}
+
+impl Snapshot {
+    /// The plan that is in force under a pool key, if any name still leads to it.
+    pub fn plan(&self, model: &str) -> Option<&Arc<LoadPlan>> {
+        self.served
+            .values()
+            .filter_map(|served| served.plan.as_ref().ok())
+            .find(|plan| plan.model == model)
+    }
+
+    /// The folders that were searched.
+    pub fn cache_folders(&self) -> &[PathBuf] {
+        &self.config.cache
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;

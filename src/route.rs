@@ -1,1 +1,174 @@
-//! Which model a name means, and why. Total and pure.
+//! Which model a name means, and why. Total and pure: it always answers, reads
+//! no clock and opens no file. The caller loads one snapshot and asks.
+
+use std::sync::Arc;
+
+use crate::config::suggest;
+use crate::model::id::{IdError, Name};
+use crate::registry::{NotServable, Served, Snapshot};
+use crate::worker::LoadPlan;
+
+/// Most names in a 404.
+const SUGGESTIONS: usize = 3;
+
+/// Whether the caller may use the model of this served name. Aliases are judged
+/// by the name they lead to.
+pub type Permit<'a> = &'a dyn Fn(&str) -> bool;
+
+/// Why a name led to its model: the words of `x-roundhouse-route`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Why {
+    /// The key of an entry.
+    Exact,
+    /// An alias of an entry.
+    Alias,
+    /// A cached id that `allow` permits.
+    Allowed,
+    /// The request named none and `default` is set.
+    Default,
+}
+
+impl Why {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Why::Exact => "exact",
+            Why::Alias => "alias",
+            Why::Allowed => "allowed",
+            Why::Default => "default",
+        }
+    }
+}
+
+/// What is to be done with a request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// Answer with this model.
+    Serve {
+        /// The name's facts.
+        served: Arc<Served>,
+        /// How the pool brings it up.
+        plan: Arc<LoadPlan>,
+        /// Why it is this one.
+        why: Why,
+    },
+    /// 400 `invalid_model_id`: no name at all, or one outside the grammar.
+    Invalid(IdError),
+    /// 404 `model_not_found`: nothing the caller may use has this name.
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// The nearest names the caller may use, best first.
+        suggestions: Vec<String>,
+    },
+    /// 404 `model_not_found`: the caller may use it, and it is not there.
+    NotServable {
+        /// What was asked for.
+        name: String,
+        /// Not cached, or incomplete, and how.
+        reason: NotServable,
+    },
+}
+
+/// One line of `GET /v1/models`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listed {
+    /// The name to ask for.
+    pub id: String,
+    /// The served name, if `id` is an alias of it.
+    pub alias_of: Option<String>,
+    /// The model behind it.
+    pub served: Arc<Served>,
+}
+
+/// Decides what `model` means: entry, alias, cached id that `allow` permits and
+/// `deny` does not; `default` only if the field is missing. `model` is the
+/// decoded string of the request.
+pub fn decide(snapshot: &Snapshot, model: Option<&str>, permit: Permit) -> Decision {
+    let (text, missing) = match (model, &snapshot.config.default) {
+        (Some(text), _) => (text, false),
+        (None, Some(default)) => (default.as_str(), true),
+        (None, None) => return Decision::Invalid(IdError::Empty),
+    };
+    let name = match Name::parse(text) {
+        Ok(name) => name,
+        Err(error) => return Decision::Invalid(error),
+    };
+    match find(snapshot, &name).filter(|(served, _)| permit(&served.name)) {
+        Some((served, why)) => match &served.plan {
+            Ok(plan) => Decision::Serve {
+                plan: Arc::clone(plan),
+                why: if missing { Why::Default } else { why },
+                served,
+            },
+            Err(reason) => Decision::NotServable {
+                name: text.to_owned(),
+                reason: reason.clone(),
+            },
+        },
+        None if is_allowed(snapshot, &name) && permit(text) => Decision::NotServable {
+            name: text.to_owned(),
+            reason: NotServable::NotCached,
+        },
+        None => Decision::Unknown {
+            name: text.to_owned(),
+            suggestions: nearest(snapshot, text, permit),
+        },
+    }
+}
+
+/// What `GET /v1/models` shows: names that can be served, then their aliases.
+pub fn list(snapshot: &Snapshot, permit: Permit) -> Vec<Listed> {
+    let usable = |served: &Served| served.plan.is_ok() && permit(&served.name);
+    let names = snapshot.served.values().filter(|served| usable(served));
+    let aliases = snapshot.aliases.iter().filter(|(_, served)| usable(served));
+    names
+        .map(|served| Listed {
+            id: served.name.clone(),
+            alias_of: None,
+            served: Arc::clone(served),
+        })
+        .chain(aliases.map(|(alias, served)| Listed {
+            id: alias.clone(),
+            alias_of: Some(served.name.clone()),
+            served: Arc::clone(served),
+        }))
+        .collect()
+}
+
+/// The table that has the name, in the order of the rules.
+fn find(snapshot: &Snapshot, name: &Name) -> Option<(Arc<Served>, Why)> {
+    let (exact, alias) = (
+        snapshot.served.get(name.as_str()),
+        snapshot.aliases.get(name.as_str()),
+    );
+    match (exact, alias) {
+        (Some(served), _) if served.entry => Some((Arc::clone(served), Why::Exact)),
+        (_, Some(served)) => Some((Arc::clone(served), Why::Alias)),
+        (Some(served), None) => Some((Arc::clone(served), Why::Allowed)),
+        (None, None) => None,
+    }
+}
+
+/// Whether the name is an id that the file permits, cached or not.
+fn is_allowed(snapshot: &Snapshot, name: &Name) -> bool {
+    name.as_id()
+        .is_some_and(|id| snapshot.config.permits(id.as_str()))
+}
+
+/// The nearest names that the caller may use.
+fn nearest(snapshot: &Snapshot, text: &str, permit: Permit) -> Vec<String> {
+    let listed = list(snapshot, permit);
+    suggest::nearest_names(
+        text,
+        listed.iter().map(|listed| listed.id.as_str()),
+        SUGGESTIONS,
+    )
+    .into_iter()
+    .map(str::to_owned)
+    .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,48 @@
+# What people call. The work is done by cargo and by the set-up commands in
+# `xtask`, which are quick when there is nothing to do.
+
+CARGO ?= cargo
+XTASK = $(CARGO) run --quiet --locked --manifest-path xtask/Cargo.toml --target-dir target/xtask --
+
+.PHONY: build mlx demo run clients test test-router lint
+
+# target/release/roundhouse
+build: mlx
+	$(CARGO) build --release --locked
+
+# On Linux: the MLX library, mlx-c and their bindings. ROUNDHOUSE_MLX=cuda12 or
+# cuda13 takes the libraries for NVIDIA cards instead of those for the CPU.
+mlx:
+	@$(XTASK) mlx
+
+# The demo models; the last line is the folder of their cache.
+demo: build
+	@$(XTASK) demo
+
+# Everything, then a server with the demo models.
+run: build
+	@$(XTASK) run
+
+# Official client libraries, for the tests, into target/python.
+clients: target/python/.installed
+target/python/.installed: tests/clients/requirements.txt
+	@echo "installing the client libraries"
+	@rm -rf target/python
+	@python3 -m pip install --quiet --disable-pip-version-check --target target/python -r $<
+	@touch $@
+
+# Everything: the demo models and the client libraries take part.
+test: demo clients
+	$(CARGO) test --locked
+	$(CARGO) test --locked --manifest-path xtask/Cargo.toml --target-dir target/xtask
+
+# The same without the embedded engine: router, pool, scripted engine.
+test-router: clients
+	$(CARGO) test --locked --no-default-features
+
+lint: mlx
+	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path xtask/Cargo.toml
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --all-targets --no-default-features -- -D warnings
+	$(CARGO) clippy --locked --all-targets --manifest-path xtask/Cargo.toml --target-dir target/xtask -- -D warnings

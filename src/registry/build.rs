@@ -1,0 +1,282 @@
+//! Configuration and cache in, snapshot out. Reads nothing itself: what is on
+//! the disk is told by a [`Catalogue`].
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+
+use super::catalogue::{Catalogue, Found};
+use super::{Machine, NotServable, Served, Snapshot};
+use crate::config::problem::Problems;
+use crate::config::{Budget, Compute, Config, Entry, LoadSettings, Source};
+use crate::model::id::{ModelId, Name};
+use crate::units::ByteSize;
+use crate::worker::{EngineKind, LoadPlan};
+
+/// Sequences at once, where the entry does not say.
+pub const PARALLEL: u32 = 8;
+
+/// Longest sequence, tokens, that the default room for caches holds.
+const KV_TOKENS: u32 = 32_768;
+
+/// The default room for caches is at most this part of the budget.
+const KV_PART: u64 = 4;
+
+/// Makes a snapshot: resolves the budget, finds each model, gives equal loads one plan.
+pub fn snapshot(
+    config: Config,
+    machine: &Machine,
+    catalogue: &dyn Catalogue,
+    generation: u64,
+) -> Result<Snapshot, Problems> {
+    let budget = budget(&config, machine)?;
+    let mut builder = Builder {
+        config: &config,
+        scripted: machine.scripted,
+        budget,
+        catalogue,
+        plans: HashMap::new(),
+    };
+    let served = builder.served();
+    let cached = cached(catalogue);
+    let aliases = config
+        .models
+        .iter()
+        .flat_map(|entry| entry.aliases.iter().map(move |alias| (alias, entry)))
+        .filter_map(|(alias, entry)| {
+            let served = served.get(entry.name.as_str())?;
+            Some((alias.to_string(), Arc::clone(served)))
+        })
+        .collect();
+    Ok(Snapshot {
+        generation,
+        config: Arc::new(config),
+        budget,
+        served,
+        aliases,
+        cached,
+    })
+}
+
+/// Every id in the cache with its size or what is wrong with it.
+fn cached(catalogue: &dyn Catalogue) -> IndexMap<String, Result<ByteSize, NotServable>> {
+    let state = |id: &ModelId| {
+        let found = catalogue.repository(id, None, Compute::Auto);
+        found.map(|found| found.size)
+    };
+    let ids = catalogue.ids();
+    ids.iter().map(|id| (id.to_string(), state(id))).collect()
+}
+
+/// `memory` in bytes.
+fn budget(config: &Config, machine: &Machine) -> Result<ByteSize, Problems> {
+    let bytes = match config.memory {
+        Budget::Auto => machine.memory.auto,
+        Budget::Size(size) => size,
+        Budget::Share(share) => ByteSize((machine.memory.total.0 as f64 * share) as u64),
+    };
+    if bytes == ByteSize::ZERO {
+        let message =
+            "memory: this machine's memory could not be found out; expected a size such as 8GB";
+        return Err(Problems::whole(config.source.as_deref(), message));
+    }
+    Ok(bytes)
+}
+
+/// What makes two loads the same load.
+type LoadKey = (Source, LoadSettings);
+
+/// A plan and what it was made from, or why there is none.
+type Planned = Result<(Arc<LoadPlan>, Arc<Found>), NotServable>;
+
+/// The state of one build.
+struct Builder<'a> {
+    config: &'a Config,
+    scripted: bool,
+    budget: ByteSize,
+    catalogue: &'a dyn Catalogue,
+    /// Plans made so far, so that equal loads share one.
+    plans: HashMap<LoadKey, Planned>,
+}
+
+impl Builder<'_> {
+    /// Every name that may be asked for.
+    fn served(&mut self) -> IndexMap<String, Arc<Served>> {
+        let config = self.config;
+        let mut served = IndexMap::new();
+        for entry in &config.models {
+            served.insert(entry.name.to_string(), Arc::new(self.entry(entry)));
+        }
+        let aliases: HashSet<&str> = config
+            .models
+            .iter()
+            .flat_map(|entry| entry.aliases.iter().map(Name::as_str))
+            .collect();
+        for id in self.catalogue.ids() {
+            // An alias of the same spelling wins, so the id could never be asked for.
+            let is_taken = served.contains_key(id.as_str()) || aliases.contains(id.as_str());
+            if config.permits(id.as_str()) && !is_taken {
+                served.insert(id.to_string(), Arc::new(self.allowed(&id)));
+            }
+        }
+        served
+    }
+
+    /// A name with an entry of its own.
+    fn entry(&mut self, entry: &Entry) -> Served {
+        let idle_unload = match (entry.keep, entry.idle_unload) {
+            (true, _) => None,
+            (false, Some(own)) => own,
+            (false, None) => self.config.pool.idle_unload,
+        };
+        Served {
+            entry: true,
+            keep: entry.keep,
+            preload: entry.preload || entry.keep,
+            idle_unload,
+            aliases: entry.aliases.iter().map(Name::to_string).collect(),
+            ..self.plain(entry.name.as_str(), &entry.source, &entry.load)
+        }
+    }
+
+    /// A cached id that `allow` permits, with default settings.
+    fn allowed(&mut self, id: &ModelId) -> Served {
+        let source = Source::Repository {
+            id: id.clone(),
+            revision: None,
+        };
+        self.plain(id.as_str(), &source, &LoadSettings::default())
+    }
+
+    /// A name with nothing said about it but its load.
+    fn plain(&mut self, name: &str, source: &Source, load: &LoadSettings) -> Served {
+        let planned = self.planned(source, load);
+        let found = planned.as_ref().ok().map(|(_, found)| found);
+        Served {
+            name: name.to_owned(),
+            entry: false,
+            source: source.clone(),
+            keep: false,
+            preload: false,
+            idle_unload: self.config.pool.idle_unload,
+            aliases: Vec::new(),
+            modified: found.and_then(|found| found.modified),
+            size: found.map_or(ByteSize::ZERO, |found| found.size),
+            plan: planned.map(|(plan, _)| plan),
+        }
+    }
+
+    /// The plan of a load, made once.
+    fn planned(&mut self, source: &Source, load: &LoadSettings) -> Planned {
+        let key = (source.clone(), load.clone());
+        if let Some(planned) = self.plans.get(&key) {
+            return planned.clone();
+        }
+        let planned = self.make(source, load);
+        self.plans.insert(key, planned.clone());
+        planned
+    }
+
+    /// Finds the snapshot and settles what the entry leaves open.
+    fn make(&self, source: &Source, load: &LoadSettings) -> Planned {
+        let found = match source {
+            Source::Repository { id, revision } => {
+                self.catalogue
+                    .repository(id, revision.as_deref(), load.compute)?
+            }
+            Source::Path(dir) => self.catalogue.folder(dir, load.compute)?,
+        };
+        if found.scripted && !self.scripted {
+            let reason = "it is for the scripted engine, which serves tests only";
+            return Err(NotServable::Snapshot(reason.to_owned()));
+        }
+        let context = context(load.context, found.context)?;
+        let kv = load
+            .kv
+            .map(|kv| kv.of(self.budget))
+            .unwrap_or_else(|| usual_kv(context, found.needs.kv_per_token, self.budget));
+        let plan = LoadPlan {
+            model: pool_key(self.config, source, load),
+            dir: found.dir.clone(),
+            commit: found.commit.clone(),
+            engine: match found.scripted {
+                true => EngineKind::Scripted,
+                false => EngineKind::Mlx,
+            },
+            context,
+            parallel: load.parallel.unwrap_or(PARALLEL),
+            kv,
+            compute: load.compute,
+            memory: load
+                .memory
+                .map(|memory| memory.of(self.budget))
+                .unwrap_or_else(|| found.needs.held.saturating_add(kv)),
+        };
+        Ok((Arc::new(plan), Arc::new(found)))
+    }
+}
+
+/// What is asked for, or what the checkpoint says; never more than that.
+fn context(asked: Option<u32>, checkpoint: u32) -> Result<u32, NotServable> {
+    match asked {
+        Some(asked) if asked > checkpoint => Err(NotServable::Settings(format!(
+            "context is {asked} and the checkpoint ends at {checkpoint} tokens"
+        ))),
+        Some(asked) => Ok(asked),
+        None => Ok(checkpoint),
+    }
+}
+
+/// The default room for caches: one sequence of the context or 32k tokens,
+/// whichever is less, at most a quarter of the budget.
+fn usual_kv(context: u32, per_token: ByteSize, budget: ByteSize) -> ByteSize {
+    let tokens = u64::from(context.min(KV_TOKENS));
+    ByteSize(per_token.0.saturating_mul(tokens).min(budget.0 / KV_PART))
+}
+
+/// The pool's key of a load. One load of a repository has the repository's id:
+/// that of the entry named so, else the default one if `allow` permits the id,
+/// else the first entry's. Every other load has the name of its first entry, so
+/// that adding an entry does not move the keys of the others.
+fn pool_key(config: &Config, source: &Source, load: &LoadSettings) -> String {
+    let first_of = |source: &Source, load: &LoadSettings| {
+        config
+            .models
+            .iter()
+            .find(|entry| entry.source == *source && entry.load == *load)
+            .map(|entry| entry.name.to_string())
+    };
+    let Source::Repository { id, .. } = source else {
+        return first_of(source, load).unwrap_or_default();
+    };
+    let is_owner = match owner(config, id) {
+        Some(entry) => entry.source == *source && entry.load == *load,
+        None => {
+            let plain = Source::Repository {
+                id: id.clone(),
+                revision: None,
+            };
+            *source == plain && *load == LoadSettings::default()
+        }
+    };
+    match (is_owner, first_of(source, load)) {
+        (false, Some(name)) => name,
+        _ => id.to_string(),
+    }
+}
+
+/// The entry whose load has the id as its key; nothing if it is the default load.
+fn owner<'a>(config: &'a Config, id: &ModelId) -> Option<&'a Entry> {
+    let named = config
+        .models
+        .iter()
+        .find(|entry| entry.name.as_str() == id.as_str());
+    let leads_here =
+        |entry: &&Entry| matches!(&entry.source, Source::Repository { id: of, .. } if of == id);
+    match named {
+        Some(entry) => Some(entry),
+        None if config.permits(id.as_str()) => None,
+        None => config.models.iter().find(leads_here),
+    }
+}

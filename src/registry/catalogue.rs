@@ -1,0 +1,56 @@
+//! What the registry asks of the disk: which ids are cached, and what is known
+//! of a snapshot. The answers come from `model`; tests give their own.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::NotServable;
+use crate::config::Compute;
+use crate::model::id::ModelId;
+use crate::units::ByteSize;
+
+/// A complete snapshot on disk and what it will need.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// The snapshot folder.
+    pub dir: PathBuf,
+    /// Its commit, where it is one of a cache.
+    pub commit: Option<String>,
+    /// When it was last changed.
+    pub modified: Option<SystemTime>,
+    /// Bytes of weights on disk.
+    pub size: ByteSize,
+    /// Most tokens of a sequence, as the checkpoint says.
+    pub context: u32,
+    /// Whether it is a play for the scripted engine.
+    pub scripted: bool,
+    /// What it needs, by number format.
+    pub needs: Needs,
+}
+
+/// Bytes a model needs besides the room for caches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// Weights as the device holds them, with the transient term.
+    pub held: ByteSize,
+    /// KV cache of one token of one sequence.
+    pub kv_per_token: ByteSize,
+}
+
+/// The disk, as far as the registry is concerned.
+pub trait Catalogue {
+    /// The ids that are cached in any state, sorted.
+    fn ids(&self) -> Vec<ModelId>;
+
+    /// What is known of a cached repository at a revision, computed in `compute`.
+    fn repository(
+        &self,
+        id: &ModelId,
+        revision: Option<&str>,
+        compute: Compute,
+    ) -> Result<Found, NotServable>;
+
+    /// What is known of a folder outside the cache.
+    fn folder(&self, dir: &Path, compute: Compute) -> Result<Found, NotServable>;
+}
+

@@ -1,0 +1,171 @@
+//! What is different between two snapshots, for the pool and for the log. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::{Served, Snapshot};
+use crate::worker::LoadPlan;
+
+/// The difference between the snapshot before and the one now in force.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Change {
+    /// The generation now in force.
+    pub generation: u64,
+    /// Served names that are new.
+    pub added: Vec<String>,
+    /// Served names that are gone.
+    pub removed: Vec<String>,
+    /// Pool keys that no name leads to any more: unload after the last stream.
+    pub gone: Vec<String>,
+    /// Pool keys whose plan is another: the next load uses it, and what is
+    /// loaded stays as it is until then.
+    pub replaced: Vec<Arc<LoadPlan>>,
+    /// How many names kept their plan and changed how they are treated
+    /// (`keep`, `preload`, `idle_unload`).
+    pub settings: usize,
+    /// How many aliases are new, gone or lead elsewhere.
+    pub aliases: usize,
+    /// Whether the budget is another.
+    pub budget: bool,
+    /// Keys of class R that differ: they wait for a restart.
+    pub restart: Vec<&'static str>,
+}
+
+impl Change {
+    /// Compares two snapshots.
+    pub fn between(before: &Snapshot, now: &Snapshot) -> Self {
+        let (old_plans, new_plans) = (plans(before), plans(now));
+        Self {
+            generation: now.generation,
+            added: only_in(now, before),
+            removed: only_in(before, now),
+            gone: old_plans
+                .keys()
+                .filter(|key| !new_plans.contains_key(*key))
+                .map(|key| (*key).to_owned())
+                .collect(),
+            replaced: new_plans
+                .iter()
+                .filter(|(key, plan)| old_plans.get(*key).is_some_and(|old| old != *plan))
+                .map(|(_, plan)| Arc::clone(plan))
+                .collect(),
+            settings: now
+                .served
+                .values()
+                .filter(|served| {
+                    before
+                        .served
+                        .get(&served.name)
+                        .is_some_and(|old| treatment(old) != treatment(served))
+                })
+                .count(),
+            aliases: changed_aliases(before, now),
+            budget: before.budget != now.budget,
+            restart: needs_restart(before, now),
+        }
+    }
+
+    /// Whether anything is different.
+    pub fn is_empty(&self) -> bool {
+        let unchanged = Self {
+            generation: self.generation,
+            ..Self::default()
+        };
+        *self == unchanged
+    }
+}
+
+impl fmt::Display for Change {
+    /// `reload #7: +1 model, ~2 aliases, 1 unload`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = Vec::new();
+        let mut count = |sign: &str, number: usize, noun: &str| {
+            if number > 0 {
+                words.push(format!("{sign}{}", counted(number, noun)));
+            }
+        };
+        count("+", self.added.len(), "model");
+        count("-", self.removed.len(), "model");
+        count("~", self.replaced.len(), "load");
+        count("~", self.settings, "setting");
+        count("~", self.aliases, "alias");
+        count("", self.gone.len(), "unload");
+        if self.budget {
+            words.push("another memory budget".to_owned());
+        }
+        if !self.restart.is_empty() {
+            words.push(format!("{} after a restart", self.restart.join(", ")));
+        }
+        if words.is_empty() {
+            words.push("nothing changed".to_owned());
+        }
+        write!(f, "reload #{}: {}", self.generation, words.join(", "))
+    }
+}
+
+/// `1 alias`, `2 aliases`.
+fn counted(number: usize, noun: &str) -> String {
+    let ending = match (number, noun) {
+        (1, _) => "",
+        (_, "alias") => "es",
+        _ => "s",
+    };
+    format!("{number} {noun}{ending}")
+}
+
+/// Every plan by its pool key.
+fn plans(snapshot: &Snapshot) -> BTreeMap<&str, &Arc<LoadPlan>> {
+    snapshot
+        .served
+        .values()
+        .filter_map(|served| served.plan.as_ref().ok())
+        .map(|plan| (plan.model.as_str(), plan))
+        .collect()
+}
+
+/// Served names of one snapshot that the other lacks.
+fn only_in(one: &Snapshot, other: &Snapshot) -> Vec<String> {
+    one.served
+        .keys()
+        .filter(|name| !other.served.contains_key(*name))
+        .cloned()
+        .collect()
+}
+
+/// What changes at once and without a load.
+fn treatment(served: &Served) -> (bool, bool, Option<std::time::Duration>) {
+    (served.keep, served.preload, served.idle_unload)
+}
+
+/// Aliases that are new, gone or lead elsewhere.
+fn changed_aliases(before: &Snapshot, now: &Snapshot) -> usize {
+    let target =
+        |snapshot: &Snapshot, alias: &str| snapshot.aliases.get(alias).map(|s| s.name.clone());
+    let new_or_moved = now
+        .aliases
+        .keys()
+        .filter(|alias| target(before, alias) != target(now, alias));
+    let gone = before
+        .aliases
+        .keys()
+        .filter(|alias| !now.aliases.contains_key(*alias));
+    new_or_moved.count() + gone.count()
+}
+
+/// Keys of class R that differ.
+fn needs_restart(before: &Snapshot, now: &Snapshot) -> Vec<&'static str> {
+    let (old, new) = (&before.config, &now.config);
+    [
+        ("server.listen", old.server.listen != new.server.listen),
+        (
+            "server.management",
+            old.server.management != new.server.management,
+        ),
+        ("keys_file", old.keys_file != new.keys_file),
+        ("audit", old.audit != new.audit),
+    ]
+    .into_iter()
+    .filter_map(|(key, differs)| differs.then_some(key))
+    .collect()
+}

