@@ -74,10 +74,14 @@ pub enum NotServable {
     /// No cache folder has it.
     #[error("it is not cached")]
     NotCached,
-    /// Its snapshot is not whole, or not what an engine can run. The reason
-    /// names files of the snapshot and no path outside it.
-    #[error("{0}")]
-    Snapshot(String),
+    /// Its snapshot is not whole, or not what an engine can run.
+    #[error("{reason}")]
+    Snapshot {
+        /// Names files of the snapshot and no path outside it: clients read it.
+        reason: String,
+        /// The command or the edit that mends it, for the owner.
+        remedy: Option<String>,
+    },
     /// The entry asks for what the snapshot cannot give.
     #[error("{0}")]
     Settings(String),

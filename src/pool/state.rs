@@ -8,6 +8,7 @@
 //! across all models; `schedule` decides who is next and who must go.
 
 mod control;
+mod expire;
 mod handle;
 mod schedule;
 mod show;

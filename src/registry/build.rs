@@ -17,6 +17,9 @@ use crate::worker::{EngineKind, LoadPlan};
 /// Sequences at once, where the entry does not say.
 pub const PARALLEL: u32 = 8;
 
+/// Most tokens of a sequence where neither the entry nor the checkpoint says.
+pub const USUAL_CONTEXT: u32 = 4096;
+
 /// Longest sequence, tokens, that the default room for caches holds.
 const KV_TOKENS: u32 = 32_768;
 
@@ -189,7 +192,10 @@ impl Builder<'_> {
         };
         if found.scripted && !self.scripted {
             let reason = "it is for the scripted engine, which serves tests only";
-            return Err(NotServable::Snapshot(reason.to_owned()));
+            return Err(NotServable::Snapshot {
+                reason: reason.to_owned(),
+                remedy: None,
+            });
         }
         let context = context(load.context, found.context)?;
         let kv = load
@@ -217,14 +223,16 @@ impl Builder<'_> {
     }
 }
 
-/// What is asked for, or what the checkpoint says; never more than that.
-fn context(asked: Option<u32>, checkpoint: u32) -> Result<u32, NotServable> {
-    match asked {
-        Some(asked) if asked > checkpoint => Err(NotServable::Settings(format!(
-            "context is {asked} and the checkpoint ends at {checkpoint} tokens"
+/// What is asked for, else what the checkpoint says; never more than that.
+fn context(asked: Option<u32>, checkpoint: Option<u32>) -> Result<u32, NotServable> {
+    match (asked, checkpoint) {
+        (Some(asked), Some(most)) if asked > most => Err(NotServable::Settings(format!(
+            "context is {asked} and the checkpoint ends at {most} tokens"
         ))),
-        Some(asked) => Ok(asked),
-        None => Ok(checkpoint),
+        (Some(asked), _) => Ok(asked),
+        // A context of nothing would be a broken checkpoint's.
+        (None, Some(most)) => Ok(most.max(1)),
+        (None, None) => Ok(USUAL_CONTEXT),
     }
 }
 
@@ -278,5 +286,22 @@ fn owner<'a>(config: &'a Config, id: &ModelId) -> Option<&'a Entry> {
         Some(entry) => Some(entry),
         None if config.permits(id.as_str()) => None,
         None => config.models.iter().find(leads_here),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_context_is_asked_for_or_the_checkpoints_and_never_more() {
+        let check = |asked, checkpoint, expected: Option<u32>| {
+            assert_eq!(context(asked, checkpoint).ok(), expected);
+        };
+        check(None, Some(8192), Some(8192));
+        check(Some(100), Some(8192), Some(100));
+        check(Some(8193), Some(8192), None);
+        check(Some(50_000), None, Some(50_000));
+        check(None, None, Some(USUAL_CONTEXT));
     }
 }

@@ -20,8 +20,8 @@ pub struct Found {
     pub modified: Option<SystemTime>,
     /// Bytes of weights on disk.
     pub size: ByteSize,
-    /// Most tokens of a sequence, as the checkpoint says.
-    pub context: u32,
+    /// Most tokens of a sequence, if the checkpoint says.
+    pub context: Option<u32>,
     /// Whether it is a play for the scripted engine.
     pub scripted: bool,
     /// What it needs, by number format.
@@ -53,4 +53,3 @@ pub trait Catalogue {
     /// What is known of a folder outside the cache.
     fn folder(&self, dir: &Path, compute: Compute) -> Result<Found, NotServable>;
 }
-

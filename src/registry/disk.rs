@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use super::NotServable;
+use super::build::USUAL_CONTEXT;
 use super::catalogue::{Catalogue, Found, Needs};
 use crate::config::{Compute, Config};
 use crate::engine::supported_architectures;
@@ -12,9 +13,6 @@ use crate::model::estimate::{DeviceRule, estimate};
 use crate::model::id::ModelId;
 use crate::model::manifest::{self, Manifest, Reason, Rules};
 use crate::units::ByteSize;
-
-/// Most tokens of a sequence where the checkpoint does not say.
-const USUAL_CONTEXT: u32 = 4096;
 
 /// What is on the disk, as of one scan.
 #[derive(Debug)]
@@ -64,10 +62,14 @@ impl Catalogue for Disk {
 
     fn folder(&self, dir: &Path, compute: Compute) -> Result<Found, NotServable> {
         let manifest = manifest::inspect_folder(dir, self.index.rules()).map_err(|reason| {
-            NotServable::Snapshot(match reason {
+            let reason = match reason {
                 Reason::NoSnapshot => "its folder does not exist".to_owned(),
                 reason => reason.to_string(),
-            })
+            };
+            NotServable::Snapshot {
+                reason,
+                remedy: None,
+            }
         })?;
         Ok(found(manifest, None, compute))
     }
@@ -75,19 +77,19 @@ impl Catalogue for Disk {
 
 /// The reason, and what a person can do about it.
 fn with_remedy(reason: &Reason, id: &ModelId) -> NotServable {
-    NotServable::Snapshot(match reason.remedy(id) {
-        Some(remedy) => format!("{reason}; to mend it: {remedy}"),
-        None => reason.to_string(),
-    })
+    NotServable::Snapshot {
+        reason: reason.to_string(),
+        remedy: reason.remedy(id),
+    }
 }
 
 /// What the registry wants to know of a manifest.
 fn found(manifest: Manifest, on_disk: Option<u64>, compute: Compute) -> Found {
-    let context = manifest.context.unwrap_or(USUAL_CONTEXT).max(1);
-    let need = estimate(&manifest, context, DeviceRule::here(compute));
+    let longest = manifest.context.unwrap_or(USUAL_CONTEXT);
+    let need = estimate(&manifest, longest, DeviceRule::here(compute));
     Found {
         size: ByteSize(on_disk.unwrap_or(manifest.weight_bytes)),
-        context,
+        context: manifest.context,
         scripted: manifest.scripted,
         needs: Needs {
             held: need.held(),

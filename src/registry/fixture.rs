@@ -24,7 +24,10 @@ impl Shelf {
 
     /// One more snapshot, which is not complete.
     pub fn broken(mut self, id: &str) -> Self {
-        let reason = NotServable::Snapshot("incomplete: model.safetensors is missing".to_owned());
+        let reason = NotServable::Snapshot {
+            reason: "incomplete: model.safetensors is missing".to_owned(),
+            remedy: Some(format!("hf download {id}")),
+        };
         self.0.insert(id.to_owned(), Err(reason));
         self
     }
@@ -47,7 +50,7 @@ fn found(id: &str) -> Found {
         commit: Some("c0ffee".to_owned()),
         modified: None,
         size: ByteSize(4_000_000_000),
-        context: 40_960,
+        context: Some(40_960),
         scripted: false,
         needs: Needs {
             held: ByteSize(5_000_000_000),

@@ -23,7 +23,7 @@ fn entries_come_first_then_what_is_allowed_and_cached() {
     assert!(snapshot.served["b/other"].entry && !snapshot.served["a/one"].entry);
     assert!(matches!(
         &snapshot.served["a/broken"].plan,
-        Err(NotServable::Snapshot(_))
+        Err(NotServable::Snapshot { .. })
     ));
     assert_eq!(snapshot.aliases["x"].name, "b/other");
 }
@@ -169,7 +169,7 @@ fn the_scripted_engine_serves_only_where_it_was_asked_for() {
     let closed = snapshot("allow: ['t/*']", &shelf);
     assert!(matches!(
         &closed.served["t/play"].plan,
-        Err(NotServable::Snapshot(_))
+        Err(NotServable::Snapshot { .. })
     ));
     let machine = Machine {
         scripted: true,

@@ -47,10 +47,11 @@ fn entry(snapshot: &Snapshot, served: &Served) -> Explained {
             served.name,
             file(snapshot)
         )),
-        (_, Source::Repository { id, revision }) => {
+        (NotServable::Snapshot { remedy, .. }, _) => remedy.clone(),
+        (NotServable::NotCached, Source::Repository { id, revision }) => {
             Some(download(id.as_str(), revision.as_deref()))
         }
-        (_, Source::Path(_)) => None,
+        (NotServable::NotCached, Source::Path(_)) => None,
     });
     Explained {
         id: served.name.clone(),
@@ -78,7 +79,7 @@ fn cached_id(snapshot: &Snapshot, id: &str, state: &Result<ByteSize, NotServable
                 file(snapshot)
             )),
         ),
-        (Err(reason), None) => (Some(reason.to_string()), Some(download(id, None))),
+        (Err(reason), None) => (Some(reason.to_string()), remedy(reason)),
         (Ok(_), None) => (
             Some("allow does not permit it".to_owned()),
             Some(format!("roundhouse allow {id}")),
@@ -107,7 +108,15 @@ fn names_of(snapshot: &Snapshot, id: &str) -> Vec<String> {
         .collect()
 }
 
-/// What completes a snapshot: the hub's own client, since nothing here downloads.
+/// What mends a snapshot in the cache.
+fn remedy(reason: &NotServable) -> Option<String> {
+    match reason {
+        NotServable::Snapshot { remedy, .. } => remedy.clone(),
+        NotServable::NotCached | NotServable::Settings(_) => None,
+    }
+}
+
+/// What brings a repository into the cache: the hub's own client, since nothing here downloads.
 fn download(id: &str, revision: Option<&str>) -> String {
     match revision {
         Some(revision) => format!("hf download {id} --revision {revision}"),

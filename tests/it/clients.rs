@@ -13,7 +13,10 @@ use super::harness::{Home, PATIENCE};
 pub fn run(script: &str, args: &[&str]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let packages = root.join("target/python");
-    assert!(packages.join("openai").is_dir(), "the clients are not installed; run `make clients`");
+    assert!(
+        packages.join("openai").is_dir(),
+        "the clients are not installed; run `make clients`"
+    );
     let output = Command::new("python3")
         .arg(root.join("tests/clients").join(script))
         .args(args)
@@ -45,5 +48,7 @@ async fn the_official_openai_client_finds_everything_it_expects() {
         assert!(left.elapsed() < PATIENCE, "never cancelled: {}", journal());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    server.until("free", |status| status["requests"]["running"] == 0).await;
+    server
+        .until("free", |status| status["requests"]["running"] == 0)
+        .await;
 }

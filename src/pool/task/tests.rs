@@ -8,9 +8,10 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 
 use super::*;
-use crate::pool::ModelState;
 use crate::pool::state::world::{ready, resident, settings};
+use crate::pool::{Ending, ModelState, UnloadReason};
 use crate::units::ByteSize;
+use crate::worker::client::Client;
 
 /// Starts workers that are no processes.
 #[derive(Clone)]
@@ -368,4 +369,35 @@ async fn the_stop_signal_alone_ends_everything() {
     assert!(matches!(lease.ending(), Some(Ending::Revoked(_))));
     assert_eq!(fake.held().0, 0);
     assert_eq!(pool.view().reserved, ByteSize::ZERO);
+}
+
+/// Real threads, no clock to hold on to: leases are taken and given back while
+/// models come and go, and at every moment the budget is kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn threads_that_race_for_three_models_are_all_served() {
+    let fake = Fake::new(0, 0);
+    let tasks = Tasks::new();
+    let models = [("a", 4), ("b", 5), ("c", 6)];
+    let residents = models.map(|(name, size)| resident(name, size));
+    let mut limits = settings(10);
+    limits.switch_after = Duration::from_millis(1);
+    let pool = Pool::start(limits, residents.to_vec(), fake.clone(), &tasks);
+    let requests = (0..16_usize).map(|seed| {
+        let pool = pool.clone();
+        tokio::spawn(async move {
+            for round in 0..100 {
+                let (model, size) = models[(seed * 7 + round * round) % 3];
+                let lease = pool.acquire(&plan(model, size)).await.expect("a lease");
+                assert_eq!(lease.plan().model, model);
+                assert_eq!(lease.ending(), None, "nobody takes it away");
+                tokio::task::yield_now().await;
+            }
+        })
+    });
+    for done in join_all(requests).await {
+        done.expect("no panic");
+    }
+    assert!(fake.held().1 <= 10, "{} held", fake.held().1);
+    pool.stop(Duration::ZERO).await;
+    assert_eq!(fake.held().0, 0);
 }

@@ -4,6 +4,8 @@
 
 use std::sync::Mutex;
 
+use rustix::process::Pid;
+
 use super::*;
 use crate::config::Compute;
 use crate::units::ByteSize;
