@@ -28,8 +28,12 @@ fn ranked<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Vec<
     found.into_iter().map(|(_, candidate)| candidate).collect()
 }
 
+/// Shortest beginning of a word that is taken for the word.
+const BEGINNING: usize = 3;
+
 /// How far apart two words are, if they are near: 0 apart from case, 1 for the
-/// same last part, else the number of slips plus 1, at most a third of the length.
+/// same last part, 2 for a beginning of it, else the number of slips plus 1, at
+/// most a third of the length.
 fn distance(word: &str, candidate: &str) -> Option<usize> {
     let (word, candidate) = (word.to_ascii_lowercase(), candidate.to_ascii_lowercase());
     if word == candidate {
@@ -37,6 +41,9 @@ fn distance(word: &str, candidate: &str) -> Option<usize> {
     }
     if candidate.rsplit('/').next() == word.rsplit('/').next() {
         return Some(1);
+    }
+    if word.len() >= BEGINNING && candidate.starts_with(&word) {
+        return Some(2);
     }
     let limit = (word.len().max(candidate.len()) / 3).clamp(1, 6);
     if word.len().abs_diff(candidate.len()) > limit {
@@ -105,6 +112,7 @@ mod tests {
         check("Memory", Some("memory"));
         check("alow", Some("allow"));
         check("catche", Some("cache"));
+        check("mem", Some("memory"));
         check("upstreams", None);
         check("", None);
         check("x", None);
@@ -119,6 +127,7 @@ mod tests {
         check("mlx-community/qwen3-4b-4bit", &[names[0]]);
         check("Qwen3-4B-4bit", &[names[0]]);
         check("codr", &["coder"]);
+        check("code", &["coder", "coder-small"]);
         check("gpt-4", &[]);
     }
 

@@ -106,7 +106,8 @@ fn names_are_compared_byte_for_byte() {
     check("Small", "unknown [\"small\"]");
     check("Qwen3-4B-4bit", "unknown [\"mlx-community/Qwen3-4B-4bit\"]");
     check("codr", "unknown [\"coder\"]");
-    check("gpt-4", "unknown []");
+    check("gpt-4", "unknown [\"gpt-4o-mini\"]");
+    check("gpt-9000", "unknown []");
 }
 
 #[test]
