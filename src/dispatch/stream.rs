@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::body::{EventBody, comment};
 use super::relay::Relay;
 use super::spool::{self, Writer};
-use super::whole::{collect, usage_of};
+use super::whole::{collect, is_compressed, usage_of};
 use super::{Dispatch, Routed, crashed, passed_headers, revoked};
 use crate::api::error::{ApiError, Code};
 use crate::pool::lease::Lease;
@@ -154,7 +154,7 @@ impl ReadingHalf {
             .headers
             .get(header::CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
-        if head.status == StatusCode::OK && events {
+        if head.status == StatusCode::OK && events && !is_compressed(&head.headers) {
             self.pass_events(lease, head.headers, body, usage).await
         } else {
             self.pass_plain(lease, head.status, head.headers, body)

@@ -2,7 +2,7 @@
 //! goes out, so that an answer cut short becomes an honest refusal.
 
 use axum::body::Body;
-use axum::http::Response;
+use axum::http::{HeaderMap, Response, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
@@ -37,6 +37,13 @@ async fn read(
     let (lease, response) = routed.send(dispatch).await?;
     let waited = lease.waited();
     let (head, body) = response.into_parts();
+    if is_compressed(&head.headers) {
+        let message = format!(
+            "{} answered in a form that was not asked for",
+            routed.plan.model
+        );
+        return Err(ApiError::new(Code::BadUpstreamResponse, message));
+    }
     let (bytes, usage) = tokio::select! {
         collected = collect(routed, body) => collected?,
         error = revoked(&lease) => return Err(error),
@@ -80,8 +87,15 @@ pub(super) async fn collect(
     }
 }
 
+/// Whether an engine compressed its answer, which nobody asked it to.
+pub(super) fn is_compressed(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_ENCODING)
+        .is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
 /// The usage a worker reports beside its answer.
-pub(super) fn usage_of(trailers: &axum::http::HeaderMap) -> Option<String> {
+pub(super) fn usage_of(trailers: &HeaderMap) -> Option<String> {
     trailers
         .get(USAGE_TRAILER)?
         .to_str()

@@ -5,7 +5,7 @@
 //!
 //! The network is built on this thread and never leaves it. If it panics the
 //! thread ends: every open sequence hears that nothing more will come, and whoever
-//! holds [`Engine::ended`] ends the process.
+//! holds its [`Ended`] ends the process.
 
 pub mod outlet;
 mod step;
@@ -103,6 +103,9 @@ enum Command {
     Cancel(Id),
 }
 
+/// Hears of the end of the engine thread.
+pub type Ended = oneshot::Receiver<()>;
+
 /// The way to the engine thread. When the last one is dropped, the thread ends
 /// after the sequences that are open.
 pub struct Engine {
@@ -126,10 +129,7 @@ impl Engine {
     ///
     /// # Errors
     /// What `build` failed with, or that the system has no thread to give.
-    pub fn start<N, B>(
-        settings: Settings,
-        build: B,
-    ) -> Result<(Self, oneshot::Receiver<()>), EngineError>
+    pub fn start<N, B>(settings: Settings, build: B) -> Result<(Self, Ended), EngineError>
     where
         N: Network,
         B: FnOnce() -> Result<N, EngineError> + Send + 'static,

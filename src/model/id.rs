@@ -142,3 +142,6 @@ impl fmt::Debug for ModelId {
         fmt::Debug::fmt(&self.0, f)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -248,4 +248,6 @@ fn unfinished_blobs(repository: &Path) -> usize {
 }
 
 #[cfg(test)]
+pub(in crate::model) mod fixture;
+#[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@
 //! across all models; `schedule` decides who is next and who must go.
 
 mod control;
+mod expire;
 mod handle;
 mod schedule;
 mod show;
@@ -18,7 +19,7 @@ mod properties;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod world;
+pub(super) mod world;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;

@@ -143,3 +143,6 @@ impl fmt::Debug for Client {
         f.debug_struct("Client").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,6 +25,7 @@ use self::http::{Secret, Served};
 use self::source::Engine;
 use crate::engine::EngineError;
 use crate::engine::scripted::{Script, Scripted, name_of};
+use crate::engine::thread::Ended;
 use crate::platform;
 use crate::shutdown::Tasks;
 use crate::worker::{EngineKind, FirstWord, Ready, WorkerArgs};
@@ -35,7 +36,7 @@ const LONGEST_SECRET: u64 = 256;
 /// How long connections may take to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Why a worker could not begin.
+/// Why a worker could not begin or go on.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("standard input ended before the secret came")]
@@ -50,6 +51,9 @@ enum Failure {
     Socket(#[source] std::io::Error),
     #[error("cannot start: {0}")]
     Start(#[source] std::io::Error),
+    #[error("the engine ended unexpectedly")]
+    EngineGone,
+    #[cfg(not(feature = "mlx"))]
     #[error("this build has no embedded engine")]
     NoEngine,
 }
@@ -64,9 +68,13 @@ pub fn run(args: &WorkerArgs) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tracing::error!(?failure, "the worker ends");
-            say(&FirstWord::Failed {
-                reason: failure.to_string(),
-            });
+            // Only the first line of standard output is read, and that one is the
+            // word of a worker that could not begin.
+            if !matches!(failure, Failure::EngineGone) {
+                say(&FirstWord::Failed {
+                    reason: failure.to_string(),
+                });
+            }
             ExitCode::FAILURE
         }
     }
@@ -92,9 +100,9 @@ fn work(args: &WorkerArgs, began: Instant) -> Result<(), Failure> {
     });
     let listener = listen(&args.socket)?;
     drop(guard);
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let tasks = Tasks::new();
-        let accepting = tasks.spawn(http::accept(listener, served, tasks.clone()));
+        tasks.spawn(http::accept(listener, served, tasks.clone()));
         say(&FirstWord::Ready(Ready {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             bytes_held: status.bytes_held,
@@ -104,16 +112,16 @@ fn work(args: &WorkerArgs, began: Instant) -> Result<(), Failure> {
             load_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         }));
         tracing::info!(load_ms = began.elapsed().as_millis(), "the worker is ready");
-        told_to_end(loaded.terminate).await;
+        let result = until_the_end(loaded.terminate, loaded.ended).await;
         drop(std::fs::remove_file(&args.socket));
         if !tasks.stop(PATIENCE).await {
             tracing::warn!("connections did not end in time");
         }
-        drop(accepting);
+        result
     });
     // Work on other threads has nobody left to answer to.
     runtime.shutdown_background();
-    Ok(())
+    result
 }
 
 /// A loaded engine, and how the process hears that it is to end.
@@ -121,6 +129,8 @@ struct Loaded {
     engine: Engine,
     /// SIGTERM; nothing if it is to have no effect.
     terminate: Option<Signal>,
+    /// The end of the engine's thread, where it has one.
+    ended: Option<Ended>,
 }
 
 /// Loads the engine. SIGTERM ends the process while that lasts.
@@ -138,19 +148,41 @@ fn load(args: &WorkerArgs) -> Result<Loaded, Failure> {
                     Some(_) => None,
                     None => Some(on_terminate()?),
                 },
+                ended: None,
             })
         }
+        #[cfg(feature = "mlx")]
+        EngineKind::Mlx => {
+            let (source, ended) = source::snapshot::load(args)?;
+            Ok(Loaded {
+                engine: Engine::Text(source),
+                terminate: Some(on_terminate()?),
+                ended: Some(ended),
+            })
+        }
+        #[cfg(not(feature = "mlx"))]
         EngineKind::Mlx => Err(Failure::NoEngine),
     }
 }
 
-/// Waits for the signal to end.
-async fn told_to_end(terminate: Option<Signal>) {
-    match terminate {
-        Some(mut terminate) => {
-            terminate.recv().await;
+/// Waits for the signal to end, which is no failure, or for the end of the engine,
+/// which is one.
+async fn until_the_end(terminate: Option<Signal>, ended: Option<Ended>) -> Result<(), Failure> {
+    let told = async {
+        match terminate {
+            Some(mut terminate) => drop(terminate.recv().await),
+            None => std::future::pending().await,
         }
-        None => std::future::pending().await,
+    };
+    let gone = async {
+        match ended {
+            Some(ended) => drop(ended.await),
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = told => Ok(()),
+        () = gone => Err(Failure::EngineGone),
     }
 }
 

@@ -140,13 +140,7 @@ fn test_modules(path: &Path, text: &str) -> Vec<PathBuf> {
     lines
         .windows(2)
         .filter(|pair| pair[0].trim() == "#[cfg(test)]")
-        .filter_map(|pair| {
-            pair[1]
-                .trim()
-                .trim_start_matches("pub ")
-                .strip_prefix("mod ")?
-                .strip_suffix(';')
-        })
+        .filter_map(|pair| pair[1].split_once("mod ")?.1.strip_suffix(';'))
         .map(|name| folder.join(format!("{name}.rs")))
         .collect()
 }

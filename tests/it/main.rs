@@ -5,6 +5,7 @@
 mod harness;
 
 mod access;
+mod clients;
 mod faults;
 mod layers;
 mod names;

@@ -366,7 +366,7 @@ fn sample(server: &super::harness::Server, limit: Duration) -> Sampler {
                 workers: workers.len(),
                 resident: workers.iter().map(|&pid| resident(pid)).sum(),
             });
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(5));
         }
         samples
     });
@@ -375,16 +375,15 @@ fn sample(server: &super::harness::Server, limit: Duration) -> Sampler {
 
 /// Living children of a process.
 fn children(parent: u32) -> Vec<u32> {
-    let mut system = sysinfo::System::new().expect("processes");
-    let kind = sysinfo::ProcessRefreshKind::nothing();
-    system.refresh_processes_specifics(sysinfo::ProcessesToUpdate::All, true, kind);
-    system
-        .processes()
-        .iter()
-        .filter(|(_, process)| process.parent().is_some_and(|pid| pid.as_u32() == parent))
-        .filter(|(_, process)| process.thread_kind().is_none())
-        .map(|(pid, _)| pid.as_u32())
-        .filter(|&pid| lives(pid))
+    let processes = std::fs::read_dir("/proc").expect("the processes of a Linux machine");
+    processes
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|pid| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let after_name = stat.rsplit(')').next().unwrap_or_default();
+            let mut fields = after_name.split_whitespace();
+            fields.next() != Some("Z") && fields.next() == Some(&parent.to_string())
+        })
         .collect()
 }
 

@@ -31,6 +31,8 @@ pub enum NativeError {
 unsafe extern "C" {
     fn roundhouse_last_error() -> *const c_char;
     fn roundhouse_prepare(threads: c_int) -> c_int;
+    #[cfg(test)]
+    fn roundhouse_use_instructions(instructions: c_int) -> c_int;
     fn roundhouse_quantized_matmul(
         result: *mut mlx_array,
         x: mlx_array,
@@ -82,6 +84,14 @@ pub fn prepare(threads: usize) -> Result<(), NativeError> {
         0 => Ok(()),
         _ => Err(NativeError::Failed(last_error())),
     }
+}
+
+/// Makes products use one instruction set: 0 portable, 1 AVX2, 2 AVX-512. False
+/// where the processor lacks it.
+#[cfg(test)]
+fn use_instructions(instructions: c_int) -> bool {
+    // SAFETY: no arguments to keep valid; any choice gives right products.
+    unsafe { roundhouse_use_instructions(instructions) == 0 }
 }
 
 /// `x · transpose(w)` for `x` of shape `[…, K]` in float32 and `w` of shape

@@ -12,7 +12,7 @@ use super::{json, methods, strftime};
 
 /// Instructions that one rendering may take: some seconds at most. A message takes
 /// some hundred.
-pub(super) const MOST_STEPS: u64 = 20_000_000;
+pub(super) const MOST_STEPS: u64 = 10_000_000;
 
 /// An environment without templates.
 pub(super) fn new(now: fn() -> SystemTime) -> Environment<'static> {

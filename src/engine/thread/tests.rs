@@ -90,7 +90,7 @@ impl Network for Counting {
 struct Setup {
     engine: Engine,
     calls: Arc<Mutex<Vec<String>>>,
-    ended: oneshot::Receiver<()>,
+    ended: Ended,
 }
 
 fn start(settings: Settings, gate: Option<mpsc::Receiver<()>>, breaks_at: Option<u32>) -> Setup {
@@ -124,7 +124,7 @@ fn job(prompt: std::ops::Range<u32>, max_tokens: u32) -> Job {
     Job {
         prompt: prompt.collect(),
         max_tokens,
-        end_tokens: Arc::from([500]),
+        end_tokens: Arc::from([600]),
         sampling: Sampling {
             temperature: 0.0,
             ..Sampling::default()
@@ -167,8 +167,8 @@ async fn sequences_are_read_in_and_answered() {
 #[tokio::test]
 async fn an_end_token_ends_and_is_not_told() {
     let setup = start(settings(2000), None, None);
-    let (tokens, ended) = said(setup.engine.begin(job(490..498, 100))).await;
-    assert_eq!(tokens, [498, 499]);
+    let (tokens, ended) = said(setup.engine.begin(job(590..598, 100))).await;
+    assert_eq!(tokens, [598, 599]);
     assert_eq!(ended, end(Finish::Stop, true));
 }
 
@@ -176,11 +176,10 @@ async fn an_end_token_ends_and_is_not_told() {
 async fn sequences_put_back_for_lack_of_room_lose_nothing() {
     // Two sequences start with a block each, and both cannot grow to their ends.
     let setup = start(settings(1600), None, None);
-    let sequences: Vec<Sequence> = [0u32, 1, 2]
-        .map(|n| setup.engine.begin(job(n..n + 100, 350)))
-        .into();
-    for (n, sequence) in (0u32..).zip(sequences) {
-        let (tokens, ended) = said(sequence).await;
+    let sequences = [0u32, 1, 2].map(|n| said(setup.engine.begin(job(n..n + 100, 350))));
+    // Read side by side, so that none is paused.
+    let told = futures_util::future::join_all(sequences).await;
+    for (n, (tokens, ended)) in (0u32..).zip(told) {
         assert_eq!(tokens, (n + 100..n + 450).collect::<Vec<_>>());
         assert_eq!(ended, end(Finish::Length, false));
     }

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::slot::{Phase, Slot, Turn, Worker};
-use super::{Effect, Machine, SHORT_GRACE};
+use super::{Effect, Machine};
 use crate::pool::evict::{Room, victims};
 use crate::pool::{Refused, UnloadReason};
 use crate::units::ByteSize;
@@ -42,42 +42,6 @@ impl Machine {
         self.serve_open_gates(now, out);
         self.load_in_turn(now, out);
         self.slots.retain(|_, slot| !slot.is_forgettable());
-    }
-
-    /// When time alone will change something, at the earliest.
-    pub fn next_wake(&self, now: Instant) -> Option<Instant> {
-        let of_slots = self.slots.values().flat_map(|slot| self.wakes(slot));
-        let wakes = of_slots.chain([self.shutdown]).flatten();
-        wakes.filter(|wake| *wake > now).min()
-    }
-
-    /// The moments at which something of one model may be due.
-    fn wakes(&self, slot: &Slot) -> [Option<Instant>; 4] {
-        let oldest = slot.waiters.front().map(|waiter| waiter.turn.since);
-        let switch = slot.claim().filter(|_| !slot.is_served());
-        let phase = match slot.running.as_ref().map(|worker| &worker.phase) {
-            Some(Phase::Loading { deadline, .. }) => Some(*deadline),
-            Some(Phase::Up { .. }) => self.unload_at(slot),
-            Some(Phase::Stopping { .. }) | None => None,
-        };
-        [
-            oldest.map(|since| since + self.settings.queue_timeout),
-            switch.map(|turn| turn.since + self.settings.switch_after),
-            phase,
-            slot.failure.as_ref().map(|failure| failure.retry_at),
-        ]
-    }
-
-    /// When an idle model is unloaded if nobody comes.
-    pub(super) fn unload_at(&self, slot: &Slot) -> Option<Instant> {
-        match slot.running.as_ref().map(|worker| &worker.phase) {
-            Some(Phase::Up {
-                idle_since: Some(since),
-                draining: None,
-                ..
-            }) if !slot.keep => slot.idle_unload.map(|after| *since + after),
-            _ => None,
-        }
     }
 
     /// Whether a model could be loaded with everything gone that may go.
@@ -124,68 +88,6 @@ impl Machine {
             _ => self.settings.switch_after,
         };
         estimate.clamp(Duration::from_secs(1), LONGEST_RETRY)
-    }
-
-    /// Refuses whoever has waited as long as is allowed.
-    fn expire_waiters(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        let limit = self.settings.queue_timeout;
-        for (model, slot) in &mut self.slots {
-            while let Some(waiter) = slot.waiters.front()
-                && waiter.turn.since + limit <= now
-            {
-                self.waiting.remove(&waiter.id);
-                out.push(Effect::Refuse {
-                    waiter: waiter.id,
-                    refused: Refused::QueueTimeout {
-                        model: model.clone(),
-                        waited: now - waiter.turn.since,
-                    },
-                });
-                slot.waiters.pop_front();
-            }
-        }
-    }
-
-    /// Ends loads that take too long.
-    fn expire_loads(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        let late = |slot: &Slot| {
-            matches!(
-                slot.running.as_ref().map(|worker| &worker.phase),
-                Some(Phase::Loading { deadline, .. }) if *deadline <= now
-            )
-        };
-        for model in self.models_where(late) {
-            let limit = self.settings.load_time;
-            self.end(&model, None, SHORT_GRACE, out);
-            let reason = format!("it was not ready within {limit:?}");
-            self.fail(&model, reason, Some(limit), now, out);
-        }
-    }
-
-    /// The drain deadline has passed.
-    fn revoke_everything(&mut self, out: &mut Vec<Effect>) {
-        let up = |slot: &Slot| slot.running.as_ref().is_some_and(|w| w.gate().is_some());
-        for model in self.models_where(up) {
-            self.revoke(&model, UnloadReason::Shutdown, SHORT_GRACE, out);
-        }
-    }
-
-    /// Unloads what nobody has used for as long as its entry says.
-    fn unload_idle(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        let due = |slot: &Slot| self.unload_at(slot).is_some_and(|at| at <= now);
-        for model in self.models_where(due) {
-            let Some(Phase::Up {
-                gate, idle_since, ..
-            }) = self.phase(&model)
-            else {
-                continue;
-            };
-            match gate.close_if_idle() {
-                Some(vacant) => self.retire(&model, vacant, UnloadReason::Idle, out),
-                // Somebody was quicker; the clock starts anew when he is done.
-                None => *idle_since = None,
-            }
-        }
     }
 
     /// Lets idle models go while more is held than there is: the budget was
@@ -431,13 +333,13 @@ impl Machine {
     }
 
     /// The models for which something holds, to be changed one after the other.
-    fn models_where(&self, holds: impl Fn(&Slot) -> bool) -> Vec<String> {
+    pub(super) fn models_where(&self, holds: impl Fn(&Slot) -> bool) -> Vec<String> {
         let found = self.slots.iter().filter(|(_, slot)| holds(slot));
         found.map(|(model, _)| model.clone()).collect()
     }
 
     /// Where the worker of a model stands.
-    fn phase(&mut self, model: &str) -> Option<&mut Phase> {
+    pub(super) fn phase(&mut self, model: &str) -> Option<&mut Phase> {
         let slot = self.slots.get_mut(model)?;
         slot.running.as_mut().map(|worker| &mut worker.phase)
     }

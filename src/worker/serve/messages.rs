@@ -1,9 +1,5 @@
-//! The messages of a chat request: checked, and in the one form that chat
-//! templates are written for. It does not render them.
-//!
-//! The form is the one mlx-lm's server hands to a template: `content` is always a
-//! text (parts joined, `null` empty) and the arguments of earlier tool calls are
-//! objects, not JSON in a string.
+//! The messages of a chat request, checked place by place. They stay as they came:
+//! bringing them into the form for templates is the template's own business.
 
 use serde_json::{Map, Value};
 
@@ -19,7 +15,7 @@ const MOST_PARTS: usize = 1024;
 /// Most tool calls in all messages together.
 const MOST_TOOL_CALLS: usize = 4096;
 
-/// Checks the messages and brings them into the form for templates.
+/// Checks the messages.
 ///
 /// # Errors
 /// `invalid_value` whose `param` is the place, such as `messages[2].content`.
@@ -44,54 +40,39 @@ pub fn check(messages: Option<Value>) -> Result<Vec<Value>, ApiError> {
         ));
     }
     let mut tool_calls = 0;
-    list.into_iter()
-        .enumerate()
-        .map(|(index, message)| one(&format!("messages[{index}]"), message, &mut tool_calls))
-        .collect()
+    for (index, message) in list.iter().enumerate() {
+        tool_calls += check_one(&format!("messages[{index}]"), message)?;
+        if tool_calls > MOST_TOOL_CALLS {
+            let place = format!("messages[{index}].tool_calls");
+            let message =
+                format!("{place}: expected at most {MOST_TOOL_CALLS} tool calls in a request");
+            return Err(invalid(place, message));
+        }
+    }
+    Ok(list)
 }
 
-/// One message at `place`.
-fn one(place: &str, message: Value, tool_calls: &mut usize) -> Result<Value, ApiError> {
-    let Value::Object(mut message) = message else {
-        return Err(wrong(place, "an object", &message));
+/// Checks one message at `place` and answers how many tool calls it has.
+fn check_one(place: &str, message: &Value) -> Result<usize, ApiError> {
+    let Value::Object(message) = message else {
+        return Err(wrong(place, "an object", message));
     };
-    let role = role(place, &message)?;
-    let calls = calls(place, &mut message, tool_calls)?;
-    let content = content(place, message.shift_remove("content"), role == "assistant")?;
-    // Role and content first: some templates print what they do not know.
-    let mut formed = Map::new();
-    formed.insert("role".to_owned(), role.into());
-    formed.insert("content".to_owned(), content.into());
-    if let Some(calls) = calls {
-        formed.insert("tool_calls".to_owned(), calls);
+    let role = message.get("role").unwrap_or(&Value::Null);
+    let known = ["system", "developer", "user", "assistant", "tool"];
+    if !role.as_str().is_some_and(|role| known.contains(&role)) {
+        let expected = "system, developer, user, assistant or tool";
+        return Err(wrong(&format!("{place}.role"), expected, role));
     }
-    message.shift_remove("role");
-    formed.extend(message.into_iter().filter(|(_, value)| !value.is_null()));
-    Ok(Value::Object(formed))
+    check_content(place, message.get("content"), role == "assistant")?;
+    calls(place, message)
 }
 
-/// The role, with `developer` as the `system` that templates know.
-fn role(place: &str, message: &Map<String, Value>) -> Result<&'static str, ApiError> {
-    let param = format!("{place}.role");
-    let expected = "system, developer, user, assistant or tool";
-    match message.get("role").unwrap_or(&Value::Null) {
-        Value::String(role) => match role.as_str() {
-            "system" | "developer" => Ok("system"),
-            "user" => Ok("user"),
-            "assistant" => Ok("assistant"),
-            "tool" => Ok("tool"),
-            _ => Err(wrong(&param, expected, &Value::from(role.as_str()))),
-        },
-        other => Err(wrong(&param, expected, other)),
-    }
-}
-
-/// The content as one text. Only an assistant may say nothing.
-fn content(place: &str, content: Option<Value>, may_be_empty: bool) -> Result<String, ApiError> {
+/// Checks the content. Only an assistant may say nothing.
+fn check_content(place: &str, content: Option<&Value>, may_lack: bool) -> Result<(), ApiError> {
     let param = format!("{place}.content");
-    match content.unwrap_or(Value::Null) {
-        Value::String(text) => Ok(text),
-        Value::Null if may_be_empty => Ok(String::new()),
+    match content.unwrap_or(&Value::Null) {
+        Value::String(_) => Ok(()),
+        Value::Null if may_lack => Ok(()),
         Value::Array(parts) if parts.len() > MOST_PARTS => Err(invalid(
             &param,
             format!(
@@ -99,84 +80,73 @@ fn content(place: &str, content: Option<Value>, may_be_empty: bool) -> Result<St
                 parts.len()
             ),
         )),
-        Value::Array(parts) => parts
-            .iter()
-            .enumerate()
-            .map(|(index, part)| part_text(&format!("{param}[{index}]"), part))
-            .collect(),
-        other => Err(wrong(&param, "a string or an array of parts", &other)),
+        Value::Array(parts) => {
+            let mut parts = parts.iter().enumerate();
+            parts.try_for_each(|(index, part)| check_part(&format!("{param}[{index}]"), part))
+        }
+        other => Err(wrong(&param, "a string or an array of parts", other)),
     }
 }
 
-/// The text of one part of a message.
-fn part_text<'a>(param: &str, part: &'a Value) -> Result<&'a str, ApiError> {
-    let name = part.get("type").and_then(Value::as_str).unwrap_or_default();
-    match name {
-        "text" | "refusal" => match part.get(name) {
-            Some(Value::String(text)) => Ok(text),
-            other => Err(wrong(
-                &format!("{param}.{name}"),
-                "a string",
-                other.unwrap_or(&Value::Null),
-            )),
-        },
-        "image_url" | "input_image" | "image" => Err(invalid(
-            param,
-            format!("{param}: this model cannot see images"),
-        )),
-        "input_audio" | "audio_url" | "video_url" | "file" => Err(invalid(
-            param,
-            format!("{param}: this model reads text alone, found a part of type {name}"),
-        )),
-        _ => Err(invalid(
-            param,
-            format!(
-                "{param}: expected a part of type text, found {}",
-                kind(part)
-            ),
-        )),
-    }
-}
-
-/// Earlier tool calls, their arguments as objects.
-fn calls(
-    place: &str,
-    message: &mut Map<String, Value>,
-    counted: &mut usize,
-) -> Result<Option<Value>, ApiError> {
-    let param = format!("{place}.tool_calls");
-    let mut calls = match message.shift_remove("tool_calls").unwrap_or(Value::Null) {
-        Value::Null => return Ok(None),
-        Value::Array(calls) => calls,
-        other => return Err(wrong(&param, "an array", &other)),
+/// Checks one part of a message: only text can be read.
+fn check_part(param: &str, part: &Value) -> Result<(), ApiError> {
+    let name = part.get("type").and_then(Value::as_str);
+    let text = match name {
+        Some("text" | "input_text" | "output_text") => "text",
+        Some("refusal") => "refusal",
+        Some("image_url" | "input_image" | "image") => {
+            return Err(invalid(
+                param,
+                format!("{param}: this model cannot see images"),
+            ));
+        }
+        Some("input_audio" | "audio_url" | "video_url" | "file") => {
+            return Err(invalid(
+                param,
+                format!("{param}: this model reads text alone"),
+            ));
+        }
+        _ => {
+            let expected = "a part of type text";
+            return Err(match name {
+                Some(name) => wrong(&format!("{param}.type"), expected, &Value::from(name)),
+                None => invalid(
+                    param,
+                    format!("{param}: expected {expected}, found {}", kind(part)),
+                ),
+            });
+        }
     };
-    *counted += calls.len();
-    if *counted > MOST_TOOL_CALLS {
-        return Err(invalid(
-            &param,
-            format!("{param}: expected at most {MOST_TOOL_CALLS} tool calls in a request"),
-        ));
+    match part.get(text).unwrap_or(&Value::Null) {
+        Value::String(_) => Ok(()),
+        other => Err(wrong(&format!("{param}.{text}"), "a string", other)),
     }
-    for (index, call) in calls.iter_mut().enumerate() {
-        let Some(function) = call.get_mut("function").and_then(Value::as_object_mut) else {
-            let place = format!("{param}[{index}].function");
-            return Err(wrong(&place, "an object", &Value::Null));
-        };
-        let Some(arguments) = function.get_mut("arguments") else {
-            continue;
-        };
-        if let Value::String(text) = arguments {
-            let place = format!("{param}[{index}].function.arguments");
-            let parsed = match text.trim() {
-                "" => Value::Object(Map::new()),
-                json => serde_json::from_str(json)
-                    .map_err(|_| invalid(&place, format!("{place}: expected JSON in a string")))?,
-            };
-            *arguments = parsed;
+}
+
+/// Checks earlier tool calls and answers how many there are.
+fn calls(place: &str, message: &Map<String, Value>) -> Result<usize, ApiError> {
+    let param = format!("{place}.tool_calls");
+    let calls = match message.get("tool_calls").unwrap_or(&Value::Null) {
+        Value::Null => return Ok(0),
+        Value::Array(calls) => calls,
+        other => return Err(wrong(&param, "an array", other)),
+    };
+    for (index, call) in calls.iter().enumerate().take(MOST_TOOL_CALLS) {
+        let place = format!("{param}[{index}].function");
+        let function = call.get("function").unwrap_or(&Value::Null);
+        if !function.is_object() {
+            return Err(wrong(&place, "an object", function));
+        }
+        if let Some(Value::String(text)) = function.get("arguments")
+            && !text.trim().is_empty()
+            && serde_json::from_str::<serde::de::IgnoredAny>(text).is_err()
+        {
+            let place = format!("{place}.arguments");
+            let message = format!("{place}: expected JSON in a string");
+            return Err(invalid(place, message));
         }
     }
-    // An empty list is no call, and templates ask whether the field is there.
-    Ok((!calls.is_empty()).then_some(Value::Array(calls)))
+    Ok(calls.len())
 }
 
 #[cfg(test)]
@@ -186,40 +156,27 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check_formed(messages: Value, expected: Value) {
-        assert_eq!(check(Some(messages)).map(Value::from), Ok(expected));
-    }
-
-    #[track_caller]
     fn check_refused(messages: Value, param: &str) {
         let error = check(Some(messages)).expect_err("refused");
         assert_eq!(error.param.as_deref(), Some(param), "{}", error.message);
     }
 
     #[test]
-    fn content_becomes_text() {
-        check_formed(
-            json!([{"role": "developer", "content": "be brief"}]),
-            json!([{"role": "system", "content": "be brief"}]),
-        );
-        check_formed(
-            json!([{"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "role": "user", "name": "x"}]),
-            json!([{"role": "user", "content": "ab", "name": "x"}]),
-        );
-        check_formed(
-            json!([{"role": "assistant", "content": null, "tool_calls": []}]),
-            json!([{"role": "assistant", "content": ""}]),
-        );
-        check_formed(
-            json!([
-                {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"a\":1}"}}]},
-                {"role": "tool", "tool_call_id": "1", "content": [{"type": "text", "text": "ok"}]},
-            ]),
-            json!([
-                {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]},
-                {"role": "tool", "content": "ok", "tool_call_id": "1"},
-            ]),
-        );
+    fn what_is_right_stays_as_it_came() {
+        let messages = json!([
+            {"role": "developer", "content": "be brief"},
+            {"role": "system", "content": ""},
+            {"content": [{"type": "text", "text": "a"}], "role": "user", "name": "x"},
+            {"role": "assistant", "content": null, "reasoning_content": "hm", "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"a\":1}"}},
+                {"id": "2", "function": {"name": "g", "arguments": {"a": 1}}},
+                {"id": "3", "function": {"name": "h", "arguments": ""}},
+            ]},
+            {"role": "tool", "tool_call_id": "1", "content": [{"type": "text", "text": "ok"}]},
+            {"role": "assistant", "tool_calls": null},
+        ]);
+        let checked = check(Some(messages.clone()));
+        assert_eq!(checked.map(Value::from), Ok(messages));
     }
 
     #[test]
@@ -245,6 +202,14 @@ mod tests {
         check_refused(
             json!([{"role": "user", "content": [{"type": "text"}]}]),
             "messages[0].content[0].text",
+        );
+        check_refused(
+            json!([{"role": "user", "content": [{"type": "smell"}]}]),
+            "messages[0].content[0].type",
+        );
+        check_refused(
+            json!([{"role": "user", "content": ["text"]}]),
+            "messages[0].content[0]",
         );
         check_refused(
             json!([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]),

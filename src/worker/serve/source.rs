@@ -2,6 +2,9 @@
 //! behind one front. It turns a checked request into events.
 
 pub mod scripted;
+#[cfg(feature = "mlx")]
+pub mod snapshot;
+pub mod text;
 
 use serde_json::{Value, json};
 
@@ -14,6 +17,8 @@ use crate::engine::scripted::Odd;
 pub enum Engine {
     /// It plays a file.
     Scripted(scripted::Source),
+    /// It runs a network.
+    Text(text::Source),
 }
 
 /// An answer that has begun.
@@ -54,6 +59,7 @@ impl Engine {
     pub async fn begin(&self, asked: Asked) -> Result<Begun, ApiError> {
         match self {
             Engine::Scripted(source) => source.begin(asked),
+            Engine::Text(source) => source.begin(asked).await,
         }
     }
 
@@ -61,6 +67,7 @@ impl Engine {
     pub fn status(&self) -> Status {
         match self {
             Engine::Scripted(source) => source.status(),
+            Engine::Text(source) => source.status(),
         }
     }
 }

@@ -15,6 +15,10 @@ const char* roundhouse_last_error();
 // Loads OpenBLAS and sets how many threads a product may use (at least 1).
 int roundhouse_prepare(int threads);
 
+// Makes products use one instruction set: 0 portable, 1 AVX2, 2 AVX-512. Fails
+// where the processor lacks it. Without it, the best is used.
+int roundhouse_use_instructions(int instructions);
+
 // x [..., K] float32 times the transpose of a matrix [N, K] in MLX's affine
 // quantisation: packed words, and scales and biases [N, K / group_size].
 int roundhouse_quantized_matmul(

@@ -172,6 +172,14 @@ int roundhouse_prepare(int threads) {
   });
 }
 
+int roundhouse_use_instructions(int instructions) {
+  return guarded([&] {
+    if (!use_instructions(static_cast<Instructions>(instructions))) {
+      throw std::runtime_error("this processor lacks these instructions");
+    }
+  });
+}
+
 int roundhouse_quantized_matmul(
     mlx_array* result, mlx_array x_handle, mlx_array packed_handle,
     mlx_array scales_handle, mlx_array biases_handle, int group_size,

@@ -45,11 +45,18 @@ struct Simd {
   static Float multiply_add(Float a, Float b, Float c) {
     return _mm256_fmadd_ps(a, b, c);
   }
-  static float sum(Float value) {
-    __m128 half = _mm_add_ps(
-        _mm256_castps256_ps128(value), _mm256_extractf128_ps(value, 1));
-    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
-    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+  template <int n>
+  static Float sums(const Float* vectors) {
+    auto at = [&](int i) { return i < n ? vectors[i] : zero(); };
+    Float low = _mm256_hadd_ps(
+        _mm256_hadd_ps(at(0), at(1)), _mm256_hadd_ps(at(2), at(3)));
+    Float high = n <= 4 ? zero()
+                        : _mm256_hadd_ps(
+                              _mm256_hadd_ps(at(4), at(5)),
+                              _mm256_hadd_ps(at(6), at(7)));
+    return _mm256_add_ps(
+        _mm256_permute2f128_ps(low, high, 0x20),
+        _mm256_permute2f128_ps(low, high, 0x31));
   }
   static Float half(const uint16_t* from) {
     return _mm256_cvtph_ps(

@@ -72,8 +72,38 @@ struct Simd {
   static Float multiply_add(Float a, Float b, Float c) {
     return _mm512_fmadd_ps(a, b, c);
   }
-  static float sum(Float value) {
-    return _mm512_reduce_add_ps(value);
+  // Neighbouring vectors are folded into one again and again: each step halves
+  // the numbers of a vector that belong to one sum.
+  template <int n>
+  static Float sums(const Float* vectors) {
+    auto at = [&](int i) { return i < n ? vectors[i] : zero(); };
+    Float quarters[4];
+    for (int i = 0; i < 4; ++i) {
+      quarters[i] = 4 * i < n
+          ? fold_pairs(
+                fold(at(4 * i), at(4 * i + 1)),
+                fold(at(4 * i + 2), at(4 * i + 3)))
+          : zero();
+    }
+    // Now lane i of each quarter holds, in its four blocks, parts of sum i.
+    Float low = fold_blocks(quarters[0], quarters[1]);
+    Float high = n > 8 ? fold_blocks(quarters[2], quarters[3]) : zero();
+    return _mm512_add_ps(
+        _mm512_shuffle_f32x4(low, high, 0x88),
+        _mm512_shuffle_f32x4(low, high, 0xdd));
+  }
+  static Float fold(Float a, Float b) {
+    return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  }
+  static Float fold_pairs(Float a, Float b) {
+    __m512d left = _mm512_castps_pd(a), right = _mm512_castps_pd(b);
+    return _mm512_add_ps(
+        _mm512_castpd_ps(_mm512_unpacklo_pd(left, right)),
+        _mm512_castpd_ps(_mm512_unpackhi_pd(left, right)));
+  }
+  static Float fold_blocks(Float a, Float b) {
+    return _mm512_add_ps(
+        _mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
   }
   static Float half(const uint16_t* from) {
     return _mm512_cvtph_ps(

@@ -46,12 +46,15 @@ struct Simd {
     }
     return c;
   }
-  static float sum(const Float& value) {
-    float total = 0;
-    for (int i = 0; i < kWidth; ++i) {
-      total += value.at[i];
+  template <int n>
+  static Float sums(const Float* vectors) {
+    Float totals = zero();
+    for (int i = 0; i < n; ++i) {
+      for (int j = 0; j < kWidth; ++j) {
+        totals.at[i] += vectors[i].at[j];
+      }
     }
-    return total;
+    return totals;
   }
   static Float half(const uint16_t* from) {
     Float value;

@@ -7,8 +7,9 @@
 // could end up as its copy in all of them.
 //
 // Simd has `Float`, a vector of `kWidth` numbers; `zero`, `load`, `store`,
-// `multiply_add(a, b, c)` = a·b + c, `sum`; `half` and `brain`, which widen
-// kWidth numbers of 16 bits; and `Table<bits>` with `set(scale, bias)` and
+// `multiply_add(a, b, c)` = a·b + c; `sums<n>(vectors)`, whose number i is the
+// sum over vector i of n; `half` and `brain`, which widen kWidth numbers of 16
+// bits; and `Table<bits>` with `set(scale, bias)` and
 // `load(bytes)`, which gives kWidth dequantised numbers and reads exactly the
 // bytes that hold them.
 #pragma once
@@ -81,13 +82,13 @@ struct QuantizedRow {
   const uint8_t* packed;
   const float* scales;
   const float* biases;
-  int group;
+  int shift;
   Simd::Table<bits> table;
 
   void start(const Weights& w, int64_t row, float* scratch) {
-    packed = static_cast<const uint8_t*>(w.data) + row * w.columns * bits / 8;
-    group = w.group;
-    int64_t count = w.columns / w.group;
+    packed = static_cast<const uint8_t*>(w.data) + row * (w.columns / 8) * bits;
+    shift = __builtin_ctz(unsigned(w.group));
+    int64_t count = groups(w);
     scales = in_float32(w.scales, w.format, row * count, count, scratch);
     biases = in_float32(w.biases, w.format, row * count, count, scratch + count);
   }
@@ -103,12 +104,12 @@ struct QuantizedRow {
   }
 
   void begin_block(int64_t column) {
-    int64_t index = column / group;
+    int64_t index = column >> shift;
     table.set(scales[index], biases[index]);
   }
 
   Simd::Float load(int64_t column) const {
-    return table.load(packed + column * bits / 8);
+    return table.load(packed + (column >> 3) * bits);
   }
 
   // Whole groups only: nothing is left over.
@@ -117,13 +118,24 @@ struct QuantizedRow {
 
 // ---- tiles ----
 
-// `kRows` rows of x against `kColumns` rows of weights.
+// totals[i] = the sum of the numbers in sums[i]
+template <int kCount>
+inline void add_up(const Simd::Float* sums, float* totals) {
+  constexpr int kNow = kCount < Simd::kWidth ? kCount : Simd::kWidth;
+  Simd::store(totals, Simd::template sums<kNow>(sums));
+  if constexpr (kCount > kNow) {
+    add_up<kCount - kNow>(sums + kNow, totals + kNow);
+  }
+}
+
+// `kRows` rows of x against `kColumns` rows of weights. `slices` is x as
+// `Kernels::few_rows` describes it.
 template <class Row, int kRows, int kColumns>
 inline void tile(
-    const Weights& w, int64_t first, const float* x, float* y,
-    float* scratch) {
+    const Weights& w, int64_t first, const float* x, const float* slices,
+    float* y, float* scratch) {
   const int64_t columns = w.columns;
-  const int64_t room = scratch_floats(w) / kMostColumns;
+  const int64_t room = 2 * groups(w);
   Row row[kColumns];
   Simd::Float sums[kColumns][kRows];
   for (int c = 0; c < kColumns; ++c) {
@@ -137,79 +149,74 @@ inline void tile(
     for (int c = 0; c < kColumns; ++c) {
       row[c].begin_block(block);
     }
-    for (int64_t k = block; k < block + kBlock; k += Simd::kWidth) {
+    const float* from = slices + block * kRows;
+    for (int k = 0; k < kBlock; k += Simd::kWidth) {
       Simd::Float values[kRows];
       for (int r = 0; r < kRows; ++r) {
-        values[r] = Simd::load(x + r * columns + k);
+        int slice = k / kSlice * kSlice;
+        values[r] =
+            Simd::load(from + slice * kRows + r * kSlice + (k - slice));
       }
       for (int c = 0; c < kColumns; ++c) {
-        Simd::Float weight = row[c].load(k);
+        Simd::Float weight = row[c].load(block + k);
         for (int r = 0; r < kRows; ++r) {
           sums[c][r] = Simd::multiply_add(weight, values[r], sums[c][r]);
         }
       }
     }
   }
-  for (int c = 0; c < kColumns; ++c) {
-    float left[kBlock] = {};
-    row[c].rest(whole, columns - whole, left);
-    for (int r = 0; r < kRows; ++r) {
-      float total = Simd::sum(sums[c][r]);
-      for (int64_t k = whole; k < columns; ++k) {
-        total += left[k - whole] * x[r * columns + k];
+  constexpr int kSums = kColumns * kRows;
+  float totals[(kSums + Simd::kWidth - 1) / Simd::kWidth * Simd::kWidth];
+  add_up<kSums>(&sums[0][0], totals);
+  if (whole < columns) {
+    for (int c = 0; c < kColumns; ++c) {
+      float left[kBlock] = {};
+      row[c].rest(whole, columns - whole, left);
+      for (int r = 0; r < kRows; ++r) {
+        for (int64_t k = whole; k < columns; ++k) {
+          totals[c * kRows + r] += left[k - whole] * x[r * columns + k];
+        }
       }
-      y[r * w.rows + first + c] = total;
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kColumns; ++c) {
+      y[r * w.rows + first + c] = totals[c * kRows + r];
     }
   }
 }
 
 template <class Row, int kRows>
 void all_columns(
-    const Weights& w, int64_t first, int64_t last, const float* x, float* y,
-    float* scratch) {
+    const Weights& w, int64_t first, int64_t last, const float* x,
+    const float* slices, float* y, float* scratch) {
   // Enough independent sums to hide the latency of an addition, few enough to
   // stay in registers.
-  constexpr int kColumns = kRows == 1 ? 8 : kRows == 2 ? 4 : 2;
+  constexpr int kColumns = kRows == 1 ? 8 : kRows <= 4 ? 4 : 2;
   static_assert(kColumns <= kMostColumns);
   for (; first + kColumns <= last; first += kColumns) {
-    tile<Row, kRows, kColumns>(w, first, x, y, scratch);
+    tile<Row, kRows, kColumns>(w, first, x, slices, y, scratch);
   }
   for (; first < last; ++first) {
-    tile<Row, kRows, 1>(w, first, x, y, scratch);
+    tile<Row, kRows, 1>(w, first, x, slices, y, scratch);
   }
 }
 
 template <class Row>
 void rows_of(
-    const Weights& w, int64_t first, int64_t last, const float* x, int count,
-    float* y, float* scratch) {
-  for (int done = 0; done < count;) {
-    const float* from = x + done * w.columns;
-    float* to = y + done * w.rows;
-    switch (count - done) {
-      case 1:
-        all_columns<Row, 1>(w, first, last, from, to, scratch);
-        done += 1;
-        break;
-      case 2:
-        all_columns<Row, 2>(w, first, last, from, to, scratch);
-        done += 2;
-        break;
-      case 3:
-        all_columns<Row, 3>(w, first, last, from, to, scratch);
-        done += 3;
-        break;
-      case 4:
-      case 5:
-      case 6:
-      case 7:
-        all_columns<Row, 4>(w, first, last, from, to, scratch);
-        done += 4;
-        break;
-      default:
-        all_columns<Row, 8>(w, first, last, from, to, scratch);
-        done += 8;
-    }
+    const Weights& w, int64_t first, int64_t last, const float* x,
+    const float* slices, int count, float* y, float* scratch) {
+  switch (count) {
+    case 1:
+      return all_columns<Row, 1>(w, first, last, x, slices, y, scratch);
+    case 2:
+      return all_columns<Row, 2>(w, first, last, x, slices, y, scratch);
+    case 3:
+      return all_columns<Row, 3>(w, first, last, x, slices, y, scratch);
+    case 4:
+      return all_columns<Row, 4>(w, first, last, x, slices, y, scratch);
+    case 8:
+      return all_columns<Row, 8>(w, first, last, x, slices, y, scratch);
   }
 }
 
@@ -257,10 +264,10 @@ inline void with_row(const Weights& w, Work work) {
 }
 
 void few_rows(
-    const Weights& w, int64_t first, int64_t last, const float* x, int count,
-    float* y, float* scratch) {
+    const Weights& w, int64_t first, int64_t last, const float* x,
+    const float* slices, int count, float* y, float* scratch) {
   with_row(w, [&]<class Row>(Row) {
-    rows_of<Row>(w, first, last, x, count, y, scratch);
+    rows_of<Row>(w, first, last, x, slices, count, y, scratch);
   });
 }
 

@@ -11,8 +11,10 @@ use serde_json::Value;
 
 use super::{Begun, Status, allowance};
 use crate::api::error::{ApiError, Code};
+use crate::engine::Finish;
 use crate::engine::scripted::play::{Beat, Play};
 use crate::engine::scripted::{Odd, Scripted};
+use crate::engine::stop::StopStrings;
 use crate::worker::serve::answer::ToldToken;
 use crate::worker::serve::body::{Event, Events};
 use crate::worker::serve::fields::{invalid, wrong};
@@ -61,7 +63,7 @@ impl Source {
                 let most = u64::from(allowed.max_tokens);
                 let engine = Arc::clone(&self.engine);
                 let play = Play::new(engine, script.clone(), nonce.clone(), answers.len(), most);
-                answers.push(events(play, asked.logprobs));
+                answers.push(events(play, asked.stops.clone(), asked.logprobs));
             }
         }
         Ok(Begun {
@@ -92,7 +94,14 @@ fn prompt_tokens(input: &Input) -> Vec<(String, u64)> {
     let words = |text: &str| text.split_whitespace().count() as u64;
     match input {
         Input::Chat(chat) => {
-            let content = |message: &Value| message["content"].as_str().map_or(0, words);
+            let content = |message: &Value| match &message["content"] {
+                Value::String(text) => words(text),
+                Value::Array(parts) => {
+                    let texts = parts.iter().filter_map(|part| part["text"].as_str());
+                    texts.map(words).sum()
+                }
+                _ => 0,
+            };
             // One more for each message, so that an empty one is a prompt as well.
             let tokens = chat.messages.iter().map(|message| content(message) + 1);
             vec![("messages".to_owned(), tokens.sum())]
@@ -108,29 +117,60 @@ fn prompt_tokens(input: &Input) -> Vec<(String, u64)> {
     }
 }
 
+/// One answer with the stop strings that may end it.
+struct Telling {
+    /// Nothing once it is over; dropping it cancels it.
+    play: Option<Play>,
+    stops: StopStrings,
+    logprobs: Option<usize>,
+}
+
 /// The events of one answer.
-fn events(play: Play, logprobs: Option<usize>) -> Events {
-    stream::unfold(play, move |mut play| async move {
-        let beat = play.next().await?;
-        let choice = play.choice();
-        let events = match beat {
-            Beat::Chunk(text) => vec![Event::Text {
-                choice,
-                tokens: logprobs.map(|top| told(&text, top)).into_iter().collect(),
-                text,
-                count: 1,
-            }],
-            Beat::End(finish) => vec![Event::End {
-                choice,
-                finish,
-                count: 0,
-            }],
-            Beat::Odd(odd) => odd_events(odd, play.odd_size()),
-        };
-        Some((stream::iter(events), play))
+fn events(play: Play, stops: Vec<String>, logprobs: Option<usize>) -> Events {
+    let telling = Telling {
+        play: Some(play),
+        stops: StopStrings::new(stops),
+        logprobs,
+    };
+    stream::unfold(telling, |mut telling| async move {
+        let events = telling.next().await?;
+        Some((stream::iter(events), telling))
     })
     .flatten()
     .boxed()
+}
+
+impl Telling {
+    async fn next(&mut self) -> Option<Vec<Event>> {
+        let play = self.play.as_mut()?;
+        let beat = play.next().await?;
+        let choice = play.choice();
+        let text = |text: String, tokens, count| Event::Text {
+            choice,
+            text,
+            tokens,
+            count,
+        };
+        let end = |finish| Event::End {
+            choice,
+            finish,
+            count: 0,
+        };
+        Some(match beat {
+            Beat::Chunk(chunk) => {
+                let pushed = self.stops.push(&chunk);
+                let told = self.logprobs.map(|top| told(&chunk, top));
+                let mut events = vec![text(pushed.text, told.into_iter().collect(), 1)];
+                if pushed.stopped {
+                    self.play = None;
+                    events.push(end(Finish::Stop));
+                }
+                events
+            }
+            Beat::End(finish) => vec![text(self.stops.finish(), Vec::new(), 0), end(finish)],
+            Beat::Odd(odd) => odd_events(odd, play.odd_size()),
+        })
+    }
 }
 
 /// A chunk as a token: the script leaves no choice, so its probability is 1.
