@@ -80,8 +80,8 @@ fn a_name_is_looked_up_in_the_order_of_the_rules() {
         "not servable: incomplete: model.safetensors is missing",
     );
     // On disk and not permitted is the same as nowhere.
-    check(Some("org/secret"), "unknown, nearest org/allowed");
-    check(Some("org/nothing"), "unknown, nearest org/allowed");
+    check(Some("org/secret"), &format!("unknown, nearest {qwen}"));
+    check(Some("org/nothing"), &format!("unknown, nearest {qwen}"));
     check(
         Some("mlx-community/Other-bf16"),
         "unknown, nearest mlx-community/Other-8bit",
