@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 
 use super::*;
-use crate::pool::state::world::{ready, resident, settings};
+use crate::pool::state::{ready, resident, settings};
 use crate::pool::{Ending, ModelState, UnloadReason};
 use crate::units::ByteSize;
 use crate::worker::client::Client;
