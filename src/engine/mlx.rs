@@ -2,9 +2,182 @@
 //! layers and devices; it knows no text, no requests and no HTTP.
 
 pub mod arch;
+pub mod attention;
+pub mod device;
 pub mod kv;
 pub mod layers;
 #[cfg(target_os = "linux")]
 pub mod native;
+pub mod quantization;
 pub mod rope;
+#[cfg(test)]
+mod tests;
 pub mod weights;
+
+use std::fs;
+use std::path::Path;
+
+use mlx_rs::error::Exception;
+use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::{Array, Dtype};
+use serde_json::{Map, Value};
+
+use self::arch::{Architecture, Checkpoint};
+use self::attention::Pass;
+use self::device::Device;
+use self::kv::Cache;
+use self::quantization::Quantization;
+use self::weights::Weights;
+use super::{EngineError, Network};
+use crate::config::Compute;
+
+/// How to load a snapshot.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    /// Tokens in a sequence; nothing means what the checkpoint says.
+    pub context: Option<u32>,
+    /// The number format to compute in.
+    pub compute: Compute,
+}
+
+/// A model on MLX's device. It belongs to the thread that loaded it.
+pub struct MlxNetwork {
+    model: Box<dyn Architecture>,
+    device: Device,
+    bytes_held: u64,
+}
+
+/// Loads the snapshot in `dir`: `config.json` and the safetensors files beside
+/// it. Evaluates: when it returns, the weights are there.
+pub fn load(dir: &Path, settings: &Settings) -> Result<MlxNetwork, EngineError> {
+    let config = read_config(dir)?;
+    let loader = arch::loader(&config)?;
+    let quantization = Quantization::from_config(&config)?;
+    let device = Device::prepare(settings.compute).map_err(device_failed)?;
+    let mut weights = Weights::open(dir, quantization, device)?;
+    let model = loader(Checkpoint {
+        config: &config,
+        weights: &mut weights,
+        context: settings.context,
+    })?;
+    let bytes_held = weights.evaluate_taken()?;
+    Ok(MlxNetwork {
+        model,
+        device,
+        bytes_held,
+    })
+}
+
+impl MlxNetwork {
+    /// The hidden states of `tokens` after what `caches` hold, with a sequence's
+    /// tokens next to each other. Builds the graph and evaluates nothing.
+    fn pass(&self, caches: Vec<&mut Cache>, tokens: &[u32]) -> Result<Array, EngineError> {
+        let vocabulary = self.model.vocabulary();
+        if let Some(token) = tokens.iter().find(|token| **token as usize >= vocabulary) {
+            // MLX reads out of bounds without a word.
+            return Err(EngineError::Unsupported(format!(
+                "token {token} is not in the vocabulary of {vocabulary}"
+            )));
+        }
+        let rows = tokens.len() / caches.len();
+        let tokens = Array::from_slice(tokens, &[tokens.len() as i32]);
+        let mut pass = Pass::new(caches, rows, self.device.is_cpu());
+        let hidden = self.model.hidden(&tokens, &mut pass);
+        let hidden = hidden.map_err(device_failed)?;
+        pass.finish();
+        Ok(hidden)
+    }
+
+    /// The logits of `hidden`, a row each.
+    fn evaluate_logits(&self, hidden: &Array) -> Result<Vec<Vec<f32>>, EngineError> {
+        let read = || -> Result<Vec<f32>, String> {
+            let logits = self.model.logits(hidden).map_err(|e| e.what().to_owned())?;
+            logits.to_vec_cast::<f32>().map_err(|e| e.to_string())
+        };
+        let all = read().map_err(EngineError::Device)?;
+        let rows = all.chunks_exact(self.model.vocabulary());
+        Ok(rows.map(<[f32]>::to_vec).collect())
+    }
+}
+
+impl Network for MlxNetwork {
+    type Cache = Cache;
+
+    fn vocabulary(&self) -> usize {
+        self.model.vocabulary()
+    }
+
+    fn new_cache(&self) -> Cache {
+        Cache::new(self.model.cache_shape())
+    }
+
+    fn prefill(
+        &mut self,
+        cache: &mut Cache,
+        tokens: &[u32],
+        want_logits: bool,
+    ) -> Result<Option<Vec<f32>>, EngineError> {
+        if tokens.is_empty() {
+            return Ok(None);
+        }
+        let hidden = self.pass(vec![cache], tokens)?;
+        if !want_logits {
+            // The last layer's attention and all after it is never computed.
+            mlx_rs::transforms::eval(cache.arrays()).map_err(device_failed)?;
+            return Ok(None);
+        }
+        let last = hidden.try_index((-1.., ..)).map_err(device_failed)?;
+        Ok(self.evaluate_logits(&last)?.pop())
+    }
+
+    fn logits_of_all(
+        &mut self,
+        cache: &mut Cache,
+        tokens: &[u32],
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
+        if tokens.is_empty() {
+            return Ok(Vec::new());
+        }
+        let hidden = self.pass(vec![cache], tokens)?;
+        self.evaluate_logits(&hidden)
+    }
+
+    fn decode(&mut self, batch: &mut [(&mut Cache, u32)]) -> Result<Vec<Vec<f32>>, EngineError> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let tokens: Vec<u32> = batch.iter().map(|(_, token)| *token).collect();
+        let caches = batch.iter_mut().map(|(cache, _)| &mut **cache).collect();
+        let hidden = self.pass(caches, &tokens)?;
+        self.evaluate_logits(&hidden)
+    }
+
+    fn bytes_held(&self) -> u64 {
+        self.bytes_held
+    }
+
+    fn kv_bytes_per_token(&self) -> u64 {
+        self.model.cache_shape().bytes_per_token()
+    }
+
+    fn device(&self) -> (&'static str, &'static str) {
+        let format: Dtype = self.model.cache_shape().format;
+        (self.device.name(), device::format_name(format))
+    }
+}
+
+fn read_config(dir: &Path) -> Result<Map<String, Value>, EngineError> {
+    let text = fs::read(dir.join("config.json")).map_err(|e| bad_file("config.json", e))?;
+    serde_json::from_slice(&text).map_err(|error| bad_file("config.json", error))
+}
+
+fn bad_file(file: &str, reason: impl ToString) -> EngineError {
+    EngineError::BadFile {
+        file: file.to_owned(),
+        reason: reason.to_string(),
+    }
+}
+
+fn device_failed(error: Exception) -> EngineError {
+    EngineError::Device(error.what().to_owned())
+}

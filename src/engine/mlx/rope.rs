@@ -1,1 +1,141 @@
-//! Rotary position embeddings and their scalings.
+//! Rotary position embeddings and their scalings: how fast each pair of a head
+//! turns, and the turning itself. It knows no weights and no cache.
+//!
+//! Rotation by position: Su et al., "RoFormer" (arXiv 2104.09864). Llama pairs
+//! the first half of a head with its second half; `traditional` pairs neighbours.
+
+mod scaling;
+
+use mlx_rs::error::Result;
+use mlx_rs::ops::{concatenate, split_equal, stack};
+use mlx_rs::{Array, fast};
+
+pub use scaling::{Frequencies, Scaling};
+
+use super::device::Device;
+
+/// The rotation of one architecture.
+pub struct Rope {
+    /// Numbers of a head that turn.
+    dimensions: i32,
+    /// Pairs are neighbours instead of halves.
+    traditional: bool,
+    frequencies: Frequencies,
+    /// One over each frequency, the form of MLX's own kernel.
+    periods: Array,
+    /// MLX has a kernel for it on a GPU; on a CPU it would build the same
+    /// tables again in each layer.
+    tables: bool,
+}
+
+/// The rotation for the rows of one pass, made once and used in every layer.
+pub enum Turn {
+    /// Cosines and sines, each `[rows, 1, dimensions / 2]`.
+    Tables(Array, Array),
+    /// Positions of the first row of each sequence, `[sequences]`.
+    Offsets(Array),
+}
+
+impl Rope {
+    /// A rotation of the first `dimensions` of each head.
+    pub fn new(
+        dimensions: i32,
+        traditional: bool,
+        frequencies: Frequencies,
+        device: Device,
+    ) -> Self {
+        let periods: Vec<f32> = frequencies.inverse.iter().map(|f| 1.0 / f).collect();
+        let periods = Array::from_slice(&periods, &[dimensions / 2]);
+        Self {
+            dimensions,
+            traditional,
+            frequencies,
+            periods,
+            tables: device.is_cpu(),
+        }
+    }
+
+    /// Prepares the turn of sequences that continue at `offsets` with `rows` rows each.
+    pub fn turn(&self, offsets: &[usize], rows: usize) -> Turn {
+        if self.tables {
+            let positions = offsets.iter().flat_map(|first| *first..first + rows);
+            return self.turn_tables(positions);
+        }
+        let offsets: Vec<i32> = offsets.iter().map(|offset| *offset as i32).collect();
+        Turn::Offsets(Array::from_slice(&offsets, &[offsets.len() as i32]))
+    }
+
+    fn turn_tables(&self, positions: impl Iterator<Item = usize>) -> Turn {
+        let (mut cosines, mut sines) = (Vec::new(), Vec::new());
+        for position in positions {
+            for frequency in &self.frequencies.inverse {
+                let (sine, cosine) = (position as f32 * frequency).sin_cos();
+                cosines.push(cosine * self.frequencies.magnitude);
+                sines.push(sine * self.frequencies.magnitude);
+            }
+        }
+        let half = self.dimensions / 2;
+        let shape = [cosines.len() as i32 / half, 1, half];
+        Turn::Tables(
+            Array::from_slice(&cosines, &shape),
+            Array::from_slice(&sines, &shape),
+        )
+    }
+
+    /// Turns `x`, `[rows, heads, head]`, the rows of all sequences one after
+    /// the other.
+    pub fn apply(&self, x: &Array, turn: &Turn) -> Result<Array> {
+        match turn {
+            Turn::Tables(cosines, sines) => self.apply_tables(x, cosines, sines),
+            Turn::Offsets(offsets) => self.apply_kernel(x, offsets),
+        }
+    }
+
+    fn apply_tables(&self, x: &Array, cosines: &Array, sines: &Array) -> Result<Array> {
+        let shape = x.shape();
+        let (rows, heads, head) = (shape[0], shape[1], shape[2]);
+        if self.traditional {
+            let pairs = x.reshape(&[rows, heads, head / 2, 2])?;
+            let parts = split_equal(&pairs, 2, -1)?;
+            let parts = [0, 1].map(|i: usize| parts[i].reshape(&[rows, heads, head / 2]));
+            let [first, second] = parts;
+            let (first, second) = rotate(&first?, &second?, cosines, sines)?;
+            return stack(&[first, second], -1)?.reshape(&[rows, heads, head]);
+        }
+        let parts = split_equal(x, 2, -1)?;
+        let (first, second) = rotate(&parts[0], &parts[1], cosines, sines)?;
+        concatenate(&[first, second], -1)
+    }
+
+    fn apply_kernel(&self, x: &Array, offsets: &Array) -> Result<Array> {
+        let shape = x.shape();
+        let (rows, heads, head) = (shape[0], shape[1], shape[2]);
+        let sequences = offsets.dim(0);
+        let split = x
+            .reshape(&[sequences, rows / sequences, heads, head])?
+            .swap_axes(1, 2)?;
+        let scaled = if self.frequencies.magnitude == 1.0 {
+            split
+        } else {
+            let magnitude = Array::from_f32(self.frequencies.magnitude).as_dtype(x.dtype())?;
+            split.multiply(magnitude)?
+        };
+        let turned = fast::rope_dynamic(
+            scaled,
+            self.dimensions,
+            self.traditional,
+            None,
+            1.0,
+            offsets,
+            &self.periods,
+        )?;
+        turned.swap_axes(1, 2)?.reshape(&[rows, heads, head])
+    }
+}
+
+/// Turns the vectors (first, second) by the angles of the tables.
+fn rotate(first: &Array, second: &Array, cosines: &Array, sines: &Array) -> Result<(Array, Array)> {
+    let turned_first = first.multiply(cosines)?.subtract(second.multiply(sines)?)?;
+    let turned_second = first.multiply(sines)?.add(second.multiply(cosines)?)?;
+    Ok((turned_first, turned_second))
+}

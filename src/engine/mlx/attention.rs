@@ -1,0 +1,122 @@
+//! Attention over the caches of one or several sequences.
+
+use mlx_rs::Array;
+use mlx_rs::error::Result;
+use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
+use mlx_rs::ops::{concatenate, matmul, softmax_axis, split_equal};
+
+use super::kv::Cache;
+use super::rope::{Rope, Turn};
+
+/// Heads of one attention layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// Of queries; a multiple of `key_values`.
+    pub queries: i32,
+    /// Of keys and values.
+    pub key_values: i32,
+    /// Numbers in each.
+    pub size: i32,
+}
+
+/// One pass over the network: the sequences, and how many rows each brings.
+/// Arrays have the rows of all sequences one after the other.
+pub struct Pass<'a> {
+    caches: Vec<&'a mut Cache>,
+    rows: usize,
+    on_cpu: bool,
+}
+
+impl<'a> Pass<'a> {
+    /// A pass that brings `rows` to each of `caches`.
+    pub fn new(caches: Vec<&'a mut Cache>, rows: usize, on_cpu: bool) -> Self {
+        Self {
+            caches,
+            rows,
+            on_cpu,
+        }
+    }
+
+    /// The turn of its rows.
+    pub fn turn(&self, rope: &Rope) -> Turn {
+        let offsets: Vec<usize> = self.caches.iter().map(|cache| cache.tokens()).collect();
+        rope.turn(&offsets, self.rows)
+    }
+
+    /// Attention of layer `layer`: `queries`, `keys` and `values` are
+    /// `[rows, heads, size]` and already turned; the result is `[rows, heads · size]`.
+    pub fn attend(
+        &mut self,
+        layer: usize,
+        heads: Heads,
+        queries: &Array,
+        keys: &Array,
+        values: &Array,
+    ) -> Result<Array> {
+        let count = self.caches.len();
+        if count == 1 {
+            return self.attend_one(0, layer, heads, queries, keys, values);
+        }
+        let parts = |array: &Array| split_equal(array, count as i32, 0);
+        let (queries, keys, values) = (parts(queries)?, parts(keys)?, parts(values)?);
+        let results: Result<Vec<Array>> = (0..count)
+            .map(|i| self.attend_one(i, layer, heads, &queries[i], &keys[i], &values[i]))
+            .collect();
+        concatenate(&results?, 0)
+    }
+
+    fn attend_one(
+        &mut self,
+        sequence: usize,
+        layer: usize,
+        heads: Heads,
+        queries: &Array,
+        keys: &Array,
+        values: &Array,
+    ) -> Result<Array> {
+        let by_head = |array: &Array| array.swap_axes(0, 1);
+        let (keys, values) =
+            self.caches[sequence].update(layer, &by_head(keys)?, &by_head(values)?)?;
+        let scale = (heads.size as f32).powf(-0.5);
+        if self.rows == 1 && self.on_cpu {
+            return attend_row(heads, scale, queries, &keys, &values);
+        }
+        let mask = (self.rows > 1).then_some(ScaledDotProductAttentionMask::Causal);
+        let result = scaled_dot_product_attention(
+            by_head(queries)?.expand_dims(0)?,
+            keys.expand_dims(0)?,
+            values.expand_dims(0)?,
+            scale,
+            mask,
+            None,
+        )?;
+        by_head(&result.squeeze_axes(&[0])?)?.reshape(&[-1, heads.queries * heads.size])
+    }
+
+    /// Says that all layers have their rows.
+    pub fn finish(self) {
+        for cache in self.caches {
+            cache.advance(self.rows);
+        }
+    }
+}
+
+/// One row. On a CPU MLX would make one product for each query head; queries
+/// that share a key head go through one here.
+fn attend_row(
+    heads: Heads,
+    scale: f32,
+    queries: &Array,
+    keys: &Array,
+    values: &Array,
+) -> Result<Array> {
+    let shared = heads.queries / heads.key_values;
+    let queries = queries.multiply(Array::from_f32(scale))?.reshape(&[
+        heads.key_values,
+        shared,
+        heads.size,
+    ])?;
+    let scores = matmul(queries, keys.swap_axes(1, 2)?)?;
+    let shares = softmax_axis(scores, -1, true)?;
+    matmul(shares, values)?.reshape(&[1, heads.queries * heads.size])
+}

@@ -1,0 +1,110 @@
+//! Which device computes, and in which number format: one decision, here.
+//!
+//! On a CPU half formats are emulated (a quantised product with float16
+//! activations takes about forty times as long as with float32), so it computes
+//! in float32 whatever the checkpoint says. A GPU takes the checkpoint's own.
+
+use mlx_rs::error::Result;
+use mlx_rs::{Array, Device as MlxDevice, DeviceType, Dtype};
+
+use crate::config::Compute;
+
+/// Bytes of freed buffers that MLX may keep for its next arrays. A decode step
+/// reuses a few megabytes; a prefill chunk a few hundred, which are not to stay.
+const BUFFER_CACHE_BYTES: usize = 128 << 20;
+
+/// A device and the number format of its activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Device {
+    kind: Kind,
+    /// Nothing means: as each checkpoint has it.
+    compute: Option<Dtype>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Cpu,
+    Metal,
+    Cuda,
+}
+
+impl Device {
+    /// The device MLX was built for, made ready: GPU if it has one.
+    pub fn prepare(compute: Compute) -> Result<Self> {
+        let kind = match MlxDevice::try_default()?.get_type()? {
+            DeviceType::Cpu => Kind::Cpu,
+            DeviceType::Gpu if cfg!(target_os = "macos") => Kind::Metal,
+            DeviceType::Gpu => Kind::Cuda,
+        };
+        mlx_rs::memory::set_cache_limit(BUFFER_CACHE_BYTES)?;
+        Ok(Self::decide(kind, compute))
+    }
+
+    fn decide(kind: Kind, compute: Compute) -> Self {
+        let compute = match (compute, kind) {
+            (Compute::Auto, Kind::Cpu) | (Compute::Float32, _) => Some(Dtype::Float32),
+            (Compute::Auto, Kind::Metal | Kind::Cuda) => None,
+            (Compute::Float16, _) => Some(Dtype::Float16),
+            (Compute::Bfloat16, _) => Some(Dtype::Bfloat16),
+        };
+        Self { kind, compute }
+    }
+
+    /// The number format for weights that come in `found`.
+    pub fn format(&self, found: Dtype) -> Dtype {
+        self.compute.unwrap_or(found)
+    }
+
+    /// `array` in the number format of the device.
+    pub fn convert(&self, array: Array) -> Result<Array> {
+        let format = self.format(array.dtype());
+        if array.dtype() == format {
+            return Ok(array);
+        }
+        array.as_dtype(format)
+    }
+
+    /// Whether it computes on a CPU.
+    pub fn is_cpu(&self) -> bool {
+        self.kind == Kind::Cpu
+    }
+
+    /// `cpu`, `metal` or `cuda`.
+    pub fn name(&self) -> &'static str {
+        match self.kind {
+            Kind::Cpu => "cpu",
+            Kind::Metal => "metal",
+            Kind::Cuda => "cuda",
+        }
+    }
+}
+
+/// The word for a number format, as `models.yaml` and `config.json` spell it.
+pub fn format_name(format: Dtype) -> &'static str {
+    match format {
+        Dtype::Float16 => "float16",
+        Dtype::Bfloat16 => "bfloat16",
+        _ => "float32",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_format_follows_device_and_setting() {
+        use Dtype::{Bfloat16, Float16, Float32};
+        for (kind, compute, found, expected) in [
+            (Kind::Cpu, Compute::Auto, Bfloat16, Float32),
+            (Kind::Cpu, Compute::Float16, Float32, Float16),
+            (Kind::Metal, Compute::Auto, Bfloat16, Bfloat16),
+            (Kind::Cuda, Compute::Auto, Float16, Float16),
+            (Kind::Metal, Compute::Float32, Float16, Float32),
+            (Kind::Cuda, Compute::Bfloat16, Float32, Bfloat16),
+        ] {
+            let device = Device::decide(kind, compute);
+            assert_eq!(device.format(found), expected, "{kind:?} {compute:?}");
+        }
+    }
+}

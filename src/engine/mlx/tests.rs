@@ -1,0 +1,269 @@
+//! One runner for every architecture and form of weights: a small model with
+//! seeded weights, written as an ordinary snapshot, is loaded and held against
+//! itself: whatever way tokens go in, the logits are the same.
+
+mod tiny;
+
+use serde_json::{Value, json};
+
+use self::tiny::Tiny;
+use super::{MlxNetwork, Settings, load};
+use crate::engine::{EngineError, Network};
+
+/// What two ways to the same number may differ by. The order of sums differs,
+/// nothing else; logits of the tiny models are around 1.
+const CLOSE: f32 = 2e-4;
+
+fn tokens(count: u32, seed: u32) -> Vec<u32> {
+    (0..count)
+        .map(|i| (i * 37 + seed * 101 + 3) % 199)
+        .collect()
+}
+
+fn assert_close(found: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let distance = (found - expected).abs();
+        assert!(
+            distance < CLOSE,
+            "{what}: logit {i} is {found}, expected {expected}"
+        );
+    }
+    let spread = expected
+        .iter()
+        .fold(0f32, |most, logit| most.max(logit.abs()));
+    assert!(
+        spread > 0.05,
+        "{what}: the logits say nothing: {expected:?}"
+    );
+}
+
+fn opened(tiny: &Tiny) -> MlxNetwork {
+    let dir = tiny.write();
+    load(dir.path(), &Settings::default()).unwrap()
+}
+
+/// Whole, in pieces, token by token and beside others: one result.
+fn check(name: &str, tiny: &Tiny) {
+    let mut network = opened(tiny);
+    let prompt = tokens(45, 1);
+    let mut cache = network.new_cache();
+    let whole = network.logits_of_all(&mut cache, &prompt).unwrap();
+    assert_eq!(whole.len(), prompt.len());
+    check_prefill(name, &mut network, &prompt, &whole);
+    check_single(name, &mut network, &prompt, &whole);
+    check_batch(name, &mut network);
+}
+
+fn check_prefill(name: &str, network: &mut MlxNetwork, prompt: &[u32], whole: &[Vec<f32>]) {
+    for cut in [1, 17, 44] {
+        let mut cache = network.new_cache();
+        let (first, second) = prompt.split_at(cut);
+        assert_eq!(network.prefill(&mut cache, first, false).unwrap(), None);
+        let logits = network.prefill(&mut cache, second, true).unwrap().unwrap();
+        assert_close(
+            &logits,
+            &whole[prompt.len() - 1],
+            &format!("{name}, cut at {cut}"),
+        );
+        assert_eq!(cache.tokens(), prompt.len());
+    }
+}
+
+fn check_single(name: &str, network: &mut MlxNetwork, prompt: &[u32], whole: &[Vec<f32>]) {
+    let mut cache = network.new_cache();
+    for (i, token) in prompt.iter().enumerate() {
+        let logits = network.decode(&mut [(&mut cache, *token)]).unwrap();
+        assert_close(&logits[0], &whole[i], &format!("{name}, token {i} alone"));
+    }
+}
+
+/// Sequences of different length, one of which grows over the step of a cache.
+fn check_batch(name: &str, network: &mut MlxNetwork) {
+    let lengths = [3u32, 254, 40];
+    let mut alone = Vec::new();
+    let mut caches = Vec::new();
+    for (i, length) in lengths.into_iter().enumerate() {
+        let prompt = tokens(length + 4, i as u32);
+        let mut cache = network.new_cache();
+        alone.push(network.logits_of_all(&mut cache, &prompt).unwrap());
+        let mut cache = network.new_cache();
+        let start = &prompt[..length as usize];
+        network.prefill(&mut cache, start, false).unwrap();
+        caches.push(cache);
+    }
+    for step in 0..4 {
+        let token = |i: usize| tokens(lengths[i] + 4, i as u32)[lengths[i] as usize + step];
+        let mut batch: Vec<_> = caches
+            .iter_mut()
+            .enumerate()
+            .map(|(i, cache)| (cache, token(i)))
+            .collect();
+        for (i, logits) in network.decode(&mut batch).unwrap().iter().enumerate() {
+            let expected = &alone[i][lengths[i] as usize + step];
+            assert_close(
+                logits,
+                expected,
+                &format!("{name}, sequence {i} of a batch"),
+            );
+        }
+    }
+}
+
+fn check_packed(group_size: i32, bits: i32) {
+    let mut tiny = Tiny::new(json!({}));
+    tiny.quantize(group_size, bits);
+    check(&format!("{bits} bits in groups of {group_size}"), &tiny);
+}
+
+#[test]
+fn dense() {
+    check("dense, tied", &Tiny::new(json!({})));
+    check(
+        "dense, untied",
+        &Tiny::new(json!({"tie_word_embeddings": false})),
+    );
+    let biases = json!({"attention_bias": true, "mlp_bias": true, "head_dim": 48});
+    check("with biases and wide heads", &Tiny::new(biases));
+    check(
+        "one key head",
+        &Tiny::new(json!({"num_key_value_heads": 1})),
+    );
+    check("traditional", &Tiny::new(json!({"rope_traditional": true})));
+    check(
+        "mistral",
+        &Tiny::new(json!({"model_type": "mistral", "sliding_window": null})),
+    );
+}
+
+#[test]
+fn packed() {
+    for (group_size, bits) in [
+        (32, 2),
+        (64, 3),
+        (32, 4),
+        (64, 4),
+        (128, 4),
+        (32, 6),
+        (64, 8),
+    ] {
+        check_packed(group_size, bits);
+    }
+}
+
+#[test]
+fn packed_with_overrides() {
+    let mut tiny = Tiny::new(json!({"tie_word_embeddings": false}));
+    tiny.quantize_layer("model.layers.0.mlp.down_proj", Some((32, 8)));
+    tiny.quantize_layer("lm_head", None);
+    tiny.quantize(64, 4);
+    check("with a layer of its own and a dense head", &tiny);
+}
+
+#[test]
+fn rope_variants() {
+    let original = 64;
+    for scaling in [
+        json!({"type": "linear", "factor": 2.0}),
+        json!({"rope_type": "dynamic", "factor": 2.0}),
+        json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": original}),
+        json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": original}),
+    ] {
+        check(
+            &scaling.to_string(),
+            &Tiny::new(json!({"rope_scaling": scaling})),
+        );
+    }
+}
+
+#[test]
+fn shards_are_found_through_the_index() {
+    let mut tiny = Tiny::new(json!({}));
+    let mut single = opened(&tiny);
+    tiny.shards = 3;
+    let mut sharded = opened(&tiny);
+    let prompt = tokens(9, 1);
+    let read = |network: &mut MlxNetwork| {
+        let mut cache = network.new_cache();
+        network.prefill(&mut cache, &prompt, true).unwrap().unwrap()
+    };
+    assert_eq!(read(&mut single), read(&mut sharded));
+}
+
+#[test]
+fn figures_are_those_of_the_model() {
+    let network = opened(&Tiny::new(json!({})));
+    assert_eq!(network.vocabulary(), 199);
+    // Two layers, two key heads of 32, keys and values, four bytes each.
+    assert_eq!(network.kv_bytes_per_token(), 2 * 2 * 32 * 2 * 4);
+    assert_eq!(network.device(), ("cpu", "float32"));
+    // 199·128 + 2·(128·(128+64+64) + 128² … counted by hand.
+    let layer = 128 * 128 + 2 * 64 * 128 + 128 * 128 + 3 * 256 * 128 + 2 * 128;
+    assert_eq!(network.bytes_held(), 4 * (199 * 128 + 2 * layer + 128));
+}
+
+fn check_refused(what: &str, tiny: &Tiny, part: &str) {
+    let dir = tiny.write();
+    let error = load(dir.path(), &Settings::default()).err().expect(what);
+    assert!(error.to_string().contains(part), "{what}: {error}");
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_its_name() {
+    let config = |key: &str, value: Value| {
+        let mut tiny = Tiny::new(json!({}));
+        tiny.config[key] = value;
+        tiny
+    };
+    let with = |name: &str| {
+        let mut tiny = Tiny::new(json!({}));
+        tiny.extra = Some(name.to_owned());
+        tiny
+    };
+    check_refused("type", &config("model_type", json!("rwkv9")), "\"rwkv9\"");
+    check_refused(
+        "missing",
+        &config("hidden_size", Value::Null),
+        "config.json",
+    );
+    check_refused(
+        "layers",
+        &config("num_hidden_layers", json!(3)),
+        "model.layers.2.",
+    );
+    check_refused(
+        "shape",
+        &config("vocab_size", json!(200)),
+        "model.embed_tokens.weight",
+    );
+    check_refused(
+        "rope",
+        &config("rope_scaling", json!({"type": "su"})),
+        "\"su\"",
+    );
+    check_refused(
+        "zero",
+        &config("num_attention_heads", json!(0)),
+        "num_attention_heads",
+    );
+    check_refused(
+        "window",
+        &config("sliding_window", json!(64)),
+        "sliding window",
+    );
+    check_refused("extra", &with("model.layers.0.router.weight"), "router");
+    let mut wrong = with("model.layers.0.self_attn.rotary_emb.inv_freq");
+    opened(&wrong);
+    wrong.index_names = Some("../model.safetensors".to_owned());
+    check_refused("path", &wrong, "is not a name of a file");
+}
+
+#[test]
+fn a_token_outside_the_vocabulary_is_an_error() {
+    let mut network = opened(&Tiny::new(json!({})));
+    let mut cache = network.new_cache();
+    let error = network.prefill(&mut cache, &[3, 199], true).unwrap_err();
+    assert!(matches!(error, EngineError::Unsupported(_)), "{error}");
+    assert_eq!(cache.tokens(), 0);
+}
