@@ -95,6 +95,9 @@ pub struct Sampler {
     random: Xoshiro256PlusPlus,
     recent: VecDeque<u32>,
     generated: HashMap<u32, u32>,
+    /// The row as the network gave it; kept, since a new one each time costs more than
+    /// filling it.
+    raw: Vec<f32>,
 }
 
 impl Sampler {
@@ -111,6 +114,7 @@ impl Sampler {
             random: Xoshiro256PlusPlus::seed_from_u64(seed),
             recent: VecDeque::new(),
             generated: HashMap::new(),
+            raw: Vec::new(),
         }
     }
 
@@ -136,17 +140,21 @@ impl Sampler {
         want_logprob: bool,
     ) -> Sampled {
         // Choosing uses the row up, and bias and penalties are no part of what is told.
-        let raw = (want_logprob || top_logprobs > 0).then(|| logits.to_vec());
+        let tells = want_logprob || top_logprobs > 0;
+        if tells {
+            self.raw.clear();
+            self.raw.extend_from_slice(logits);
+        }
         self.adjust(logits);
         let token = self.choose(logits);
         self.observe_generated(token);
-        match raw {
-            None => Sampled {
-                token,
-                logprob: None,
-                top: Vec::new(),
-            },
-            Some(raw) => told(token, &raw, top_logprobs),
+        if tells {
+            return told(token, &self.raw, top_logprobs);
+        }
+        Sampled {
+            token,
+            logprob: None,
+            top: Vec::new(),
         }
     }
 

@@ -39,19 +39,38 @@ pub(super) fn kept(
 /// those are kept before which less than `top_p` of the probability lies. Equal
 /// logits stay or go together.
 ///
-/// Only a narrow band of the row is sorted: probabilities are summed into bands of
-/// logits first, and the band in which the sum crosses `top_p` is looked at closely.
+/// Little of the row is looked at closely. What is so unlikely that a whole row of it
+/// would not fill what top-p drops, goes at once. The rest is summed into bands of
+/// logits, and only the band in which the sum crosses `top_p` is sorted.
 fn nucleus_floor(logits: &[f32], highest: f32, top_p: f32) -> f32 {
     /// Bands per unit of logit, and their number: below 32 under the highest logit a
     /// token has less than 10⁻¹³ of its probability, and one last band takes the rest.
     const PER_UNIT: f32 = 16.0;
     const BANDS: usize = 512;
-    let band = |logit: f32| (((highest - logit) * PER_UNIT) as usize).min(BANDS);
-    let mut mass = [0f64; BANDS + 1];
-    for logit in logits {
+    let band = |logit: f32| {
+        let below = (highest - logit) * PER_UNIT;
+        // Written so that what is no number falls into the last band.
+        let below = if below < BANDS as f32 {
+            below
+        } else {
+            BANDS as f32
+        };
+        ((below + math::ROUND).to_bits() & 0x3ff) as usize
+    };
+    let total = math::sum_exp(logits, highest);
+    let wanted = f64::from(top_p) * total;
+    /// Room for rounding.
+    const MARGIN: f32 = 1e-3;
+    let unlikely = ((total - wanted) / logits.len() as f64).ln() as f32 - MARGIN;
+    let likely: Vec<f32> = logits
+        .iter()
+        .copied()
+        .filter(|logit| *logit - highest >= unlikely)
+        .collect();
+    let mut mass = [0f64; 2 * BANDS];
+    for logit in &likely {
         mass[band(*logit)] += f64::from(math::exp(*logit - highest));
     }
-    let wanted = f64::from(top_p) * mass.iter().sum::<f64>();
     let mut above = 0.0;
     let crossing = mass
         .iter()
@@ -63,11 +82,8 @@ fn nucleus_floor(logits: &[f32], highest: f32, top_p: f32) -> f32 {
             crosses
         })
         .unwrap_or(BANDS);
-    let mut inside: Vec<f32> = logits
-        .iter()
-        .copied()
-        .filter(|logit| !logit.is_nan() && band(*logit) == crossing)
-        .collect();
+    let mut inside = likely;
+    inside.retain(|logit| band(*logit) == crossing);
     inside.sort_unstable_by(|a, b| b.total_cmp(a));
     let mut floor = highest;
     for logit in inside {

@@ -6,6 +6,13 @@
 /// still use wide registers.
 const LANES: usize = 8;
 
+/// How many values are summed before the sum joins the others.
+const BLOCK: usize = 256;
+
+/// Adding and subtracting 1.5·2²³ rounds to a whole number, which stands in the low bits
+/// of the sum.
+pub(super) const ROUND: f32 = 12_582_912.0;
+
 /// The first of the greatest values, with the value. What is no number is passed
 /// over; if nothing is left, `(0, -infinity)`.
 pub(super) fn argmax(row: &[f32]) -> (u32, f32) {
@@ -30,19 +37,23 @@ pub(super) fn log_sum_exp(row: &[f32]) -> f32 {
     if !highest.is_finite() {
         return highest;
     }
-    let mut lanes = [0f64; LANES];
-    let (chunks, rest) = row.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane += f64::from(exp(*value - highest));
+    (f64::from(highest) + sum_exp(row, highest).ln()) as f32
+}
+
+/// The sum of the exponentials of the differences from the highest value.
+pub(super) fn sum_exp(row: &[f32], highest: f32) -> f64 {
+    let mut weights = [0f32; BLOCK];
+    let mut total = 0.0;
+    // The exponentials of a block first, then their sum: two plain loops, which the
+    // compiler makes wide.
+    for block in row.chunks(BLOCK) {
+        let weights = &mut weights[..block.len()];
+        for (weight, value) in weights.iter_mut().zip(block) {
+            *weight = exp(*value - highest);
         }
+        total += sum(weights);
     }
-    let sum: f64 = lanes.iter().sum::<f64>()
-        + rest
-            .iter()
-            .map(|v| f64::from(exp(v - highest)))
-            .sum::<f64>();
-    (f64::from(highest) + sum.ln()) as f32
+    total
 }
 
 /// Draws a place of the row with the probabilities of softmax(row × inverse
@@ -50,13 +61,12 @@ pub(super) fn log_sum_exp(row: &[f32]) -> f32 {
 /// all weights are zero or not numbers.
 pub(super) fn draw(row: &mut [f32], highest: f32, inverse: f32, draw: f64) -> Option<usize> {
     // The sums of blocks first, so that only one block has to be walked value by value.
-    const BLOCK: usize = 256;
     let mut sums = Vec::with_capacity(row.len() / BLOCK + 1);
     for block in row.chunks_mut(BLOCK) {
         for value in block.iter_mut() {
             *value = exp((*value - highest) * inverse);
         }
-        sums.push(block.iter().map(|w| f64::from(*w)).sum::<f64>());
+        sums.push(sum(block));
     }
     let total: f64 = sums.iter().sum();
     if total.is_nan() || total <= 0.0 {
@@ -86,6 +96,17 @@ pub(super) fn draw(row: &mut [f32], highest: f32, inverse: f32, draw: f64) -> Op
     last
 }
 
+fn sum(row: &[f32]) -> f64 {
+    let mut lanes = [0f64; LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += f64::from(*value);
+        }
+    }
+    lanes.iter().sum::<f64>() + rest.iter().map(|value| f64::from(*value)).sum::<f64>()
+}
+
 /// e to the power of `x`, for `x` of at most 0: within two units of the last place;
 /// 0 below -87 (where a `f32` would turn subnormal) and for what is no number.
 ///
@@ -94,11 +115,10 @@ pub(super) fn draw(row: &mut [f32], highest: f32, inverse: f32, draw: f64) -> Op
 pub(super) fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    /// Adding and subtracting 1.5·2²³ rounds to a whole number.
-    const ROUND: f32 = 12_582_912.0;
     let inside = x >= -87.0;
     let x = if inside { x } else { 0.0 };
-    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
     let r = x - n * LN2_HIGH - n * LN2_LOW;
     let mut p = 1.987_569_1e-4_f32;
     for coefficient in [
@@ -111,6 +131,7 @@ pub(super) fn exp(x: f32) -> f32 {
         p = p * r + coefficient;
     }
     let value = p * r * r + r + 1.0;
-    let scale = f32::from_bits(((n as i32 + 127) << 23) as u32);
+    // The low bits of `shifted` are n; a conversion would check for bounds each time.
+    let scale = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
     if inside { value * scale } else { 0.0 }
 }
