@@ -62,11 +62,19 @@ pub struct Asked {
     /// Texts that end the answer and are not part of it.
     pub stops: Vec<String>,
     /// Whether end tokens are taken as any other (`ignore_eos`).
+    #[cfg_attr(
+        not(any(feature = "mlx", test)),
+        expect(dead_code, reason = "the scripted engine chooses nothing")
+    )]
     pub ignore_end: bool,
     /// How many alternatives are told beside each token's log-probability;
     /// nothing means that no log-probabilities are told.
     pub logprobs: Option<usize>,
     /// How tokens are chosen.
+    #[cfg_attr(
+        not(any(feature = "mlx", test)),
+        expect(dead_code, reason = "the scripted engine chooses nothing")
+    )]
     pub wishes: Wishes,
     /// Names of fields without effect.
     pub ignored: Vec<String>,
@@ -197,12 +205,12 @@ fn model(fields: &mut Fields) -> Result<Option<String>, ApiError> {
 /// What this engine cannot do is refused, not skipped.
 fn refuse_what_cannot_be_done(fields: &mut Fields) -> Result<(), ApiError> {
     let off = json!(false);
-    let empty = json!([]);
+    let empty = [json!([])];
     let text_only = [json!(["text"])];
     let choice = [json!("auto"), json!("none")];
     let wording = "the model's answer cannot be constrained yet";
     response_format(fields)?;
-    fields.refuse("functions", &[empty.clone()], "use tools instead")?;
+    fields.refuse("functions", &empty, "use tools instead")?;
     fields.refuse("function_call", &choice, "use tool_choice instead")?;
     fields.refuse("modalities", &text_only, "only text can be made")?;
     fields.refuse("audio", &[], "only text can be made")?;
@@ -234,7 +242,7 @@ fn refuse_what_cannot_be_done(fields: &mut Fields) -> Result<(), ApiError> {
         "draft_model",
         "documents",
     ] {
-        fields.refuse(name, &[empty.clone()], "cannot be set by a request")?;
+        fields.refuse(name, &empty, "cannot be set by a request")?;
     }
     Ok(())
 }
