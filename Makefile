@@ -19,9 +19,9 @@ mlx:
 demo: build
 	@$(XTASK) demo
 
-# Everything, then a server with the demo models.
+# Everything, then a server with the demo models. ARGS go to `roundhouse serve`.
 run: build
-	@$(XTASK) run
+	@$(XTASK) run $(ARGS)
 
 # Official client libraries, for the tests, into target/python.
 clients: target/python/.installed

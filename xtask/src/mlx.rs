@@ -45,12 +45,12 @@ pub fn provide() -> Result<()> {
             .into());
     }
     let mlx_package = chosen_package()?;
-    OPENBLAS.provide()?;
+    OPENBLAS.provide(&place::native())?;
     let mlx_sys = mlx_sys_folder()?;
     let mlx_c = mlx_sys.join("src/mlx-c");
     check_version(&mlx_c, mlx_package)?;
     let setup = Setup {
-        mlx: mlx_package.provide()?.join("mlx"),
+        mlx: mlx_package.provide(&place::native())?.join("mlx"),
         folder: place::native().join(mlx_package.name),
         package: mlx_package,
         mlx_c,
@@ -212,7 +212,7 @@ impl Setup {
     }
 
     fn bindings(&self) -> Result<PathBuf> {
-        let libclang = LIBCLANG.provide()?;
+        let libclang = LIBCLANG.provide(&place::native())?;
         let folder = self.folder.join("bindings");
         let stamp = folder.join("made-from");
         let headers = files_with(&self.mlx_c.join("mlx/c"), "h")?;
