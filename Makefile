@@ -4,7 +4,7 @@
 CARGO ?= cargo
 XTASK = $(CARGO) run --quiet --locked --manifest-path xtask/Cargo.toml --target-dir target/xtask --
 
-.PHONY: build mlx demo run test lint
+.PHONY: build mlx demo run clients test test-router lint
 
 # target/release/roundhouse
 build: mlx
@@ -19,13 +19,26 @@ mlx:
 demo: build
 	@$(XTASK) demo
 
-# Everything, then a server with the demo models.
+# Everything, then a server with the demo models. ARGS go to `roundhouse serve`.
 run: build
-	@$(XTASK) run
+	@$(XTASK) run $(ARGS)
 
-test: demo
+# Official client libraries, for the tests, into target/python.
+clients: target/python/.installed
+target/python/.installed: tests/clients/requirements.txt
+	@echo "installing the client libraries"
+	@rm -rf target/python
+	@python3 -m pip install --quiet --disable-pip-version-check --target target/python -r $<
+	@touch $@
+
+# Everything: the demo models and the client libraries take part.
+test: demo clients
 	$(CARGO) test --locked
 	$(CARGO) test --locked --manifest-path xtask/Cargo.toml --target-dir target/xtask
+
+# The same without the embedded engine: router, pool, scripted engine.
+test-router: clients
+	$(CARGO) test --locked --no-default-features
 
 lint: mlx
 	$(CARGO) fmt --check

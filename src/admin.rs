@@ -1,1 +1,199 @@
-//! The management API: status, models, reload. It knows HTTP; it decides nothing.
+//! The management API: status, models, reload, load and unload. It knows HTTP
+//! and decides nothing; each effect is written to the audit before it happens.
+
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, Uri};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::access::{Access, Caller, Door};
+use crate::api::body::read_json;
+use crate::api::error::{ApiError, Code};
+use crate::api::table::{self, Route};
+use crate::pool::{UnloadError, UnloadMode};
+use crate::registry::Snapshot;
+use crate::route::{self, Decision};
+use crate::service::{ReloadError, Service};
+
+pub mod status;
+
+/// Every route of the management port and of the control socket.
+pub fn routes() -> Vec<Route> {
+    use Access::Management;
+    vec![
+        Route::new(Management, "/admin/status", get(status::status)),
+        Route::new(Management, "/admin/models", get(status::models)),
+        Route::new(Management, "/admin/reload", post(reload)),
+        Route::new(Management, "/admin/models/load", post(load)),
+        Route::new(Management, "/admin/models/unload", post(unload)),
+        Route::new(Management, "/admin/models/release", post(release)),
+    ]
+}
+
+/// The management port and the control socket.
+pub fn router(service: Service) -> Router {
+    table::router(routes(), service)
+}
+
+/// `{"model", "mode"}`; anything else in it is refused.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Target {
+    model: String,
+    mode: Option<UnloadMode>,
+}
+
+/// `POST /admin/reload`
+async fn reload(
+    State(service): State<Service>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Value>, ApiError> {
+    record(&service, &caller, "reload", "")?;
+    match service.reload.reload().await {
+        Ok(change) => Ok(Json(json!({
+            "generation": service.dispatch.registry.load().generation,
+            "change": change.to_string(),
+        }))),
+        Err(ReloadError::Stopping) => Err(ApiError::new(
+            Code::ShuttingDown,
+            "the server is shutting down",
+        )),
+        Err(error) => Err(ApiError::new(Code::InvalidValue, error.to_string())),
+    }
+}
+
+/// `POST /admin/models/load`: the same path and checks as a request's own load.
+async fn load(
+    State(service): State<Service>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Value>, ApiError> {
+    let target = target(&service, &headers, body).await?;
+    if target.mode.is_some() {
+        return Err(ApiError::new(Code::InvalidValue, "a load has no mode").param("mode"));
+    }
+    let model = resolve(&service.dispatch.registry.load(), &target.model)?;
+    record(&service, &caller, "load", &model)?;
+    service
+        .dispatch
+        .pool
+        .load(&model)
+        .await
+        .map_err(crate::dispatch::refused)?;
+    Ok(Json(json!({"success": true, "model": model})))
+}
+
+/// `POST /admin/models/unload`
+async fn unload(
+    State(service): State<Service>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Value>, ApiError> {
+    let target = target(&service, &headers, body).await?;
+    let model = resolve(&service.dispatch.registry.load(), &target.model)?;
+    let mode = target.mode.unwrap_or(UnloadMode::Idle);
+    record(&service, &caller, "unload", &model)?;
+    match service.dispatch.pool.unload(&model, mode).await {
+        Ok(()) => Ok(Json(json!({"success": true, "model": model}))),
+        Err(error @ UnloadError::ShuttingDown) => {
+            Err(ApiError::new(Code::ShuttingDown, error.to_string()))
+        }
+        Err(error) => Err(ApiError::new(Code::Conflict, error.to_string()).param("model")),
+    }
+}
+
+/// `POST /admin/models/release`: everything idle goes.
+async fn release(
+    State(service): State<Service>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Value>, ApiError> {
+    record(&service, &caller, "release", "")?;
+    let models = service.dispatch.pool.release().await;
+    Ok(Json(json!({"success": true, "models": models})))
+}
+
+async fn target(service: &Service, headers: &HeaderMap, body: Body) -> Result<Target, ApiError> {
+    let limits = service
+        .dispatch
+        .registry
+        .load()
+        .config
+        .server
+        .limits
+        .clone();
+    let bytes = read_json(headers, body, &limits).await?;
+    let invalid = |error: serde_json::Error| ApiError::new(Code::InvalidValue, error.to_string());
+    serde_json::from_slice(&bytes).map_err(invalid)
+}
+
+/// The pool's key for a name.
+fn resolve(snapshot: &Snapshot, name: &str) -> Result<String, ApiError> {
+    let refuse = |code, message: String| Err(ApiError::new(code, message).param("model"));
+    match route::decide(snapshot, Some(name), &|_| true) {
+        Decision::Serve { plan, .. } => Ok(plan.model.clone()),
+        Decision::Invalid(error) => refuse(Code::InvalidModelId, error.to_string()),
+        Decision::Unknown { name, .. } => refuse(
+            Code::ModelNotFound,
+            format!("the model \"{name}\" does not exist here"),
+        ),
+        Decision::NotServable { name, reason } => refuse(
+            Code::ModelNotFound,
+            format!("the model \"{name}\" cannot be served: {reason}"),
+        ),
+    }
+}
+
+/// Writes the line of an effect that is about to happen.
+fn record(service: &Service, caller: &Caller, action: &str, target: &str) -> Result<(), ApiError> {
+    service
+        .audit
+        .record(caller, action, target, "allowed")
+        .map_err(unwritten)
+}
+
+/// Writes the line of a management call that was refused.
+pub fn record_refusal(
+    service: &Service,
+    door: &Door,
+    method: &Method,
+    uri: &Uri,
+    error: &ApiError,
+) -> Result<(), ApiError> {
+    let peer = match door {
+        Door::Tcp { peer, .. } => peer.to_string(),
+        Door::ControlSocket | Door::UnixSocket => "unix".to_owned(),
+    };
+    let caller = Caller {
+        id: "unknown".to_owned(),
+        peer,
+    };
+    let action = format!(
+        "{method} {}",
+        uri.path().chars().take(200).collect::<String>()
+    );
+    service
+        .audit
+        .record(&caller, &action, "", error.code.facts().0)
+        .map_err(unwritten)
+}
+
+/// What cannot be written down does not happen.
+fn unwritten(error: std::io::Error) -> ApiError {
+    tracing::error!(%error, "the audit could not be written");
+    ApiError::new(
+        Code::InternalError,
+        "the audit could not be written, so nothing was done",
+    )
+}
+
+/// Seconds from `now` back to `then`, for people.
+fn seconds_since(then: Instant, now: Instant) -> f64 {
+    (now.saturating_duration_since(then).as_secs_f64() * 1000.0).round() / 1000.0
+}

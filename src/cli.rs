@@ -1,10 +1,88 @@
-//! The command line. The only place, beside main, that joins errors into text for a terminal.
+//! The command line: what can be said, and which command answers. The only
+//! place, beside main, that joins errors into text for a terminal.
 
 pub mod import;
 
 use std::process::ExitCode;
 
+use clap::{Parser, Subcommand};
+
+use crate::worker::WorkerArgs;
+
+pub mod allow;
+pub mod check;
+pub mod keys;
+pub mod models;
+pub mod serve;
+mod table;
+
+/// A configuration that is not valid or cannot be served (sysexits' EX_CONFIG).
+pub const CONFIGURATION: u8 = 78;
+
+/// Serves many language models on one machine behind one OpenAI-compatible port.
+#[derive(Debug, Parser)]
+#[command(
+    name = "roundhouse",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 78 configuration.\n\
+    The configuration is --config, else ROUNDHOUSE_CONFIG, else ./models.yaml, else \
+    $XDG_CONFIG_HOME/roundhouse/models.yaml."
+)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the models that models.yaml allows
+    Serve(serve::ServeArgs),
+    /// Bring a GGUF file into the cache as a model
+    Import(import::ImportArgs),
+    /// Check the configuration and show what it would serve
+    Check(check::CheckArgs),
+    /// List the cached and allowed models, and say why others are not served
+    Models(models::ModelsArgs),
+    /// Allow a cached model, or all that match a pattern
+    Allow(allow::AllowArgs),
+    /// Make, list and revoke keys
+    Keys(keys::KeysArgs),
+    #[command(hide = true)]
+    Worker(WorkerArgs),
+}
+
 /// Reads the command line and runs the command.
 pub fn run() -> ExitCode {
-    ExitCode::SUCCESS
+    match CommandLine::parse().command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Import(args) => match import::run(&args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(1, error),
+        },
+        Command::Check(args) => check::run(&args),
+        Command::Models(args) => models::run(&args),
+        Command::Allow(args) => allow::run(&args),
+        Command::Keys(args) => keys::run(&args),
+        Command::Worker(args) => crate::worker::serve::run(&args),
+    }
+}
+
+/// Prints a failure and answers its exit code.
+fn failed(code: u8, error: impl std::fmt::Display) -> ExitCode {
+    eprintln!("roundhouse: {error}");
+    ExitCode::from(code)
+}
+
+/// Prints an answer and its exit code. A reader that has gone, as `head` does,
+/// wants no more; anything else that keeps the answer back is a failure.
+fn print(text: &str, code: u8) -> ExitCode {
+    use std::io::{ErrorKind, Write};
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => failed(1, error),
+        _ => ExitCode::from(code),
+    }
 }

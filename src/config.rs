@@ -2,8 +2,12 @@
 //! still has a default. How it was typed is the business of `config/file.rs`
 //! (text to a tree with places) and `config/walk.rs` (tree to this, all problems at once).
 
+pub mod edit;
 pub mod file;
+pub mod keys;
+pub mod locate;
 pub mod problem;
+pub mod standard;
 pub mod suggest;
 pub mod walk;
 
@@ -55,12 +59,22 @@ pub enum Budget {
 }
 
 /// An address to listen on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Listen {
     /// A TCP address; port 0 lets the system choose.
     Tcp(SocketAddr),
     /// `unix:PATH`
     Unix(PathBuf),
+}
+
+impl std::fmt::Display for Listen {
+    /// As it is written in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Listen::Tcp(address) => write!(f, "{address}"),
+            Listen::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// `server.*`
@@ -170,11 +184,43 @@ pub struct LoadSettings {
     /// `parallel`: sequences at once; nothing means the engine's default.
     pub parallel: Option<u32>,
     /// `kv`: room for caches; nothing means the default rule.
-    pub kv: Option<ByteSize>,
+    pub kv: Option<Amount>,
     /// `compute`: the number format of activations.
     pub compute: Compute,
     /// `memory`: the reservation instead of the estimate.
-    pub memory: Option<ByteSize>,
+    pub memory: Option<Amount>,
+}
+
+/// A size, or a share of the budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Amount {
+    /// A fixed number of bytes.
+    Size(ByteSize),
+    /// A share, in thousandths of a percent, so that it can be compared and hashed.
+    Share(u32),
+}
+
+impl Amount {
+    /// `40%`; at most 100.
+    pub fn of_percent(percent: f64) -> Self {
+        Self::Share((percent * 1000.0).round() as u32)
+    }
+
+    /// The share, 0 to 1; a size is no share.
+    pub fn share(self) -> f64 {
+        match self {
+            Self::Size(_) => 0.0,
+            Self::Share(share) => f64::from(share) / 100_000.0,
+        }
+    }
+
+    /// The bytes it is of this whole.
+    pub fn of(self, whole: ByteSize) -> ByteSize {
+        match self {
+            Self::Size(size) => size,
+            Self::Share(_) => ByteSize((whole.0 as f64 * self.share()) as u64),
+        }
+    }
 }
 
 /// `compute`: the number format in which the engine computes.

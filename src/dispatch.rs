@@ -1,5 +1,247 @@
-//! The one way in for every dialect: snapshot, route, lease, answer.
+//! The one way in for every dialect: one snapshot, one decision, one lease, one
+//! answer. It speaks OpenAI bytes inwards and forwards them unchanged; the
+//! dialects stand in `api`.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
+use bytes::Bytes;
+
+use crate::access::Caller;
+use crate::api::error::{ApiError, Code};
+use crate::pool::{Ending, Lease, Pool, Refused, UnloadReason};
+use crate::registry::{Registry, Snapshot};
+use crate::route::{self, Decision, Why};
+use crate::shutdown::Tasks;
+use crate::worker::LoadPlan;
+use crate::worker::client::Failure;
+
+mod body;
 pub mod peek;
 pub mod relay;
 pub mod spool;
+mod stream;
+mod whole;
+
+/// Headers of an engine's answer that reach the client. Framing is ours, and
+/// everything else an engine says in headers stays inside.
+const PASSED_HEADERS: [&str; 6] = [
+    "content-type",
+    "retry-after",
+    "x-should-retry",
+    "x-roundhouse-ignored",
+    "x-roundhouse-limited",
+    "cache-control",
+];
+
+/// Everything an answer needs. Cloning gives another handle.
+#[derive(Clone)]
+pub struct Dispatch {
+    /// The snapshot in force.
+    pub registry: Arc<Registry>,
+    /// The models.
+    pub pool: Pool,
+    /// Room for what slow clients have not taken yet.
+    pub spools: spool::Budget,
+    /// Where the halves that read engines run.
+    pub tasks: Tasks,
+}
+
+/// A request in the inner language: a path of the OpenAI API and its body.
+#[derive(Debug)]
+pub struct Request {
+    /// The path at the engine.
+    pub path: &'static str,
+    /// The body as it came.
+    pub body: Bytes,
+    /// Headers of the client that an engine may see.
+    pub headers: HeaderMap,
+    /// The id under which everything about it is logged.
+    pub request_id: String,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+/// A request for which a model has been found.
+struct Routed {
+    request: Request,
+    plan: Arc<LoadPlan>,
+    why: Why,
+    snapshot: Arc<Snapshot>,
+    arrived: Instant,
+}
+
+impl Dispatch {
+    /// Answers a request, or refuses it.
+    pub async fn answer(&self, mut request: Request) -> Result<Response<Body>, ApiError> {
+        let arrived = Instant::now();
+        if self.tasks.stop_signal().is_cancelled() {
+            return Err(shutting_down());
+        }
+        let snapshot = self.registry.load();
+        let peek = peek::peek(&request.body)?;
+        let (plan, why) = decide(&snapshot, peek.model.as_deref())?;
+        if let (None, Some(default)) = (&peek.model, &snapshot.config.default) {
+            request.body = peek::insert_model(&request.body, default.as_str()).into();
+        }
+        let routed = Routed {
+            request,
+            plan,
+            why,
+            snapshot,
+            arrived,
+        };
+        if peek.stream {
+            stream::answer(self.clone(), routed).await
+        } else {
+            whole::answer(self, routed).await
+        }
+    }
+}
+
+/// What the name means, or the refusal that says why it means nothing.
+fn decide(snapshot: &Snapshot, model: Option<&str>) -> Result<(Arc<LoadPlan>, Why), ApiError> {
+    let refuse = |code, message: String| Err(ApiError::new(code, message).param("model"));
+    match route::decide(snapshot, model, &|_| true) {
+        Decision::Serve { plan, why, .. } => Ok((plan, why)),
+        Decision::Invalid(error) => refuse(Code::InvalidModelId, error.to_string()),
+        Decision::Unknown { name, suggestions } => {
+            let hint = match suggestions.as_slice() {
+                [] => "; GET /v1/models lists what is served".to_owned(),
+                names => format!("; did you mean {}?", names.join(" or ")),
+            };
+            refuse(
+                Code::ModelNotFound,
+                format!("the model \"{name}\" does not exist here{hint}"),
+            )
+        }
+        Decision::NotServable { name, reason } => refuse(
+            Code::ModelNotFound,
+            format!("the model \"{name}\" cannot be served: {reason}"),
+        ),
+    }
+}
+
+impl Routed {
+    /// Waits for the model and hands it the request.
+    async fn send(
+        &self,
+        dispatch: &Dispatch,
+    ) -> Result<(Lease, Response<crate::worker::client::Body>), ApiError> {
+        let lease = dispatch.pool.acquire(&self.plan).await.map_err(refused)?;
+        let mut headers = self.request.headers.clone();
+        if let Ok(id) = HeaderValue::from_str(&self.request.request_id) {
+            headers.insert("x-request-id", id);
+        }
+        let limit = self.snapshot.config.server.limits.first_token;
+        let sent = lease.client().send(
+            Method::POST,
+            self.request.path,
+            headers,
+            self.request.body.clone(),
+        );
+        match tokio::time::timeout(limit, sent).await {
+            Ok(Ok(response)) => Ok((lease, response)),
+            Ok(Err(failure)) => Err(crashed(&self.plan.model, &failure)),
+            Err(_) => Err(ApiError::new(
+                Code::FirstTokenTimeout,
+                format!("{} sent nothing within {limit:?}", self.plan.model),
+            )),
+        }
+    }
+
+    /// Which model answers, and why, as headers.
+    fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
+        let model = HeaderValue::from_str(&self.plan.model);
+        [
+            ("x-roundhouse-model", model.ok()),
+            (
+                "x-roundhouse-route",
+                Some(HeaderValue::from_static(self.why.as_str())),
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((HeaderName::from_static(name), value?)))
+        .collect()
+    }
+
+    /// Adds the headers to an answer.
+    fn finish(&self, mut response: Response<Body>, waited: Option<Duration>) -> Response<Body> {
+        response.headers_mut().extend(self.headers());
+        if let Some(waited) = waited {
+            let milliseconds = HeaderValue::from(waited.as_millis() as u64);
+            response
+                .headers_mut()
+                .insert("x-roundhouse-wait-ms", milliseconds);
+        }
+        response
+    }
+
+    /// One line for the log. Never the prompt, never the answer.
+    fn log(&self, outcome: &str, usage: Option<&str>) {
+        tracing::info!(
+            request.id = %self.request.request_id,
+            caller.id = %self.request.caller.id,
+            model.id = %self.plan.model,
+            path = self.request.path,
+            outcome,
+            usage,
+            duration_ms = self.arrived.elapsed().as_millis() as u64,
+            "answered"
+        );
+    }
+}
+
+/// The headers of an engine's answer that the client sees.
+fn passed_headers(from: &HeaderMap) -> HeaderMap {
+    PASSED_HEADERS
+        .iter()
+        .filter_map(|name| Some((HeaderName::from_static(name), from.get(*name)?.clone())))
+        .collect()
+}
+
+/// The pool's refusal in the words of the API.
+pub fn refused(refused: Refused) -> ApiError {
+    let message = refused.to_string();
+    match refused {
+        Refused::NeverFits { .. } => ApiError::new(Code::InsufficientMemory, message),
+        Refused::QueueFull { retry_after, .. } => {
+            ApiError::new(Code::QueueFull, message).retry_after(retry_after)
+        }
+        Refused::QueueTimeout { .. } => ApiError::new(Code::QueueTimeout, message),
+        Refused::LoadFailed { .. } => ApiError::new(Code::LoadFailed, message),
+        Refused::LoadTimeout { .. } => ApiError::new(Code::LoadTimeout, message),
+        Refused::ShuttingDown => shutting_down(),
+        Refused::Unloaded { .. } => ApiError::new(Code::Overloaded, message),
+        Refused::Unlisted { .. } => ApiError::new(Code::ModelNotFound, message).param("model"),
+    }
+}
+
+/// Waits until the pool takes the model away from a running answer, and says so.
+/// A crash is not told here: the connection breaks off by itself, after what
+/// the worker still had to say.
+async fn revoked(lease: &Lease) -> ApiError {
+    match lease.ended().await {
+        Ending::Revoked(UnloadReason::Shutdown) => shutting_down(),
+        Ending::Revoked(_) => {
+            let message = format!("{} was unloaded while it answered", lease.plan().model);
+            ApiError::new(Code::Overloaded, message)
+        }
+        Ending::Crashed(_) => std::future::pending().await,
+    }
+}
+
+fn shutting_down() -> ApiError {
+    ApiError::new(Code::ShuttingDown, "the server is shutting down")
+}
+
+/// The worker is gone or broke off. The cause is for the log alone.
+fn crashed(model: &str, failure: &Failure) -> ApiError {
+    tracing::warn!(model.id = model, cause = %failure, "a worker broke off");
+    ApiError::new(
+        Code::WorkerCrashed,
+        format!("the worker of {model} ended before it answered"),
+    )
+}

@@ -75,6 +75,25 @@ pub trait Network {
     fn device(&self) -> (&'static str, &'static str);
 }
 
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model was done, or a stop string was met.
+    Stop,
+    /// `max_tokens`, the context or the room for caches was used up.
+    Length,
+}
+
+impl Finish {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Finish::Stop => "stop",
+            Finish::Length => "length",
+        }
+    }
+}
+
 /// Why the engine could not load or go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {

@@ -16,6 +16,7 @@ pub mod pool;
 pub mod registry;
 pub mod route;
 pub mod server;
+pub mod service;
 pub mod shutdown;
 pub mod telemetry;
 pub mod units;

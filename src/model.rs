@@ -8,6 +8,7 @@ pub mod gguf;
 pub mod hub;
 pub mod id;
 pub mod import;
+mod json;
 pub mod manifest;
 pub mod quantise;
 pub mod safetensors;

@@ -2,15 +2,87 @@
 //! (pure), `task` does (the one owner), `gate` is the fast way to a ready
 //! model, `lease` the permission to use one. It knows no HTTP.
 
-pub mod evict;
+mod evict;
 pub mod gate;
 pub mod lease;
 pub mod state;
 pub mod task;
+pub mod view;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::units::ByteSize;
+use crate::worker::LoadPlan;
+
+pub use lease::{Ending, Lease};
+pub use task::Pool;
+pub use view::{Counters, LastFailure, ModelView, View};
+
+/// What the pool is told of the configuration, whole at each reload.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// `memory`: bytes that loaded, loading and not yet reaped workers may reserve together.
+    pub budget: ByteSize,
+    /// `pool.max_models`; nothing means unlimited.
+    pub max_models: Option<usize>,
+    /// `pool.switch_after`: when a waiter has waited this long, busy models are
+    /// drained to make room for its model.
+    pub switch_after: Duration,
+    /// `pool.queue`: the most waiting requests of one model.
+    pub queue: usize,
+    /// `pool.queue_timeout`: the longest wait of one request.
+    pub queue_timeout: Duration,
+    /// `server.limits.load_time`: the longest load.
+    pub load_time: Duration,
+}
+
+/// What the registry tells the pool of one served model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resident {
+    /// How to bring it up; `plan.model` is the key.
+    pub plan: Arc<LoadPlan>,
+    /// `keep: always`: loaded at start, never a victim, brought back after a crash.
+    pub keep: bool,
+    /// `preload`: loaded at start.
+    pub preload: bool,
+    /// Unloaded after this long without a lease; nothing means never.
+    pub idle_unload: Option<Duration>,
+}
+
+/// How an unload treats the leases that are out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnloadMode {
+    /// Only if nobody uses or awaits the model.
+    Idle,
+    /// After the last lease; new requests wait for the next instance.
+    Drain,
+    /// At once; leases end as [`Ending::Revoked`].
+    Now,
+}
+
+/// Why a model was not unloaded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnloadError {
+    /// Nothing of it is in memory.
+    #[error("{model} is not loaded")]
+    NotLoaded {
+        /// The model asked for.
+        model: String,
+    },
+    /// Requests use or await it.
+    #[error("{model} has {leases} requests in flight; mode \"drain\" waits for them")]
+    Busy {
+        /// The model asked for.
+        model: String,
+        /// Leases out, or requests that wait for the load.
+        leases: u64,
+    },
+    /// The server is going down, which unloads everything anyway.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+}
 
 /// The states of a model, one word each everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
@@ -27,7 +99,7 @@ pub enum ModelState {
 }
 
 /// Why a model was unloaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the words are the documentation")]
 pub enum UnloadReason {
@@ -90,6 +162,18 @@ pub enum Refused {
         model: String,
         /// The limit.
         limit: Duration,
+    },
+    /// It was ended by an unload request while it loaded.
+    #[error("{model} was unloaded on request while it was loading")]
+    Unloaded {
+        /// The model asked for.
+        model: String,
+    },
+    /// It is not, or no longer, served; the request may have begun before a reload.
+    #[error("{model} is not served")]
+    Unlisted {
+        /// The model asked for.
+        model: String,
     },
     /// The server is going down.
     #[error("the server is shutting down")]

@@ -6,6 +6,8 @@
 pub mod build;
 pub mod catalogue;
 pub mod change;
+pub mod disk;
+pub mod why;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,6 +38,9 @@ pub struct Snapshot {
     pub served: IndexMap<String, Arc<Served>>,
     /// Exact aliases, in the order of the file.
     pub aliases: IndexMap<String, Arc<Served>>,
+    /// Every id in the cache, sorted, permitted or not: the bytes of its weights,
+    /// or why it could not be served.
+    pub cached: IndexMap<String, Result<ByteSize, NotServable>>,
 }
 
 /// A name that may be asked for, and what stands behind it.
@@ -69,10 +74,14 @@ pub enum NotServable {
     /// No cache folder has it.
     #[error("it is not cached")]
     NotCached,
-    /// Its snapshot is not whole, or not what an engine can run. The reason
-    /// names files of the snapshot and no path outside it.
-    #[error("{0}")]
-    Snapshot(String),
+    /// Its snapshot is not whole, or not what an engine can run.
+    #[error("{reason}")]
+    Snapshot {
+        /// Names files of the snapshot and no path outside it: clients read it.
+        reason: String,
+        /// The command or the edit that mends it, for the owner.
+        remedy: Option<String>,
+    },
     /// The entry asks for what the snapshot cannot give.
     #[error("{0}")]
     Settings(String),
@@ -106,7 +115,8 @@ pub struct Registry {
 impl Registry {
     /// Prepares the first snapshot and puts it in force.
     pub fn start(config: Config, machine: Machine) -> Result<Self, Problems> {
-        let snapshot = build::snapshot(config, &machine, &catalogue::Empty, 1)?;
+        let disk = disk::Disk::scan(&config);
+        let snapshot = build::snapshot(config, &machine, &disk, 1)?;
         Ok(Self {
             current: ArcSwap::from_pointee(snapshot),
             machine,
@@ -122,7 +132,8 @@ impl Registry {
     /// Reads the cache folders, so it belongs on a thread that may block.
     pub fn prepare(&self, config: Config) -> Result<Snapshot, Problems> {
         let generation = self.current.load().generation + 1;
-        build::snapshot(config, &self.machine, &catalogue::Empty, generation)
+        let disk = disk::Disk::scan(&config);
+        build::snapshot(config, &self.machine, &disk, generation)
     }
 
     /// Puts a prepared snapshot in force and says what is different.
@@ -147,3 +158,8 @@ impl Snapshot {
         &self.config.cache
     }
 }
+
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;

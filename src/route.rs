@@ -169,3 +169,6 @@ fn nearest(snapshot: &Snapshot, text: &str, permit: Permit) -> Vec<String> {
     .map(str::to_owned)
     .collect()
 }
+
+#[cfg(test)]
+mod tests;

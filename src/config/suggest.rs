@@ -5,16 +5,35 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     ranked(word, candidates).into_iter().next()
 }
 
-/// The nearest names, best first, at most `most`. Besides small slips it knows
-/// the two mistakes people make with model ids: other case, and no organisation.
+/// The nearest names, best first, at most `most`; all are named if there are few,
+/// however far. Besides small slips it knows the mistakes people make with model
+/// ids: other case, no organisation, and only the beginning of the name.
 pub fn nearest_names<'a>(
     name: &str,
     candidates: impl IntoIterator<Item = &'a str>,
     most: usize,
 ) -> Vec<&'a str> {
-    let mut names = ranked(name, candidates);
-    names.truncate(most);
-    names
+    let mut found: Vec<(usize, &str)> = candidates
+        .into_iter()
+        .map(|candidate| (rank(name, candidate), candidate))
+        .collect();
+    found.sort_by_key(|(rank, _)| *rank);
+    found.truncate(most);
+    found.into_iter().map(|(_, candidate)| candidate).collect()
+}
+
+/// How far a name is, without a limit: near ones first, then those that begin
+/// with what was typed, then the rest by slips.
+fn rank(word: &str, candidate: &str) -> usize {
+    const BEGINS: usize = 1_000;
+    const FAR: usize = 10_000;
+    distance(word, candidate).unwrap_or_else(|| {
+        let slips = edit_distance(word.as_bytes(), candidate.as_bytes());
+        match candidate.starts_with(word) {
+            true => BEGINS + slips,
+            false => FAR + slips,
+        }
+    })
 }
 
 /// Every candidate that is near, nearest first; equals stay in their order.
@@ -116,10 +135,14 @@ mod tests {
         let check = |name: &str, expected: &[&str]| {
             assert_eq!(nearest_names(name, names, 3), expected, "{name}");
         };
-        check("mlx-community/qwen3-4b-4bit", &[names[0]]);
-        check("Qwen3-4B-4bit", &[names[0]]);
-        check("codr", &["coder"]);
-        check("gpt-4", &[]);
+        let check_first = |name: &str, expected: &str| {
+            assert_eq!(nearest_names(name, names, 1), [expected], "{name}");
+        };
+        check_first("mlx-community/qwen3-4b-4bit", names[0]);
+        check_first("Qwen3-4B-4bit", names[0]);
+        check_first("codr", "coder");
+        check_first("coder-sm", "coder-small");
+        check("gpt-4", &["coder", "coder-small", names[0]]);
     }
 
     proptest! {

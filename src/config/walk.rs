@@ -1,1 +1,244 @@
-//! From the tree to the configuration, all problems at once.
+//! The tree of a `models.yaml` to a [`Config`], or to all of its problems at
+//! once. Pure: what the meaning depends on besides the text is passed in. Here
+//! is the way down the tree; `values` reads single values, `server` and `models`
+//! their parts of it.
+
+mod models;
+mod server;
+mod values;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::file::{self, Node, Pair, Value};
+use super::problem::{Place, Problem, Problems};
+use super::standard::Surroundings;
+use super::{Config, Pool, keys, suggest};
+use values::{Span, Zero, quoted};
+
+pub use values::{parse_listen, parse_pattern};
+
+/// Most problems that are told one by one.
+const MOST_PROBLEMS: usize = 100;
+
+/// Reads a configuration. An empty text is valid and serves nothing.
+pub fn config(
+    text: &str,
+    source: Option<&Path>,
+    around: &Surroundings,
+) -> Result<Config, Problems> {
+    let (root, problems) = file::parse(text);
+    let mut walker = Walker {
+        around,
+        problems,
+        untold: 0,
+    };
+    let config = root.map(|root| walker.top(&root));
+    let text = text.strip_prefix(file::BYTE_ORDER_MARK).unwrap_or(text);
+    match config {
+        Some(config) if walker.problems.is_empty() => Ok(Config {
+            source: source.map(Path::to_owned),
+            ..config
+        }),
+        _ => Err(Problems::new(source, text, walker.told())),
+    }
+}
+
+/// Walks the tree and gathers what is wrong.
+struct Walker<'a> {
+    around: &'a Surroundings,
+    problems: Vec<Problem>,
+    /// How many problems were found beyond those that are told.
+    untold: usize,
+}
+
+/// Where a value stands: its key from the top, for messages, and the tree's own.
+#[derive(Clone, Copy)]
+struct At<'n> {
+    /// `models.small.keep`
+    path: &'n str,
+    node: &'n Node,
+}
+
+/// Fills a slot if there is a value; otherwise the problem has been reported.
+fn set<T>(slot: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *slot = value;
+    }
+}
+
+impl Walker<'_> {
+    /// The whole file.
+    fn top(&mut self, root: &Node) -> Config {
+        let mut config = Config::standard(self.around);
+        let mut default = None;
+        let mut places = models::Places::default();
+        for pair in self.pairs("", "", root) {
+            let at = At {
+                path: &pair.key,
+                node: &pair.node,
+            };
+            match pair.key.as_str() {
+                "memory" => set(&mut config.memory, self.budget(at)),
+                "allow" => set(&mut config.allow, self.patterns(at)),
+                "deny" => set(&mut config.deny, self.patterns(at)),
+                "default" => {
+                    config.default = self.name(at);
+                    default = Some(at);
+                }
+                "cache" => set(&mut config.cache, self.folders(at)),
+                "models" => (config.models, places) = self.models(&pair.node),
+                "pool" => self.pool(&pair.node, &mut config.pool),
+                "server" => self.server(&pair.node, &mut config.server),
+                "keys_file" => set(&mut config.keys_file, self.path(at)),
+                "audit" => set(&mut config.audit, self.path(at)),
+                "log" => set(&mut config.log, self.filter(at)),
+                _ => {}
+            }
+        }
+        self.check_names(&config, &places);
+        if let Some(at) = default {
+            self.check_default(&config, &places, at);
+        }
+        config
+    }
+
+    /// `pool`
+    fn pool(&mut self, node: &Node, pool: &mut Pool) {
+        for pair in self.pairs("pool", "pool", node) {
+            let path = format!("pool.{}", pair.key);
+            let at = At {
+                path: &path,
+                node: &pair.node,
+            };
+            match pair.key.as_str() {
+                "max_models" => set(&mut pool.max_models, self.number_or_unlimited(at)),
+                "idle_unload" => set(&mut pool.idle_unload, self.duration_or_never(at)),
+                "switch_after" => set(&mut pool.switch_after, self.duration(at, Zero::Fits)),
+                "queue" => set(&mut pool.queue, self.number(at, Span::COUNT)),
+                "queue_timeout" => set(&mut pool.queue_timeout, self.duration(at, Zero::Refused)),
+                _ => {}
+            }
+        }
+    }
+
+    /// The known keys of a mapping, each once. Unknown ones and duplicates are
+    /// reported. `shown` is the mapping's path for messages, `section` its path
+    /// in the table of keys. Nothing at all is an empty mapping.
+    fn pairs<'n>(&mut self, shown: &str, section: &str, node: &'n Node) -> Vec<&'n Pair> {
+        let pairs = self.unique(shown, node);
+        let known = keys::children(section);
+        pairs
+            .into_iter()
+            .filter(|pair| {
+                let is_known = known.contains(&pair.key.as_str());
+                if !is_known {
+                    self.unknown(shown, &known, pair);
+                }
+                is_known
+            })
+            .collect()
+    }
+
+    /// The pairs of a mapping without duplicates, which are reported.
+    fn unique<'n>(&mut self, shown: &str, node: &'n Node) -> Vec<&'n Pair> {
+        let pairs = match &node.value {
+            Value::Map(pairs) => pairs.as_slice(),
+            Value::Nothing => &[],
+            _ => {
+                self.expected(shown, node, "keys with values");
+                &[]
+            }
+        };
+        let mut first: HashMap<&str, Place> = HashMap::new();
+        pairs
+            .iter()
+            // Reported by the reader of the text.
+            .filter(|pair| pair.key != "<<")
+            .filter(|pair| match first.get(pair.key.as_str()) {
+                Some(place) => {
+                    let message = format!(
+                        "{} is there twice: at line {} and at line {}",
+                        quoted(&join(shown, &pair.key)),
+                        place.line,
+                        pair.place.line
+                    );
+                    self.problem(Problem::at(pair.place, message).help("keep one of them"));
+                    false
+                }
+                None => {
+                    first.insert(&pair.key, pair.place);
+                    true
+                }
+            })
+            .collect()
+    }
+
+    /// Reports an unknown key with the nearest known one, or with where it belongs.
+    fn unknown(&mut self, shown: &str, known: &[&str], pair: &Pair) {
+        let section = match shown {
+            "" => String::new(),
+            _ => format!(" in {shown}"),
+        };
+        let message = format!("unknown key {}{section}", quoted(&pair.key));
+        let problem = Problem::at(pair.place, message);
+        // Blanks that do not show, such as a non-breaking one, are part of a key.
+        let nearest = suggest::nearest(pair.key.trim(), known.iter().copied());
+        self.problem(match (nearest, keys::elsewhere(&pair.key).as_slice()) {
+            (Some(nearest), _) => problem.help(format!("did you mean {nearest:?}")),
+            (None, []) => problem.help(format!("expected one of {}", known.join(", "))),
+            (None, paths) => problem.help(format!("it belongs at {}", paths.join(" or "))),
+        });
+    }
+
+    /// Reports a value of the wrong kind.
+    fn expected(&mut self, path: &str, node: &Node, expected: &str) {
+        let found = match &node.value {
+            Value::Refused => return,
+            Value::Nothing => "nothing".to_owned(),
+            Value::Text(text) => quoted(text),
+            Value::List { items, .. } if items.is_empty() => "an empty list".to_owned(),
+            Value::List { .. } => "a list".to_owned(),
+            Value::Map(_) => "keys with values".to_owned(),
+        };
+        let path = match path {
+            "" => String::new(),
+            path => format!("{path}: "),
+        };
+        let message = format!("{path}expected {expected}, found {found}");
+        let problem = Problem::at(node.place, message);
+        self.problem(match &node.value {
+            Value::Text(_) if expected.starts_with("a list") => {
+                problem.help(format!("write [{found}]"))
+            }
+            _ => problem,
+        });
+    }
+
+    fn problem(&mut self, problem: Problem) {
+        match self.problems.len() < MOST_PROBLEMS {
+            true => self.problems.push(problem),
+            false => self.untold += 1,
+        }
+    }
+
+    /// The problems, with a word on those that are not told.
+    fn told(mut self) -> Vec<Problem> {
+        if self.untold > 0 {
+            let message = format!("and {} more problems", self.untold);
+            self.problems.push(Problem::whole(message));
+        }
+        self.problems
+    }
+}
+
+/// `pool` and `queue` to `pool.queue`.
+fn join(path: &str, key: &str) -> String {
+    match path {
+        "" => key.to_owned(),
+        path => format!("{path}.{key}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 //! makes the reading half wait.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -27,8 +28,8 @@ impl Default for Budget {
 /// Some bytes with their place in the budgets, given back when they are taken.
 struct Parcel {
     bytes: Bytes,
-    _stream: OwnedSemaphorePermit,
-    _all: OwnedSemaphorePermit,
+    /// Nothing for a last parcel, which counts against no budget.
+    _places: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
 }
 
 /// The end that is written to.
@@ -76,22 +77,27 @@ impl Writer {
         self.parcels
             .send(Parcel {
                 bytes,
-                _stream: stream,
-                _all: all,
+                _places: Some((stream, all)),
             })
             .map_err(|_| Gone)
     }
 
-    /// Ends when the reader is gone.
-    pub async fn closed(&self) {
-        self.parcels.closed().await;
+    /// Puts the last bytes in, whether or not there is room: a short word about
+    /// why the stream ends.
+    pub fn write_last(&self, bytes: Bytes) {
+        // A reader that is gone needs no last word.
+        let _ = self.parcels.send(Parcel {
+            bytes,
+            _places: None,
+        });
     }
 }
 
 impl Reader {
     /// The next bytes; nothing once the writer is gone and all is taken.
-    pub async fn read(&mut self) -> Option<Bytes> {
-        self.parcels.recv().await.map(|parcel| parcel.bytes)
+    pub fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let taken = self.parcels.poll_recv(context);
+        taken.map(|parcel| parcel.map(|parcel| parcel.bytes))
     }
 }
 
@@ -100,6 +106,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    impl Reader {
+        async fn read(&mut self) -> Option<Bytes> {
+            std::future::poll_fn(|context| self.poll_read(context)).await
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_full_spool_waits_until_something_is_taken() {
@@ -130,7 +142,6 @@ mod tests {
         let (writer, reader) = spool(&Budget::default());
         drop(reader);
         assert_eq!(writer.write(Bytes::from_static(b"a")).await, Err(Gone));
-        writer.closed().await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,1 +1,309 @@
-//! Which sequences the next step works on. Pure.
+//! Which sequences the next step works on. Pure: sequences arrive, are paused,
+//! go on and leave; the plan for the next step comes out. It knows numbers of
+//! tokens, no tokens, no caches and no clock.
+//!
+//! Room for caches is taken in blocks as a sequence grows, not for the longest
+//! answer at once: most answers end early. When the room is used up, the youngest
+//! sequence is put back to the waiting ones, its cache is dropped, and what it has
+//! said so far is read in again when there is room. Sequences start in the order
+//! in which they came, so the oldest one always goes on and each has its turn.
+//! A paused sequence (its reader is slow) is put back first and holds up nobody.
+//!
+//! Prompts are read in chunks, one chunk of one sequence at a time and in turn,
+//! and between two chunks all other sequences make a step.
+
+use std::collections::{BTreeMap, VecDeque};
+
+/// A sequence. Numbers rise in the order of arrival.
+pub type Id = u64;
+
+/// What the scheduler has to keep to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most sequences at once; at least 1.
+    pub parallel: usize,
+    /// Room for caches, tokens.
+    pub room: u64,
+    /// Most tokens of a prompt that are read in one step; at least 1.
+    pub chunk: u64,
+    /// Tokens by which a sequence's share of the room grows; at least 1.
+    pub block: u64,
+}
+
+/// The next step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// There is nothing to do until something arrives or goes on.
+    Idle,
+    /// Read `length` tokens of a sequence, from its token `from` on.
+    Prefill {
+        /// The sequence.
+        id: Id,
+        /// How many of its tokens its cache holds already.
+        from: u64,
+        /// How many to read.
+        length: u64,
+        /// Whether these are the last, and the next token is to be chosen.
+        last: bool,
+    },
+    /// Make a token for each of these sequences, oldest first.
+    Decode(Vec<Id>),
+}
+
+/// What to do now, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Sequences whose caches are to be dropped.
+    pub put_back: Vec<Id>,
+    /// Sequences that get an empty cache.
+    pub started: Vec<Id>,
+    /// The step.
+    pub work: Work,
+}
+
+/// A sequence that can never have enough room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NeverFits {
+    /// Tokens of its prompt and its longest answer.
+    pub tokens: u64,
+    /// The room, tokens.
+    pub room: u64,
+}
+
+/// The scheduler.
+#[derive(Debug)]
+pub struct Scheduler {
+    limits: Limits,
+    sequences: BTreeMap<Id, Sequence>,
+    /// Running sequences that are not read in yet, next one first.
+    reading: VecDeque<Id>,
+    /// The last step read a chunk.
+    has_read: bool,
+}
+
+#[derive(Debug)]
+struct Sequence {
+    /// Tokens that are known: its prompt and what it has said.
+    known: u64,
+    /// Tokens its cache holds. When it lacks one token only, that one is the last
+    /// it has said, and the next step takes it in.
+    filled: u64,
+    /// Whether its prompt is read in and tokens are being made.
+    decoding: bool,
+    /// Tokens of its prompt and its longest answer.
+    most: u64,
+    /// Its share of the room, tokens; nothing while it waits.
+    reserved: Option<u64>,
+    paused: bool,
+}
+
+impl Scheduler {
+    /// A scheduler with nothing to do.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            sequences: BTreeMap::new(),
+            reading: VecDeque::new(),
+            has_read: false,
+        }
+    }
+
+    /// A sequence comes, with a prompt of `prompt` tokens for at most `answer` more.
+    ///
+    /// # Errors
+    /// If the room can never hold both.
+    pub fn arrive(&mut self, id: Id, prompt: u64, answer: u64) -> Result<(), NeverFits> {
+        let most = prompt.saturating_add(answer);
+        if most > self.limits.room {
+            let room = self.limits.room;
+            return Err(NeverFits { tokens: most, room });
+        }
+        let sequence = Sequence {
+            known: prompt,
+            filled: 0,
+            decoding: false,
+            most,
+            reserved: None,
+            paused: false,
+        };
+        self.sequences.insert(id, sequence);
+        Ok(())
+    }
+
+    /// A sequence is over or is cancelled: its place and its room are free at once.
+    pub fn leave(&mut self, id: Id) {
+        self.sequences.remove(&id);
+        self.reading.retain(|reading| *reading != id);
+    }
+
+    /// Nobody takes what the sequence says: it makes no token until it goes on.
+    pub fn pause(&mut self, id: Id) {
+        if let Some(sequence) = self.sequences.get_mut(&id) {
+            sequence.paused = true;
+        }
+    }
+
+    /// What the sequence says is taken again.
+    pub fn go_on(&mut self, id: Id) {
+        if let Some(sequence) = self.sequences.get_mut(&id) {
+            sequence.paused = false;
+        }
+    }
+
+    /// Running and waiting sequences.
+    pub fn counts(&self) -> (usize, usize) {
+        let running = self.running().count();
+        (running, self.sequences.len() - running)
+    }
+
+    /// Tokens of the room that are taken.
+    pub fn reserved(&self) -> u64 {
+        self.running().map(|(_, reserved)| reserved).sum()
+    }
+
+    /// Plans the next step. The step counts as made.
+    pub fn plan(&mut self) -> Plan {
+        let mut put_back = Vec::new();
+        let started = self.start();
+        let decode_first = self.has_read;
+        let work = match decode_first {
+            true => self.decode(&mut put_back).or_else(|| self.read()),
+            false => self.read().or_else(|| self.decode(&mut put_back)),
+        };
+        let work = work.unwrap_or(Work::Idle);
+        self.has_read = matches!(work, Work::Prefill { .. });
+        Plan {
+            put_back,
+            started,
+            work,
+        }
+    }
+
+    fn running(&self) -> impl Iterator<Item = (Id, u64)> {
+        let reserved = |(id, sequence): (&Id, &Sequence)| Some((*id, sequence.reserved?));
+        self.sequences.iter().filter_map(reserved)
+    }
+
+    /// Starts waiting sequences, oldest first, as long as there is a place and room
+    /// for what they have to read and for everybody to grow by a block.
+    fn start(&mut self) -> Vec<Id> {
+        let mut started = Vec::new();
+        loop {
+            let (running, taken) = (self.running().count(), self.reserved());
+            let waits = |(_, sequence): &(&Id, &mut Sequence)| {
+                sequence.reserved.is_none() && !sequence.paused
+            };
+            let Some((id, next)) = self.sequences.iter_mut().find(waits) else {
+                break;
+            };
+            let share = next.share(next.known + 1, self.limits);
+            let growth = self.limits.block.saturating_mul(running as u64);
+            if running >= self.limits.parallel
+                || taken.saturating_add(share).saturating_add(growth) > self.limits.room
+            {
+                break;
+            }
+            next.reserved = Some(share);
+            self.reading.push_back(*id);
+            started.push(*id);
+        }
+        started
+    }
+
+    /// The next chunk of the next sequence that is not read in.
+    fn read(&mut self) -> Option<Work> {
+        let id = self.reading.pop_front()?;
+        let sequence = self.sequences.get_mut(&id)?;
+        let from = sequence.filled;
+        let length = (sequence.known - from).min(self.limits.chunk);
+        sequence.filled += length;
+        let last = sequence.filled == sequence.known;
+        if last {
+            // The token that is chosen now is known and not yet in the cache.
+            sequence.known += 1;
+            sequence.decoding = true;
+        } else {
+            self.reading.push_back(id);
+        }
+        Some(Work::Prefill {
+            id,
+            from,
+            length,
+            last,
+        })
+    }
+
+    /// A step of all sequences that are read in and not paused. Whoever needs more
+    /// room gets it, from the youngest if need be.
+    fn decode(&mut self, put_back: &mut Vec<Id>) -> Option<Work> {
+        let ready = |sequence: &Sequence| {
+            sequence.reserved.is_some() && sequence.decoding && !sequence.paused
+        };
+        let mut batch = Vec::new();
+        let ids: Vec<Id> = self.sequences.keys().copied().collect();
+        for id in ids {
+            // One that was put back for an older one is not ready any more.
+            while self.sequences.get(&id).is_some_and(ready) {
+                if self.grow(id) {
+                    batch.push(id);
+                    break;
+                }
+                self.put_back_one(id, put_back);
+            }
+        }
+        // Nobody in the batch was put back for a later one: victims are paused, or
+        // not older than whoever asks, and the batch is built oldest first.
+        for id in &batch {
+            if let Some(sequence) = self.sequences.get_mut(id) {
+                sequence.filled += 1;
+                sequence.known += 1;
+            }
+        }
+        (!batch.is_empty()).then_some(Work::Decode(batch))
+    }
+
+    /// Gives a running sequence room for one more token; false if there is none.
+    fn grow(&mut self, id: Id) -> bool {
+        let free = self.limits.room - self.reserved();
+        let Some(sequence) = self.sequences.get_mut(&id) else {
+            return false;
+        };
+        let has = sequence.reserved.unwrap_or(0);
+        let needs = sequence.share(sequence.filled + 1, self.limits).max(has);
+        if needs - has > free {
+            return false;
+        }
+        sequence.reserved = Some(needs);
+        true
+    }
+
+    /// Puts one running sequence back to the waiting ones: the youngest paused one,
+    /// else the youngest, which may be the one that asks.
+    fn put_back_one(&mut self, asks: Id, put_back: &mut Vec<Id>) {
+        let mut running = self.sequences.iter().rev();
+        let holds = |sequence: &Sequence| sequence.reserved.is_some();
+        let paused = running.find(|(_, sequence)| holds(sequence) && sequence.paused);
+        let mut running = self.sequences.iter().rev();
+        let youngest = || running.find(|(_, sequence)| holds(sequence));
+        let victim = paused.or_else(youngest).map_or(asks, |(id, _)| *id);
+        self.reading.retain(|reading| *reading != victim);
+        if let Some(sequence) = self.sequences.get_mut(&victim) {
+            sequence.reserved = None;
+            sequence.filled = 0;
+            sequence.decoding = false;
+        }
+        put_back.push(victim);
+    }
+}
+
+impl Sequence {
+    /// The share of the room for `tokens` tokens: whole blocks, but never more than
+    /// the sequence can use or than there is.
+    fn share(&self, tokens: u64, limits: Limits) -> u64 {
+        let blocks = tokens.div_ceil(limits.block).saturating_mul(limits.block);
+        blocks.min(self.most.max(tokens)).min(limits.room)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,249 @@
-//! The thread that owns the network.
+//! The thread that owns the network, and the way to it. Jobs go in by a channel,
+//! what each sequence says comes out by an [`outlet`]; the scheduler decides what
+//! the next step works on. Sampling is done here, since it decides what the next
+//! step takes in; text is made elsewhere.
+//!
+//! The network is built on this thread and never leaves it. If it panics the
+//! thread ends: every open sequence hears that nothing more will come, and whoever
+//! holds its [`Ended`] ends the process.
+
+pub mod outlet;
+mod step;
+
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+
+use tokio::sync::oneshot;
+
+use self::outlet::{Inlet, Said, outlet};
+use crate::engine::sampling::Sampling;
+use crate::engine::scheduler::{Id, Limits};
+use crate::engine::{EngineError, Network};
+
+/// Tokens by which a cache's share of the room grows: caches are allocated in
+/// steps of about this size.
+const BLOCK: u64 = 256;
+
+/// What the engine has to keep to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Most sequences at once.
+    pub parallel: NonZeroU32,
+    /// Most tokens of one sequence.
+    pub context: u32,
+    /// Bytes for KV caches.
+    pub kv: u64,
+    /// Most tokens of a prompt that are read between two steps of the others.
+    pub chunk: NonZeroU32,
+}
+
+/// What is known once the network is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// `cpu`, `metal` or `cuda`.
+    pub device: &'static str,
+    /// The number format it computes in.
+    pub compute: &'static str,
+    /// Bytes of weights held.
+    pub bytes_held: u64,
+    /// Tokens in the vocabulary.
+    pub vocabulary: usize,
+    /// Bytes of KV cache for a token.
+    pub kv_bytes_per_token: u64,
+    /// Tokens that all caches together may hold.
+    pub room: u64,
+}
+
+/// A sequence to go on with.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Its tokens; at least one.
+    pub prompt: Vec<u32>,
+    /// How many tokens may follow; at least one.
+    pub max_tokens: u32,
+    /// Tokens that end it.
+    pub end_tokens: Arc<[u32]>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// How many alternatives are told beside each token's log-probability; nothing
+    /// means that none is told.
+    pub logprobs: Option<usize>,
+}
+
+/// What is counted, for whoever wants to look.
+#[derive(Debug, Default)]
+pub struct Counts {
+    running: AtomicU64,
+    waiting: AtomicU64,
+    reserved: AtomicU64,
+    read: AtomicU64,
+    made: AtomicU64,
+}
+
+/// The counts at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Sequences that have a cache.
+    pub running: u64,
+    /// Sequences that wait for one.
+    pub waiting: u64,
+    /// Tokens of the room that are taken.
+    pub reserved: u64,
+    /// Tokens of prompts read since the start.
+    pub read: u64,
+    /// Tokens made since the start.
+    pub made: u64,
+}
+
+/// What the thread is told.
+enum Command {
+    Begin(Id, Box<Job>, Inlet),
+    GoOn(Id),
+    Cancel(Id),
+}
+
+/// Hears of the end of the engine thread.
+pub type Ended = oneshot::Receiver<()>;
+
+/// The way to the engine thread. When the last one is dropped, the thread ends
+/// after the sequences that are open.
+pub struct Engine {
+    commands: mpsc::Sender<Command>,
+    facts: Facts,
+    counts: Arc<Counts>,
+    next: AtomicU64,
+}
+
+/// A sequence that has been begun. Dropping it cancels it.
+pub struct Sequence {
+    id: Id,
+    outlet: outlet::Outlet,
+    commands: mpsc::Sender<Command>,
+    over: bool,
+}
+
+impl Engine {
+    /// Builds the network on a thread of its own and waits until it is built.
+    /// Blocks. The receiver hears of the end of the thread.
+    ///
+    /// # Errors
+    /// What `build` failed with, or that the system has no thread to give.
+    pub fn start<N, B>(settings: Settings, build: B) -> Result<(Self, Ended), EngineError>
+    where
+        N: Network,
+        B: FnOnce() -> Result<N, EngineError> + Send + 'static,
+    {
+        let (commands, orders) = mpsc::channel();
+        let (built, when_built) = mpsc::sync_channel(1);
+        let (lasting, ended) = oneshot::channel();
+        let counts = Arc::new(Counts::default());
+        let shared = Arc::clone(&counts);
+        let body = move || {
+            // Dropped last, also by a panic: that is how its end is heard.
+            let _lasting: oneshot::Sender<()> = lasting;
+            match build() {
+                Err(error) => drop(built.send(Err(error))),
+                Ok(network) => {
+                    let facts = facts(&network, settings);
+                    if built.send(Ok(facts)).is_ok() {
+                        let limits = limits(settings, facts.room);
+                        step::Stepping::new(network, limits, orders, shared).run();
+                    }
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("engine".to_owned())
+            .spawn(body)
+            .map_err(|error| EngineError::Device(error.to_string()))?;
+        let facts = when_built
+            .recv()
+            .map_err(|_| EngineError::Device("it panicked while loading".to_owned()))??;
+        let engine = Self {
+            commands,
+            facts,
+            counts,
+            next: AtomicU64::new(0),
+        };
+        Ok((engine, ended))
+    }
+
+    /// What is known of the network.
+    pub fn facts(&self) -> Facts {
+        self.facts
+    }
+
+    /// How things stand.
+    pub fn counted(&self) -> Counted {
+        let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        Counted {
+            running: read(&self.counts.running),
+            waiting: read(&self.counts.waiting),
+            reserved: read(&self.counts.reserved),
+            read: read(&self.counts.read),
+            made: read(&self.counts.made),
+        }
+    }
+
+    /// Begins a sequence. Its place in the order is that of this call.
+    pub fn begin(&self, job: Job) -> Sequence {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (inlet, outlet) = outlet();
+        // Without a thread the inlet is dropped, and the outlet says so.
+        drop(self.commands.send(Command::Begin(id, Box::new(job), inlet)));
+        Sequence {
+            id,
+            outlet,
+            commands: self.commands.clone(),
+            over: false,
+        }
+    }
+}
+
+impl Sequence {
+    /// What the sequence says next; nothing if the engine is gone.
+    pub async fn next(&mut self) -> Option<Said> {
+        let taken = self.outlet.take().await?;
+        if taken.was_full {
+            drop(self.commands.send(Command::GoOn(self.id)));
+        }
+        self.over = !matches!(taken.said, Said::Token(_));
+        Some(taken.said)
+    }
+}
+
+impl Drop for Sequence {
+    fn drop(&mut self) {
+        if !self.over {
+            drop(self.commands.send(Command::Cancel(self.id)));
+        }
+    }
+}
+
+fn facts<N: Network>(network: &N, settings: Settings) -> Facts {
+    let (device, compute) = network.device();
+    let kv_bytes_per_token = network.kv_bytes_per_token().max(1);
+    // More than this can never be taken.
+    let most = u64::from(settings.context) * u64::from(settings.parallel.get());
+    Facts {
+        device,
+        compute,
+        bytes_held: network.bytes_held(),
+        vocabulary: network.vocabulary(),
+        kv_bytes_per_token,
+        room: (settings.kv / kv_bytes_per_token).min(most),
+    }
+}
+
+fn limits(settings: Settings, room: u64) -> Limits {
+    Limits {
+        parallel: settings.parallel.get() as usize,
+        room,
+        chunk: u64::from(settings.chunk.get()),
+        block: BLOCK,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,221 @@
-//! What a model will need of memory.
+//! What a model will need of memory, from its headers and its configuration
+//! alone. Pure. The room for KV caches is not decided here, only what one token
+//! of one sequence takes; what was really seen replaces the guess elsewhere.
+
+use super::manifest::{Geometry, Manifest};
+use crate::config::Compute;
+use crate::units::ByteSize;
+
+/// A worker process without its model: code, MLX, tokenizer, HTTP, threads.
+const PROCESS: u64 = 96 << 20;
+
+/// Freed buffers that the engine lets MLX keep for its next arrays.
+const BUFFERS: u64 = 128 << 20;
+
+/// Tokens that the engine takes in at once.
+const PREFILL_CHUNK: u64 = 512;
+
+/// Longest sequence whose attention scores are counted: as for the default room
+/// for caches. A longer one costs what the buffers above leave free.
+const SCORED_TOKENS: u64 = 32_768;
+
+/// A worker of the scripted engine without what its script touches.
+const SCRIPTED_PROCESS: u64 = 24 << 20;
+
+/// How a device holds a model and computes with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceRule {
+    /// Whether 16-bit weights are held as they are stored, or widened to float32.
+    pub widens_weights: bool,
+    /// Bytes of a number in activations and KV caches.
+    pub number: u64,
+    /// Whether attention keeps its scores in memory, or fuses them away.
+    pub keeps_scores: bool,
+}
+
+/// Bytes that a model needs besides the room for KV caches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryNeed {
+    /// Weights in the form in which the device holds them.
+    pub weights: ByteSize,
+    /// The process, and the arrays of the largest step.
+    pub transient: ByteSize,
+    /// KV cache of one token of one sequence.
+    pub kv_per_token: ByteSize,
+}
+
+impl DeviceRule {
+    /// The rule of the device that this build computes on: Metal on a Mac, else
+    /// the CPU, which computes in float32 unless told otherwise and maps the
+    /// weights as they are on disk.
+    pub fn here(compute: Compute) -> Self {
+        Self::of(cfg!(target_os = "macos"), compute)
+    }
+
+    /// The rule of a GPU or a CPU.
+    pub fn of(gpu: bool, compute: Compute) -> Self {
+        let wide = match compute {
+            Compute::Auto => !gpu,
+            Compute::Float32 => true,
+            Compute::Float16 | Compute::Bfloat16 => false,
+        };
+        Self {
+            widens_weights: gpu && wide,
+            number: if wide { 4 } else { 2 },
+            keeps_scores: !gpu,
+        }
+    }
+}
+
+impl MemoryNeed {
+    /// Weights and transient term.
+    pub fn held(&self) -> ByteSize {
+        self.weights.saturating_add(self.transient)
+    }
+}
+
+/// What a model needs on a device. `context` is the longest sequence, tokens.
+pub fn estimate(manifest: &Manifest, context: u32, rule: DeviceRule) -> MemoryNeed {
+    let Some(geometry) = manifest.geometry.filter(|_| !manifest.scripted) else {
+        return MemoryNeed {
+            weights: ByteSize(manifest.weight_bytes),
+            transient: ByteSize(SCRIPTED_PROCESS),
+            kv_per_token: ByteSize::ZERO,
+        };
+    };
+    let widened = match rule.widens_weights {
+        true => manifest.half_bytes,
+        false => 0,
+    };
+    MemoryNeed {
+        weights: ByteSize(manifest.weight_bytes.saturating_add(widened)),
+        transient: ByteSize((PROCESS + BUFFERS).saturating_add(step(
+            &geometry,
+            u64::from(context),
+            rule,
+        ))),
+        kv_per_token: ByteSize(kv_per_token(&geometry, rule)),
+    }
+}
+
+/// Keys and values of every layer for one token.
+fn kv_per_token(geometry: &Geometry, rule: DeviceRule) -> u64 {
+    [geometry.kv_heads, geometry.head_dim, 2, rule.number]
+        .into_iter()
+        .fold(geometry.layers, u64::saturating_mul)
+}
+
+/// The arrays of the largest step, a chunk of a prompt through one layer: what
+/// stands between layers (input, norm, sum), the three of the feed-forward part,
+/// queries and the attended; attention scores and their softmax where they are
+/// kept; the logits of one position.
+fn step(geometry: &Geometry, context: u64, rule: DeviceRule) -> u64 {
+    let attention = geometry.heads.saturating_mul(geometry.head_dim);
+    let per_token = (3 * geometry.hidden + 3 * geometry.intermediate)
+        .saturating_add(attention.saturating_mul(2));
+    let scores = match rule.keeps_scores {
+        true => geometry
+            .heads
+            .saturating_mul(2)
+            .saturating_mul(context.min(SCORED_TOKENS)),
+        false => 0,
+    };
+    per_token
+        .saturating_add(scores)
+        .saturating_mul(PREFILL_CHUNK.min(context))
+        .saturating_add(geometry.vocabulary)
+        .saturating_mul(rule.number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The demo model: 30 layers, 9 heads of 64 with 3 of their own keys, 576 wide.
+    fn demo() -> Manifest {
+        Manifest {
+            dir: "/snapshot".into(),
+            commit: None,
+            model_type: "llama".to_owned(),
+            architectures: Vec::new(),
+            scripted: false,
+            context: Some(8192),
+            geometry: Some(Geometry {
+                hidden: 576,
+                intermediate: 1536,
+                vocabulary: 49152,
+                layers: 30,
+                heads: 9,
+                kv_heads: 3,
+                head_dim: 64,
+            }),
+            weight_files: Vec::new(),
+            weight_bytes: 98_000_000,
+            half_bytes: 12_000_000,
+            quantization: None,
+            has_chat_template: true,
+            modified: None,
+        }
+    }
+
+    #[test]
+    fn kv_is_layers_times_heads_times_size_twice() {
+        let check = |gpu: bool, compute: Compute, expected: u64| {
+            let need = estimate(&demo(), 8192, DeviceRule::of(gpu, compute));
+            assert_eq!(need.kv_per_token, ByteSize(expected), "{gpu} {compute:?}");
+        };
+        // 30 · 3 · 64 · 2 numbers of four or two bytes.
+        check(false, Compute::Auto, 46_080);
+        check(true, Compute::Auto, 23_040);
+        check(true, Compute::Float32, 46_080);
+        check(false, Compute::Bfloat16, 23_040);
+    }
+
+    #[test]
+    fn weights_are_held_as_stored_unless_a_gpu_widens_them() {
+        let check = |gpu: bool, compute: Compute, expected: u64| {
+            let need = estimate(&demo(), 8192, DeviceRule::of(gpu, compute));
+            assert_eq!(need.weights, ByteSize(expected), "{gpu} {compute:?}");
+        };
+        check(false, Compute::Auto, 98_000_000);
+        check(true, Compute::Auto, 98_000_000);
+        check(true, Compute::Float32, 110_000_000);
+    }
+
+    #[test]
+    fn the_largest_step_is_a_chunk_through_one_layer() {
+        let fixed = PROCESS + BUFFERS;
+        let check = |context: u32, gpu: bool, expected: u64| {
+            let need = estimate(&demo(), context, DeviceRule::of(gpu, Compute::Float32));
+            assert_eq!(need.transient.0 - fixed, expected, "{context} {gpu}");
+        };
+        // A token: 3 · 576 + 3 · 1536 + 2 · 576 = 7488 numbers; 512 of them and the logits.
+        check(8192, true, (512 * 7488 + 49152) * 4);
+        // With scores, 2 · 9 · 8192 more numbers for each.
+        check(8192, false, (512 * (7488 + 147_456) + 49152) * 4);
+        // A context below the chunk.
+        check(100, false, (100 * (7488 + 1800) + 49152) * 4);
+    }
+
+    #[test]
+    fn hostile_measures_saturate_and_a_play_needs_what_it_touches() {
+        let mut hostile = demo();
+        let most = 1 << 24;
+        hostile.geometry = Some(Geometry {
+            hidden: most,
+            intermediate: most,
+            vocabulary: most,
+            layers: most,
+            heads: most,
+            kv_heads: most,
+            head_dim: most,
+        });
+        let rule = DeviceRule::of(false, Compute::Auto);
+        let need = estimate(&hostile, u32::MAX, rule);
+        assert_eq!(need.kv_per_token, ByteSize(u64::MAX));
+        let mut play = demo();
+        play.scripted = true;
+        let need = estimate(&play, 4096, rule);
+        assert_eq!(need.held(), ByteSize(98_000_000 + SCRIPTED_PROCESS));
+    }
+}

@@ -253,6 +253,6 @@ fn round_up(value: u64, alignment: u64) -> Option<u64> {
 }
 
 #[cfg(test)]
-pub mod build;
+pub(in crate::model) mod build;
 #[cfg(test)]
 mod tests;

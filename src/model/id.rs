@@ -7,7 +7,8 @@ use std::sync::Arc;
 /// Longest name and longest id, bytes: the hub's own limit.
 pub const LONGEST: usize = 96;
 
-/// What a request may say: 1–96 bytes of `[A-Za-z0-9._:/-]`, no empty, `.` or `..` segment.
+/// What a request may say: 1–96 bytes of `[A-Za-z0-9._:/-]`, no empty segment, none that
+/// begins with a dot.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(Arc<str>);
 
@@ -27,8 +28,8 @@ pub enum IdError {
     /// A byte outside the grammar.
     #[error("a model name has only letters, digits and . _ : / -, found {0}")]
     Character(String),
-    /// An empty, `.` or `..` part between slashes.
-    #[error("a model name cannot have an empty, \".\" or \"..\" part")]
+    /// An empty part between slashes, or one that begins with a dot.
+    #[error("a model name cannot have an empty part or one that begins with a dot")]
     Segment,
     /// A name that is well formed but no repository id.
     #[error("expected a repository id of the form org/repo, found {0:?}")]
@@ -48,7 +49,11 @@ impl Name {
         if let Some(stranger) = text.chars().find(|&c| !fits(c)) {
             return Err(IdError::Character(format!("{stranger:?}")));
         }
-        if text.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        // A leading dot covers `.` and `..` and every hidden file.
+        if text
+            .split('/')
+            .any(|part| part.is_empty() || part.starts_with('.'))
+        {
             return Err(IdError::Segment);
         }
         Ok(Self(text.into()))
@@ -137,3 +142,6 @@ impl fmt::Debug for ModelId {
         fmt::Debug::fmt(&self.0, f)
     }
 }
+
+#[cfg(test)]
+mod tests;

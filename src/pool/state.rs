@@ -1,1 +1,336 @@
-//! The machine: events and a time in, effects out. Pure.
+//! The pool's machine: what happened goes in, what is to be done comes out. It
+//! reads no clock, starts nothing and waits for nothing; the only thing it
+//! shares with others are gates, each one atomic word.
+//!
+//! A model has at most one worker, and its single flight is that worker's phase:
+//! loading, up (open or draining), stopping. What a worker reserves is held from
+//! the decision to start it until it has been reaped. Waiters stand in one line
+//! across all models; `schedule` decides who is next and who must go.
+
+mod control;
+mod expire;
+mod handle;
+mod schedule;
+mod show;
+mod slot;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(super) mod world;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+
+use self::slot::Slot;
+use super::evict::Room;
+use super::gate::Gate;
+use super::view::Counters;
+use super::{Ending, Refused, Resident, Settings, UnloadError, UnloadMode, UnloadReason};
+use crate::units::ByteSize;
+use crate::worker::{LoadPlan, Ready};
+
+/// Counts the processes the pool has started.
+pub type Generation = u64;
+
+/// Names one waiting request.
+pub type WaiterId = u64;
+
+/// Names one management call that waits for its result.
+pub type ReplyId = u64;
+
+/// How long a worker may take between being asked to end and being killed.
+pub const GRACE: Duration = Duration::from_secs(5);
+
+/// The same while the server goes down, and for workers that misbehaved.
+pub const SHORT_GRACE: Duration = Duration::from_secs(1);
+
+/// A worker that crashes sooner than this after it was ready, without having
+/// ended a single lease in peace, counts as broken when it happens again.
+const EARLY: Duration = Duration::from_secs(60);
+
+/// The longest back-off after failed loads.
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(60);
+
+/// What has happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A request wants a lease.
+    Acquire {
+        /// Who waits.
+        waiter: WaiterId,
+        /// The model, as the request's snapshot describes it.
+        plan: Arc<LoadPlan>,
+    },
+    /// Somebody wants a lease for a model known only by name.
+    Load {
+        /// Who waits.
+        waiter: WaiterId,
+        /// The pool's key.
+        model: String,
+    },
+    /// A waiter has left.
+    Cancel {
+        /// Who.
+        waiter: WaiterId,
+    },
+    /// A worker's process runs.
+    Spawned {
+        /// Which.
+        generation: Generation,
+        /// Its process id.
+        pid: u32,
+    },
+    /// A worker is ready.
+    Ready {
+        /// Which.
+        generation: Generation,
+        /// What it says of itself.
+        ready: Arc<Ready>,
+    },
+    /// A worker could not load; its process may still be there.
+    LoadFailed {
+        /// Which.
+        generation: Generation,
+        /// Why.
+        reason: String,
+    },
+    /// A worker's process has been reaped, or there never was one.
+    Exited {
+        /// Which.
+        generation: Generation,
+        /// How it ended, as words.
+        how: String,
+    },
+    /// The last lease on a worker was given back.
+    Idle {
+        /// Which.
+        generation: Generation,
+    },
+    /// Somebody wants a model out of memory.
+    Unload {
+        /// Who waits for the result.
+        reply: ReplyId,
+        /// The pool's key.
+        model: String,
+        /// How.
+        mode: UnloadMode,
+    },
+    /// Everything idle and not kept is to go.
+    Release {
+        /// Who waits for the result.
+        reply: ReplyId,
+    },
+    /// A reload.
+    Apply {
+        /// The settings from now on.
+        settings: Settings,
+        /// Every served model.
+        models: Vec<Resident>,
+    },
+    /// The server goes down.
+    Shutdown {
+        /// How long leases may still run.
+        drain: Duration,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Effect {
+    /// Start a worker; its memory is reserved.
+    Start {
+        /// Its number.
+        generation: Generation,
+        /// How to bring it up.
+        plan: Arc<LoadPlan>,
+    },
+    /// End a worker's process group: ask, then kill after `grace`.
+    Stop {
+        /// Which.
+        generation: Generation,
+        /// Between asking and killing.
+        grace: Duration,
+        /// Why, for the log; nothing for a worker that could not load.
+        reason: Option<UnloadReason>,
+    },
+    /// A worker may be used through this gate.
+    Open {
+        /// Which.
+        generation: Generation,
+        /// Its gate; leases for the grants that follow are already counted.
+        gate: Arc<Gate>,
+        /// What it says of itself.
+        ready: Arc<Ready>,
+    },
+    /// Hand a lease, already counted, to a waiter.
+    Grant {
+        /// To whom.
+        waiter: WaiterId,
+        /// On which worker.
+        generation: Generation,
+        /// How long the request waited.
+        waited: Duration,
+        /// How many stood before it when it came.
+        position: usize,
+    },
+    /// Tell a waiter no.
+    Refuse {
+        /// Whom.
+        waiter: WaiterId,
+        /// Why.
+        refused: Refused,
+    },
+    /// Tell all holders of leases on a worker that it is over.
+    End {
+        /// Which.
+        generation: Generation,
+        /// Why.
+        ending: Ending,
+    },
+    /// The result of an unload.
+    Unloaded {
+        /// Who asked.
+        reply: ReplyId,
+        /// What came of it.
+        result: Result<(), UnloadError>,
+    },
+    /// The result of a release.
+    Released {
+        /// Who asked.
+        reply: ReplyId,
+        /// What was closed.
+        models: Vec<String>,
+    },
+    /// A worker is history.
+    Forget {
+        /// Which.
+        generation: Generation,
+        /// The pool's key.
+        model: String,
+        /// Why it went; nothing if it never was ready.
+        reason: Option<UnloadReason>,
+        /// How its process ended, as words.
+        how: String,
+    },
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Machine {
+    settings: Settings,
+    slots: BTreeMap<String, Slot>,
+    /// Which model a worker belongs to.
+    workers: HashMap<Generation, String>,
+    /// Which model a waiter waits for.
+    waiting: HashMap<WaiterId, String>,
+    /// The idle models; the least recently used goes first.
+    idle: LruCache<String, ()>,
+    /// Models that a reload has taken away, so that late requests do not bring them back.
+    unlisted: HashSet<String>,
+    /// Kept and preloaded models that have had no outcome yet.
+    preloading: BTreeSet<String>,
+    /// When leases are revoked; set when the server goes down.
+    shutdown: Option<Instant>,
+    last_generation: Generation,
+    last_turn: u64,
+    counters: Counters,
+}
+
+impl Machine {
+    /// A machine that wants what is kept or preloaded; the first event starts it.
+    pub fn new(settings: Settings, models: Vec<Resident>, now: Instant) -> Self {
+        let mut machine = Self {
+            settings: settings.clone(),
+            slots: BTreeMap::new(),
+            workers: HashMap::new(),
+            waiting: HashMap::new(),
+            idle: LruCache::unbounded(),
+            unlisted: HashSet::new(),
+            preloading: BTreeSet::new(),
+            shutdown: None,
+            last_generation: 0,
+            last_turn: 0,
+            counters: Counters::default(),
+        };
+        machine.apply(settings, models, now, &mut Vec::new());
+        let wanted = machine.slots.iter().filter(|(_, s)| s.wanted.is_some());
+        machine.preloading = wanted.map(|(model, _)| model.clone()).collect();
+        machine
+    }
+
+    /// Takes in one event and answers what is to be done, in order.
+    pub fn on(&mut self, event: Event, now: Instant) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let out = &mut effects;
+        match event {
+            Event::Acquire { waiter, plan } => self.acquire(waiter, plan, now, out),
+            Event::Load { waiter, model } => self.load(waiter, &model, now, out),
+            Event::Cancel { waiter } => self.cancel(waiter),
+            Event::Spawned { generation, pid } => self.spawned(generation, pid),
+            Event::Ready { generation, ready } => self.ready(generation, ready, now, out),
+            Event::LoadFailed { generation, reason } => {
+                self.load_failed(generation, reason, now, out);
+            }
+            Event::Exited { generation, how } => self.exited(generation, how, now, out),
+            Event::Idle { generation } => self.idle(generation, now, out),
+            Event::Unload { reply, model, mode } => self.unload(reply, &model, mode, out),
+            Event::Release { reply } => self.release(reply, out),
+            Event::Apply { settings, models } => self.apply(settings, models, now, out),
+            Event::Shutdown { drain } => self.begin_shutdown(drain, now, out),
+            Event::Tick => {}
+        }
+        self.pass(now, out);
+        effects
+    }
+
+    /// Whether the server goes down and every process has been reaped.
+    pub fn is_over(&self) -> bool {
+        self.shutdown.is_some() && self.workers.is_empty()
+    }
+
+    /// What is reserved now: loading, loaded and not yet reaped.
+    pub fn reserved(&self) -> ByteSize {
+        ByteSize(self.books().bytes)
+    }
+
+    /// Bytes and places that are taken now.
+    fn books(&self) -> Room {
+        let running = self.slots.values().filter_map(|slot| slot.running.as_ref());
+        running.fold(Room::default(), |sum, worker| sum.plus(worker.room()))
+    }
+
+    /// Bytes and places that there are.
+    fn limit(&self) -> Room {
+        Room {
+            bytes: self.settings.budget.0,
+            places: self.settings.max_models.unwrap_or(usize::MAX),
+        }
+    }
+
+    /// The next number in the line of everything that waits.
+    fn turn(&mut self) -> u64 {
+        self.last_turn += 1;
+        self.last_turn
+    }
+
+    /// The model and slot of a worker.
+    fn worker(&mut self, generation: Generation) -> Option<(String, &mut Slot)> {
+        let model = self.workers.get(&generation)?.clone();
+        let slot = self.slots.get_mut(&model)?;
+        Some((model, slot))
+    }
+}
+
+/// 1, 2, 4 … 60 seconds for the first, second, third … failure in a row.
+fn back_off(in_a_row: u32) -> Duration {
+    let doublings = in_a_row.saturating_sub(1).min(6);
+    Duration::from_secs(1 << doublings).min(LONGEST_BACK_OFF)
+}

@@ -1,1 +1,227 @@
-//! The one owner of the pool's state.
+//! The handle to the pool, and the pool's one owner: a task that feeds the machine
+//! with what happens and carries out what it answers, deciding nothing. Whoever wants something of
+//! the pool sends it a message, except for a lease on an open gate, which is
+//! taken without asking.
+
+mod owner;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::owner::{Owner, now};
+use super::lease::Instance;
+use super::state::{Generation, Machine, WaiterId};
+use super::{Lease, Refused, Resident, Settings, UnloadError, UnloadMode, View};
+use crate::shutdown::Tasks;
+use crate::worker::LoadPlan;
+use crate::worker::process::{Launch, Report};
+
+/// A handle to the pool. Cloning gives another handle to the same pool.
+#[derive(Clone)]
+pub struct Pool {
+    shared: Arc<Shared>,
+}
+
+/// What the handles and the owner have in common.
+struct Shared {
+    owner: mpsc::UnboundedSender<Message>,
+    /// Where gates may be open, by model. Being behind is harmless: a closed gate
+    /// gives nothing.
+    open: ArcSwap<HashMap<String, Arc<Instance>>>,
+    view: watch::Receiver<Arc<View>>,
+    last_number: AtomicU64,
+}
+
+/// What the owner is told.
+pub(super) enum Message {
+    /// A request wants a lease.
+    Acquire {
+        waiter: WaiterId,
+        plan: Arc<LoadPlan>,
+        answer: oneshot::Sender<Result<Lease, Refused>>,
+    },
+    /// A model is to be brought up.
+    Load {
+        waiter: WaiterId,
+        model: String,
+        answer: oneshot::Sender<Result<Lease, Refused>>,
+    },
+    /// A waiter has left.
+    Cancel { waiter: WaiterId },
+    /// The last lease was given back.
+    Idle { generation: Generation },
+    /// A worker says something.
+    Worker {
+        generation: Generation,
+        report: Report,
+    },
+    /// A worker's process has been reaped.
+    Exited { generation: Generation, how: String },
+    /// A model is to go.
+    Unload {
+        model: String,
+        mode: UnloadMode,
+        answer: oneshot::Sender<Result<(), UnloadError>>,
+    },
+    /// Everything idle is to go.
+    Release {
+        answer: oneshot::Sender<Vec<String>>,
+    },
+    /// A reload.
+    Apply {
+        settings: Settings,
+        models: Vec<Resident>,
+    },
+    /// The server goes down.
+    Stop {
+        drain: Duration,
+        done: oneshot::Sender<()>,
+    },
+}
+
+impl Pool {
+    /// Starts the owner, and with it the loads of what is kept or preloaded.
+    pub fn start(
+        settings: Settings,
+        models: Vec<Resident>,
+        launcher: impl Launch,
+        tasks: &Tasks,
+    ) -> Self {
+        let now = now();
+        let machine = Machine::new(settings, models, now);
+        let (owner, inbox) = mpsc::unbounded_channel();
+        let (show, view) = watch::channel(Arc::new(machine.view(now)));
+        let shared = Arc::new(Shared {
+            owner,
+            open: ArcSwap::default(),
+            view,
+            last_number: AtomicU64::new(0),
+        });
+        let owner = Owner::new(machine, launcher, tasks, shared.clone(), inbox, show);
+        tasks.spawn(owner.run());
+        Self { shared }
+    }
+
+    /// Waits for a lease. Dropping the future gives up the place in the line.
+    pub async fn acquire(&self, plan: &Arc<LoadPlan>) -> Result<Lease, Refused> {
+        if let Some(lease) = self.take_open(&plan.model) {
+            return Ok(lease);
+        }
+        self.wait(|waiter, answer| Message::Acquire {
+            waiter,
+            plan: plan.clone(),
+            answer,
+        })
+        .await
+    }
+
+    /// A lease through an open gate: no message, no lock.
+    fn take_open(&self, model: &str) -> Option<Lease> {
+        self.shared.open.load().get(model).and_then(Lease::take)
+    }
+
+    /// Takes over a reload. Call it just before the snapshot is published: then
+    /// every request that sees the new snapshot finds its models known here.
+    pub fn apply(&self, settings: Settings, models: Vec<Resident>) {
+        // A pool that is down needs no settings.
+        let _ = self.shared.owner.send(Message::Apply { settings, models });
+    }
+
+    /// Brings a model up without using it; answers when it is ready.
+    pub async fn load(&self, model: &str) -> Result<(), Refused> {
+        self.wait(|waiter, answer| Message::Load {
+            waiter,
+            model: model.to_owned(),
+            answer,
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Unloads a model; answers when its process has been reaped.
+    pub async fn unload(&self, model: &str, mode: UnloadMode) -> Result<(), UnloadError> {
+        let (answer, result) = oneshot::channel();
+        let _ = self.shared.owner.send(Message::Unload {
+            model: model.to_owned(),
+            mode,
+            answer,
+        });
+        result.await.unwrap_or(Err(UnloadError::ShuttingDown))
+    }
+
+    /// Unloads every idle model that is not kept; answers which, as soon as
+    /// nobody can take a lease on them any more.
+    pub async fn release(&self) -> Vec<String> {
+        let (answer, result) = oneshot::channel();
+        let _ = self.shared.owner.send(Message::Release { answer });
+        result.await.unwrap_or_default()
+    }
+
+    /// The pool as it is shown.
+    pub fn view(&self) -> Arc<View> {
+        self.shared.view.borrow().clone()
+    }
+
+    /// Follows the view.
+    pub fn watch(&self) -> watch::Receiver<Arc<View>> {
+        self.shared.view.clone()
+    }
+
+    /// Whether everything kept or preloaded has been brought up, or has failed once.
+    pub fn ready(&self) -> bool {
+        let view = self.shared.view.borrow();
+        view.preloading == 0 && !view.stopping
+    }
+
+    /// Refuses everything new, lets leases run on for `drain`, revokes the rest;
+    /// answers when every process has been reaped.
+    pub async fn stop(&self, drain: Duration) {
+        let (done, over) = oneshot::channel();
+        let _ = self.shared.owner.send(Message::Stop { drain, done });
+        // An owner that is gone already has nothing left to stop.
+        let _ = over.await;
+    }
+
+    /// Sends a message that is answered with a lease, and waits for it.
+    async fn wait(
+        &self,
+        message: impl FnOnce(WaiterId, oneshot::Sender<Result<Lease, Refused>>) -> Message,
+    ) -> Result<Lease, Refused> {
+        let waiter = self.shared.last_number.fetch_add(1, Ordering::Relaxed);
+        let (answer, result) = oneshot::channel();
+        let mut place = Place {
+            shared: &self.shared,
+            waiter,
+            is_answered: false,
+        };
+        let _ = self.shared.owner.send(message(waiter, answer));
+        let result = result.await.unwrap_or(Err(Refused::ShuttingDown));
+        place.is_answered = true;
+        result
+    }
+}
+
+/// A place in the line, given up by drop.
+struct Place<'a> {
+    shared: &'a Shared,
+    waiter: WaiterId,
+    is_answered: bool,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            let _ = self.shared.owner.send(Message::Cancel {
+                waiter: self.waiter,
+            });
+        }
+    }
+}

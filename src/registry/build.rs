@@ -1,7 +1,7 @@
 //! Configuration and cache in, snapshot out. Reads nothing itself: what is on
 //! the disk is told by a [`Catalogue`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -9,13 +9,16 @@ use indexmap::IndexMap;
 use super::catalogue::{Catalogue, Found};
 use super::{Machine, NotServable, Served, Snapshot};
 use crate::config::problem::Problems;
-use crate::config::{Budget, Config, Entry, LoadSettings, Source};
+use crate::config::{Budget, Compute, Config, Entry, LoadSettings, Source};
 use crate::model::id::{ModelId, Name};
 use crate::units::ByteSize;
 use crate::worker::{EngineKind, LoadPlan};
 
 /// Sequences at once, where the entry does not say.
 pub const PARALLEL: u32 = 8;
+
+/// Most tokens of a sequence where neither the entry nor the checkpoint says.
+pub const USUAL_CONTEXT: u32 = 4096;
 
 /// Longest sequence, tokens, that the default room for caches holds.
 const KV_TOKENS: u32 = 32_768;
@@ -39,6 +42,7 @@ pub fn snapshot(
         plans: HashMap::new(),
     };
     let served = builder.served();
+    let cached = cached(catalogue);
     let aliases = config
         .models
         .iter()
@@ -54,7 +58,18 @@ pub fn snapshot(
         budget,
         served,
         aliases,
+        cached,
     })
+}
+
+/// Every id in the cache with its size or what is wrong with it.
+fn cached(catalogue: &dyn Catalogue) -> IndexMap<String, Result<ByteSize, NotServable>> {
+    let state = |id: &ModelId| {
+        let found = catalogue.repository(id, None, Compute::Auto);
+        found.map(|found| found.size)
+    };
+    let ids = catalogue.ids();
+    ids.iter().map(|id| (id.to_string(), state(id))).collect()
 }
 
 /// `memory` in bytes.
@@ -96,8 +111,15 @@ impl Builder<'_> {
         for entry in &config.models {
             served.insert(entry.name.to_string(), Arc::new(self.entry(entry)));
         }
+        let aliases: HashSet<&str> = config
+            .models
+            .iter()
+            .flat_map(|entry| entry.aliases.iter().map(Name::as_str))
+            .collect();
         for id in self.catalogue.ids() {
-            if config.permits(id.as_str()) && !served.contains_key(id.as_str()) {
+            // An alias of the same spelling wins, so the id could never be asked for.
+            let is_taken = served.contains_key(id.as_str()) || aliases.contains(id.as_str());
+            if config.permits(id.as_str()) && !is_taken {
                 served.insert(id.to_string(), Arc::new(self.allowed(&id)));
             }
         }
@@ -170,11 +192,15 @@ impl Builder<'_> {
         };
         if found.scripted && !self.scripted {
             let reason = "it is for the scripted engine, which serves tests only";
-            return Err(NotServable::Snapshot(reason.to_owned()));
+            return Err(NotServable::Snapshot {
+                reason: reason.to_owned(),
+                remedy: None,
+            });
         }
         let context = context(load.context, found.context)?;
         let kv = load
             .kv
+            .map(|kv| kv.of(self.budget))
             .unwrap_or_else(|| usual_kv(context, found.needs.kv_per_token, self.budget));
         let plan = LoadPlan {
             model: pool_key(self.config, source, load),
@@ -190,20 +216,23 @@ impl Builder<'_> {
             compute: load.compute,
             memory: load
                 .memory
+                .map(|memory| memory.of(self.budget))
                 .unwrap_or_else(|| found.needs.held.saturating_add(kv)),
         };
         Ok((Arc::new(plan), Arc::new(found)))
     }
 }
 
-/// What is asked for, or what the checkpoint says; never more than that.
-fn context(asked: Option<u32>, checkpoint: u32) -> Result<u32, NotServable> {
-    match asked {
-        Some(asked) if asked > checkpoint => Err(NotServable::Settings(format!(
-            "context is {asked} and the checkpoint ends at {checkpoint} tokens"
+/// What is asked for, else what the checkpoint says; never more than that.
+fn context(asked: Option<u32>, checkpoint: Option<u32>) -> Result<u32, NotServable> {
+    match (asked, checkpoint) {
+        (Some(asked), Some(most)) if asked > most => Err(NotServable::Settings(format!(
+            "context is {asked} and the checkpoint ends at {most} tokens"
         ))),
-        Some(asked) => Ok(asked),
-        None => Ok(checkpoint),
+        (Some(asked), _) => Ok(asked),
+        // A context of nothing would be a broken checkpoint's.
+        (None, Some(most)) => Ok(most.max(1)),
+        (None, None) => Ok(USUAL_CONTEXT),
     }
 }
 
@@ -257,5 +286,22 @@ fn owner<'a>(config: &'a Config, id: &ModelId) -> Option<&'a Entry> {
         Some(entry) => Some(entry),
         None if config.permits(id.as_str()) => None,
         None => config.models.iter().find(leads_here),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_context_is_asked_for_or_the_checkpoints_and_never_more() {
+        let check = |asked, checkpoint, expected: Option<u32>| {
+            assert_eq!(context(asked, checkpoint).ok(), expected);
+        };
+        check(None, Some(8192), Some(8192));
+        check(Some(100), Some(8192), Some(100));
+        check(Some(8193), Some(8192), None);
+        check(Some(50_000), None, Some(50_000));
+        check(None, None, Some(USUAL_CONTEXT));
     }
 }

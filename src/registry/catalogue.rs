@@ -20,8 +20,8 @@ pub struct Found {
     pub modified: Option<SystemTime>,
     /// Bytes of weights on disk.
     pub size: ByteSize,
-    /// Most tokens of a sequence, as the checkpoint says.
-    pub context: u32,
+    /// Most tokens of a sequence, if the checkpoint says.
+    pub context: Option<u32>,
     /// Whether it is a play for the scripted engine.
     pub scripted: bool,
     /// What it needs, by number format.
@@ -52,21 +52,4 @@ pub trait Catalogue {
 
     /// What is known of a folder outside the cache.
     fn folder(&self, dir: &Path, compute: Compute) -> Result<Found, NotServable>;
-}
-
-/// A disk with nothing on it.
-pub struct Empty;
-
-impl Catalogue for Empty {
-    fn ids(&self) -> Vec<ModelId> {
-        Vec::new()
-    }
-
-    fn repository(&self, _: &ModelId, _: Option<&str>, _: Compute) -> Result<Found, NotServable> {
-        Err(NotServable::NotCached)
-    }
-
-    fn folder(&self, _: &Path, _: Compute) -> Result<Found, NotServable> {
-        Err(NotServable::NotCached)
-    }
 }

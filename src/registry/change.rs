@@ -19,7 +19,7 @@ pub struct Change {
     /// Pool keys that no name leads to any more: unload after the last stream.
     pub gone: Vec<String>,
     /// Pool keys whose plan is another: the next load uses it, and what is
-    /// loaded by the old plan is unloaded after the last stream.
+    /// loaded stays as it is until then.
     pub replaced: Vec<Arc<LoadPlan>>,
     /// How many names kept their plan and changed how they are treated
     /// (`keep`, `preload`, `idle_unload`).

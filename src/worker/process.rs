@@ -1,1 +1,257 @@
-//! Starting, watching and ending worker processes.
+//! Starting, watching and ending worker processes. The pool says when; nothing
+//! here knows why. One [`Launcher`] serves the whole router: it has the private
+//! folder for sockets and the one thread that spawns.
+
+mod folder;
+mod life;
+mod lines;
+mod spawn;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::TryRng;
+use rand::rngs::SysRng;
+use tokio::process::Command;
+use tokio::sync::watch;
+
+use self::folder::Folder;
+use self::life::{Worker, beside};
+use self::spawn::Spawner;
+use super::client::Client;
+use super::{EngineKind, LoadPlan, Ready};
+
+/// The names of the variables a worker gets, if the router has them; nothing
+/// else of the router's environment reaches it. Keys and proxies are never here.
+pub const ENVIRONMENT: &[&str] = &[
+    // MLX compiles fused kernels at run time on CPUs: the compiler and its scratch space.
+    "PATH",
+    "TMPDIR",
+    // Where the device's driver and its libraries keep their things.
+    "HOME",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_HOME",
+    "CUDA_PATH",
+    // How many threads the linear algebra may take.
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    // What a person sets to look into a fault.
+    "RUST_BACKTRACE",
+    // Where a build that measures coverage writes it.
+    "LLVM_PROFILE_FILE",
+];
+
+/// Brings up one worker and sees it through to its end. The pool's tests put
+/// something else in the place of [`Launcher`].
+pub trait Launch: Send + Sync + 'static {
+    /// Runs one worker from its start until it has been reaped, and answers how
+    /// it ended, as words that continue "its worker …". Setting a grace time in
+    /// `stop` ends it: asked first, killed when the time is over.
+    fn run(
+        &self,
+        plan: Arc<LoadPlan>,
+        report: impl Fn(Report) + Send + 'static,
+        stop: watch::Receiver<Option<Duration>>,
+    ) -> impl Future<Output = String> + Send + 'static;
+}
+
+/// What a worker lets know while it lives.
+#[derive(Debug)]
+pub enum Report {
+    /// Its process runs.
+    Spawned {
+        /// The process id, which is also that of its group.
+        pid: u32,
+    },
+    /// It is loaded and listens.
+    Ready {
+        /// What it says of itself.
+        ready: Ready,
+        /// The way to it.
+        client: Client,
+    },
+    /// It cannot load. Its process may still be there.
+    Failed {
+        /// Why: one line, bounded, without control characters.
+        reason: String,
+    },
+}
+
+/// Starts worker processes. Cloning gives another handle.
+#[derive(Clone)]
+pub struct Launcher(Arc<Inner>);
+
+struct Inner {
+    options: LauncherOptions,
+    folder: Folder,
+    spawner: Spawner,
+}
+
+/// What a launcher needs to know.
+#[derive(Clone, Debug)]
+pub struct LauncherOptions {
+    /// The executable; [`LauncherOptions::own`] takes our own.
+    pub program: PathBuf,
+    /// What stands before the worker's arguments.
+    pub leading: Vec<OsString>,
+    /// The folder in which the private folder is made; nothing means
+    /// `$XDG_RUNTIME_DIR`, else the folder for temporary files.
+    pub runtime: Option<PathBuf>,
+}
+
+impl LauncherOptions {
+    /// Our own executable in its hidden role `worker`.
+    pub fn own() -> io::Result<Self> {
+        Ok(Self {
+            program: std::env::current_exe()?,
+            leading: vec!["worker".into()],
+            runtime: None,
+        })
+    }
+}
+
+impl Launcher {
+    /// Makes the private folder, sweeps what dead runs left behind and starts
+    /// the thread that spawns.
+    pub fn open(options: LauncherOptions) -> io::Result<Self> {
+        let folder = Folder::create(options.runtime.as_deref())?;
+        let spawner = Spawner::start()?;
+        Ok(Self(Arc::new(Inner {
+            options,
+            folder,
+            spawner,
+        })))
+    }
+
+    /// The private folder, 0700.
+    pub fn folder(&self) -> &Path {
+        self.0.folder.path()
+    }
+}
+
+impl Launch for Launcher {
+    fn run(
+        &self,
+        plan: Arc<LoadPlan>,
+        report: impl Fn(Report) + Send + 'static,
+        stop: watch::Receiver<Option<Duration>>,
+    ) -> impl Future<Output = String> + Send + 'static {
+        let inner = self.0.clone();
+        async move { inner.run(plan, report, stop).await }
+    }
+}
+
+impl Inner {
+    /// See [`Launch::run`].
+    async fn run(
+        &self,
+        plan: Arc<LoadPlan>,
+        report: impl Fn(Report),
+        stop: watch::Receiver<Option<Duration>>,
+    ) -> String {
+        let started = async {
+            let socket = self.folder.socket()?;
+            let secret = secret()?;
+            let child = self
+                .spawner
+                .spawn(self.command(&plan, socket.path())?)
+                .await?;
+            Ok::<_, io::Error>((socket, secret, child))
+        };
+        let (socket, secret, mut child) = match started.await {
+            Ok(started) => started,
+            Err(error) => {
+                let reason = format!("its worker could not be started: {error}");
+                report(Report::Failed { reason });
+                return "was never there".to_owned();
+            }
+        };
+        let pid = child.id().unwrap_or_default();
+        report(Report::Spawned { pid });
+        let model = plan.model.as_str();
+        let stderr = child.stderr.take();
+        let log = async {
+            if let Some(stderr) = stderr {
+                lines::log(stderr, model, pid).await;
+            }
+        };
+        let worker = Worker {
+            child,
+            pid,
+            socket: socket.path(),
+            secret,
+        };
+        beside(worker.live(report, stop), log).await
+    }
+
+    /// The command line of a worker: the template of [`WorkerArgs`], filled from
+    /// the plan alone. `/` as working folder keeps no volume busy.
+    fn command(&self, plan: &LoadPlan, socket: &Path) -> io::Result<Command> {
+        let mut command = Command::new(&self.options.program);
+        command
+            .args(&self.options.leading)
+            .arg("--socket")
+            .arg(socket)
+            .arg("--model-dir")
+            .arg(std::path::absolute(&plan.dir)?)
+            .args(["--engine", engine_word(plan.engine)])
+            .args(["--context", &plan.context.to_string()])
+            .args(["--parallel", &plan.parallel.to_string()])
+            .args(["--kv", &plan.kv.0.to_string()])
+            .args(["--compute", plan.compute.as_str()])
+            .current_dir("/")
+            .env_clear()
+            .envs(environment(std::env::vars_os()))
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        Ok(command)
+    }
+}
+
+/// What a worker gets of the router's environment.
+fn environment(
+    all: impl Iterator<Item = (OsString, OsString)>,
+) -> impl Iterator<Item = (OsString, OsString)> {
+    all.filter(|(name, _)| ENVIRONMENT.iter().any(|allowed| name == allowed))
+}
+
+/// The word for an engine on the command line.
+fn engine_word(engine: EngineKind) -> &'static str {
+    match engine {
+        EngineKind::Mlx => "mlx",
+        EngineKind::Scripted => "scripted",
+    }
+}
+
+/// 256 random bits, as hexadecimal digits.
+fn secret() -> io::Result<String> {
+    Ok(hex(&random::<32>()?))
+}
+
+/// Bytes from the system's random numbers.
+fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    SysRng
+        .try_fill_bytes(&mut bytes)
+        .map_err(io::Error::other)?;
+    Ok(bytes)
+}
+
+/// Bytes as hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

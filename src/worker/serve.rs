@@ -1,1 +1,253 @@
-//! What runs inside a worker: HTTP in, engine out.
+//! What runs inside a worker: HTTP in, engine out. Here are the manners of the
+//! process: the secret on standard input, whose end means leave; load, then
+//! listen, then one line on standard output; logs on standard error.
+
+mod answer;
+mod body;
+mod fields;
+mod http;
+mod messages;
+mod request;
+mod source;
+
+use std::io::{BufRead, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use rustix::fs::Mode;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use self::http::{Secret, Served};
+use self::source::Engine;
+use crate::engine::EngineError;
+use crate::engine::scripted::{Script, Scripted, name_of};
+use crate::engine::thread::Ended;
+use crate::platform;
+use crate::shutdown::Tasks;
+use crate::worker::{EngineKind, FirstWord, Ready, WorkerArgs};
+
+/// Longest secret, bytes.
+const LONGEST_SECRET: u64 = 256;
+
+/// How long connections may take to end after SIGTERM.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Why a worker could not begin or go on.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("standard input ended before the secret came")]
+    NoSecret,
+    #[error("the parent process is gone")]
+    NoParent,
+    #[error("{0}")]
+    Engine(#[from] EngineError),
+    #[error("the socket's folder is open to others (mode {0:o}), expected 700")]
+    OpenFolder(u32),
+    #[error("cannot listen on the socket: {0}")]
+    Socket(#[source] std::io::Error),
+    #[error("cannot start: {0}")]
+    Start(#[source] std::io::Error),
+    #[error("the engine ended unexpectedly")]
+    EngineGone,
+    #[cfg(not(feature = "mlx"))]
+    #[error("this build has no embedded engine")]
+    NoEngine,
+}
+
+/// Runs the worker: from the command line to the end of the process.
+pub fn run(args: &WorkerArgs) -> ExitCode {
+    let began = Instant::now();
+    // Whatever this process makes is its owner's alone.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    log_to_standard_error();
+    match work(args, began) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            tracing::error!(?failure, "the worker ends");
+            // Only the first line of standard output is read, and that one is the
+            // word of a worker that could not begin.
+            if !matches!(failure, Failure::EngineGone) {
+                say(&FirstWord::Failed {
+                    reason: failure.to_string(),
+                });
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work(args: &WorkerArgs, began: Instant) -> Result<(), Failure> {
+    if !platform::follow_parent() {
+        return Err(Failure::NoParent);
+    }
+    let secret = follow_standard_input()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(Failure::Start)?;
+    let guard = runtime.enter();
+    let loaded = load(args)?;
+    let status = loaded.engine.status();
+    let served = Arc::new(Served {
+        engine: loaded.engine,
+        name: name_of(&args.model_dir),
+        secret: Secret::new(secret),
+    });
+    let listener = listen(&args.socket)?;
+    drop(guard);
+    let result = runtime.block_on(async {
+        let tasks = Tasks::new();
+        tasks.spawn(http::accept(listener, served, tasks.clone()));
+        say(&FirstWord::Ready(Ready {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            bytes_held: status.bytes_held,
+            device: status.device,
+            compute: status.compute,
+            context: args.context,
+            load_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }));
+        tracing::info!(load_ms = began.elapsed().as_millis(), "the worker is ready");
+        let result = until_the_end(loaded.terminate, loaded.ended).await;
+        drop(std::fs::remove_file(&args.socket));
+        if !tasks.stop(PATIENCE).await {
+            tracing::warn!("connections did not end in time");
+        }
+        result
+    });
+    // Work on other threads has nobody left to answer to.
+    runtime.shutdown_background();
+    result
+}
+
+/// A loaded engine, and how the process hears that it is to end.
+struct Loaded {
+    engine: Engine,
+    /// SIGTERM; nothing if it is to have no effect.
+    terminate: Option<Signal>,
+    /// The end of the engine's thread, where it has one.
+    ended: Option<Ended>,
+}
+
+/// Loads the engine. SIGTERM ends the process while that lasts.
+fn load(args: &WorkerArgs) -> Result<Loaded, Failure> {
+    let on_terminate = || signal(SignalKind::terminate()).map_err(Failure::Start);
+    match args.engine {
+        EngineKind::Scripted => {
+            let script = Script::read(&args.model_dir)?;
+            let deaf = script.ignore_sigterm.then(on_terminate).transpose()?;
+            let engine = Scripted::load(&args.model_dir, script, args.parallel)?;
+            let source = source::scripted::Source::new(engine, args.context);
+            Ok(Loaded {
+                engine: Engine::Scripted(source),
+                terminate: match deaf {
+                    Some(_) => None,
+                    None => Some(on_terminate()?),
+                },
+                ended: None,
+            })
+        }
+        #[cfg(feature = "mlx")]
+        EngineKind::Mlx => {
+            let (source, ended) = source::snapshot::load(args)?;
+            Ok(Loaded {
+                engine: Engine::Text(source),
+                terminate: Some(on_terminate()?),
+                ended: Some(ended),
+            })
+        }
+        #[cfg(not(feature = "mlx"))]
+        EngineKind::Mlx => Err(Failure::NoEngine),
+    }
+}
+
+/// Waits for the signal to end, which is no failure, or for the end of the engine,
+/// which is one.
+async fn until_the_end(terminate: Option<Signal>, ended: Option<Ended>) -> Result<(), Failure> {
+    let told = async {
+        match terminate {
+            Some(mut terminate) => drop(terminate.recv().await),
+            None => std::future::pending().await,
+        }
+    };
+    let gone = async {
+        match ended {
+            Some(ended) => drop(ended.await),
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = told => Ok(()),
+        () = gone => Err(Failure::EngineGone),
+    }
+}
+
+/// Reads the secret, the first line of standard input, and leaves a thread that
+/// ends the process when standard input ends: the parent is gone.
+fn follow_standard_input() -> Result<String, Failure> {
+    let (told, secret) = mpsc::sync_channel(1);
+    let follow = move || {
+        let mut input = std::io::stdin().lock();
+        let mut line = String::new();
+        let read = input.by_ref().take(LONGEST_SECRET + 1).read_line(&mut line);
+        let whole = read.is_ok() && line.ends_with('\n') && !line.trim().is_empty();
+        if told.send(whole.then(|| line.trim().to_owned())).is_err() || !whole {
+            return;
+        }
+        // Whatever else comes is not for us; only the end is.
+        drop(std::io::copy(&mut input, &mut std::io::sink()));
+        tracing::info!("standard input ended: leaving");
+        #[expect(
+            clippy::exit,
+            reason = "without its parent the process has nothing to finish"
+        )]
+        std::process::exit(0);
+    };
+    std::thread::Builder::new()
+        .name("standard-input".to_owned())
+        .spawn(follow)
+        .map_err(Failure::Start)?;
+    secret.recv().ok().flatten().ok_or(Failure::NoSecret)
+}
+
+/// Listens on the socket, whose folder must be closed to others.
+fn listen(socket: &Path) -> Result<UnixListener, Failure> {
+    let folder = socket
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let mode = std::fs::metadata(folder)
+        .map_err(Failure::Socket)?
+        .permissions()
+        .mode()
+        & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(Failure::OpenFolder(mode));
+    }
+    UnixListener::bind(socket).map_err(Failure::Socket)
+}
+
+/// One line on standard output.
+fn say(word: &FirstWord) {
+    let line = serde_json::to_string(word).unwrap_or_default();
+    let mut output = std::io::stdout().lock();
+    // A parent that does not listen is gone, and standard input tells that.
+    drop(writeln!(output, "{line}").and_then(|()| output.flush()));
+}
+
+fn log_to_standard_error() {
+    let set = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_max_level(tracing::Level::INFO)
+        .try_init();
+    // Whoever set a logger before us wants it.
+    drop(set);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,24 +1,30 @@
 //! Set-up commands of Roundhouse, called by the Makefile.
 //!
-//! `mlx` provides MLX on Linux. Each command is quick when there is nothing to
-//! do and goes on where it was interrupted: everything is written to a temporary
-//! name and renamed when complete. This is not part of the shipped program.
+//! `mlx` provides MLX on Linux, `demo` the demo models, `run` a server with them.
+//! Each is quick when there is nothing to do and goes on where it was
+//! interrupted: everything is written to a temporary name and renamed when
+//! complete. This is not part of the shipped program.
 
 mod bindings;
 mod compile;
+mod demo;
 mod mlx;
 mod packages;
 mod place;
+mod run;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: xtask mlx";
+const USAGE: &str = "usage: xtask mlx | demo | run [options of roundhouse serve]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         ["mlx"] => mlx::provide(),
+        ["demo"] => demo::provide(),
+        ["run", options @ ..] => run::serve(options),
+        [run::WELCOME] => run::welcome(),
         _ => Err(USAGE.into()),
     };
     match result {

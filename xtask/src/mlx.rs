@@ -21,6 +21,18 @@ use crate::place::{self, output_of};
 const OWN_SOURCES: &str = "src/engine/mlx/native";
 const OWN_LIBRARY: &str = "roundhouse_native";
 
+/// Compiler flags of sources that are called only where the processor can.
+const AVX2: &[&str] = &["-mavx2", "-mfma", "-mf16c"];
+const AVX512: &[&str] = &[
+    "-mavx2",
+    "-mfma",
+    "-mf16c",
+    "-mavx512f",
+    "-mavx512bw",
+    "-mavx512vl",
+    "-mavx512dq",
+];
+
 /// Provides everything and writes `.cargo/mlx.toml`.
 pub fn provide() -> Result<()> {
     if cfg!(target_os = "macos") {
@@ -33,12 +45,12 @@ pub fn provide() -> Result<()> {
             .into());
     }
     let mlx_package = chosen_package()?;
+    OPENBLAS.provide(&place::native())?;
     let mlx_sys = mlx_sys_folder()?;
     let mlx_c = mlx_sys.join("src/mlx-c");
     check_version(&mlx_c, mlx_package)?;
     let setup = Setup {
-        mlx: mlx_package.provide()?.join("mlx"),
-        openblas: OPENBLAS.provide()?.join("scipy_openblas32/lib"),
+        mlx: mlx_package.provide(&place::native())?.join("mlx"),
         folder: place::native().join(mlx_package.name),
         package: mlx_package,
         mlx_c,
@@ -54,8 +66,6 @@ struct Setup {
     package: &'static Package,
     /// The unpacked `mlx` folder: `include`, `lib`.
     mlx: PathBuf,
-    /// The folder of `libscipy_openblas.so`.
-    openblas: PathBuf,
     /// The sources of mlx-c inside the `mlx-sys` package.
     mlx_c: PathBuf,
     /// Everything made for this choice of MLX.
@@ -159,14 +169,19 @@ impl Setup {
     fn own_library(&self) -> Result<()> {
         let folder = place::repository().join(OWN_SOURCES);
         let headers = files_with(&folder, "h")?;
-        let unit = Unit {
-            label: "own sources",
-            sources: files_with(&folder, "cpp")?,
-            flags: self.flags("-O3"),
-            also_made_from: self.made_from(&headers)?,
-            folder: self.folder.join("own"),
-        };
-        let objects = unit.objects()?;
+        let mut objects = Vec::new();
+        for (instructions, sources) in by_instructions(files_with(&folder, "cpp")?) {
+            let mut flags = self.flags("-O3");
+            flags.extend(instructions.iter().map(ToString::to_string));
+            let unit = Unit {
+                label: "own sources",
+                sources,
+                flags,
+                also_made_from: self.made_from(&headers)?,
+                folder: self.folder.join("own"),
+            };
+            objects.extend(unit.objects()?);
+        }
         let keys = objects
             .iter()
             .map(|object| fs::read(object.with_extension("key")));
@@ -181,9 +196,8 @@ impl Setup {
             .iter()
             .map(|object| object.display().to_string())
             .collect();
-        arguments.push(format!("-L{}", self.openblas.display()));
         arguments.push(format!("-L{}", self.mlx.join("lib").display()));
-        arguments.extend(["-lscipy_openblas", "-lmlx", "-lpthread"].map(String::from));
+        arguments.extend(["-lmlx", "-lpthread", "-ldl"].map(String::from));
         let packages = [
             OPENBLAS.relative().join("scipy_openblas32/lib"),
             self.relative_mlx(),
@@ -198,7 +212,7 @@ impl Setup {
     }
 
     fn bindings(&self) -> Result<PathBuf> {
-        let libclang = LIBCLANG.provide()?;
+        let libclang = LIBCLANG.provide(&place::native())?;
         let folder = self.folder.join("bindings");
         let stamp = folder.join("made-from");
         let headers = files_with(&self.mlx_c.join("mlx/c"), "h")?;
@@ -277,6 +291,27 @@ impl Setup {
         );
         Ok(())
     }
+}
+
+/// Groups sources by the processor instructions that they may use, which the end
+/// of a file's name says. Those for another architecture are left out.
+fn by_instructions(sources: Vec<PathBuf>) -> Vec<(&'static [&'static str], Vec<PathBuf>)> {
+    let named = |source: &PathBuf, end: &str| {
+        let name = source.file_stem().unwrap_or_default().to_string_lossy();
+        name.ends_with(end)
+    };
+    let kinds: [(&str, &'static [&'static str]); 2] = [("_avx2", AVX2), ("_avx512", AVX512)];
+    let (special, plain): (Vec<_>, Vec<_>) = sources
+        .into_iter()
+        .partition(|source| kinds.iter().any(|(end, _)| named(source, end)));
+    let mut groups: Vec<(&'static [&'static str], Vec<PathBuf>)> = vec![(&[], plain)];
+    if cfg!(target_arch = "x86_64") {
+        for (end, flags) in kinds {
+            let files = special.iter().filter(|source| named(source, end));
+            groups.push((flags, files.cloned().collect()));
+        }
+    }
+    groups
 }
 
 /// The files of `folder` with this extension, in order.

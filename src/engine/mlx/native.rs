@@ -1,1 +1,197 @@
-//! The FFI edge: what MLX lacks on a CPU.
+//! The FFI edge: what MLX lacks on a CPU, from the C++ in `native/`. Products
+//! over quantised and half-width weights that compute in float32, and weights
+//! mapped from a file instead of copied. Linux only, and only for arrays on the
+//! CPU device; what is faster where is decided by the caller.
+#![expect(unsafe_code, reason = "calls the C++ library beside this file")]
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use mlx_rs::{Array, Dtype};
+use mlx_sys::mlx_array;
+
+/// Why a native function failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NativeError {
+    /// Shapes or number formats that do not fit, or a library that is missing.
+    #[error("{0}")]
+    Failed(String),
+    /// A file that cannot be mapped.
+    #[error("cannot map {path}: {reason}")]
+    Map {
+        /// The file.
+        path: String,
+        /// What the system says.
+        reason: String,
+    },
+}
+
+// Declared as in `native/kernels.h`.
+unsafe extern "C" {
+    fn roundhouse_last_error() -> *const c_char;
+    fn roundhouse_prepare(threads: c_int) -> c_int;
+    #[cfg(test)]
+    fn roundhouse_use_instructions(instructions: c_int) -> c_int;
+    fn roundhouse_quantized_matmul(
+        result: *mut mlx_array,
+        x: mlx_array,
+        packed: mlx_array,
+        scales: mlx_array,
+        biases: mlx_array,
+        group_size: c_int,
+        bits: c_int,
+    ) -> c_int;
+    fn roundhouse_dense_matmul(result: *mut mlx_array, x: mlx_array, w: mlx_array) -> c_int;
+    fn roundhouse_map_open(path: *const c_char) -> *mut c_void;
+    fn roundhouse_map_length(map: *const c_void) -> usize;
+    fn roundhouse_map_array(
+        result: *mut mlx_array,
+        map: *const c_void,
+        offset: usize,
+        shape: *const c_int,
+        dimensions: usize,
+        dtype: mlx_sys::mlx_dtype,
+    ) -> c_int;
+    fn roundhouse_map_close(map: *mut c_void);
+}
+
+fn last_error() -> String {
+    // SAFETY: the pointer is never null and stays valid until the next failure in
+    // this thread; the text is copied before that.
+    let message = unsafe { CStr::from_ptr(roundhouse_last_error()) };
+    message.to_string_lossy().into_owned()
+}
+
+/// Calls `make` with a place for its result.
+fn array_of(make: impl FnOnce(*mut mlx_array) -> c_int) -> Result<Array, NativeError> {
+    let mut result = mlx_array {
+        ctx: std::ptr::null_mut(),
+    };
+    if make(&raw mut result) != 0 {
+        return Err(NativeError::Failed(last_error()));
+    }
+    // SAFETY: on success `result` is a new handle that nobody else owns.
+    Ok(unsafe { Array::from_ptr(result) })
+}
+
+/// Makes products use `threads` cores, in all models of this process, and loads
+/// the library they need, so that its absence is an error here and not later.
+pub fn prepare(threads: usize) -> Result<(), NativeError> {
+    let threads = c_int::try_from(threads).unwrap_or(c_int::MAX).max(1);
+    // SAFETY: no arguments to keep valid.
+    match unsafe { roundhouse_prepare(threads) } {
+        0 => Ok(()),
+        _ => Err(NativeError::Failed(last_error())),
+    }
+}
+
+/// Makes products use one instruction set: 0 portable, 1 AVX2, 2 AVX-512. False
+/// where the processor lacks it.
+#[cfg(test)]
+fn use_instructions(instructions: c_int) -> bool {
+    // SAFETY: no arguments to keep valid; any choice gives right products.
+    unsafe { roundhouse_use_instructions(instructions) == 0 }
+}
+
+/// `x · transpose(w)` for `x` of shape `[…, K]` in float32 and `w` of shape
+/// `[N, K]` in MLX's affine quantisation: `packed` as uint32 `[N, K·bits/32]`,
+/// `scales` and `biases` `[N, K/group_size]` in float32, float16 or bfloat16.
+/// Group sizes are 32, 64, 128; bits are 2, 3, 4, 6, 8. Gives float32 `[…, N]`,
+/// evaluated with the graph like any operation of MLX.
+pub fn quantized_matmul(
+    x: &Array,
+    packed: &Array,
+    scales: &Array,
+    biases: &Array,
+    group_size: i32,
+    bits: i32,
+) -> Result<Array, NativeError> {
+    // SAFETY: the handles are borrowed from live arrays; the callee makes its own.
+    array_of(|result| unsafe {
+        roundhouse_quantized_matmul(
+            result,
+            x.as_ptr(),
+            packed.as_ptr(),
+            scales.as_ptr(),
+            biases.as_ptr(),
+            group_size,
+            bits,
+        )
+    })
+}
+
+/// `x · transpose(w)` for `x` of shape `[…, K]` in float32 and `w` of shape
+/// `[N, K]` in float32, float16 or bfloat16. Gives float32 `[…, N]`.
+pub fn dense_matmul(x: &Array, w: &Array) -> Result<Array, NativeError> {
+    // SAFETY: as in `quantized_matmul`.
+    array_of(|result| unsafe { roundhouse_dense_matmul(result, x.as_ptr(), w.as_ptr()) })
+}
+
+/// A file in memory from which arrays are made without copying. The arrays keep
+/// it mapped, also after this value is gone. The file must not be shortened
+/// meanwhile.
+#[derive(Debug)]
+pub struct MappedFile {
+    map: *mut c_void,
+}
+
+// SAFETY: the mapping is only read, and its count of users is atomic.
+unsafe impl Send for MappedFile {}
+
+impl MappedFile {
+    /// Maps the whole of the file at `path`.
+    pub fn open(path: &Path) -> Result<Self, NativeError> {
+        let failed = |reason: String| NativeError::Map {
+            path: path.display().to_string(),
+            reason,
+        };
+        let text = CString::new(path.as_os_str().as_bytes())
+            .map_err(|_| failed("its name holds a zero byte".into()))?;
+        // SAFETY: `text` ends in a zero byte and lives across the call.
+        let map = unsafe { roundhouse_map_open(text.as_ptr()) };
+        if map.is_null() {
+            return Err(failed(last_error()));
+        }
+        Ok(Self { map })
+    }
+
+    /// Bytes of the file.
+    pub fn length(&self) -> u64 {
+        // SAFETY: `map` is live until `drop`.
+        unsafe { roundhouse_map_length(self.map) as u64 }
+    }
+
+    /// The array of `shape` whose numbers begin `offset` bytes into the file, one
+    /// after the other. Not copied, except where `offset` is no multiple of the
+    /// size of a number.
+    pub fn array(&self, offset: u64, shape: &[i32], dtype: Dtype) -> Result<Array, NativeError> {
+        let offset = usize::try_from(offset)
+            .map_err(|_| NativeError::Failed("the offset is beyond this machine".into()))?;
+        if shape.iter().any(|&length| length < 0) {
+            return Err(NativeError::Failed("a length is negative".into()));
+        }
+        // SAFETY: `map` is live until `drop`; `shape` is read during the call only.
+        array_of(|result| unsafe {
+            roundhouse_map_array(
+                result,
+                self.map,
+                offset,
+                shape.as_ptr(),
+                shape.len(),
+                dtype as mlx_sys::mlx_dtype,
+            )
+        })
+    }
+}
+
+impl Drop for MappedFile {
+    fn drop(&mut self) {
+        // SAFETY: made by `roundhouse_map_open`, closed once. Arrays hold the
+        // memory themselves.
+        unsafe { roundhouse_map_close(self.map) };
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -57,6 +57,12 @@ impl TensorType {
         TABLE.iter().find(|row| row.0 == number).map(|row| row.1)
     }
 
+    /// The number that stands for it in a file.
+    #[cfg(test)]
+    pub(in crate::model) fn number(self) -> u32 {
+        self.row().0
+    }
+
     /// The name of a type that cannot be read, for messages.
     pub(super) fn name_of_number(number: u32) -> String {
         match UNREADABLE.iter().find(|row| row.0 == number) {

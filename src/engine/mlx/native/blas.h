@@ -2,12 +2,20 @@
 // CBLAS standard.
 #pragma once
 
+#include <string>
+
+namespace roundhouse {
+
 enum { kRowMajor = 101, kColumnMajor = 102 };
 enum { kNoTranspose = 111, kTranspose = 112 };
 
-extern "C" {
-void cblas_sgemm(
+// Loads OpenBLAS where that has not happened. Returns what is wrong, or nothing.
+std::string blas_load();
+
+// cblas_sgemm in the calling thread.
+void blas_sgemm_alone(
     int order, int transpose_a, int transpose_b, int m, int n, int k,
-    float alpha, const float* a, int lda, const float* b, int ldb,
-    float beta, float* c, int ldc);
-}
+    float alpha, const float* a, int lda, const float* b, int ldb, float beta,
+    float* c, int ldc);
+
+} // namespace roundhouse

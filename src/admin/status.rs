@@ -1,0 +1,96 @@
+//! `GET /admin/status` and `GET /admin/models`: the service at one moment.
+
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+
+use super::seconds_since;
+use crate::platform;
+use crate::pool::ModelView;
+use crate::service::Service;
+
+/// One call that tells how the service stands.
+pub async fn status(State(service): State<Service>) -> Json<Value> {
+    let now = Instant::now();
+    let view = service.dispatch.pool.view();
+    let snapshot = service.dispatch.registry.load();
+    let models: Vec<_> = view
+        .models
+        .iter()
+        .map(|model| model_status(model, now))
+        .collect();
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "process": std::process::id(),
+        "uptime_seconds": seconds_since(service.started, now),
+        "ready": service.dispatch.pool.ready(),
+        "configuration": {
+            "file": snapshot.config.source,
+            "generation": snapshot.generation,
+            "last_reload_failure": service.reload.last_failure(),
+        },
+        "memory": {
+            "budget_bytes": view.budget.0,
+            "reserved_bytes": view.reserved.0,
+            "machine_bytes": platform::machine_memory().map(|memory| memory.0),
+        },
+        "requests": {
+            "waiting": view.waiting(),
+            "running": view.models.iter().map(ModelView::leases).sum::<u64>(),
+        },
+        "counters": {
+            "loads": view.counters.loads,
+            "load_failures": view.counters.load_failures,
+            "swaps": view.counters.swaps,
+            "unloads": view.counters.unloads.iter()
+                .map(|(reason, count)| (json!(reason).as_str().unwrap_or_default().to_owned(), json!(count)))
+                .collect::<serde_json::Map<_, _>>(),
+        },
+        "models": models,
+    }))
+}
+
+/// The models the pool knows.
+pub async fn models(State(service): State<Service>) -> Json<Value> {
+    let now = Instant::now();
+    let view = service.dispatch.pool.view();
+    let models: Vec<_> = view
+        .models
+        .iter()
+        .map(|model| model_status(model, now))
+        .collect();
+    Json(json!({"models": models}))
+}
+
+fn model_status(model: &ModelView, now: Instant) -> Value {
+    let ready = model.ready.as_deref();
+    json!({
+        "model": model.model,
+        "state": model.state,
+        "keep": model.keep,
+        "engine": model.plan.engine,
+        "commit": model.plan.commit,
+        "context": model.plan.context,
+        "parallel": model.plan.parallel,
+        "need_bytes": model.need.0,
+        "reserved_bytes": model.reserved.0,
+        "held_bytes": ready.map(|ready| ready.bytes_held),
+        "resident_bytes": model.pid.and_then(platform::resident_memory).map(|bytes| bytes.0),
+        "device": ready.map(|ready| ready.device.as_str()),
+        "compute": ready.map(|ready| ready.compute.as_str()),
+        "process": model.pid,
+        "leases": model.leases(),
+        "waiting": model.waiting,
+        "idle_seconds": model.idle_since.map(|since| seconds_since(since, now)),
+        "unload_in_seconds": model.unload_at.map(|at| seconds_since(now, at)),
+        "load_milliseconds": model.load_times.iter().map(|time| time.as_millis() as u64).collect::<Vec<_>>(),
+        "last_failure": model.last_failure.as_ref().map(|failure| json!({
+            "reason": failure.reason,
+            "seconds_ago": seconds_since(failure.at, now),
+            "retry_in_seconds": seconds_since(now, failure.retry_at),
+            "in_a_row": failure.in_a_row,
+        })),
+    })
+}

@@ -1,0 +1,81 @@
+//! `GET /v1/models` and `GET /v1/models/{org}/{repo}`: what may be asked for,
+//! with the state of each. Listing never loads and never waits for a load.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use serde_json::{Value, json};
+
+use super::error::{ApiError, Code};
+use crate::model::id::Name;
+use crate::pool::{ModelState, View};
+use crate::route::{self, Listed};
+use crate::service::Service;
+
+/// The whole list.
+pub async fn list(State(service): State<Service>) -> Json<Value> {
+    let snapshot = service.dispatch.registry.load();
+    let view = service.dispatch.pool.view();
+    let data: Vec<_> = route::list(&snapshot, &|_| true)
+        .iter()
+        .map(|listed| object(listed, &view))
+        .collect();
+    Json(json!({"object": "list", "data": data}))
+}
+
+/// One model; its id may hold a slash, plain or as `%2F`.
+pub async fn one(
+    State(service): State<Service>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let invalid = |message: String| ApiError::new(Code::InvalidModelId, message).param("model");
+    let Path(id) = id.map_err(|_| invalid("the path is not UTF-8".to_owned()))?;
+    let name = Name::parse(id.trim_end_matches('/')).map_err(|error| invalid(error.to_string()))?;
+    let snapshot = service.dispatch.registry.load();
+    let view = service.dispatch.pool.view();
+    let listed = route::list(&snapshot, &|_| true);
+    listed
+        .iter()
+        .find(|listed| listed.id == name.as_str())
+        .map(|listed| Json(object(listed, &view)))
+        .ok_or_else(|| {
+            let message = format!("the model \"{name}\" does not exist here");
+            ApiError::new(Code::ModelNotFound, message).param("model")
+        })
+}
+
+/// A model in OpenAI's shape, with what agents need besides: the window and the state.
+fn object(listed: &Listed, view: &View) -> Value {
+    let served = &listed.served;
+    let plan = served.plan.as_ref().ok();
+    let known = plan.and_then(|plan| view.model(&plan.model));
+    let state = known.map_or(ModelState::Unloaded, |model| model.state);
+    let created = served.modified.map_or(0, seconds);
+    let owner = listed
+        .id
+        .split_once('/')
+        .map_or("roundhouse", |(organisation, _)| organisation);
+    let mut object = json!({
+        "id": listed.id,
+        "object": "model",
+        "created": created,
+        "owned_by": owner,
+        "state": state,
+        "status": {"value": state},
+        "context_length": plan.map(|plan| plan.context),
+        "max_model_len": plan.map(|plan| plan.context),
+        "aliases": served.aliases,
+    });
+    if let Some(name) = &listed.alias_of {
+        object["alias_of"] = json!(name);
+    }
+    object
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}

@@ -1,0 +1,306 @@
+//! `roundhouse serve`: checks what must hold before a port opens, opens the
+//! ports, and serves until it is told to stop.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use clap::Args;
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{CONFIGURATION, failed};
+use crate::access::audit::Audit;
+use crate::access::keys::{KeyClass, Keys};
+use crate::config::{Config, Listen, locate};
+use crate::dispatch::{Dispatch, spool};
+use crate::platform::{self, Folders};
+use crate::pool::Pool;
+use crate::registry::{Machine, MachineMemory, Registry};
+use crate::server::{Bound, Limits};
+use crate::service::{self, Reload, ReloadError, Service};
+use crate::shutdown::Tasks;
+use crate::worker::process::{Launcher, LauncherOptions};
+use crate::{admin, api, telemetry};
+
+/// After the drain: how long workers and connections may take to end.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What `serve` understands.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The configuration
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where inference is served, instead of server.listen
+    #[arg(long, value_name = "ADDRESS", value_parser = locate::parse_listen)]
+    listen: Option<Listen>,
+    /// Where management is served, instead of server.management
+    #[arg(long, value_name = "ADDRESS", value_parser = locate::parse_listen)]
+    management: Option<Listen>,
+    /// Print the addresses as one line of JSON on standard output
+    #[arg(long)]
+    json: bool,
+    /// Also serve models of the engine that plays a file, which exists for tests
+    #[arg(long, hide = true)]
+    scripted_engine: bool,
+}
+
+/// Why the server did not start, with the exit code.
+struct NotStarted(u8, String);
+
+impl NotStarted {
+    fn configuration(error: impl std::fmt::Display) -> Self {
+        Self(CONFIGURATION, error.to_string())
+    }
+
+    fn failed(error: impl std::fmt::Display) -> Self {
+        Self(1, error.to_string())
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &ServeArgs) -> ExitCode {
+    let Some(folders) = Folders::from_environment() else {
+        return failed(1, "there is no home folder");
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(1, error),
+    };
+    match runtime.block_on(serve(args, &folders)) {
+        Ok(code) => code,
+        Err(NotStarted(code, error)) => failed(code, error),
+    }
+}
+
+/// The configuration with what the command line overrides.
+fn read_config(args: &Overrides, folders: &Folders) -> Result<Config, locate::LoadError> {
+    let mut config = locate::load(args.config.as_deref(), folders)?;
+    if let Some(listen) = &args.listen {
+        config.server.listen = vec![listen.clone()];
+    }
+    if let Some(management) = &args.management {
+        config.server.management = vec![management.clone()];
+    }
+    Ok(config)
+}
+
+/// What of the command line holds for every reading of the file.
+#[derive(Clone)]
+struct Overrides {
+    config: Option<PathBuf>,
+    listen: Option<Listen>,
+    management: Option<Listen>,
+}
+
+async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStarted> {
+    let overrides = Overrides {
+        config: args.config.clone(),
+        listen: args.listen.clone(),
+        management: args.management.clone(),
+    };
+    let config = read_config(&overrides, folders).map_err(NotStarted::configuration)?;
+    telemetry::start(&config.log).map_err(NotStarted::configuration)?;
+    let keys = Keys::read(&config.keys_file).map_err(NotStarted::configuration)?;
+    refuse_exposure(&config, &keys)?;
+    let memory = machine_memory()?;
+    let machine = Machine {
+        memory,
+        scripted: args.scripted_engine,
+    };
+    let server = config.server.clone();
+    let audit = Audit::open(&config.audit).map_err(NotStarted::failed)?;
+    let registry = Arc::new(Registry::start(config, machine).map_err(NotStarted::configuration)?);
+
+    // Signals first: from here on a stop is an orderly one.
+    let mut signals = Signals::listen().map_err(NotStarted::failed)?;
+    let inference = bind(&server.listen).await?;
+    let management = bind(&server.management).await?;
+    let control = Bound::bind_control(&folders.control_socket());
+    announce(args.json, &inference, &management).map_err(NotStarted::failed)?;
+
+    let options = LauncherOptions::own().map_err(NotStarted::failed)?;
+    let launcher = Launcher::open(options).map_err(NotStarted::failed)?;
+    let tasks = Tasks::new();
+    let owner = Tasks::new();
+    let snapshot = registry.load();
+    let pool = Pool::start(
+        service::pool_settings(&snapshot),
+        service::residents(&snapshot),
+        launcher,
+        &owner,
+    );
+    let keys = Arc::new(ArcSwap::from_pointee(keys));
+    let again = folders.clone();
+    let read = Box::new(move || {
+        let config = read_config(&overrides, &again).map_err(ReloadError::Config)?;
+        let keys = Keys::read(&config.keys_file).map_err(ReloadError::Keys)?;
+        Ok((config, keys))
+    });
+    let service = Service {
+        dispatch: Dispatch {
+            registry: registry.clone(),
+            pool: pool.clone(),
+            spools: spool::Budget::default(),
+            tasks: tasks.clone(),
+        },
+        reload: Reload::start(read, registry.clone(), keys.clone(), pool.clone(), &tasks),
+        keys,
+        audit: Arc::new(audit),
+        started: Instant::now(),
+    };
+    let limits = Limits {
+        header_time: server.limits.header_time,
+        connections: server.limits.connections,
+    };
+    for bound in inference {
+        bound.serve(api::router(service.clone()), limits.clone(), &tasks);
+    }
+    for bound in management {
+        bound.serve(admin::router(service.clone()), limits.clone(), &tasks);
+    }
+    match control {
+        Ok(control) => control.serve(admin::router(service.clone()), limits, &tasks),
+        // A second server of the same user has no control socket, and says so.
+        Err(error) => tracing::warn!(%error, "there is no control socket"),
+    }
+
+    signals.until_stop(&service).await;
+    Ok(drain(
+        signals,
+        pool,
+        tasks,
+        owner,
+        registry.load().config.server.drain,
+    )
+    .await)
+}
+
+/// Lets answers end, then workers, then connections; a second signal ends it now.
+async fn drain(
+    mut signals: Signals,
+    pool: Pool,
+    tasks: Tasks,
+    owner: Tasks,
+    patience: Duration,
+) -> ExitCode {
+    tracing::info!(drain_ms = patience.as_millis() as u64, "stopping");
+    let orderly = async {
+        let (_, ended) = tokio::join!(pool.stop(patience), tasks.stop(patience + LAST_PATIENCE));
+        owner.stop(LAST_PATIENCE).await && ended
+    };
+    tokio::select! {
+        ended = orderly => {
+            tracing::info!(all_ended = ended, "stopped");
+            ExitCode::SUCCESS
+        }
+        () = signals.stop() => {
+            tracing::warn!("stopped at once by a second signal");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A reachable address without keys is refused before any port opens.
+fn refuse_exposure(config: &Config, keys: &Keys) -> Result<(), NotStarted> {
+    let doors = [
+        (
+            "server.listen",
+            &config.server.listen,
+            KeyClass::Inference,
+            "",
+        ),
+        (
+            "server.management",
+            &config.server.management,
+            KeyClass::Management,
+            " --management",
+        ),
+    ];
+    for (setting, listens, class, flag) in doors {
+        let reachable = listens.iter().find_map(|listen| match listen {
+            Listen::Tcp(address) if !address.ip().to_canonical().is_loopback() => Some(address),
+            _ => None,
+        });
+        if let Some(address) = reachable.filter(|_| !keys.any(class)) {
+            return Err(NotStarted::configuration(format!(
+                "{setting} is {address}, which others can reach, and there is no {} key; \
+                 make one with `roundhouse keys new{flag}` or listen on 127.0.0.1",
+                class.as_str()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn machine_memory() -> Result<MachineMemory, NotStarted> {
+    platform::machine_memory()
+        .zip(platform::automatic_budget())
+        .map(|(total, auto)| MachineMemory { total, auto })
+        .ok_or_else(|| NotStarted::failed("the system does not tell how much memory it has"))
+}
+
+async fn bind(listens: &[Listen]) -> Result<Vec<Bound>, NotStarted> {
+    let mut bound = Vec::new();
+    for listen in listens {
+        let opened = Bound::bind(listen).await;
+        bound.push(opened.map_err(|error| NotStarted::failed(format!("{listen}: {error}")))?);
+    }
+    Ok(bound)
+}
+
+/// Says where it listens: one line of JSON for programs, two lines for people.
+fn announce(as_json: bool, inference: &[Bound], management: &[Bound]) -> std::io::Result<()> {
+    let urls = |bound: &[Bound]| bound.iter().map(Bound::url).collect::<Vec<_>>().join(" ");
+    let (inference, management) = (urls(inference), urls(management));
+    let mut out = std::io::stdout().lock();
+    if as_json {
+        let line = json!({"event": "listening", "inference": inference, "management": management});
+        writeln!(out, "{line}")?;
+    } else {
+        writeln!(out, "inference   {inference}\nmanagement  {management}")?;
+    }
+    out.flush()
+}
+
+/// The signals a server obeys.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Waits for a stop; a hang-up reloads the configuration meanwhile.
+    async fn until_stop(&mut self, service: &Service) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {
+                    // The outcome is logged by the task that reloads.
+                    let _ = service.reload.reload().await;
+                }
+            }
+        }
+    }
+}

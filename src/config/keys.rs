@@ -1,0 +1,201 @@
+//! Every key of `models.yaml` in one table: what it takes, its default, when a
+//! change of it works. Suggestions, `docs/CONFIG.md` and the tests that hold the
+//! reader to both come from here.
+
+use Class::{Live, NextLoad, Restart};
+use Otherwise::{Absent, Value, Words};
+
+/// When a change takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// At once, with the reload.
+    Live,
+    /// With the next load of that model.
+    NextLoad,
+    /// When the server starts again.
+    Restart,
+}
+
+impl Class {
+    /// The word in the documentation.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Live => "live",
+            NextLoad => "next load",
+            Restart => "restart",
+        }
+    }
+}
+
+/// What holds while a key is not written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Otherwise {
+    /// What could be written instead, with the same effect.
+    Value(&'static str),
+    /// Something that depends on the machine or on other keys, in words.
+    Words(&'static str),
+    /// Nothing.
+    Absent,
+}
+
+/// One key.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// From the top, with dots; `NAME` stands for the name of an entry.
+    pub path: &'static str,
+    /// What it takes.
+    pub kind: &'static str,
+    /// What holds without it.
+    pub default: Otherwise,
+    /// When a change takes effect.
+    pub class: Class,
+    /// What it is for.
+    pub about: &'static str,
+}
+
+/// Stands in a path for the name of an entry.
+pub const NAME: &str = "NAME";
+
+const fn key(
+    path: &'static str,
+    kind: &'static str,
+    default: Otherwise,
+    class: Class,
+    about: &'static str,
+) -> Key {
+    Key {
+        path,
+        kind,
+        default,
+        class,
+        about,
+    }
+}
+
+/// The table, in the order of the documentation.
+#[rustfmt::skip]
+pub const KEYS: &[Key] = &[
+    key("memory", "size, percentage of the machine's memory, or `auto`", Value("auto"), Live,
+        "budget for everything loaded: weights, caches and what is being loaded stay below it together"),
+    key("allow", "list of patterns", Value("[]"), Live,
+        "cached ids that may be served with default settings; `*` stands for anything but `/`"),
+    key("deny", "list of patterns", Value("[]"), Live,
+        "ids that may not be served, whatever `allow` says"),
+    key("default", "name", Absent, Live,
+        "what a request without `model` gets: an entry, an alias, or an id that `allow` permits"),
+    key("cache", "list of folders", Words("`HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`"), Live,
+        "hub caches, searched in this order"),
+    key("models.NAME", "mapping", Absent, Live,
+        "an entry: the key is the served name and, without `repo` or `path`, the repository id; entries with equal load settings share one load"),
+    key("models.NAME.repo", "repository id", Words("the entry's name"), NextLoad,
+        "the cached repository the weights come from"),
+    key("models.NAME.revision", "branch, tag or commit", Value("main"), NextLoad,
+        "which snapshot of the repository"),
+    key("models.NAME.path", "folder", Absent, NextLoad,
+        "a folder with weights outside the cache, instead of `repo`"),
+    key("models.NAME.aliases", "list of names", Value("[]"), Live,
+        "other names for the same model, compared exactly"),
+    key("models.NAME.context", "tokens", Words("the checkpoint's own"), NextLoad,
+        "longest sequence, prompt and answer together"),
+    key("models.NAME.parallel", "number", Value("8"), NextLoad,
+        "most sequences worked on at once"),
+    key("models.NAME.kv", "size or percentage of the budget", Words("one sequence of the context or 32k tokens, whichever is less, at most a quarter of the budget"), NextLoad,
+        "room for KV caches, shared by the sequences"),
+    key("models.NAME.compute", "`auto`, `float32`, `float16` or `bfloat16`", Value("auto"), NextLoad,
+        "number format of activations; `auto` is float32 on a CPU and the checkpoint's own elsewhere"),
+    key("models.NAME.memory", "size or percentage of the budget", Words("estimated from the snapshot"), NextLoad,
+        "what to reserve for the model, caches included, instead of the estimate"),
+    key("models.NAME.keep", "`always`", Absent, Live,
+        "loaded at start and never unloaded to make room"),
+    key("models.NAME.preload", "`true` or `false`", Value("false"), Live,
+        "loaded at start"),
+    key("models.NAME.idle_unload", "duration or `never`", Words("`pool.idle_unload`"), Live,
+        "unloaded when unused for so long"),
+    key("pool.max_models", "number or `unlimited`", Value("unlimited"), Live,
+        "most models loaded at once"),
+    key("pool.idle_unload", "duration or `never`", Value("15m"), Live,
+        "a model unused for so long is unloaded"),
+    key("pool.switch_after", "duration", Value("30s"), Live,
+        "when the oldest waiting request has waited so long, its model is next as soon as running answers end"),
+    key("pool.queue", "number", Value("64"), Live,
+        "most requests that wait for one model"),
+    key("pool.queue_timeout", "duration", Value("10m"), Live,
+        "longest wait for a model"),
+    key("server.listen", "address or list of addresses", Value("127.0.0.1:11440"), Restart,
+        "where inference is served: `IP:PORT`, or `unix:PATH`"),
+    key("server.management", "address or list of addresses", Value("127.0.0.1:11441"), Restart,
+        "where management is served"),
+    key("server.allowed_hosts", "list of hosts", Value("[]"), Live,
+        "values of `Host` that are accepted besides `localhost` and this machine's own addresses; any port"),
+    key("server.allowed_origins", "list of origins", Value("[]"), Live,
+        "web pages that may use the server, such as `https://chat.example.com`"),
+    key("server.drain", "duration", Value("10s"), Live,
+        "how long running answers may take to end when the server stops"),
+    key("server.heartbeat_after", "duration", Value("3s"), Live,
+        "a stream that has no first byte by then begins with a comment"),
+    key("server.heartbeat_every", "duration", Value("10s"), Live,
+        "distance of such comments while nothing else is sent"),
+    key("server.limits.body", "size", Value("32MB"), Live,
+        "largest body of a request"),
+    key("server.limits.header_time", "duration", Value("10s"), Live,
+        "longest time for the head of a request"),
+    key("server.limits.body_idle", "duration", Value("30s"), Live,
+        "longest time in which no byte of a request's body arrives"),
+    key("server.limits.load_time", "duration", Value("10m"), Live,
+        "longest load of a model"),
+    key("server.limits.first_token", "duration", Value("10m"), Live,
+        "longest time to an engine's first byte once it has the request"),
+    key("server.limits.between_tokens", "duration", Value("2m"), Live,
+        "longest silence of an engine after that"),
+    key("server.limits.write_stall", "duration", Value("60s"), Live,
+        "longest time in which a client takes no byte of an answer that is ready"),
+    key("server.limits.connections", "number", Value("16384"), Live,
+        "most connections to one listener"),
+    key("keys_file", "file", Words("`keys.json` in the state folder"), Restart,
+        "hashes of the keys that open the ports"),
+    key("audit", "file", Words("`audit.jsonl` in the state folder"), Restart,
+        "one line for each management action"),
+    key("log", "filter", Value("info"), Live,
+        "what is logged: a level, or `target=level` separated by commas"),
+];
+
+/// The names that may stand directly under a path; the top is `""`.
+pub fn children(path: &str) -> Vec<&'static str> {
+    let mut names: Vec<&str> = KEYS
+        .iter()
+        .filter_map(|key| match path {
+            "" => Some(key.path),
+            _ => key.path.strip_prefix(path)?.strip_prefix('.'),
+        })
+        .filter_map(|rest| rest.split('.').next())
+        .collect();
+    names.dedup();
+    names
+}
+
+/// The full paths of the keys with this last part: where a misplaced key belongs.
+pub fn elsewhere(name: &str) -> Vec<&'static str> {
+    KEYS.iter()
+        .map(|key| key.path)
+        .filter(|path| path.rsplit('.').next() == Some(name))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_and_their_keys_are_found() {
+        assert!(children("").starts_with(&["memory", "allow", "deny"]));
+        assert_eq!(children("").iter().filter(|k| **k == "server").count(), 1);
+        assert_eq!(children("models"), [NAME]);
+        assert_eq!(children("pool").len(), 5);
+        assert!(children("server").contains(&"limits"));
+        assert_eq!(children("server.limits").len(), 8);
+        assert_eq!(
+            elsewhere("idle_unload"),
+            ["models.NAME.idle_unload", "pool.idle_unload"]
+        );
+    }
+}

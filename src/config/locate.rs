@@ -1,0 +1,184 @@
+//! Which file is the configuration, and its text. The only part of `config`
+//! that asks the environment and the disk.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use super::file::LARGEST;
+use super::problem::Problems;
+use super::standard::Surroundings;
+use super::{Config, Listen, walk};
+use crate::platform::Folders;
+
+/// The name of the file, wherever it is looked for.
+const FILE_NAME: &str = "models.yaml";
+
+/// Why there is no configuration.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum LoadError {
+    /// None was given and none lies where they are looked for.
+    #[error(
+        "no configuration found: looked for {}; give one with --config FILE or \
+         ROUNDHOUSE_CONFIG (a first one needs one line: allow: [\"mlx-community/*\"])",
+        .searched.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ")
+    )]
+    NotFound {
+        /// The places, in their order.
+        searched: Vec<PathBuf>,
+    },
+    /// There is one, and it has problems.
+    #[error("the configuration has problems\n{0}")]
+    Problems(Problems),
+}
+
+/// Finds, reads and checks the configuration: `flag` is what `--config` said.
+pub fn load(flag: Option<&Path>, folders: &Folders) -> Result<Config, LoadError> {
+    let file = find(flag, folders)?;
+    read(&file, folders).map_err(LoadError::Problems)
+}
+
+/// The file that [`load`] would read.
+pub fn find(flag: Option<&Path>, folders: &Folders) -> Result<PathBuf, LoadError> {
+    let variable = std::env::var_os("ROUNDHOUSE_CONFIG")
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from);
+    let given = flag.map(Path::to_owned).or(variable);
+    let here = Path::new(".").join(FILE_NAME);
+    choose(given, vec![here, folders.config.join(FILE_NAME)])
+}
+
+/// Reads and checks one file.
+pub fn read(file: &Path, folders: &Folders) -> Result<Config, Problems> {
+    let text = text(file).map_err(|reason| Problems::whole(Some(file), reason.to_string()))?;
+    walk::config(&text, Some(file), &surroundings(file, folders)?)
+}
+
+/// What the meaning of a file depends on.
+pub fn surroundings(file: &Path, folders: &Folders) -> Result<Surroundings, Problems> {
+    let absolute = std::path::absolute(file)
+        .map_err(|error| Problems::whole(Some(file), error.to_string()))?;
+    Ok(Surroundings {
+        folder: absolute.parent().unwrap_or(Path::new("/")).to_owned(),
+        home: etcetera::home_dir().ok(),
+        hub_cache: folders.hub_cache.clone(),
+        state: folders.state.clone(),
+    })
+}
+
+/// An address of the command line: as in the file, relative to the current folder.
+pub fn parse_listen(text: &str) -> Result<Listen, String> {
+    walk::parse_listen(text, |path| std::path::absolute(path).ok())
+}
+
+/// The order of the search: what was given, else the first place that has something.
+fn choose(given: Option<PathBuf>, places: Vec<PathBuf>) -> Result<PathBuf, LoadError> {
+    // A thing that is there and cannot be read is told, not passed over.
+    let is_there = |path: &&PathBuf| std::fs::symlink_metadata(path).is_ok();
+    match given.or_else(|| places.iter().find(is_there).cloned()) {
+        Some(file) => Ok(file),
+        None => Err(LoadError::NotFound { searched: places }),
+    }
+}
+
+/// Why a file's text could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The system refused.
+    #[error("{0}")]
+    System(#[from] io::Error),
+    /// A folder, a pipe, a device.
+    #[error("expected a file, found {0}")]
+    NotFile(&'static str),
+    /// Over the limit.
+    #[error("expected at most {LARGEST} bytes, found more")]
+    TooLarge,
+    /// Not text.
+    #[error("expected UTF-8 text, found another byte at offset {0}")]
+    NotText(usize),
+}
+
+/// The text of a file. Pipes and devices are refused without reading them, and
+/// nothing beyond the limit is read.
+pub fn text(file: &Path) -> Result<String, ReadError> {
+    // Without O_NONBLOCK the opening itself would wait for a pipe's other end.
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32)
+        .open(file)?;
+    let kind = opened.metadata()?;
+    if !kind.is_file() {
+        return Err(ReadError::NotFile(kind_name(&opened)));
+    }
+    let mut bytes = Vec::new();
+    opened.take(LARGEST as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > LARGEST {
+        return Err(ReadError::TooLarge);
+    }
+    String::from_utf8(bytes).map_err(|error| ReadError::NotText(error.utf8_error().valid_up_to()))
+}
+
+/// What a thing that is no file is.
+fn kind_name(file: &File) -> &'static str {
+    use std::os::unix::fs::FileTypeExt;
+    match file.metadata().map(|metadata| metadata.file_type()) {
+        Ok(kind) if kind.is_dir() => "a folder",
+        Ok(kind) if kind.is_fifo() => "a pipe",
+        Ok(kind) if kind.is_char_device() || kind.is_block_device() => "a device",
+        _ => "something else",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn only_files_of_text_are_read_and_nothing_hangs() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("folder")).expect("created");
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("pipe"), rustix::fs::Mode::RUSR).expect("created");
+        std::os::unix::fs::symlink(at("loop"), at("loop")).expect("created");
+        std::os::unix::fs::symlink("/dev/zero", at("zero")).expect("created");
+        std::fs::write(at("large"), vec![b' '; LARGEST + 1]).expect("written");
+        std::fs::write(at("limit"), vec![b' '; LARGEST]).expect("written");
+        std::fs::write(at("latin"), b"a: \xe9").expect("written");
+        let check = |name: &str, expected: &str| {
+            let start = Instant::now();
+            let got = match text(&at(name)) {
+                Ok(text) => format!("{} bytes", text.len()),
+                Err(error) => error.to_string(),
+            };
+            assert!(got.contains(expected), "{name}: {got}");
+            assert!(start.elapsed() < Duration::from_secs(1), "{name} hangs");
+        };
+        check("folder", "expected a file, found a folder");
+        check("pipe", "expected a file, found a pipe");
+        check("zero", "expected a file, found a device");
+        check("loop", "symbolic link");
+        check("missing", "No such file");
+        check("large", "expected at most 1000000 bytes");
+        check("limit", "1000000 bytes");
+        check("latin", "another byte at offset 3");
+    }
+
+    #[test]
+    fn the_search_has_an_order_and_says_where_it_looked() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (here, home) = (folder.path().join("a.yaml"), folder.path().join("b.yaml"));
+        let places = vec![here.clone(), home.clone()];
+        let chosen = |given: Option<&str>| choose(given.map(PathBuf::from), places.clone());
+        let text = chosen(None).expect_err("none is there").to_string();
+        assert!(text.contains("a.yaml") && text.contains("b.yaml"), "{text}");
+        std::fs::write(&home, "").expect("written");
+        assert_eq!(chosen(None), Ok(home));
+        std::fs::create_dir(&here).expect("created");
+        assert_eq!(chosen(None), Ok(here), "a broken one is told");
+        assert_eq!(chosen(Some("c")), Ok(PathBuf::from("c")));
+    }
+}

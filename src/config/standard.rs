@@ -1,0 +1,104 @@
+//! What holds where the file says nothing, and what the file's meaning depends
+//! on besides its text.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Budget, Config, Limits, Listen, Pool, Server};
+use crate::units::ByteSize;
+
+/// The inference port.
+pub const INFERENCE_PORT: u16 = 11440;
+
+/// The management port.
+pub const MANAGEMENT_PORT: u16 = 11441;
+
+/// Folders that the meaning of a file depends on. Read from the environment by
+/// `read`, given by tests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Surroundings {
+    /// What relative paths are relative to: the file's own folder.
+    pub folder: PathBuf,
+    /// What `~` stands for.
+    pub home: Option<PathBuf>,
+    /// The hub's cache as its own client would find it.
+    pub hub_cache: PathBuf,
+    /// Where this program keeps its state.
+    pub state: PathBuf,
+}
+
+impl Surroundings {
+    /// A path as it is typed in the file: `~` and relative ones resolved, without
+    /// asking the disk.
+    pub fn resolve(&self, typed: &str) -> Option<PathBuf> {
+        match typed.strip_prefix('~') {
+            Some("") => self.home.clone(),
+            Some(rest) => Some(self.home.as_ref()?.join(rest.strip_prefix('/')?)),
+            None => Some(self.folder.join(Path::new(typed))),
+        }
+    }
+}
+
+impl Config {
+    /// The configuration of an empty file: it serves nothing.
+    pub fn standard(around: &Surroundings) -> Self {
+        Self {
+            source: None,
+            memory: Budget::Auto,
+            server: Server::standard(),
+            cache: vec![around.hub_cache.clone()],
+            pool: Pool::standard(),
+            allow: Vec::new(),
+            deny: Vec::new(),
+            default: None,
+            models: Vec::new(),
+            keys_file: around.state.join("keys.json"),
+            audit: around.state.join("audit.jsonl"),
+            log: "info".to_owned(),
+        }
+    }
+}
+
+impl Server {
+    fn standard() -> Self {
+        let local = |port| vec![Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))];
+        Self {
+            listen: local(INFERENCE_PORT),
+            management: local(MANAGEMENT_PORT),
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
+            drain: Duration::from_secs(10),
+            heartbeat_after: Duration::from_secs(3),
+            heartbeat_every: Duration::from_secs(10),
+            limits: Limits::standard(),
+        }
+    }
+}
+
+impl Limits {
+    fn standard() -> Self {
+        Self {
+            body: ByteSize(32_000_000),
+            header_time: Duration::from_secs(10),
+            body_idle: Duration::from_secs(30),
+            load_time: Duration::from_secs(600),
+            first_token: Duration::from_secs(600),
+            between_tokens: Duration::from_secs(120),
+            write_stall: Duration::from_secs(60),
+            connections: 16_384,
+        }
+    }
+}
+
+impl Pool {
+    fn standard() -> Self {
+        Self {
+            max_models: None,
+            idle_unload: Some(Duration::from_secs(900)),
+            switch_after: Duration::from_secs(30),
+            queue: 64,
+            queue_timeout: Duration::from_secs(600),
+        }
+    }
+}

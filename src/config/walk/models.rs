@@ -1,0 +1,289 @@
+//! `models`: the entries, and what must hold between names.
+
+use std::collections::HashMap;
+
+use super::values::{Span, quoted};
+use super::{At, Walker, set};
+use crate::config::file::{Node, Pair, Value};
+use crate::config::keys::NAME;
+use crate::config::problem::{Place, Problem};
+use crate::config::{Compute, Config, Entry, LoadSettings, Source, suggest};
+use crate::model::id::{ModelId, Name};
+
+/// Longest revision, bytes.
+const LONGEST_REVISION: usize = 96;
+
+/// Where names were written, for messages that name two places.
+#[derive(Default)]
+pub(super) struct Places {
+    /// Each entry's key.
+    entries: HashMap<Name, Place>,
+    /// Each alias, in the order of the file, with its entry.
+    aliases: Vec<(Name, Place, Name)>,
+}
+
+/// What an entry says of where its weights come from.
+#[derive(Default)]
+struct Origin {
+    repo: Option<ModelId>,
+    revision: Option<(String, Place)>,
+    path: Option<(std::path::PathBuf, Place)>,
+    /// Something was said and could not be read.
+    broken: bool,
+}
+
+impl Walker<'_> {
+    /// `models`
+    pub(super) fn models(&mut self, node: &Node) -> (Vec<Entry>, Places) {
+        let mut places = Places::default();
+        let mut entries = Vec::new();
+        for pair in self.unique("models", node) {
+            match Name::parse(&pair.key) {
+                Ok(name) => {
+                    places.entries.insert(name.clone(), pair.place);
+                    entries.extend(self.entry(name, pair, &mut places));
+                }
+                Err(error) => {
+                    let message = format!("models.{}: {error}", quoted(&pair.key));
+                    self.problem(Problem::at(pair.place, message));
+                }
+            }
+        }
+        (entries, places)
+    }
+
+    /// One entry. Nothing and `{}` are entries with default settings.
+    fn entry(&mut self, name: Name, pair: &Pair, places: &mut Places) -> Option<Entry> {
+        let shown = format!("models.{name}");
+        let mut origin = Origin::default();
+        let mut load = LoadSettings::default();
+        let (mut keep, mut preload, mut idle_unload) = (false, false, None);
+        let mut aliases = Vec::new();
+        let mut idle_place = None;
+        for pair in self.pairs(&shown, &format!("models.{NAME}"), &pair.node) {
+            let path = format!("{shown}.{}", pair.key);
+            let at = At {
+                path: &path,
+                node: &pair.node,
+            };
+            match pair.key.as_str() {
+                "repo" | "revision" | "path" => self.origin_key(&mut origin, pair, at),
+                "aliases" => aliases = self.aliases(at, &name, places),
+                "keep" => keep = self.keep(at),
+                "preload" => set(&mut preload, self.boolean(at)),
+                "idle_unload" => {
+                    idle_unload = self.duration_or_never(at);
+                    idle_place = Some(pair.place);
+                }
+                _ => self.load_key(&mut load, &pair.key, at),
+            }
+        }
+        if let (true, Some(place)) = (keep, idle_place) {
+            let message =
+                format!("{shown}: keep: always is never unloaded, found idle_unload as well");
+            self.problem(Problem::at(place, message).help("remove one of them"));
+        }
+        Some(Entry {
+            source: self.source(&name, &shown, pair.place, origin)?,
+            name,
+            load,
+            keep,
+            preload,
+            idle_unload,
+            aliases,
+            line: pair.place.line,
+        })
+    }
+
+    /// `context`, `parallel`, `kv`, `compute`, `memory`
+    fn load_key(&mut self, load: &mut LoadSettings, key: &str, at: At) {
+        match key {
+            "context" => load.context = self.number(at, Span::TOKENS),
+            "parallel" => load.parallel = self.number(at, Span::PARALLEL),
+            "kv" => load.kv = self.amount(at),
+            "memory" => load.memory = self.amount(at),
+            "compute" => {
+                let expected = "auto, float32, float16 or bfloat16";
+                set(
+                    &mut load.compute,
+                    self.read(at, expected, |text| {
+                        text.parse::<Compute>()
+                            .map_err(|_| format!("expected {expected}, found {}", quoted(text)))
+                    }),
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// `repo`, `revision`, `path`
+    fn origin_key(&mut self, origin: &mut Origin, pair: &Pair, at: At) {
+        let read = match pair.key.as_str() {
+            "repo" => {
+                origin.repo = self.read(at, "a repository id such as org/name", |text| {
+                    ModelId::parse(text).map_err(|error| error.to_string())
+                });
+                origin.repo.is_some()
+            }
+            "revision" => {
+                let revision = self.read(at, "a branch, tag or commit", revision);
+                origin.revision = revision.map(|revision| (revision, pair.place));
+                origin.revision.is_some()
+            }
+            _ => {
+                origin.path = self.path(at).map(|path| (path, pair.place));
+                origin.path.is_some()
+            }
+        };
+        origin.broken |= !read;
+    }
+
+    /// Where the weights come from: `path`, else `repo`, else the name itself.
+    fn source(&mut self, name: &Name, shown: &str, place: Place, origin: Origin) -> Option<Source> {
+        let mut refuse = |place, message: String, help: &str| {
+            self.problem(Problem::at(place, format!("{shown}: {message}")).help(help));
+        };
+        match origin {
+            Origin { broken: true, .. } => None,
+            Origin {
+                repo: Some(_),
+                path: Some((_, place)),
+                ..
+            } => {
+                let message = "expected repo or path, found both".to_owned();
+                refuse(place, message, "remove one of them");
+                None
+            }
+            Origin {
+                revision: Some((_, place)),
+                path: Some(_),
+                ..
+            } => {
+                let message = "a folder has no revisions, found path and revision".to_owned();
+                refuse(place, message, "remove one of them");
+                None
+            }
+            Origin {
+                path: Some((path, _)),
+                ..
+            } => Some(Source::Path(path)),
+            Origin { repo, revision, .. } => match repo.or_else(|| name.as_id()) {
+                Some(id) => Some(Source::Repository {
+                    id,
+                    // What it would be anyway: the same load as without it.
+                    revision: revision
+                        .map(|(revision, _)| revision)
+                        .filter(|revision| revision != "main"),
+                }),
+                None => {
+                    let message = "the name is no repository id and there is no repo or path";
+                    refuse(
+                        place,
+                        message.to_owned(),
+                        "add repo: org/name or path: FOLDER",
+                    );
+                    None
+                }
+            },
+        }
+    }
+
+    /// `keep`: `always` is the only word.
+    fn keep(&mut self, at: At) -> bool {
+        let keeps = matches!(&at.node.value, Value::Text(text) if text == "always");
+        if !keeps {
+            self.expected(at.path, at.node, "always");
+        }
+        keeps
+    }
+
+    /// `aliases`; their places are kept for the checks between names.
+    fn aliases(&mut self, at: At, entry: &Name, places: &mut Places) -> Vec<Name> {
+        let aliases = self.list(at, "a list of names", |walker, at| {
+            let name = walker.name(at)?;
+            places
+                .aliases
+                .push((name.clone(), at.node.place, entry.clone()));
+            Some(name)
+        });
+        aliases.unwrap_or_default()
+    }
+
+    /// No alias may be an entry or another alias, and no entry may be denied.
+    pub(super) fn check_names(&mut self, config: &Config, places: &Places) {
+        let mut seen: HashMap<&Name, Place> = HashMap::new();
+        for (alias, place, entry) in &places.aliases {
+            let (what, other) = match (places.entries.get(alias), seen.get(alias)) {
+                (Some(other), _) => ("an entry", other),
+                (None, Some(other)) => ("an alias", other),
+                (None, None) => {
+                    seen.insert(alias, *place);
+                    continue;
+                }
+            };
+            let message = format!(
+                "models.{entry}.aliases: {:?} is already {what}: at line {} and at line {}",
+                alias.as_str(),
+                other.line,
+                place.line
+            );
+            self.problem(Problem::at(*place, message).help("a name leads to one model only"));
+        }
+        for entry in &config.models {
+            let names = match &entry.source {
+                Source::Repository { id, .. } => [entry.name.as_str(), id.as_str()],
+                Source::Path(_) => [entry.name.as_str(); 2],
+            };
+            let denied = config
+                .deny
+                .iter()
+                .find(|pattern| names.iter().any(|name| pattern.matches(name)));
+            if let (Some(pattern), Some(place)) = (denied, places.entries.get(&entry.name)) {
+                let message = format!(
+                    "models.{}: matched by deny: {:?}",
+                    entry.name,
+                    pattern.as_str()
+                );
+                self.problem(Problem::at(*place, message).help("remove the entry or the pattern"));
+            }
+        }
+    }
+
+    /// `default` must lead somewhere; that the entry itself is broken is told there.
+    pub(super) fn check_default(&mut self, config: &Config, places: &Places, at: At) {
+        let Some(name) = &config.default else {
+            return;
+        };
+        let aliases = places.aliases.iter().map(|(alias, ..)| alias);
+        let names = places.entries.keys().chain(aliases);
+        let permitted = name.as_id().is_some_and(|id| config.permits(id.as_str()));
+        if permitted || names.clone().any(|known| known == name) {
+            return;
+        }
+        let message = format!(
+            "default: {:?} is no entry, no alias and no id that allow permits",
+            name.as_str()
+        );
+        let problem = Problem::at(at.node.place, message);
+        let nearest = suggest::nearest(name.as_str(), names.map(Name::as_str));
+        self.problem(match nearest {
+            Some(nearest) => problem.help(format!("did you mean {nearest:?}")),
+            None => problem,
+        });
+    }
+}
+
+/// A branch, tag or commit: what may be a path under `refs` and nothing above it.
+fn revision(text: &str) -> Result<String, String> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"._/-".contains(&b);
+    let is_plain = text.len() <= LONGEST_REVISION
+        && text.bytes().all(fits)
+        && !text.split('/').any(|part| matches!(part, "" | "." | ".."));
+    match is_plain {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "expected a branch, tag or commit of letters, digits and . _ / -, found {}",
+            quoted(text)
+        )),
+    }
+}

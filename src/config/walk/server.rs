@@ -1,0 +1,150 @@
+//! `server` and `server.limits`.
+
+use std::collections::HashSet;
+
+use super::values::{Span, Zero, quoted};
+use super::{At, Walker, set};
+use crate::config::file::Node;
+use crate::config::problem::Problem;
+use crate::config::{Limits, Listen, Server};
+
+impl Walker<'_> {
+    /// `server`
+    pub(super) fn server(&mut self, node: &Node, server: &mut Server) {
+        for pair in self.pairs("server", "server", node) {
+            let path = format!("server.{}", pair.key);
+            let at = At {
+                path: &path,
+                node: &pair.node,
+            };
+            match pair.key.as_str() {
+                "listen" => set(&mut server.listen, self.listens(at)),
+                "management" => set(&mut server.management, self.listens(at)),
+                "allowed_hosts" => {
+                    let hosts = self.list(at, "a list of hosts", Self::host);
+                    set(&mut server.allowed_hosts, hosts);
+                }
+                "allowed_origins" => {
+                    let origins = self.list(at, "a list of origins", Self::origin);
+                    set(&mut server.allowed_origins, origins);
+                }
+                "drain" => set(&mut server.drain, self.duration(at, Zero::Fits)),
+                "heartbeat_after" => {
+                    set(&mut server.heartbeat_after, self.duration(at, Zero::Fits));
+                }
+                "heartbeat_every" => {
+                    set(
+                        &mut server.heartbeat_every,
+                        self.duration(at, Zero::Refused),
+                    );
+                }
+                "limits" => self.limits(&pair.node, &mut server.limits),
+                _ => {}
+            }
+        }
+        self.check_addresses(node, server);
+    }
+
+    /// `server.limits`
+    fn limits(&mut self, node: &Node, limits: &mut Limits) {
+        for pair in self.pairs("server.limits", "server.limits", node) {
+            let path = format!("server.limits.{}", pair.key);
+            let at = At {
+                path: &path,
+                node: &pair.node,
+            };
+            let time = match pair.key.as_str() {
+                "header_time" => &mut limits.header_time,
+                "body_idle" => &mut limits.body_idle,
+                "load_time" => &mut limits.load_time,
+                "first_token" => &mut limits.first_token,
+                "between_tokens" => &mut limits.between_tokens,
+                "write_stall" => &mut limits.write_stall,
+                "body" => {
+                    set(&mut limits.body, self.size(at));
+                    continue;
+                }
+                "connections" => {
+                    set(&mut limits.connections, self.number(at, Span::COUNT));
+                    continue;
+                }
+                _ => continue,
+            };
+            set(time, self.duration(at, Zero::Refused));
+        }
+    }
+
+    /// A host as it stands in `Host`, without a port.
+    fn host(&mut self, at: At) -> Option<String> {
+        let expected = "a host without a port, such as ai.example.internal";
+        self.plain(at, expected, is_host)
+    }
+
+    /// A web origin.
+    fn origin(&mut self, at: At) -> Option<String> {
+        let expected = "an origin such as https://chat.example.com";
+        self.plain(at, expected, is_origin)
+    }
+
+    /// Text that a test accepts.
+    fn plain(&mut self, at: At, expected: &str, fits: fn(&str) -> bool) -> Option<String> {
+        use crate::config::file::Value::Text;
+        match &at.node.value {
+            Text(text) if fits(text) => Some(text.clone()),
+            _ => {
+                self.expected(at.path, at.node, expected);
+                None
+            }
+        }
+    }
+
+    /// No address may be listened on twice; port 0 is another one each time.
+    fn check_addresses(&mut self, node: &Node, server: &Server) {
+        let mut seen = HashSet::new();
+        for listen in server.listen.iter().chain(&server.management) {
+            if matches!(listen, Listen::Tcp(address) if address.port() == 0) {
+                continue;
+            }
+            if !seen.insert(listen) {
+                let message = format!(
+                    "server.listen and server.management: expected different addresses, found {} twice",
+                    quoted(&listen.to_string())
+                );
+                self.problem(Problem::at(node.place, message));
+            }
+        }
+    }
+}
+
+/// A DNS name or a literal address.
+fn is_host(text: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+    };
+    text.len() <= 253
+        && (text.split('.').all(label)
+            || text
+                .trim_start_matches('[')
+                .trim_end_matches(']')
+                .parse::<std::net::Ipv6Addr>()
+                .is_ok())
+}
+
+/// `scheme://host` with an optional port and nothing after it.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return false;
+    };
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (rest, None),
+    };
+    let is_scheme = !scheme.is_empty()
+        && scheme
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b));
+    is_scheme && is_host(host) && port.is_none_or(|port| port.parse::<u16>().is_ok())
+}

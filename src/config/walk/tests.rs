@@ -1,0 +1,245 @@
+//! What is accepted and what it means; the table of keys and the shipped file
+//! held to the reader. What is refused is in `tests/refused.rs`.
+
+mod refused;
+
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::keys::{KEYS, NAME, Otherwise};
+use crate::config::{Amount, Budget, Listen, Source};
+use crate::units::ByteSize;
+
+/// A home and a file's folder that are on no disk.
+fn around() -> Surroundings {
+    Surroundings {
+        folder: "/etc/roundhouse".into(),
+        home: Some("/home/ada".into()),
+        hub_cache: "/home/ada/.cache/huggingface/hub".into(),
+        state: "/home/ada/.local/state/roundhouse".into(),
+    }
+}
+
+fn read(text: &str) -> Result<Config, Problems> {
+    config(text, None, &around())
+}
+
+#[test]
+fn nothing_means_the_defaults_and_serves_nothing() {
+    for text in [
+        "",
+        "\n",
+        "# only words\n",
+        "---\n",
+        "models:\nallow:\nserver: {}\n",
+        "\u{feff}",
+    ] {
+        let config = read(text).expect(text);
+        assert_eq!(config, Config::standard(&around()), "{text:?}");
+        assert!(!config.permits("mlx-community/x"));
+    }
+}
+
+#[test]
+fn a_whole_file_means_what_it_says() {
+    let text = "
+memory: 12.5%
+allow: [mlx-community/*, no/0x10]
+deny: ['*/*-bf16']
+default: small
+cache: [~/hub, /data/hub, more]
+pool: { max_models: 3, idle_unload: never }
+server:
+  listen: ['[::1]:11440', unix:run/x.sock]
+  allowed_hosts: [ai.example.internal]
+models:
+  mlx-community/Qwen3-4B-4bit:
+    aliases: [small, no, 'null', 0x10, 08080]
+    keep: always
+  plain:
+    repo: org/name
+    revision: v1.0
+    kv: 25%
+    memory: 3GB
+    context: 8192
+    idle_unload: never
+  folder: { path: ~/models/x }
+";
+    let config = read(text).expect("valid");
+    assert_eq!(config.memory, Budget::Share(0.125));
+    assert!(config.permits("mlx-community/x") && config.permits("no/0x10"));
+    assert!(!config.permits("mlx-community/x-bf16") && !config.permits("other/x"));
+    let hubs = ["/home/ada/hub", "/data/hub", "/etc/roundhouse/more"];
+    assert_eq!(config.cache, hubs.map(PathBuf::from));
+    assert_eq!(config.pool.max_models, Some(3));
+    assert_eq!(config.pool.idle_unload, None);
+    let unix = Listen::Unix("/etc/roundhouse/run/x.sock".into());
+    assert_eq!(config.server.listen[1], unix);
+    let [small, plain, folder] = config.models.as_slice() else {
+        panic!("{:?}", config.models);
+    };
+    let aliases: Vec<&str> = small.aliases.iter().map(|name| name.as_str()).collect();
+    assert_eq!(aliases, ["small", "no", "null", "0x10", "08080"]);
+    assert!(small.keep && small.line == 12);
+    assert_eq!(plain.idle_unload, Some(None));
+    assert_eq!(plain.load.kv, Some(Amount::Share(25_000)));
+    assert_eq!(
+        plain.load.kv.map(|kv| kv.of(ByteSize(4000))),
+        Some(ByteSize(1000))
+    );
+    assert_eq!(
+        plain.load.memory,
+        Some(Amount::Size(ByteSize(3_000_000_000)))
+    );
+    assert_eq!(folder.source, Source::Path("/home/ada/models/x".into()));
+}
+
+/// A key of the table at its place in a file.
+fn written(path: &str, value: &str) -> String {
+    let parts: Vec<&str> = path.split('.').collect();
+    let mut text = String::new();
+    for (depth, part) in parts.iter().enumerate() {
+        let part = if *part == NAME { "org/name" } else { part };
+        text += &format!("{}{part}:", "  ".repeat(depth));
+        text += if depth + 1 == parts.len() { " " } else { "\n" };
+    }
+    text + value + "\n"
+}
+
+#[test]
+fn the_table_of_keys_has_the_defaults_that_hold() {
+    for key in KEYS {
+        let Otherwise::Value(value) = key.default else {
+            continue;
+        };
+        let got = read(&written(key.path, value)).unwrap_or_else(|problems| panic!("{problems}"));
+        let empty = match key.path.starts_with("models.") {
+            true => read("models: {org/name: {}}").expect("valid"),
+            false => Config::standard(&around()),
+        };
+        // The one default that is no number here: the engine's, held by the registry's test.
+        if key.path == "models.NAME.parallel" {
+            assert_eq!(value, crate::registry::build::PARALLEL.to_string());
+            continue;
+        }
+        let lines = |mut config: Config| {
+            config.models.iter_mut().for_each(|entry| entry.line = 0);
+            config
+        };
+        assert_eq!(lines(got), lines(empty), "{}", key.path);
+    }
+}
+
+#[test]
+fn every_key_of_the_table_is_read() {
+    for key in KEYS {
+        // No key takes a list of lists: a reader that looks at the value complains.
+        let problems = read(&written(key.path, "[[]]")).expect_err(key.path);
+        let unread = problems
+            .list
+            .iter()
+            .any(|p| p.message.contains("unknown key"));
+        assert!(!unread, "{}: {problems}", key.path);
+    }
+}
+
+#[test]
+fn every_beginning_of_a_file_is_valid_or_a_problem() {
+    let whole = include_str!("../../../models.yaml");
+    for text in [
+        whole,
+        &uncommented(whole),
+        "a: {b: [\"c\\x41\", 'd']}\n\u{e9}: |\n  x\n",
+    ] {
+        for end in (0..=text.len()).filter(|end| text.is_char_boundary(*end)) {
+            if let Err(problems) = read(&text[..end]) {
+                assert!(!problems.list.is_empty() && !problems.to_string().is_empty());
+            }
+        }
+    }
+}
+
+/// The shipped file with every commented key in force.
+fn uncommented(text: &str) -> String {
+    let key = |line: &str| match line.trim_start().strip_prefix("#: ") {
+        Some(rest) => format!("{}{rest}\n", &line[..line.len() - line.trim_start().len()]),
+        None => format!("{line}\n"),
+    };
+    text.lines().map(key).collect()
+}
+
+#[test]
+fn the_shipped_file_is_valid_and_shows_every_key() {
+    let text = include_str!("../../../models.yaml");
+    let shipped = read(text).unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(shipped.permits("roundhouse/x") && shipped.permits("mlx-community/x"));
+    assert!(shipped.models.is_empty());
+    let all = uncommented(text);
+    let config = read(&all).unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(!config.models.is_empty());
+    let (root, _) = file::parse(&all);
+    let root = root.expect("a tree");
+    for key in KEYS {
+        assert!(is_written(&root, key.path), "{} is missing", key.path);
+    }
+}
+
+/// Whether a path of the table stands in the tree, under any name where it says `NAME`.
+fn is_written(node: &Node, path: &str) -> bool {
+    let (first, rest) = path.split_once('.').unwrap_or((path, ""));
+    let Value::Map(pairs) = &node.value else {
+        return false;
+    };
+    pairs
+        .iter()
+        .filter(|pair| first == NAME || pair.key == first)
+        .any(|pair| rest.is_empty() || is_written(&pair.node, rest))
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "[\\PC\\n\\t]{0,80}") {
+        if let Err(problems) = read(&text) {
+            prop_assert!(!problems.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn no_text_of_yaml_makes_it_panic(
+        text in "((memory|models|pool|allow|server|a/b|aliases|listen|queue|1GB|never)?[ \\n:{}\\[\\],&*!|>'\"%@#?~-]{0,3}){0,12}"
+    ) {
+        if let Err(problems) = read(&text) {
+            prop_assert!(!problems.to_string().is_empty());
+        }
+    }
+}
+
+/// The table of `docs/CONFIG.md`.
+fn documented() -> String {
+    let row = |key: &crate::config::keys::Key| {
+        let default = match key.default {
+            Otherwise::Value(value) => format!("`{value}`"),
+            Otherwise::Words(words) => words.to_owned(),
+            Otherwise::Absent => "none".to_owned(),
+        };
+        let class = key.class.as_str();
+        format!(
+            "| `{}` | {} | {default} | {class} | {} |\n",
+            key.path, key.kind, key.about
+        )
+    };
+    let head = "| key | type | default | class | what it is for |\n|---|---|---|---|---|\n";
+    head.to_owned() + &KEYS.iter().map(row).collect::<String>()
+}
+
+#[test]
+fn the_documentation_has_the_table_of_keys() {
+    let page = include_str!("../../../docs/CONFIG.md");
+    let table = documented();
+    assert!(
+        page.contains(&table),
+        "docs/CONFIG.md lacks this table:\n{table}"
+    );
+}

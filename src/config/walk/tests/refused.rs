@@ -1,0 +1,344 @@
+//! What is refused, where, and in which words.
+
+use super::read;
+use crate::config::walk::MOST_PROBLEMS;
+
+/// The problems of a text, one line each: `line:column message | help`.
+fn check(text: &str, expected: &[&str]) {
+    let found = match read(text) {
+        Ok(_) => Vec::new(),
+        Err(problems) => problems.list,
+    };
+    let found: Vec<String> = found
+        .into_iter()
+        .map(|problem| {
+            let place = problem
+                .place
+                .map(|at| format!("{}:{} ", at.line, at.column));
+            let help = problem.help.map(|help| format!(" | {help}"));
+            let (place, help) = (place.unwrap_or_default(), help.unwrap_or_default());
+            format!("{place}{}{help}", problem.message)
+        })
+        .collect();
+    assert_eq!(found, expected, "{text}");
+}
+
+#[test]
+fn every_problem_is_told_at_once() {
+    check(
+        "memroy: 1GB\nserver: {listn: x}\nidle_unload: 3m\nengines: {}\n",
+        &[
+            r#"1:1 unknown key "memroy" | did you mean "memory""#,
+            r#"2:10 unknown key "listn" in server | did you mean "listen""#,
+            r#"3:1 unknown key "idle_unload" | it belongs at models.NAME.idle_unload or pool.idle_unload"#,
+            r#"4:1 unknown key "engines" | expected one of memory, allow, deny, default, cache, models, pool, server, keys_file, audit, log"#,
+        ],
+    );
+    check(
+        "memory: 48\nmemory: 0B\npool: 3\n",
+        &[
+            r#"1:9 memory: expected a size such as 48GB, a percentage or auto, found "48" without a unit"#,
+            r#"2:1 "memory" is there twice: at line 1 and at line 2 | keep one of them"#,
+            r#"3:7 pool: expected keys with values, found "3""#,
+        ],
+    );
+}
+
+#[test]
+fn sizes_durations_and_numbers_are_exact() {
+    check(
+        "memory: 0B",
+        &[r#"1:9 memory: expected more than nothing, found "0B""#],
+    );
+    check(
+        "memory: 140%",
+        &[r#"1:9 memory: expected a percentage above 0% and up to 100%, found "140%""#],
+    );
+    check(
+        "memory: 0%",
+        &[r#"1:9 memory: expected a percentage above 0% and up to 100%, found "0%""#],
+    );
+    check(
+        "memory: 40 %",
+        &[r#"1:9 memory: expected a size such as 48GB, a percentage or auto, found "40 %""#],
+    );
+    check(
+        "memory: yes",
+        &[r#"1:9 memory: expected a size such as 48GB, a percentage or auto, found "yes""#],
+    );
+    check(
+        "memory:",
+        &["1:1 memory: expected a size such as 48GB, a percentage or auto, found nothing"],
+    );
+    check(
+        "memory: [1GB]",
+        &["1:9 memory: expected a size such as 48GB, a percentage or auto, found a list"],
+    );
+    check(
+        "memory: -1GB",
+        &[r#"1:9 memory: expected a size such as 48GB, a percentage or auto, found "-1GB""#],
+    );
+    check(
+        "memory: 1e3GB",
+        &[r#"1:9 memory: expected a size such as 48GB, a percentage or auto, found "1e3GB""#],
+    );
+    check(
+        "memory: 99999999999TB",
+        &[
+            r#"1:9 memory: expected a size such as 48GB, a percentage or auto, found "99999999999TB", which is too large"#,
+        ],
+    );
+    check(
+        "pool:\n  idle_unload: 10\n  queue: 1.5\n  queue_timeout: never\n  switch_after: 5 years\n  max_models: many\n",
+        &[
+            r#"2:16 pool.idle_unload: expected a duration such as 15m, or never, found "10" without a unit"#,
+            r#"3:10 pool.queue: expected a whole number from 1 to 1000000, found "1.5""#,
+            r#"4:18 pool.queue_timeout: expected a duration such as 90s, found "never""#,
+            r#"5:17 pool.switch_after: expected a duration such as 90s, found "5 years""#,
+            r#"6:15 pool.max_models: expected a whole number or unlimited, found "many""#,
+        ],
+    );
+    check(
+        "pool: {queue: 0, queue_timeout: 0s, max_models: 0, switch_after: 99999d}",
+        &[
+            r#"1:15 pool.queue: expected a whole number from 1 to 1000000, found "0""#,
+            r#"1:33 pool.queue_timeout: expected more than nothing, found "0s""#,
+            r#"1:49 pool.max_models: expected a whole number from 1 to 1000000, found "0""#,
+            r#"1:66 pool.switch_after: expected at most 3650d, found "99999d""#,
+        ],
+    );
+    check(
+        "pool: {queue: 0x10}\n",
+        &[r#"1:15 pool.queue: expected a whole number from 1 to 1000000, found "0x10""#],
+    );
+    check(
+        "pool: {queue: 08080}",
+        &[r#"1:15 pool.queue: expected a whole number from 1 to 1000000, found "08080""#],
+    );
+    check(
+        "pool: {queue: 1e3}",
+        &[r#"1:15 pool.queue: expected a whole number from 1 to 1000000, found "1e3""#],
+    );
+    check(
+        "pool: {queue: ~}",
+        &["1:15 pool.queue: expected a whole number from 1 to 1000000, found nothing"],
+    );
+}
+
+#[test]
+fn names_lead_to_one_model_each() {
+    check(
+        "models:\n  coder:\n  a/b: {repo: c/d, path: ~/x}\n  a/b: {}\n  'no': {repo: x}\n  ../x: {}\n",
+        &[
+            "2:3 models.coder: the name is no repository id and there is no repo or path | add repo: org/name or path: FOLDER",
+            "3:20 models.a/b: expected repo or path, found both | remove one of them",
+            r#"4:3 "models.a/b" is there twice: at line 3 and at line 4 | keep one of them"#,
+            r#"5:16 models.no.repo: expected a repository id of the form org/repo, found "x""#,
+            r#"6:3 models."../x": a model name cannot have an empty part or one that begins with a dot"#,
+        ],
+    );
+    check(
+        "models:\n  a/b:\n    keep: maybe\n    preload: yes\n    idle_unlod: 3m\n    context: 8k\n    compute: fp16\n    kv: 40\n    aliases: small\n",
+        &[
+            r#"3:11 models.a/b.keep: expected always, found "maybe""#,
+            r#"4:14 models.a/b.preload: expected true or false, found "yes""#,
+            r#"5:5 unknown key "idle_unlod" in models.a/b | did you mean "idle_unload""#,
+            r#"6:14 models.a/b.context: expected a whole number from 1 to 100000000, found "8k""#,
+            r#"7:14 models.a/b.compute: expected auto, float32, float16 or bfloat16, found "fp16""#,
+            r#"8:9 models.a/b.kv: expected a size such as 512MB or a percentage, found "40" without a unit"#,
+            r#"9:14 models.a/b.aliases: expected a list of names, found "small" | write ["small"]"#,
+        ],
+    );
+    check(
+        "models:\n  a/b: {aliases: [x, a/c, x, a/b]}\n  a/c: {aliases: [x, 'bad*', 3]}\n",
+        &[
+            r#"2:22 models.a/b.aliases: "a/c" is already an entry: at line 3 and at line 2 | a name leads to one model only"#,
+            r#"2:27 models.a/b.aliases: "x" is already an alias: at line 2 and at line 2 | a name leads to one model only"#,
+            r#"2:30 models.a/b.aliases: "a/b" is already an entry: at line 2 and at line 2 | a name leads to one model only"#,
+            r#"3:19 models.a/c.aliases: "x" is already an alias: at line 2 and at line 3 | a name leads to one model only"#,
+            "3:22 models.a/c.aliases[1]: a model name has only letters, digits and . _ : / -, found '*'",
+        ],
+    );
+    check(
+        "models:\n  a/b: {keep: always, idle_unload: 3m}\n  x: {path: m, revision: v1}\n  c/d: {revision: ../../x}\n",
+        &[
+            "2:23 models.a/b: keep: always is never unloaded, found idle_unload as well | remove one of them",
+            "3:16 models.x: a folder has no revisions, found path and revision | remove one of them",
+            r#"4:19 models.c/d.revision: expected a branch, tag or commit of letters, digits and . _ / -, found "../../x""#,
+        ],
+    );
+    check(
+        "allow: [a/*, '*', a/b/c, 'x y/*', no, ~, 3]\n",
+        &[
+            r#"1:14 allow[1]: expected a pattern with one /, such as mlx-community/*, found "*"; * never stands for /"#,
+            r#"1:19 allow[2]: expected a pattern with one /, such as mlx-community/*, found "a/b/c"; * never stands for /"#,
+            r#"1:26 allow[3]: expected a pattern of letters, digits and . _ : / - *, found "x y/*""#,
+            r#"1:35 allow[4]: expected a pattern with one /, such as mlx-community/*, found "no"; * never stands for /"#,
+            "1:39 allow[5]: expected a pattern, found nothing",
+            r#"1:42 allow[6]: expected a pattern with one /, such as mlx-community/*, found "3"; * never stands for /"#,
+        ],
+    );
+    check(
+        "allow: mlx-community/*\n",
+        &[
+            r#"1:8 allow: expected a list of patterns, found "mlx-community/*" | write ["mlx-community/*"]"#,
+        ],
+    );
+    check(
+        "deny: [mlx-community/*-bf16]\nmodels: {mlx-community/x-bf16: {}, y: {repo: mlx-community/z-bf16}}\n",
+        &[
+            r#"2:10 models.mlx-community/x-bf16: matched by deny: "mlx-community/*-bf16" | remove the entry or the pattern"#,
+            r#"2:36 models.y: matched by deny: "mlx-community/*-bf16" | remove the entry or the pattern"#,
+        ],
+    );
+    check(
+        "default: codr\nmodels: {a/b: {aliases: [coder]}}\n",
+        &[
+            r#"1:10 default: "codr" is no entry, no alias and no id that allow permits | did you mean "coder""#,
+        ],
+    );
+    check(
+        "allow: [a/b",
+        &["2:1 not valid YAML: while parsing a flow sequence, expected ',' or ']'"],
+    );
+}
+
+#[test]
+fn addresses_hosts_and_paths_are_checked() {
+    check(
+        "server:\n  listen: 11440\n  management: [127.0.0.1:1, localhost:3, 'unix:']\n  allowed_hosts: ['*', 'a:80', http://x]\n  allowed_origins: ['*', x.y, 'https://a/b', 'null']\n  drain: -1s\n  heartbeat_every: 0s\n  limits: {body: 0B, connections: no, nope: 1}\n",
+        &[
+            r#"2:11 server.listen: expected an address such as 127.0.0.1:11440, [::1]:11440 or unix:PATH, found "11440""#,
+            r#"3:29 server.management[1]: expected an address such as 127.0.0.1:11440, [::1]:11440 or unix:PATH, found "localhost:3""#,
+            r#"3:42 server.management[2]: expected an address such as 127.0.0.1:11440, [::1]:11440 or unix:PATH, found "unix:""#,
+            r#"4:19 server.allowed_hosts[0]: expected a host without a port, such as ai.example.internal, found "*""#,
+            r#"4:24 server.allowed_hosts[1]: expected a host without a port, such as ai.example.internal, found "a:80""#,
+            r#"4:32 server.allowed_hosts[2]: expected a host without a port, such as ai.example.internal, found "http://x""#,
+            r#"5:21 server.allowed_origins[0]: expected an origin such as https://chat.example.com, found "*""#,
+            r#"5:26 server.allowed_origins[1]: expected an origin such as https://chat.example.com, found "x.y""#,
+            r#"5:31 server.allowed_origins[2]: expected an origin such as https://chat.example.com, found "https://a/b""#,
+            r#"5:46 server.allowed_origins[3]: expected an origin such as https://chat.example.com, found "null""#,
+            r#"6:10 server.drain: expected a duration such as 90s, found "-1s""#,
+            r#"7:20 server.heartbeat_every: expected more than nothing, found "0s""#,
+            r#"8:18 server.limits.body: expected more than nothing, found "0B""#,
+            r#"8:35 server.limits.connections: expected a whole number from 1 to 1000000, found "no""#,
+            r#"8:39 unknown key "nope" in server.limits | expected one of body, header_time, body_idle, load_time, first_token, between_tokens, write_stall, connections"#,
+        ],
+    );
+    check(
+        "server: {listen: '127.0.0.1:80', management: '127.0.0.1:80'}",
+        &[
+            r#"1:9 server.listen and server.management: expected different addresses, found "127.0.0.1:80" twice"#,
+        ],
+    );
+    check(
+        "server: {listen: []}",
+        &["1:18 server.listen: expected at least one address, found an empty list"],
+    );
+    check(
+        "cache: []",
+        &["1:8 cache: expected at least one folder, found an empty list"],
+    );
+    check(
+        "cache: ['~bob/x', '']",
+        &[
+            r#"1:9 cache[0]: expected a path that begins with /, ~/ or a name, found "~bob/x""#,
+            r#"1:19 cache[1]: expected a path, found """#,
+        ],
+    );
+    check(
+        "keys_file: ~",
+        &["1:12 keys_file: expected a path, found nothing"],
+    );
+    check(
+        "log: 'a=b=c'",
+        &[
+            r#"1:6 log: expected a level such as info, or target=level, found "a=b=c": error parsing level filter: expected one of "off", "error", "warn", "info", "debug", "trace", or a number 0-5"#,
+        ],
+    );
+    check(
+        "log: [x]",
+        &["1:6 log: expected a level such as info, or target=level, found a list"],
+    );
+}
+
+#[test]
+fn a_file_is_keys_with_values() {
+    check("- a", &["1:1 expected keys with values, found a list"]);
+    check(
+        "hello",
+        &[r#"1:1 expected keys with values, found "hello""#],
+    );
+    check(
+        "[]",
+        &["1:1 expected keys with values, found an empty list"],
+    );
+    check("3", &[r#"1:1 expected keys with values, found "3""#]);
+    check(
+        "a: b: c",
+        &["1:5 not valid YAML: mapping values are not allowed in this context"],
+    );
+}
+
+#[test]
+fn text_that_is_more_than_plain_yaml_is_refused() {
+    check(
+        "a: b\n---\nc: d",
+        &[
+            r#"1:1 unknown key "a" | expected one of memory, allow, deny, default, cache, models, pool, server, keys_file, audit, log"#,
+            "2:1 expected one document, found a second one",
+        ],
+    );
+    check(
+        "&x a: b\n<<: *x\n",
+        &[
+            "1:1 anchors are not supported; expected the value alone",
+            r#"1:1 unknown key "a" | expected one of memory, allow, deny, default, cache, models, pool, server, keys_file, audit, log"#,
+            "2:1 merge keys are not supported; expected the keys themselves",
+            "2:5 aliases are not supported; expected the value itself",
+        ],
+    );
+    check("\tmemory: 1GB", &[]);
+    check(
+        "memory:\u{a0}1GB",
+        &[r#"1:1 expected keys with values, found "memory:\u{a0}1GB""#],
+    );
+    check(
+        "\u{a0}\u{a0}memory: 1GB\nallow: []",
+        &[r#"1:1 unknown key "\u{a0}\u{a0}memory" | did you mean "memory""#],
+    );
+    check(
+        "memory: 1GB\u{0}x",
+        &[r#"1:12 expected text, found the control character '\0'"#],
+    );
+    check(
+        "memory: 1GB\rpool: x",
+        &[r#"1:12 expected text, found the control character '\r'"#],
+    );
+    check(
+        "a: !!str b",
+        &[
+            r#"1:1 unknown key "a" | expected one of memory, allow, deny, default, cache, models, pool, server, keys_file, audit, log"#,
+            r#"1:4 tags are not supported; expected the value alone, found "!!str""#,
+        ],
+    );
+    check(
+        "? [a]\n: b\n",
+        &["1:3 expected a key, found a list, a mapping or an alias"],
+    );
+    check(
+        "\u{feff}memroy: 1GB\r\npool: 3\r\n",
+        &[
+            r#"1:1 unknown key "memroy" | did you mean "memory""#,
+            r#"2:7 pool: expected keys with values, found "3""#,
+        ],
+    );
+}
+
+#[test]
+fn a_long_list_of_problems_ends_with_a_number() {
+    let text: String = (0..150).map(|n| format!("key{n}: 1\n")).collect();
+    let problems = read(&text).expect_err("unknown keys");
+    assert_eq!(problems.list.len(), MOST_PROBLEMS + 1);
+    assert!(problems.to_string().contains("and 50 more problems"));
+}

@@ -1,0 +1,292 @@
+//! Streamed answers. One half reads the engine and holds the lease; it ends at
+//! the engine's last byte or when the client is gone. The other half is the
+//! body that the client reads, served from a spool. Headers are held until the
+//! engine's first byte or `server.heartbeat_after`, so that every earlier
+//! refusal is a plain status; after that a failure is one error event and the
+//! body ends cleanly without `[DONE]`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::body::{EventBody, comment};
+use super::relay::Relay;
+use super::spool::{self, Writer};
+use super::whole::{collect, is_compressed, usage_of};
+use super::{Dispatch, Routed, crashed, passed_headers, revoked};
+use crate::api::error::{ApiError, Code};
+use crate::pool::lease::Lease;
+use crate::worker::client;
+
+/// How an answer begins.
+enum Beginning {
+    /// A stream of events: what the engine said in headers, and the wait for it.
+    Events(HeaderMap, Duration),
+    /// A plain answer of the engine: a refusal of its own.
+    Plain(Response<Bytes>),
+    /// No answer.
+    Refused(ApiError),
+}
+
+/// How a stream ended other than well.
+enum Ending {
+    /// Nobody is there to tell.
+    ClientGone,
+    /// The client has been told by the engine's own plain answer.
+    Told,
+    /// The client is to be told.
+    Failed(ApiError),
+}
+
+/// Starts the reading half and answers with the other.
+pub(super) async fn answer(dispatch: Dispatch, routed: Routed) -> Result<Response<Body>, ApiError> {
+    let server = &routed.snapshot.config.server;
+    let (patience, every) = (server.heartbeat_after, server.heartbeat_every);
+    let (writer, reader) = spool::spool(&dispatch.spools);
+    let (begin, mut beginning) = oneshot::channel();
+    let gone = CancellationToken::new();
+    // Dropped with this future or with the body: either way the client is gone.
+    let leave = gone.clone().drop_guard();
+    let routed = Arc::new(routed);
+    let half = ReadingHalf {
+        dispatch,
+        routed: routed.clone(),
+        writer,
+        begin: Some(begin),
+    };
+    half.dispatch.tasks.clone().spawn(half.run(gone));
+
+    let began = match timeout(patience, &mut beginning).await {
+        Ok(began) => began.ok(),
+        Err(_) => {
+            // What was sent just now must not be lost.
+            beginning.close();
+            match beginning.try_recv() {
+                Ok(began) => Some(began),
+                Err(_) => {
+                    let first = comment(&routed.headers());
+                    let body = EventBody::new(reader, every, leave, Some(first));
+                    return Ok(routed.finish(event_stream(body, HeaderMap::new()), None));
+                }
+            }
+        }
+    };
+    match began {
+        Some(Beginning::Events(headers, waited)) => {
+            let body = EventBody::new(reader, every, leave, None);
+            Ok(routed.finish(event_stream(body, headers), Some(waited)))
+        }
+        Some(Beginning::Plain(response)) => Ok(routed.finish(response.map(Body::from), None)),
+        Some(Beginning::Refused(error)) => Err(error),
+        None => Err(ApiError::new(Code::InternalError, "the answer was lost")),
+    }
+}
+
+/// A response whose body is events.
+fn event_stream(body: EventBody, headers: HeaderMap) -> Response<Body> {
+    let mut response = Response::new(Body::new(body));
+    *response.headers_mut() = headers;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream"),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // nginx would otherwise collect the stream before passing it on.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+/// From the wait for the model to the engine's last byte.
+struct ReadingHalf {
+    dispatch: Dispatch,
+    routed: Arc<Routed>,
+    writer: Writer,
+    /// Taken when the beginning has been told, or the headers went out without it.
+    begin: Option<oneshot::Sender<Beginning>>,
+}
+
+impl ReadingHalf {
+    async fn run(mut self, gone: CancellationToken) {
+        let mut usage = None;
+        let ended = tokio::select! {
+            ended = self.pass_on(&mut usage) => ended,
+            () = gone.cancelled() => Err(Ending::ClientGone),
+        };
+        let outcome = match &ended {
+            Ok(()) => "complete",
+            Err(Ending::ClientGone) => "client_gone",
+            Err(Ending::Told) => "refused_by_engine",
+            Err(Ending::Failed(error)) => error.code.facts().0,
+        };
+        self.routed.log(outcome, usage.as_deref());
+        if let Err(Ending::Failed(error)) = ended {
+            self.tell(error);
+        }
+    }
+
+    /// Tells a failure: as a plain refusal while headers are held, as one event after.
+    fn tell(mut self, error: ApiError) {
+        let event = Bytes::from(error.event());
+        match self
+            .begin
+            .take()
+            .map(|begin| begin.send(Beginning::Refused(error)))
+        {
+            Some(Ok(())) => {}
+            Some(Err(_)) | None => self.writer.write_last(event),
+        }
+    }
+
+    /// Waits for the model, asks it, and passes on what it says.
+    async fn pass_on(&mut self, usage: &mut Option<String>) -> Result<(), Ending> {
+        let routed = self.routed.clone();
+        let (lease, response) = routed.send(&self.dispatch).await.map_err(Ending::Failed)?;
+        let (head, body) = response.into_parts();
+        let events = head
+            .headers
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        if head.status == StatusCode::OK && events && !is_compressed(&head.headers) {
+            self.pass_events(lease, head.headers, body, usage).await
+        } else {
+            self.pass_plain(lease, head.status, head.headers, body)
+                .await
+        }
+    }
+
+    /// Passes on whole events until the engine ends.
+    async fn pass_events(
+        &mut self,
+        lease: Lease,
+        headers: HeaderMap,
+        mut body: client::Body,
+        usage: &mut Option<String>,
+    ) -> Result<(), Ending> {
+        let model = self.routed.plan.model.clone();
+        let limits = self.routed.snapshot.config.server.limits.clone();
+        let mut relay = Relay::default();
+        let mut silence = (limits.first_token, Code::FirstTokenTimeout);
+        loop {
+            let frame = tokio::select! {
+                frame = timeout(silence.0, body.frame()) => frame,
+                error = revoked(&lease) => return Err(Ending::Failed(error)),
+            };
+            let frame = frame.map_err(|_| {
+                Ending::Failed(ApiError::new(silence.1, format!("{model} fell silent")))
+            })?;
+            let frame = match frame {
+                None => break,
+                Some(Err(failure)) => return Err(self.broke_off(&relay, crashed(&model, &failure))),
+                Some(Ok(frame)) => frame,
+            };
+            silence = (limits.between_tokens, Code::UpstreamTimeout);
+            match frame.into_data() {
+                Err(frame) => *usage = frame.trailers_ref().and_then(usage_of).or(usage.take()),
+                Ok(data) => {
+                    let events = relay.push(&data).map_err(|too_long| {
+                        Ending::Failed(ApiError::new(
+                            Code::BadUpstreamResponse,
+                            too_long.to_string(),
+                        ))
+                    })?;
+                    if let Some(events) = events {
+                        self.begin_events(&headers, lease.waited()).await?;
+                        self.write(events, limits.write_stall).await?;
+                    }
+                }
+            }
+        }
+        // The engine's last byte: what the client has not taken yet drains from the spool.
+        drop(lease);
+        if relay.ended() {
+            return Ok(());
+        }
+        let message = format!("the worker of {model} ended before its answer did");
+        Err(Ending::Failed(ApiError::new(Code::WorkerCrashed, message)))
+    }
+
+    /// A broken connection after the engine's own ending is no failure.
+    fn broke_off(&self, relay: &Relay, error: ApiError) -> Ending {
+        if relay.ended() {
+            Ending::Told
+        } else {
+            Ending::Failed(error)
+        }
+    }
+
+    /// Lets the headers go, or says in a comment what they would have said.
+    async fn begin_events(&mut self, headers: &HeaderMap, waited: Duration) -> Result<(), Ending> {
+        let Some(begin) = self.begin.take() else {
+            return Ok(());
+        };
+        let passed = passed_headers(headers);
+        let Err(Beginning::Events(late, _)) = begin.send(Beginning::Events(passed, waited)) else {
+            return Ok(());
+        };
+        let said: Vec<_> = late
+            .into_iter()
+            .filter_map(|(name, value)| Some((name?, value)))
+            .filter(|(name, _)| name.as_str().starts_with("x-roundhouse-"))
+            .collect();
+        if said.is_empty() {
+            return Ok(());
+        }
+        let stall = self.routed.snapshot.config.server.limits.write_stall;
+        self.write(comment(&said), stall).await
+    }
+
+    /// Puts events into the spool; a client that takes nothing for too long is cut off.
+    async fn write(&self, events: Bytes, stall: Duration) -> Result<(), Ending> {
+        match timeout(stall, self.writer.write(events)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(spool::Gone)) => Err(Ending::ClientGone),
+            Err(_) => Err(Ending::Failed(ApiError::new(
+                Code::RequestTimeout,
+                format!("the client took nothing for {stall:?}"),
+            ))),
+        }
+    }
+
+    /// Passes on an engine's refusal: plainly while headers are held, else as an event.
+    async fn pass_plain(
+        &mut self,
+        lease: Lease,
+        status: StatusCode,
+        headers: HeaderMap,
+        body: client::Body,
+    ) -> Result<(), Ending> {
+        let routed = self.routed.clone();
+        let (bytes, _) = collect(&routed, body).await.map_err(Ending::Failed)?;
+        drop(lease);
+        let refusal = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
+        let Some(refusal) =
+            refusal.filter(|value| !status.is_success() && value["error"].is_object())
+        else {
+            let message = format!("{} did not answer with events", routed.plan.model);
+            return Err(Ending::Failed(ApiError::new(
+                Code::BadUpstreamResponse,
+                message,
+            )));
+        };
+        let mut response = Response::new(bytes);
+        *response.status_mut() = status;
+        *response.headers_mut() = passed_headers(&headers);
+        let told = self
+            .begin
+            .take()
+            .map(|begin| begin.send(Beginning::Plain(response)));
+        if !matches!(told, Some(Ok(()))) {
+            self.writer
+                .write_last(Bytes::from(format!("data: {refusal}\n\n")));
+        }
+        Err(Ending::Told)
+    }
+}

@@ -1,0 +1,104 @@
+//! Answers that are not streamed: the engine's whole body is read before a byte
+//! goes out, so that an answer cut short becomes an honest refusal.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, Response, header};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use tokio::time::timeout;
+
+use super::{Dispatch, Routed, crashed, passed_headers, revoked};
+use crate::api::error::{ApiError, Code};
+use crate::worker::{USAGE_TRAILER, client};
+
+/// Largest answer that is taken from an engine, bytes.
+const LARGEST: usize = 64 * 1024 * 1024;
+
+/// Waits for a model, asks it, and answers with what it said. Dropping the
+/// future (the client is gone) gives the lease back and closes the connection
+/// to the worker, which cancels the generation.
+pub(super) async fn answer(
+    dispatch: &Dispatch,
+    routed: Routed,
+) -> Result<Response<Body>, ApiError> {
+    let answered = read(dispatch, &routed).await;
+    let outcome = answered
+        .as_ref()
+        .map_or_else(|error| error.code.facts().0, |_| "complete");
+    let usage = answered.as_ref().ok().and_then(|(_, usage)| usage.clone());
+    routed.log(outcome, usage.as_deref());
+    answered.map(|(response, _)| response)
+}
+
+async fn read(
+    dispatch: &Dispatch,
+    routed: &Routed,
+) -> Result<(Response<Body>, Option<String>), ApiError> {
+    let (lease, response) = routed.send(dispatch).await?;
+    let waited = lease.waited();
+    let (head, body) = response.into_parts();
+    if is_compressed(&head.headers) {
+        let message = format!(
+            "{} answered in a form that was not asked for",
+            routed.plan.model
+        );
+        return Err(ApiError::new(Code::BadUpstreamResponse, message));
+    }
+    let (bytes, usage) = tokio::select! {
+        collected = collect(routed, body) => collected?,
+        error = revoked(&lease) => return Err(error),
+    };
+    drop(lease);
+    if serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err() {
+        let message = format!("{} did not answer with JSON", routed.plan.model);
+        return Err(ApiError::new(Code::BadUpstreamResponse, message));
+    }
+    let mut response = Response::new(Body::from(bytes));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = passed_headers(&head.headers);
+    Ok((routed.finish(response, Some(waited)), usage))
+}
+
+/// The whole body of an engine's answer, and the usage it reports beside it.
+pub(super) async fn collect(
+    routed: &Routed,
+    mut body: client::Body,
+) -> Result<(Bytes, Option<String>), ApiError> {
+    let silence = routed.snapshot.config.server.limits.first_token;
+    let mut bytes = BytesMut::new();
+    let mut usage = None;
+    loop {
+        let frame = timeout(silence, body.frame()).await.map_err(|_| {
+            let message = format!("{} stopped answering", routed.plan.model);
+            ApiError::new(Code::UpstreamTimeout, message)
+        })?;
+        match frame {
+            None => return Ok((bytes.freeze(), usage)),
+            Some(Err(failure)) => return Err(crashed(&routed.plan.model, &failure)),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) if bytes.len() + data.len() > LARGEST => {
+                    let message = "the engine's answer is larger than can be passed on";
+                    return Err(ApiError::new(Code::BadUpstreamResponse, message));
+                }
+                Ok(data) => bytes.extend_from_slice(&data),
+                Err(frame) => usage = frame.trailers_ref().and_then(usage_of).or(usage),
+            },
+        }
+    }
+}
+
+/// Whether an engine compressed its answer, which nobody asked it to.
+pub(super) fn is_compressed(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_ENCODING)
+        .is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+/// The usage a worker reports beside its answer.
+pub(super) fn usage_of(trailers: &HeaderMap) -> Option<String> {
+    trailers
+        .get(USAGE_TRAILER)?
+        .to_str()
+        .ok()
+        .map(str::to_owned)
+}

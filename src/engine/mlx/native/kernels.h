@@ -1,0 +1,38 @@
+// What Rust calls (`../native.rs` declares the same). Every function that can
+// fail returns 0 or leaves a message for `roundhouse_last_error`.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "mlx/c/array.h"
+
+extern "C" {
+
+// The message of the last failure in this thread. Valid until the next one.
+const char* roundhouse_last_error();
+
+// Loads OpenBLAS and sets how many threads a product may use (at least 1).
+int roundhouse_prepare(int threads);
+
+// Makes products use one instruction set: 0 portable, 1 AVX2, 2 AVX-512. Fails
+// where the processor lacks it. Without it, the best is used.
+int roundhouse_use_instructions(int instructions);
+
+// x [..., K] float32 times the transpose of a matrix [N, K] in MLX's affine
+// quantisation: packed words, and scales and biases [N, K / group_size].
+int roundhouse_quantized_matmul(
+    mlx_array* result, mlx_array x, mlx_array packed, mlx_array scales,
+    mlx_array biases, int group_size, int bits);
+
+// x [..., K] float32 times the transpose of w [N, K] float32, float16 or bfloat16.
+int roundhouse_dense_matmul(mlx_array* result, mlx_array x, mlx_array w);
+
+// A file in memory, and arrays over parts of it. The arrays keep the mapping.
+void* roundhouse_map_open(const char* path);
+size_t roundhouse_map_length(const void* map);
+int roundhouse_map_array(
+    mlx_array* result, const void* map, size_t offset, const int* shape,
+    size_t dimensions, mlx_dtype dtype);
+void roundhouse_map_close(void* map);
+}

@@ -1,0 +1,284 @@
+// The inner loops of `product.h`, written once over a small set of vector
+// operations (`Simd`) that the including file defines for its instruction set.
+//
+// Included by `product_*.cpp` only. Everything is in an unnamed namespace and
+// nothing of the standard library is used: these files are compiled for newer
+// processors than the rest, and an inline function that other files have too
+// could end up as its copy in all of them.
+//
+// Simd has `Float`, a vector of `kWidth` numbers; `zero`, `load`, `store`,
+// `multiply_add(a, b, c)` = a·b + c; `sums<n>(vectors)`, whose number i is the
+// sum over vector i of n; `half` and `brain`, which widen kWidth numbers of 16
+// bits; and `Table<bits>` with `set(scale, bias)` and
+// `load(bytes)`, which gives kWidth dequantised numbers and reads exactly the
+// bytes that hold them.
+#pragma once
+
+#include "product.h"
+
+namespace roundhouse {
+namespace {
+
+// What is multiplied between two looks at scale and bias. Divides every group.
+constexpr int kBlock = 32;
+
+inline Simd::Float widen(const void* data, Format format, int64_t index) {
+  switch (format) {
+    case Format::float16:
+      return Simd::half(static_cast<const uint16_t*>(data) + index);
+    case Format::bfloat16:
+      return Simd::brain(static_cast<const uint16_t*>(data) + index);
+    default:
+      return Simd::load(static_cast<const float*>(data) + index);
+  }
+}
+
+// Writes `count` numbers of any format out as float32. Beyond the last whole
+// vector it works on a copy, so that it reads nothing outside.
+inline void widen_all(
+    const void* data, Format format, int64_t first, int64_t count, float* out) {
+  int64_t done = 0;
+  for (; done + Simd::kWidth <= count; done += Simd::kWidth) {
+    Simd::store(out + done, widen(data, format, first + done));
+  }
+  if (done == count) {
+    return;
+  }
+  const int bytes = format == Format::float32 ? 4 : 2;
+  const int rest = int(count - done) * bytes;
+  const char* from = static_cast<const char*>(data) + (first + done) * bytes;
+  alignas(64) char part[Simd::kWidth * 4] = {};
+  alignas(64) float wide[Simd::kWidth];
+  __builtin_memcpy(part, from, rest);
+  Simd::store(wide, widen(part, format, 0));
+  __builtin_memcpy(out + done, wide, (count - done) * sizeof(float));
+}
+
+// ---- one row of weights, read from left to right ----
+
+template <Format format>
+struct DenseRow {
+  const Weights* weights;
+  int64_t offset;
+
+  void start(const Weights& w, int64_t row, float*) {
+    weights = &w;
+    offset = row * w.columns;
+  }
+
+  void begin_block(int64_t) {}
+
+  Simd::Float load(int64_t column) const {
+    return widen(weights->data, format, offset + column);
+  }
+
+  void rest(int64_t column, int64_t count, float* out) const {
+    widen_all(weights->data, format, offset + column, count, out);
+  }
+};
+
+template <int bits>
+struct QuantizedRow {
+  const uint8_t* packed;
+  const float* scales;
+  const float* biases;
+  int shift;
+  Simd::Table<bits> table;
+
+  void start(const Weights& w, int64_t row, float* scratch) {
+    packed = static_cast<const uint8_t*>(w.data) + row * (w.columns / 8) * bits;
+    shift = __builtin_ctz(unsigned(w.group));
+    int64_t count = groups(w);
+    scales = in_float32(w.scales, w.format, row * count, count, scratch);
+    biases = in_float32(w.biases, w.format, row * count, count, scratch + count);
+  }
+
+  static const float* in_float32(
+      const void* data, Format format, int64_t first, int64_t count,
+      float* scratch) {
+    if (format == Format::float32) {
+      return static_cast<const float*>(data) + first;
+    }
+    widen_all(data, format, first, count, scratch);
+    return scratch;
+  }
+
+  void begin_block(int64_t column) {
+    int64_t index = column >> shift;
+    table.set(scales[index], biases[index]);
+  }
+
+  Simd::Float load(int64_t column) const {
+    return table.load(packed + (column >> 3) * bits);
+  }
+
+  // Whole groups only: nothing is left over.
+  void rest(int64_t, int64_t, float*) const {}
+};
+
+// ---- tiles ----
+
+// totals[i] = the sum of the numbers in sums[i]
+template <int kCount>
+inline void add_up(const Simd::Float* sums, float* totals) {
+  constexpr int kNow = kCount < Simd::kWidth ? kCount : Simd::kWidth;
+  Simd::store(totals, Simd::template sums<kNow>(sums));
+  if constexpr (kCount > kNow) {
+    add_up<kCount - kNow>(sums + kNow, totals + kNow);
+  }
+}
+
+// `kRows` rows of x against `kColumns` rows of weights. `slices` is x as
+// `Kernels::few_rows` describes it.
+template <class Row, int kRows, int kColumns>
+inline void tile(
+    const Weights& w, int64_t first, const float* x, const float* slices,
+    float* y, float* scratch) {
+  const int64_t columns = w.columns;
+  const int64_t room = 2 * groups(w);
+  Row row[kColumns];
+  Simd::Float sums[kColumns][kRows];
+  for (int c = 0; c < kColumns; ++c) {
+    row[c].start(w, first + c, scratch + c * room);
+    for (int r = 0; r < kRows; ++r) {
+      sums[c][r] = Simd::zero();
+    }
+  }
+  const int64_t whole = columns / kBlock * kBlock;
+  for (int64_t block = 0; block < whole; block += kBlock) {
+    for (int c = 0; c < kColumns; ++c) {
+      row[c].begin_block(block);
+    }
+    const float* from = slices + block * kRows;
+    for (int k = 0; k < kBlock; k += Simd::kWidth) {
+      Simd::Float values[kRows];
+      for (int r = 0; r < kRows; ++r) {
+        int slice = k / kSlice * kSlice;
+        values[r] =
+            Simd::load(from + slice * kRows + r * kSlice + (k - slice));
+      }
+      for (int c = 0; c < kColumns; ++c) {
+        Simd::Float weight = row[c].load(block + k);
+        for (int r = 0; r < kRows; ++r) {
+          sums[c][r] = Simd::multiply_add(weight, values[r], sums[c][r]);
+        }
+      }
+    }
+  }
+  constexpr int kSums = kColumns * kRows;
+  float totals[(kSums + Simd::kWidth - 1) / Simd::kWidth * Simd::kWidth];
+  add_up<kSums>(&sums[0][0], totals);
+  if (whole < columns) {
+    for (int c = 0; c < kColumns; ++c) {
+      float left[kBlock] = {};
+      row[c].rest(whole, columns - whole, left);
+      for (int r = 0; r < kRows; ++r) {
+        for (int64_t k = whole; k < columns; ++k) {
+          totals[c * kRows + r] += left[k - whole] * x[r * columns + k];
+        }
+      }
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kColumns; ++c) {
+      y[r * w.rows + first + c] = totals[c * kRows + r];
+    }
+  }
+}
+
+template <class Row, int kRows>
+void all_columns(
+    const Weights& w, int64_t first, int64_t last, const float* x,
+    const float* slices, float* y, float* scratch) {
+  // Enough independent sums to hide the latency of an addition, few enough to
+  // stay in registers.
+  constexpr int kColumns = kRows == 1 ? 8 : kRows <= 4 ? 4 : 2;
+  static_assert(kColumns <= kMostColumns);
+  for (; first + kColumns <= last; first += kColumns) {
+    tile<Row, kRows, kColumns>(w, first, x, slices, y, scratch);
+  }
+  for (; first < last; ++first) {
+    tile<Row, kRows, 1>(w, first, x, slices, y, scratch);
+  }
+}
+
+template <class Row>
+void rows_of(
+    const Weights& w, int64_t first, int64_t last, const float* x,
+    const float* slices, int count, float* y, float* scratch) {
+  switch (count) {
+    case 1:
+      return all_columns<Row, 1>(w, first, last, x, slices, y, scratch);
+    case 2:
+      return all_columns<Row, 2>(w, first, last, x, slices, y, scratch);
+    case 3:
+      return all_columns<Row, 3>(w, first, last, x, slices, y, scratch);
+    case 4:
+      return all_columns<Row, 4>(w, first, last, x, slices, y, scratch);
+    case 8:
+      return all_columns<Row, 8>(w, first, last, x, slices, y, scratch);
+  }
+}
+
+template <class Row>
+void expand_of(
+    const Weights& w, int64_t first, int64_t last, float* out, float* scratch) {
+  const int64_t whole = w.columns / kBlock * kBlock;
+  for (; first < last; ++first, out += w.columns) {
+    Row row;
+    row.start(w, first, scratch);
+    for (int64_t block = 0; block < whole; block += kBlock) {
+      row.begin_block(block);
+      for (int64_t k = block; k < block + kBlock; k += Simd::kWidth) {
+        Simd::store(out + k, row.load(k));
+      }
+    }
+    row.rest(whole, w.columns - whole, out + whole);
+  }
+}
+
+// Calls `work` with the kind of row that `w` has.
+template <class Work>
+inline void with_row(const Weights& w, Work work) {
+  switch (w.bits) {
+    case 0:
+      switch (w.format) {
+        case Format::float16:
+          return work(DenseRow<Format::float16>());
+        case Format::bfloat16:
+          return work(DenseRow<Format::bfloat16>());
+        default:
+          return work(DenseRow<Format::float32>());
+      }
+    case 2:
+      return work(QuantizedRow<2>());
+    case 3:
+      return work(QuantizedRow<3>());
+    case 4:
+      return work(QuantizedRow<4>());
+    case 6:
+      return work(QuantizedRow<6>());
+    case 8:
+      return work(QuantizedRow<8>());
+  }
+}
+
+void few_rows(
+    const Weights& w, int64_t first, int64_t last, const float* x,
+    const float* slices, int count, float* y, float* scratch) {
+  with_row(w, [&]<class Row>(Row) {
+    rows_of<Row>(w, first, last, x, slices, count, y, scratch);
+  });
+}
+
+void expand(
+    const Weights& w, int64_t first, int64_t last, float* out, float* scratch) {
+  with_row(w, [&]<class Row>(Row) {
+    expand_of<Row>(w, first, last, out, scratch);
+  });
+}
+
+constexpr Kernels kKernels = {few_rows, expand};
+
+} // namespace
+} // namespace roundhouse

@@ -1,0 +1,216 @@
+//! The native products against MLX's own, and mapped arrays against what was
+//! written.
+
+use std::io::Write;
+
+use mlx_rs::transforms::eval;
+use mlx_rs::{Array, Device, DeviceType, Dtype, ops, random};
+
+use super::{MappedFile, dense_matmul, prepare, quantized_matmul, use_instructions};
+
+fn on_the_cpu() {
+    Device::set_default(&Device::new(DeviceType::Cpu, 0));
+    prepare(2).unwrap();
+}
+
+fn normal(shape: &[i32], seed: u64) -> Array {
+    let key = random::key(seed).unwrap();
+    random::normal::<f32>(shape, None, None, &key).unwrap()
+}
+
+/// The largest difference in proportion to the largest expected number.
+fn difference(found: &Array, expected: &Array) -> f32 {
+    assert_eq!(found.shape(), expected.shape());
+    assert_eq!(found.dtype(), Dtype::Float32);
+    eval([found, expected]).unwrap();
+    let (found, expected) = (found.as_slice::<f32>(), expected.as_slice::<f32>());
+    let scale = expected
+        .iter()
+        .fold(0f32, |most, number| most.max(number.abs()));
+    let pairs = found.iter().zip(expected);
+    pairs.map(|(a, b)| (a - b).abs()).fold(0f32, f32::max) / scale
+}
+
+/// Calls `check` for each instruction set of this processor. The choice is one for
+/// all threads, so tests beside this one run with it as well, and must pass.
+fn with_each_instruction_set(check: impl Fn()) {
+    on_the_cpu();
+    let tried = (0..3).filter(|&instructions| {
+        let present = use_instructions(instructions);
+        if present {
+            check();
+        }
+        present
+    });
+    assert!(tried.count() >= 1, "the portable one is always there");
+}
+
+#[test]
+fn quantized_products_agree_with_mlx() {
+    with_each_instruction_set(check_quantized_products);
+}
+
+fn check_quantized_products() {
+    for bits in [2, 3, 4, 6, 8] {
+        for group in [32, 64, 128] {
+            // 19 rows are no multiple of any tile, 256 columns of each group.
+            let w = normal(&[19, 256], 1);
+            let (packed, scales, biases) = ops::quantize(&w, group, bits).unwrap();
+            for dtype in [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16] {
+                let scales = scales.as_dtype(dtype).unwrap();
+                let biases = biases.as_dtype(dtype).unwrap();
+                let exact = |array: &Array| array.as_dtype(Dtype::Float32).unwrap();
+                let wide =
+                    ops::dequantize(&packed, exact(&scales), &exact(&biases), group, bits).unwrap();
+                for rows in [1, 2, 3, 5, 15, 70] {
+                    let x = normal(&[rows, 256], 2);
+                    let expected = ops::matmul(&x, wide.t()).unwrap();
+                    let found =
+                        quantized_matmul(&x, &packed, &scales, &biases, group, bits).unwrap();
+                    let error = difference(&found, &expected);
+                    assert!(
+                        error < 1e-5,
+                        "{bits} bits, {group}, {dtype:?}, {rows}: {error}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn dense_products_agree_with_mlx() {
+    with_each_instruction_set(check_dense_products);
+}
+
+fn check_dense_products() {
+    // 50 columns leave a rest behind whole blocks and whole vectors.
+    for (width, height) in [(50, 7), (64, 33), (256, 40)] {
+        for dtype in [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16] {
+            let w = normal(&[height, width], 3).as_dtype(dtype).unwrap();
+            let wide = w.as_dtype(Dtype::Float32).unwrap();
+            for rows in [1, 2, 3, 6, 9, 40] {
+                let x = normal(&[2, rows, width], 4);
+                let expected = ops::matmul(&x, wide.t()).unwrap();
+                let found = dense_matmul(&x, &w).unwrap();
+                let error = difference(&found, &expected);
+                assert!(
+                    error < 1e-5,
+                    "{width}×{height} {dtype:?}, {rows} rows: {error}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn arrays_in_any_order_are_taken() {
+    on_the_cpu();
+    let x = normal(&[64, 3], 5);
+    let w = normal(&[64, 10], 6);
+    let expected = ops::matmul(x.t(), &w).unwrap();
+    let found = dense_matmul(&x.t(), &w.t()).unwrap();
+    assert!(difference(&found, &expected) < 1e-5);
+}
+
+#[test]
+fn large_products_are_shared_without_loss() {
+    on_the_cpu();
+    let (x, w) = (normal(&[1, 1024], 7), normal(&[1500, 1024], 8));
+    let (packed, scales, biases) = ops::quantize(&w, 64, 4).unwrap();
+    let wide = ops::dequantize(&packed, &scales, &biases, 64, 4).unwrap();
+    let expected = ops::matmul(&x, wide.t()).unwrap();
+    for threads in [1, 2, 3] {
+        prepare(threads).unwrap();
+        let found = quantized_matmul(&x, &packed, &scales, &biases, 64, 4).unwrap();
+        assert!(difference(&found, &expected) < 1e-5, "{threads} threads");
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    on_the_cpu();
+    let check = |result: Result<Array, super::NativeError>, expected: &str| {
+        let message = result.unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    };
+    let (x, w) = (normal(&[2, 64], 9), normal(&[8, 64], 10));
+    let (packed, scales, biases) = ops::quantize(&w, 32, 4).unwrap();
+    check(dense_matmul(&normal(&[2, 63], 9), &w), "as wide as");
+    check(
+        dense_matmul(&x.as_dtype(Dtype::Float16).unwrap(), &w),
+        "x must be float32",
+    );
+    check(dense_matmul(&x, &packed), "float32, float16 or bfloat16");
+    check(
+        quantized_matmul(&x, &packed, &scales, &biases, 64, 4),
+        "for each group",
+    );
+    check(
+        quantized_matmul(&x, &packed, &scales, &biases, 32, 8),
+        "do not fit",
+    );
+    check(
+        quantized_matmul(&x, &packed, &scales, &biases, 32, 5),
+        "bits must be",
+    );
+    check(
+        quantized_matmul(&x, &packed, &scales, &biases, 16, 4),
+        "group size",
+    );
+}
+
+#[test]
+fn mapped_arrays_are_what_the_file_holds() {
+    on_the_cpu();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let numbers: Vec<f32> = (0u8..24).map(f32::from).collect();
+    file.write_all(b"12345678").unwrap();
+    for number in &numbers {
+        file.write_all(&number.to_le_bytes()).unwrap();
+    }
+    file.write_all(b"!").unwrap();
+    for number in &numbers {
+        file.write_all(&number.to_le_bytes()).unwrap();
+    }
+    file.flush().unwrap();
+    let map = MappedFile::open(file.path()).unwrap();
+    assert_eq!(map.length(), 8 + 2 * 96 + 1);
+    let aligned = map.array(8, &[4, 6], Dtype::Float32).unwrap();
+    let shifted = map.array(105, &[24], Dtype::Float32).unwrap();
+    let middle = map.array(8 + 4 * 6, &[2, 3, 2], Dtype::Float32).unwrap();
+    let words = map.array(8, &[2], Dtype::Uint32).unwrap();
+    drop(map);
+    assert_eq!(aligned.as_slice::<f32>(), numbers);
+    assert_eq!(shifted.as_slice::<f32>(), numbers);
+    assert_eq!(middle.as_slice::<f32>(), &numbers[6..18]);
+    assert_eq!(words.as_slice::<u32>(), [0, 1f32.to_bits()]);
+    let sum = aligned.t().sum(None).unwrap();
+    assert_eq!(sum.item_exact::<f32>(), 276.0);
+    // An operation that takes over the last reference to an array may compute in
+    // its memory; the file must stay as it is.
+    let before = std::fs::read(file.path()).unwrap();
+    drop((shifted, middle, words));
+    let doubled = ops::multiply(&aligned, Array::from_f32(2.0)).unwrap();
+    drop(aligned);
+    assert_eq!(doubled.as_slice::<f32>()[23], 46.0);
+    assert_eq!(std::fs::read(file.path()).unwrap(), before);
+}
+
+#[test]
+fn files_that_cannot_be_mapped_say_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = MappedFile::open(&folder.path().join("missing")).unwrap_err();
+    assert!(missing.to_string().contains("cannot open"), "{missing}");
+    let empty = folder.path().join("empty");
+    std::fs::write(&empty, b"").unwrap();
+    let empty = MappedFile::open(&empty).unwrap_err();
+    assert!(empty.to_string().contains("empty"), "{empty}");
+    let short = folder.path().join("short");
+    std::fs::write(&short, [0; 16]).unwrap();
+    let map = MappedFile::open(&short).unwrap();
+    let beyond = map.array(8, &[3], Dtype::Float32).unwrap_err();
+    assert!(beyond.to_string().contains("beyond the end"), "{beyond}");
+    assert!(map.array(8, &[-1], Dtype::Float32).is_err());
+    assert!(map.array(u64::MAX, &[1], Dtype::Float32).is_err());
+}

@@ -1,0 +1,341 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const LIMITS: Limits = Limits {
+    parallel: 3,
+    room: 64,
+    chunk: 8,
+    block: 4,
+};
+
+fn scheduler(sequences: &[(Id, u64, u64)]) -> Scheduler {
+    let mut scheduler = Scheduler::new(LIMITS);
+    for (id, prompt, answer) in sequences {
+        scheduler.arrive(*id, *prompt, *answer).expect("fits");
+    }
+    scheduler
+}
+
+fn prefill(id: Id, from: u64, length: u64, last: bool) -> Work {
+    Work::Prefill {
+        id,
+        from,
+        length,
+        last,
+    }
+}
+
+/// Plans until nothing is left to read.
+fn read_in(scheduler: &mut Scheduler) {
+    while !scheduler.reading.is_empty() || scheduler.sequences.values().any(|s| !s.decoding) {
+        scheduler.plan();
+    }
+}
+
+#[test]
+fn prompts_are_read_in_turn_between_steps_of_others() {
+    let mut scheduler = scheduler(&[(1, 3, 9), (2, 20, 9)]);
+    let works: Vec<Work> = (0..7).map(|_| scheduler.plan().work).collect();
+    assert_eq!(
+        works,
+        [
+            prefill(1, 0, 3, true),
+            Work::Decode(vec![1]),
+            prefill(2, 0, 8, false),
+            Work::Decode(vec![1]),
+            prefill(2, 8, 8, false),
+            Work::Decode(vec![1]),
+            prefill(2, 16, 4, true),
+        ]
+    );
+    assert_eq!(scheduler.plan().work, Work::Decode(vec![1, 2]));
+
+    let mut scheduler = self::scheduler(&[(1, 12, 9), (2, 12, 9)]);
+    let works: Vec<Work> = (0..3).map(|_| scheduler.plan().work).collect();
+    let expected = [
+        prefill(1, 0, 8, false),
+        prefill(2, 0, 8, false),
+        prefill(1, 8, 4, true),
+    ];
+    assert_eq!(works, expected);
+}
+
+#[test]
+fn only_so_many_run_at_once_and_a_free_place_is_taken() {
+    let mut scheduler = scheduler(&[(1, 1, 1), (2, 1, 1), (3, 1, 1), (4, 1, 1)]);
+    assert_eq!(scheduler.plan().started, [1, 2, 3]);
+    assert_eq!(scheduler.counts(), (3, 1));
+    scheduler.leave(2);
+    assert_eq!(scheduler.plan().started, [4]);
+}
+
+#[test]
+fn a_paused_sequence_makes_no_token_and_holds_up_nobody() {
+    let mut scheduler = scheduler(&[(1, 1, 9), (2, 1, 9)]);
+    read_in(&mut scheduler);
+    scheduler.pause(1);
+    assert_eq!(scheduler.plan().work, Work::Decode(vec![2]));
+    scheduler.pause(2);
+    assert_eq!(scheduler.plan().work, Work::Idle);
+    scheduler.go_on(1);
+    assert_eq!(scheduler.plan().work, Work::Decode(vec![1]));
+}
+
+#[test]
+fn the_youngest_gives_way_and_comes_back() {
+    // Both together need more than the room of 64.
+    let mut scheduler = scheduler(&[(1, 20, 40), (2, 20, 40)]);
+    let mut back = None;
+    let mut said = 0;
+    for _ in 0..60 {
+        let plan = scheduler.plan();
+        if let Work::Decode(batch) = &plan.work {
+            said += u64::from(batch.contains(&2));
+        }
+        if !plan.put_back.is_empty() {
+            assert_eq!(plan.put_back, [2]);
+            back = Some(said);
+            break;
+        }
+    }
+    let said = back.expect("the room runs out");
+    // The older one goes on alone until it leaves; then the other reads in what it
+    // has said besides its prompt and goes on from there.
+    for _ in 0..10 {
+        assert_eq!(scheduler.plan().work, Work::Decode(vec![1]));
+    }
+    scheduler.leave(1);
+    let plan = scheduler.plan();
+    assert_eq!(plan.started, [2]);
+    assert_eq!(plan.work, prefill(2, 0, 8, false));
+    assert_eq!(scheduler.sequences[&2].known, 20 + 1 + said);
+}
+
+#[test]
+fn a_paused_sequence_gives_way_first() {
+    let mut scheduler = scheduler(&[(1, 20, 40), (2, 20, 40)]);
+    read_in(&mut scheduler);
+    scheduler.pause(1);
+    let put_back = (0..60)
+        .map(|_| scheduler.plan().put_back)
+        .find(|back| !back.is_empty());
+    assert_eq!(put_back, Some(vec![1]));
+    assert_eq!(scheduler.plan().work, Work::Decode(vec![2]));
+}
+
+#[test]
+fn what_can_never_fit_is_refused() {
+    let mut scheduler = scheduler(&[]);
+    let refused = NeverFits {
+        tokens: 65,
+        room: 64,
+    };
+    assert_eq!(scheduler.arrive(1, 60, 5), Err(refused));
+    assert_eq!(scheduler.arrive(1, 60, 4), Ok(()));
+    assert!(scheduler.arrive(2, 1, u64::MAX).is_err());
+}
+
+/// What can happen from the outside, with a number that picks the sequence.
+#[derive(Debug, Clone)]
+enum Happening {
+    Arrives { prompt: u64, answer: u64 },
+    Cancelled(usize),
+    Paused(usize),
+    GoesOn(usize),
+    Steps(usize),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        3 => (1u64..40, 1u64..24).prop_map(|(prompt, answer)| Happening::Arrives { prompt, answer }),
+        1 => any::<usize>().prop_map(Happening::Cancelled),
+        1 => any::<usize>().prop_map(Happening::Paused),
+        1 => any::<usize>().prop_map(Happening::GoesOn),
+        6 => (1usize..12).prop_map(Happening::Steps),
+    ]
+}
+
+/// A stand-in for the engine thread: caches as numbers of tokens.
+struct Driver {
+    scheduler: Scheduler,
+    next: Id,
+    /// Of each sequence: prompt, answer, tokens made.
+    open: BTreeMap<Id, (u64, u64, u64)>,
+    caches: BTreeMap<Id, u64>,
+    paused: Vec<Id>,
+    finished: usize,
+}
+
+impl Driver {
+    fn new() -> Self {
+        Self {
+            scheduler: Scheduler::new(LIMITS),
+            next: 0,
+            open: BTreeMap::new(),
+            caches: BTreeMap::new(),
+            paused: Vec::new(),
+            finished: 0,
+        }
+    }
+
+    fn pick(&self, number: usize) -> Option<Id> {
+        let ids: Vec<_> = self.open.keys().collect();
+        (!ids.is_empty()).then(|| *ids[number % ids.len()])
+    }
+
+    fn happen(&mut self, happening: &Happening) {
+        match happening {
+            Happening::Arrives { prompt, answer } => {
+                self.next += 1;
+                self.scheduler
+                    .arrive(self.next, *prompt, *answer)
+                    .expect("fits");
+                self.open.insert(self.next, (*prompt, *answer, 0));
+            }
+            Happening::Cancelled(number) => {
+                if let Some(id) = self.pick(*number) {
+                    self.leave(id);
+                }
+            }
+            Happening::Paused(number) => {
+                if let Some(id) = self.pick(*number) {
+                    self.scheduler.pause(id);
+                    self.paused.push(id);
+                }
+            }
+            Happening::GoesOn(number) => {
+                if let Some(id) = self.pick(*number) {
+                    self.scheduler.go_on(id);
+                    self.paused.retain(|paused| *paused != id);
+                }
+            }
+            Happening::Steps(count) => (0..*count).for_each(|_| {
+                self.step();
+            }),
+        }
+    }
+
+    fn leave(&mut self, id: Id) {
+        self.scheduler.leave(id);
+        self.open.remove(&id);
+        self.caches.remove(&id);
+        self.paused.retain(|paused| *paused != id);
+    }
+
+    /// One step; whether anything was done.
+    fn step(&mut self) -> bool {
+        let could_decode =
+            self.scheduler.sequences.values().any(|sequence| {
+                sequence.decoding && !sequence.paused && sequence.reserved.is_some()
+            });
+        let had_read = self.scheduler.has_read;
+        let plan = self.scheduler.plan();
+        for id in &plan.started {
+            assert_eq!(self.caches.insert(*id, 0), None, "started twice");
+        }
+        for id in &plan.put_back {
+            assert!(self.caches.remove(id).is_some(), "put back without a cache");
+        }
+        match &plan.work {
+            Work::Idle => {}
+            Work::Prefill {
+                id,
+                from,
+                length,
+                last,
+            } => {
+                assert!(
+                    !(could_decode && had_read),
+                    "two chunks in a row stall others"
+                );
+                assert!((1..=LIMITS.chunk).contains(length));
+                let cache = self.caches.get_mut(id).expect("a cache");
+                assert_eq!(cache, from);
+                *cache += length;
+                if *last {
+                    let (prompt, _, made) = self.open[id];
+                    assert_eq!(*cache, prompt + made);
+                    self.make(*id);
+                }
+            }
+            Work::Decode(batch) => {
+                for id in batch {
+                    assert!(!self.paused.contains(id), "a paused sequence made a token");
+                    *self.caches.get_mut(id).expect("a cache") += 1;
+                    let (prompt, _, made) = self.open[id];
+                    assert_eq!(self.caches[id], prompt + made);
+                    self.make(*id);
+                }
+            }
+        }
+        self.check();
+        plan.work != Work::Idle
+    }
+
+    fn make(&mut self, id: Id) {
+        let sequence = self.open.get_mut(&id).expect("open");
+        sequence.2 += 1;
+        if sequence.2 == sequence.1 {
+            self.leave(id);
+            self.finished += 1;
+        }
+    }
+
+    fn check(&self) {
+        assert!(self.scheduler.reserved() <= LIMITS.room, "over the room");
+        assert!(self.caches.values().sum::<u64>() <= self.scheduler.reserved());
+        assert!(self.scheduler.counts().0 <= LIMITS.parallel);
+        assert_eq!(self.scheduler.counts().0, self.caches.len());
+        assert_eq!(self.scheduler.sequences.len(), self.open.len());
+        for (id, cached) in &self.caches {
+            let reserved = self.scheduler.sequences[id].reserved.expect("a share");
+            assert!(*cached <= reserved, "a cache over its share");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn room_is_kept_and_everyone_finishes(happenings in prop::collection::vec(happening(), 1..80)) {
+        let mut driver = Driver::new();
+        for happening in &happenings {
+            driver.happen(happening);
+            driver.check();
+        }
+        for id in driver.paused.clone() {
+            driver.scheduler.go_on(id);
+        }
+        driver.paused.clear();
+        // Work that is thrown away when a sequence is put back is bounded too.
+        let mut steps = 0;
+        while !driver.open.is_empty() {
+            prop_assert!(driver.step(), "nothing is done, yet {:?} wait", driver.open);
+            steps += 1;
+            prop_assert!(steps < 20_000, "no end: {:?}", driver.open);
+        }
+        prop_assert_eq!(driver.scheduler.reserved(), 0);
+        prop_assert!(driver.scheduler.reading.is_empty());
+    }
+
+    #[test]
+    fn an_older_sequence_is_never_overtaken_into_the_room(
+        prompts in prop::collection::vec((1u64..40, 1u64..24), 2..12)
+    ) {
+        let mut driver = Driver::new();
+        for (prompt, answer) in prompts {
+            driver.happen(&Happening::Arrives { prompt, answer });
+        }
+        while !driver.open.is_empty() {
+            driver.step();
+            if let Some(oldest) = driver.open.keys().next() {
+                let started = driver.caches.contains_key(oldest);
+                prop_assert!(started || driver.caches.is_empty(), "the oldest waits");
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The engine thread's loop: takes what it is told, asks the scheduler what to do,
+//! does it. One step is one chunk of one prompt or one token of every sequence
+//! that is being answered, so whoever cancels waits for one step at most.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, TryRecvError};
+
+use super::outlet::{Inlet, Said};
+use super::{Command, Counts, Job};
+use crate::engine::sampling::Sampler;
+use crate::engine::scheduler::{Id, Limits, Scheduler, Work};
+use crate::engine::{EngineError, Finish, Network};
+
+/// Everything the engine thread owns.
+pub(super) struct Stepping<N: Network> {
+    network: N,
+    scheduler: Scheduler,
+    orders: Receiver<Command>,
+    sequences: BTreeMap<Id, Open<N::Cache>>,
+    counts: Arc<Counts>,
+}
+
+/// A sequence that is not over.
+struct Open<C> {
+    /// Its prompt and what it has said.
+    tokens: Vec<u32>,
+    made: u32,
+    job: Job,
+    sampler: Sampler,
+    inlet: Inlet,
+    /// Nothing while it waits.
+    cache: Option<C>,
+}
+
+impl<N: Network> Stepping<N> {
+    pub(super) fn new(
+        network: N,
+        limits: Limits,
+        orders: Receiver<Command>,
+        counts: Arc<Counts>,
+    ) -> Self {
+        Self {
+            network,
+            scheduler: Scheduler::new(limits),
+            orders,
+            sequences: BTreeMap::new(),
+            counts,
+        }
+    }
+
+    /// Steps until nobody is left who could tell it something, and nothing to do.
+    pub(super) fn run(mut self) {
+        loop {
+            let told_more = self.take_orders();
+            let plan = self.scheduler.plan();
+            for id in plan.put_back {
+                if let Some(open) = self.sequences.get_mut(&id) {
+                    open.cache = None;
+                }
+            }
+            for id in plan.started {
+                let cache = self.network.new_cache();
+                if let Some(open) = self.sequences.get_mut(&id) {
+                    open.cache = Some(cache);
+                }
+            }
+            self.count();
+            match plan.work {
+                Work::Idle if !told_more => return,
+                Work::Idle => match self.orders.recv() {
+                    Ok(command) => self.obey(command),
+                    Err(_) => return,
+                },
+                Work::Prefill {
+                    id,
+                    from,
+                    length,
+                    last,
+                } => self.prefill(id, from as usize, length as usize, last),
+                Work::Decode(batch) => self.decode(&batch),
+            }
+        }
+    }
+
+    /// Takes what has been told so far; false if nobody can tell any more.
+    fn take_orders(&mut self) -> bool {
+        loop {
+            match self.orders.try_recv() {
+                Ok(command) => self.obey(command),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Begin(id, job, inlet) => self.begin(id, *job, inlet),
+            Command::GoOn(id) => self.scheduler.go_on(id),
+            Command::Cancel(id) => drop(self.close(id)),
+        }
+    }
+
+    fn begin(&mut self, id: Id, mut job: Job, inlet: Inlet) {
+        let (prompt, answer) = (job.prompt.len() as u64, u64::from(job.max_tokens));
+        if prompt == 0 || answer == 0 {
+            let reason = "a sequence needs a token to begin with and one to make";
+            let _ = inlet.say(Said::Failed(EngineError::Unsupported(reason.to_owned())));
+            return;
+        }
+        if let Err(never) = self.scheduler.arrive(id, prompt, answer) {
+            let reason = format!(
+                "the sequence needs room for {} tokens, and there is room for {}",
+                never.tokens, never.room
+            );
+            let _ = inlet.say(Said::Failed(EngineError::Unsupported(reason)));
+            return;
+        }
+        let mut sampler = Sampler::new(job.sampling.clone());
+        sampler.observe_prompt(&job.prompt);
+        let open = Open {
+            tokens: std::mem::take(&mut job.prompt),
+            made: 0,
+            job,
+            sampler,
+            inlet,
+            cache: None,
+        };
+        self.sequences.insert(id, open);
+    }
+
+    fn prefill(&mut self, id: Id, from: usize, length: usize, last: bool) {
+        let Some(open) = self.sequences.get_mut(&id) else {
+            return;
+        };
+        let (Some(cache), Some(tokens)) =
+            (open.cache.as_mut(), open.tokens.get(from..from + length))
+        else {
+            return self.fail(id, &missing());
+        };
+        match self.network.prefill(cache, tokens, last) {
+            Err(error) => self.fail(id, &error),
+            Ok(logits) => {
+                self.counts.read.fetch_add(length as u64, Ordering::Relaxed);
+                match logits {
+                    Some(logits) if last => self.choose(id, logits),
+                    None if last => self.fail(id, &missing()),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn decode(&mut self, ids: &[Id]) {
+        // Both are in the order of ids.
+        let mut batch: Vec<(&mut N::Cache, u32)> = self
+            .sequences
+            .iter_mut()
+            .filter(|(id, _)| ids.binary_search(id).is_ok())
+            .filter_map(|(_, open)| Some((open.cache.as_mut()?, *open.tokens.last()?)))
+            .collect();
+        let expected = batch.len();
+        let result = self.network.decode(&mut batch);
+        let error = match result {
+            Ok(rows) if rows.len() == ids.len() && expected == ids.len() => {
+                for (id, logits) in ids.iter().zip(rows) {
+                    self.choose(*id, logits);
+                }
+                return;
+            }
+            Ok(_) => missing(),
+            Err(error) => error,
+        };
+        for id in ids {
+            self.fail(*id, &error);
+        }
+    }
+
+    /// Chooses the next token of a sequence and says it.
+    fn choose(&mut self, id: Id, mut logits: Vec<f32>) {
+        let Some(open) = self.sequences.get_mut(&id) else {
+            return;
+        };
+        let alternatives = open.job.logprobs.unwrap_or(0);
+        let told = open.job.logprobs.is_some();
+        let sampled = open.sampler.sample(&mut logits, alternatives, told);
+        self.counts.made.fetch_add(1, Ordering::Relaxed);
+        open.made += 1;
+        open.tokens.push(sampled.token);
+        let end_token = open.job.end_tokens.contains(&sampled.token);
+        let mut full = false;
+        if !end_token {
+            full = open.inlet.say(Said::Token(sampled));
+        }
+        let finish = match end_token {
+            true => Some(Finish::Stop),
+            false => (open.made == open.job.max_tokens).then_some(Finish::Length),
+        };
+        if let Some(finish) = finish {
+            self.close_with(id, Said::End { finish, end_token });
+        } else if full {
+            self.scheduler.pause(id);
+        }
+    }
+
+    fn fail(&mut self, id: Id, error: &EngineError) {
+        tracing::error!(?error, "a sequence cannot go on");
+        self.close_with(id, Said::Failed(error.clone()));
+    }
+
+    /// Forgets a sequence; its cache and its place are free at once.
+    fn close(&mut self, id: Id) -> Option<Inlet> {
+        self.scheduler.leave(id);
+        let open = self.sequences.remove(&id);
+        self.count();
+        open.map(|open| open.inlet)
+    }
+
+    /// Forgets a sequence and tells why. Whoever hears it finds the place free.
+    fn close_with(&mut self, id: Id, said: Said) {
+        if let Some(inlet) = self.close(id) {
+            let _ = inlet.say(said);
+        }
+    }
+
+    fn count(&self) {
+        let (running, waiting) = self.scheduler.counts();
+        let counts = &self.counts;
+        counts.running.store(running as u64, Ordering::Relaxed);
+        counts.waiting.store(waiting as u64, Ordering::Relaxed);
+        let reserved = self.scheduler.reserved();
+        counts.reserved.store(reserved, Ordering::Relaxed);
+    }
+}
+
+/// The network answered less than it was asked for.
+fn missing() -> EngineError {
+    EngineError::Device("it answered without logits".to_owned())
+}

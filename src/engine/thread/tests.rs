@@ -1,0 +1,281 @@
+use std::sync::Mutex;
+use std::time::Duration;
+
+use super::*;
+use crate::engine::Finish;
+
+/// A network that says, after a token, the next higher one; its cache is the list
+/// of tokens it has read. It notes every call.
+struct Counting {
+    calls: Arc<Mutex<Vec<String>>>,
+    /// Lets one call through for each message; nothing lets all through.
+    gate: Option<mpsc::Receiver<()>>,
+    breaks_at: Option<u32>,
+}
+
+const VOCABULARY: u32 = 1000;
+
+impl Counting {
+    fn call(&self, words: String) {
+        if let Some(gate) = &self.gate {
+            let _ = gate.recv();
+        }
+        self.calls.lock().expect("calls").push(words);
+    }
+
+    fn after(&self, cache: &[u32]) -> Result<Vec<f32>, EngineError> {
+        let last = *cache.last().expect("a token");
+        if self.breaks_at == Some(last) {
+            return Err(EngineError::Device("broken".to_owned()));
+        }
+        let mut logits = vec![0.0; VOCABULARY as usize];
+        logits[((last + 1) % VOCABULARY) as usize] = 10.0;
+        Ok(logits)
+    }
+}
+
+impl Network for Counting {
+    type Cache = Vec<u32>;
+
+    fn vocabulary(&self) -> usize {
+        VOCABULARY as usize
+    }
+
+    fn new_cache(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
+    fn prefill(
+        &mut self,
+        cache: &mut Vec<u32>,
+        tokens: &[u32],
+        want_logits: bool,
+    ) -> Result<Option<Vec<f32>>, EngineError> {
+        self.call(format!("prefill {}", tokens.len()));
+        cache.extend(tokens);
+        // What is in the cache is the sequence without a gap.
+        assert!(
+            cache.windows(2).all(|pair| pair[1] == pair[0] + 1),
+            "{cache:?}"
+        );
+        want_logits.then(|| self.after(cache)).transpose()
+    }
+
+    fn decode(&mut self, batch: &mut [(&mut Vec<u32>, u32)]) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.call(format!("decode {}", batch.len()));
+        let step = |(cache, token): &mut (&mut Vec<u32>, u32)| {
+            cache.push(*token);
+            assert!(
+                cache.windows(2).all(|pair| pair[1] == pair[0] + 1),
+                "{cache:?}"
+            );
+            self.after(cache)
+        };
+        batch.iter_mut().map(step).collect()
+    }
+
+    fn bytes_held(&self) -> u64 {
+        77
+    }
+
+    fn kv_bytes_per_token(&self) -> u64 {
+        2
+    }
+
+    fn device(&self) -> (&'static str, &'static str) {
+        ("cpu", "float32")
+    }
+}
+
+struct Setup {
+    engine: Engine,
+    calls: Arc<Mutex<Vec<String>>>,
+    ended: Ended,
+}
+
+fn start(settings: Settings, gate: Option<mpsc::Receiver<()>>, breaks_at: Option<u32>) -> Setup {
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&calls);
+    let build = move || {
+        Ok(Counting {
+            calls: noted,
+            gate,
+            breaks_at,
+        })
+    };
+    let (engine, ended) = Engine::start(settings, build).expect("built");
+    Setup {
+        engine,
+        calls,
+        ended,
+    }
+}
+
+fn settings(kv: u64) -> Settings {
+    Settings {
+        parallel: NonZeroU32::new(4).expect("not 0"),
+        context: 1000,
+        kv,
+        chunk: NonZeroU32::new(8).expect("not 0"),
+    }
+}
+
+fn job(prompt: std::ops::Range<u32>, max_tokens: u32) -> Job {
+    Job {
+        prompt: prompt.collect(),
+        max_tokens,
+        end_tokens: Arc::from([600]),
+        sampling: Sampling {
+            temperature: 0.0,
+            ..Sampling::default()
+        },
+        logprobs: None,
+    }
+}
+
+/// Everything a sequence says, tokens as numbers.
+async fn said(mut sequence: Sequence) -> (Vec<u32>, Option<Said>) {
+    let mut tokens = Vec::new();
+    loop {
+        match sequence.next().await {
+            Some(Said::Token(sampled)) => tokens.push(sampled.token),
+            end => return (tokens, end),
+        }
+    }
+}
+
+fn end(finish: Finish, end_token: bool) -> Option<Said> {
+    Some(Said::End { finish, end_token })
+}
+
+#[tokio::test]
+async fn sequences_are_read_in_and_answered() {
+    let setup = start(settings(2000), None, None);
+    let facts = setup.engine.facts();
+    assert_eq!((facts.bytes_held, facts.room), (77, 1000));
+    let (tokens, ended) = said(setup.engine.begin(job(0..20, 5))).await;
+    assert_eq!(tokens, [20, 21, 22, 23, 24]);
+    assert_eq!(ended, end(Finish::Length, false));
+    let calls = setup.calls.lock().expect("calls").clone();
+    let expected = ["prefill 8", "prefill 8", "prefill 4"];
+    assert_eq!(calls[..3], expected);
+    assert_eq!(calls[3..], ["decode 1"; 4]);
+    let counted = setup.engine.counted();
+    assert_eq!((counted.read, counted.made), (20, 5));
+}
+
+#[tokio::test]
+async fn an_end_token_ends_and_is_not_told() {
+    let setup = start(settings(2000), None, None);
+    let (tokens, ended) = said(setup.engine.begin(job(590..598, 100))).await;
+    assert_eq!(tokens, [598, 599]);
+    assert_eq!(ended, end(Finish::Stop, true));
+}
+
+#[tokio::test]
+async fn sequences_put_back_for_lack_of_room_lose_nothing() {
+    // Two sequences start with a block each, and both cannot grow to their ends.
+    let setup = start(settings(1600), None, None);
+    let sequences = [0u32, 1, 2].map(|n| said(setup.engine.begin(job(n..n + 100, 350))));
+    // Read side by side, so that none is paused.
+    let told = futures_util::future::join_all(sequences).await;
+    for (n, (tokens, ended)) in (0u32..).zip(told) {
+        assert_eq!(tokens, (n + 100..n + 450).collect::<Vec<_>>());
+        assert_eq!(ended, end(Finish::Length, false));
+    }
+    let counted = setup.engine.counted();
+    assert!(
+        counted.read > 300,
+        "somebody was read in again: {counted:?}"
+    );
+    assert_eq!(
+        (counted.running, counted.waiting, counted.reserved),
+        (0, 0, 0)
+    );
+}
+
+#[tokio::test]
+async fn a_slow_reader_pauses_its_own_sequence_alone() {
+    let setup = start(settings(4000), None, None);
+    let slow = setup.engine.begin(job(0..1, 400));
+    let (tokens, _) = said(setup.engine.begin(job(0..1, 400))).await;
+    assert_eq!(tokens.len(), 400);
+    // Nobody has read the slow one: it has filled its way and stopped there.
+    assert!(setup.engine.counted().made < 400 + 100);
+    assert_eq!(setup.engine.counted().running, 1);
+    let (tokens, ended) = said(slow).await;
+    assert_eq!(tokens, (1..401).collect::<Vec<_>>());
+    assert_eq!(ended, end(Finish::Length, false));
+}
+
+#[test]
+fn a_dropped_sequence_is_gone_before_the_next_step() {
+    let (open, gate) = mpsc::channel();
+    let setup = start(settings(2000), Some(gate), None);
+    let sequence = setup.engine.begin(job(0..100, 100));
+    let other = setup.engine.begin(job(0..1, 100));
+    // The thread stands before its first call, a chunk of the first prompt.
+    drop(sequence);
+    for _ in 0..3 {
+        open.send(()).expect("the thread lives");
+    }
+    drop(open);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    let (tokens, _) = runtime.block_on(said(other));
+    assert_eq!(tokens.len(), 100);
+    let calls = setup.calls.lock().expect("calls");
+    let chunks = calls.iter().filter(|call| *call == "prefill 8").count();
+    assert!(chunks <= 1, "one chunk at most after the cancel: {calls:?}");
+}
+
+#[tokio::test]
+async fn what_can_never_fit_fails_alone() {
+    let setup = start(settings(200), None, None);
+    let (_, ended) = said(setup.engine.begin(job(0..90, 20))).await;
+    assert!(matches!(
+        ended,
+        Some(Said::Failed(EngineError::Unsupported(_)))
+    ));
+    let (tokens, _) = said(setup.engine.begin(job(0..90, 10))).await;
+    assert_eq!(tokens.len(), 10);
+    let (_, ended) = said(setup.engine.begin(job(0..0, 10))).await;
+    assert!(matches!(ended, Some(Said::Failed(_))));
+}
+
+#[tokio::test]
+async fn a_failing_device_fails_the_sequences_of_the_step_and_no_more() {
+    let setup = start(settings(2000), None, Some(30));
+    let (tokens, ended) = said(setup.engine.begin(job(20..25, 100))).await;
+    assert_eq!(tokens, (25..31).collect::<Vec<_>>());
+    let broken = EngineError::Device("broken".to_owned());
+    assert_eq!(ended, Some(Said::Failed(broken)));
+    let (tokens, _) = said(setup.engine.begin(job(50..55, 10))).await;
+    assert_eq!(tokens.len(), 10);
+}
+
+#[tokio::test]
+async fn the_end_of_the_thread_is_heard_by_all() {
+    let setup = start(settings(2000), None, None);
+    // A gap in the prompt makes this network panic.
+    let mut broken = job(0..3, 5);
+    broken.prompt = vec![1, 5];
+    let (_, ended) = said(setup.engine.begin(broken)).await;
+    assert_eq!(ended, None);
+    let heard = tokio::time::timeout(Duration::from_secs(20), setup.ended).await;
+    assert!(heard.is_ok(), "the end was not heard");
+    assert_eq!(said(setup.engine.begin(job(0..3, 5))).await, (vec![], None));
+}
+
+#[test]
+fn a_network_that_cannot_be_built_is_told() {
+    let refused = EngineError::Unsupported("no".to_owned());
+    let build = || Err::<Counting, _>(EngineError::Unsupported("no".to_owned()));
+    assert_eq!(Engine::start(settings(1), build).err(), Some(refused));
+    let build = || -> Result<Counting, _> { panic!("while loading") };
+    assert!(matches!(
+        Engine::start(settings(1), build),
+        Err(EngineError::Device(_))
+    ));
+}

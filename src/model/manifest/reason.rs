@@ -1,0 +1,134 @@
+//! Why a snapshot is not served, in words for a person, with the command that
+//! mends it where there is one.
+
+use crate::model::id::ModelId;
+use crate::model::safetensors::SafetensorsError;
+
+/// Why a snapshot is not served. Messages name files of the snapshot and no
+/// path outside it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// The repository has no snapshot at all.
+    #[error("it has no snapshot")]
+    NoSnapshot,
+    /// Several snapshots and no ref that says which is meant.
+    #[error("it has {0} snapshots and no refs/main that says which is meant")]
+    Ambiguous(usize),
+    /// A branch, tag or commit that is not cached.
+    #[error("its revision {0:?} is not cached")]
+    Revision(String),
+    /// Files that are missing, dangling or empty.
+    #[error("it is incomplete: {} missing{}", list(.files), begun(.unfinished))]
+    Missing {
+        /// Their names, in order.
+        files: Vec<String>,
+        /// Downloads that were begun and not finished.
+        unfinished: usize,
+    },
+    /// A weight file that is cut or longer than its header says.
+    #[error("it is incomplete: {file} {error}")]
+    Cut {
+        /// The file.
+        file: String,
+        /// What its header says and what is there.
+        error: SafetensorsError,
+    },
+    /// A weight file that is none.
+    #[error("{file} {error}")]
+    Weights {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        error: SafetensorsError,
+    },
+    /// A tensor that the index promises is not in its file.
+    #[error("{file} has no tensor {tensor:?}, which the index places there")]
+    Tensor {
+        /// The file.
+        file: String,
+        /// The tensor.
+        tensor: String,
+    },
+    /// A link that leads out of the repository, nowhere, or in a circle.
+    #[error("{file} is a link that {problem}")]
+    UnsafeLink {
+        /// The file, or the folder of the repository.
+        file: String,
+        /// Where it leads, without the path.
+        problem: &'static str,
+    },
+    /// It comes with code of its own.
+    #[error("config.json asks for code that comes with the model ({0})")]
+    UntrustedCode(String),
+    /// A small file that is not what it should be.
+    #[error("{file} {problem}")]
+    BadFile {
+        /// The file.
+        file: String,
+        /// A phrase that goes after its name.
+        problem: String,
+    },
+    /// An architecture that the engine does not have.
+    #[error("its architecture {found:?} is not supported; supported are {}", .supported.join(", "))]
+    Architecture {
+        /// `model_type` of `config.json`.
+        found: String,
+        /// What is.
+        supported: Vec<String>,
+    },
+}
+
+impl Reason {
+    /// One word for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoSnapshot | Self::Missing { .. } | Self::Cut { .. } => "incomplete",
+            Self::Ambiguous(_) => "ambiguous",
+            Self::Revision(_) => "not_cached",
+            Self::Weights { .. } | Self::Tensor { .. } => "bad_weights",
+            Self::UnsafeLink { .. } => "unsafe_link",
+            Self::UntrustedCode(_) => "untrusted_code",
+            Self::BadFile { .. } => "bad_file",
+            Self::Architecture { .. } => "unsupported",
+        }
+    }
+
+    /// What a person can do about it, for a model of this id.
+    pub fn remedy(&self, id: &ModelId) -> Option<String> {
+        match self {
+            Self::NoSnapshot | Self::Missing { .. } | Self::Cut { .. } => {
+                Some(format!("hf download {id}"))
+            }
+            Self::Weights { .. } | Self::Tensor { .. } | Self::BadFile { .. } => {
+                Some(format!("hf download {id} --force-download"))
+            }
+            Self::Revision(revision) => Some(format!("hf download {id} --revision {revision}")),
+            Self::Ambiguous(_) => Some(format!(
+                "give models.{id}.revision one of the commits, or run hf download {id}"
+            )),
+            Self::UnsafeLink { .. } => Some(
+                "remove the link; a model outside the cache is served by an entry with path"
+                    .to_owned(),
+            ),
+            Self::UntrustedCode(_) | Self::Architecture { .. } => None,
+        }
+    }
+}
+
+/// Names for a message: at most five, then how many more.
+fn list(files: &[String]) -> String {
+    let shown = files.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+    let verb = if files.len() == 1 { "is" } else { "are" };
+    match files.len().saturating_sub(5) {
+        0 => format!("{shown} {verb}"),
+        more => format!("{shown} and {more} more {verb}"),
+    }
+}
+
+fn begun(count: &usize) -> String {
+    match count {
+        0 => String::new(),
+        1 => " (one download is not finished)".to_owned(),
+        many => format!(" ({many} downloads are not finished)"),
+    }
+}

@@ -1,0 +1,363 @@
+//! What requests and workers change by themselves: who asks, who leaves, who is
+//! up, who is gone. What follows for others (who loads next, who must go) is
+//! left to `schedule`, which runs after every event.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::slot::{Phase, Slot, Turn, Waiter};
+use super::{EARLY, Effect, Generation, Machine, SHORT_GRACE, WaiterId, back_off};
+use crate::pool::gate::Gate;
+use crate::pool::view::LastFailure;
+use crate::pool::{Ending, Refused, UnloadReason};
+use crate::units::ByteSize;
+use crate::worker::{LoadPlan, Ready};
+
+impl Machine {
+    /// A request wants a lease. A model that nobody has told of yet belongs to a
+    /// snapshot whose reload is still on its way here.
+    pub(super) fn acquire(
+        &mut self,
+        waiter: WaiterId,
+        plan: Arc<LoadPlan>,
+        now: Instant,
+        out: &mut Vec<Effect>,
+    ) {
+        let model = plan.model.clone();
+        if !self.unlisted.contains(&model) {
+            self.slots
+                .entry(model.clone())
+                .or_insert_with(|| Slot::new(plan));
+        }
+        self.load(waiter, &model, now, out);
+    }
+
+    /// Grants, queues or refuses.
+    pub(super) fn load(
+        &mut self,
+        waiter: WaiterId,
+        model: &str,
+        now: Instant,
+        out: &mut Vec<Effect>,
+    ) {
+        match self.admit(model, now) {
+            Err(refused) => out.push(Effect::Refuse { waiter, refused }),
+            Ok(Some(generation)) => out.push(Effect::Grant {
+                waiter,
+                generation,
+                waited: Duration::ZERO,
+                position: 0,
+            }),
+            Ok(None) => {
+                let position = self.waiting.len();
+                let turn = Turn {
+                    since: now,
+                    number: self.turn(),
+                };
+                if let Some(slot) = self.slots.get_mut(model) {
+                    slot.waiters.push_back(Waiter {
+                        id: waiter,
+                        turn,
+                        position,
+                    });
+                    self.waiting.insert(waiter, model.to_owned());
+                }
+            }
+        }
+    }
+
+    /// A lease at once, a place in the line, or a refusal.
+    fn admit(&mut self, model: &str, now: Instant) -> Result<Option<Generation>, Refused> {
+        if self.shutdown.is_some() {
+            return Err(Refused::ShuttingDown);
+        }
+        let Some(slot) = self.slots.get(model).filter(|slot| slot.listed) else {
+            return Err(Refused::Unlisted {
+                model: model.to_owned(),
+            });
+        };
+        if let Some(worker) = &slot.running
+            && worker.gate().is_some_and(|gate| gate.take())
+        {
+            return Ok(Some(worker.generation));
+        }
+        if !slot.is_served() {
+            if let Some(failure) = slot.quarantine(now) {
+                return Err(Refused::LoadFailed {
+                    model: model.to_owned(),
+                    reason: failure.reason.clone(),
+                    retry_after: failure.retry_at - now,
+                });
+            }
+            self.can_ever_fit(model)?;
+        }
+        if slot.waiters.len() >= self.settings.queue {
+            return Err(Refused::QueueFull {
+                model: model.to_owned(),
+                waiting: slot.waiters.len(),
+                retry_after: self.patience(model, now),
+            });
+        }
+        Ok(None)
+    }
+
+    /// A waiter has left. A load that runs for it goes on: whoever left comes
+    /// back more often than not, and an idle model is the first to go.
+    pub(super) fn cancel(&mut self, waiter: WaiterId) {
+        if let Some(model) = self.waiting.remove(&waiter)
+            && let Some(slot) = self.slots.get_mut(&model)
+        {
+            slot.waiters.retain(|other| other.id != waiter);
+        }
+    }
+
+    /// The process runs.
+    pub(super) fn spawned(&mut self, generation: Generation, pid: u32) {
+        if let Some((_, slot)) = self.worker(generation)
+            && let Some(worker) = &mut slot.running
+        {
+            worker.pid = Some(pid);
+        }
+    }
+
+    /// The load is done: all waiters get their leases in the same step, before
+    /// anybody can think of this model as a victim.
+    pub(super) fn ready(
+        &mut self,
+        generation: Generation,
+        ready: Arc<Ready>,
+        now: Instant,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some((model, slot)) = self.worker(generation) else {
+            return;
+        };
+        let Some(worker) = &mut slot.running else {
+            return;
+        };
+        let Phase::Loading { then_drain, .. } = worker.phase else {
+            // It was told to end before it could say so.
+            return;
+        };
+        let took = now - worker.started;
+        let held = ByteSize(ready.bytes_held).saturating_add(worker.plan.kv);
+        worker.reserved = worker.reserved.max(held);
+        let waiters = std::mem::take(&mut slot.waiters);
+        let gate = Gate::new(then_drain.is_none(), waiters.len() as u64);
+        let nobody = waiters.is_empty();
+        worker.phase = Phase::Up {
+            gate: gate.clone(),
+            ready: ready.clone(),
+            since: now,
+            idle_since: nobody.then_some(now),
+            served: false,
+            draining: then_drain,
+        };
+        if worker.plan == slot.plan {
+            slot.observed = slot.observed.max(held);
+        }
+        slot.remember_load(took);
+        slot.failure = None;
+        slot.wanted = None;
+        out.push(Effect::Open {
+            generation,
+            gate: gate.clone(),
+            ready,
+        });
+        for waiter in waiters {
+            self.waiting.remove(&waiter.id);
+            out.push(Effect::Grant {
+                waiter: waiter.id,
+                generation,
+                waited: now - waiter.turn.since,
+                position: waiter.position,
+            });
+        }
+        self.preloading.remove(&model);
+        match (then_drain, gate.vacant()) {
+            (Some(reason), Some(vacant)) => self.retire(&model, vacant, reason, out),
+            _ if nobody => drop(self.idle.put(model, ())),
+            _ => {}
+        }
+    }
+
+    /// The worker said that it cannot load.
+    pub(super) fn load_failed(
+        &mut self,
+        generation: Generation,
+        reason: String,
+        now: Instant,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some((model, slot)) = self.worker(generation) else {
+            return;
+        };
+        let loading = slot.running.as_ref().map(|worker| &worker.phase);
+        if matches!(loading, Some(Phase::Loading { .. })) {
+            self.end(&model, None, SHORT_GRACE, out);
+            self.fail(&model, reason, None, now, out);
+        }
+    }
+
+    /// Writes down a failed load and tells all who waited for it, once.
+    pub(super) fn fail(
+        &mut self,
+        model: &str,
+        reason: String,
+        over_limit: Option<Duration>,
+        now: Instant,
+        out: &mut Vec<Effect>,
+    ) {
+        self.counters.load_failures += 1;
+        self.preloading.remove(model);
+        let Some(slot) = self.slots.get_mut(model) else {
+            return;
+        };
+        let in_a_row = slot.failure.as_ref().map_or(0, |last| last.in_a_row) + 1;
+        let pause = back_off(in_a_row);
+        slot.failure = Some(LastFailure {
+            reason: reason.clone(),
+            at: now,
+            retry_at: now + pause,
+            in_a_row,
+        });
+        if !slot.keep {
+            slot.wanted = None;
+        }
+        self.refuse_all(model, out, |model| match over_limit {
+            Some(limit) => Refused::LoadTimeout { model, limit },
+            None => Refused::LoadFailed {
+                model,
+                reason: reason.clone(),
+                retry_after: pause,
+            },
+        });
+    }
+
+    /// The process is gone, and with it what it held.
+    pub(super) fn exited(
+        &mut self,
+        generation: Generation,
+        how: String,
+        now: Instant,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some((model, slot)) = self.worker(generation) else {
+            return;
+        };
+        let Some(worker) = slot.running.take() else {
+            return;
+        };
+        self.workers.remove(&generation);
+        self.idle.pop(&model);
+        let reason = match worker.phase {
+            Phase::Loading { .. } => {
+                let reason = format!("its worker {how} before it was ready");
+                self.fail(&model, reason, None, now, out);
+                None
+            }
+            Phase::Up {
+                gate,
+                since,
+                served,
+                ..
+            } => {
+                gate.close();
+                let ending = Ending::Crashed(how.clone());
+                out.push(Effect::End { generation, ending });
+                let early = !served && now - since < EARLY;
+                self.crashed(&model, early, &how, now, out);
+                Some(UnloadReason::Crashed)
+            }
+            Phase::Stopping { reason } => reason,
+        };
+        if let Some(reason) = reason {
+            *self.counters.unloads.entry(reason).or_default() += 1;
+        }
+        out.extend(worker.replies.into_iter().map(|reply| Effect::Unloaded {
+            reply,
+            result: Ok(()),
+        }));
+        out.push(Effect::Forget {
+            generation,
+            model,
+            reason,
+            how,
+        });
+    }
+
+    /// A crash of a ready worker. The next request loads again at once, unless it
+    /// keeps crashing before it has served anybody.
+    fn crashed(
+        &mut self,
+        model: &str,
+        early: bool,
+        how: &str,
+        now: Instant,
+        out: &mut Vec<Effect>,
+    ) {
+        let wanted = Turn {
+            since: now,
+            number: self.turn(),
+        };
+        let going_down = self.shutdown.is_some();
+        let Some(slot) = self.slots.get_mut(model) else {
+            return;
+        };
+        slot.early_crashes = if early { slot.early_crashes + 1 } else { 0 };
+        if slot.keep && slot.listed && !going_down {
+            slot.wanted = Some(wanted);
+        }
+        let repeated = slot.early_crashes.saturating_sub(1);
+        let pause = if repeated > 0 {
+            back_off(repeated)
+        } else {
+            Duration::ZERO
+        };
+        let reason = format!("its worker {how} right after it was ready");
+        slot.failure = early.then(|| LastFailure {
+            reason: reason.clone(),
+            at: now,
+            retry_at: now + pause,
+            in_a_row: slot.early_crashes,
+        });
+        if repeated > 0 {
+            self.refuse_all(model, out, |model| Refused::LoadFailed {
+                model,
+                reason: reason.clone(),
+                retry_after: pause,
+            });
+        }
+    }
+
+    /// The last lease came back: the idle clock starts, or a drain is over.
+    pub(super) fn idle(&mut self, generation: Generation, now: Instant, out: &mut Vec<Effect>) {
+        let Some((model, slot)) = self.worker(generation) else {
+            return;
+        };
+        let Some(Phase::Up {
+            gate,
+            idle_since,
+            served,
+            draining,
+            ..
+        }) = slot.running.as_mut().map(|worker| &mut worker.phase)
+        else {
+            return;
+        };
+        *served = true;
+        match draining {
+            Some(reason) => {
+                let reason = *reason;
+                if let Some(vacant) = gate.vacant() {
+                    self.retire(&model, vacant, reason, out);
+                }
+            }
+            None if gate.leases() == 0 => {
+                *idle_since = Some(now);
+                self.idle.put(model, ());
+            }
+            None => {}
+        }
+    }
+}

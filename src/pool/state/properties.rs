@@ -1,0 +1,226 @@
+//! Random sequences of everything that can happen. What must always hold is
+//! checked by the world after every single event: the budget is kept, counting
+//! what loads and what is not yet reaped; a model has one worker at a time; what
+//! is in use or kept is no victim; each waiter is answered once. And when things
+//! come to an end, nobody waits any more.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::Event;
+use super::world::{World, resident, settings};
+use crate::pool::{ModelState, Resident, UnloadMode};
+use crate::units::ByteSize;
+
+/// Names of the models; the index is what a step says.
+const MODELS: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+/// The budget at the beginning.
+const BUDGET: u64 = 10;
+
+/// One thing that happens. Numbers choose among what is there at that moment.
+#[derive(Clone, Debug)]
+enum Step {
+    Ask(usize),
+    GiveBack(usize),
+    Leave(usize),
+    FinishLoad(usize),
+    FailLoad(usize),
+    Exit(usize),
+    Reap(usize),
+    Wait(u64),
+    Unload(usize, UnloadMode),
+    Release,
+    List(usize),
+    Resize(usize, u64),
+    Budget(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let mode = prop_oneof![
+        Just(UnloadMode::Idle),
+        Just(UnloadMode::Drain),
+        Just(UnloadMode::Now)
+    ];
+    let model = 0..MODELS.len();
+    prop_oneof![
+        10 => model.clone().prop_map(Step::Ask),
+        8 => (0..64usize).prop_map(Step::GiveBack),
+        2 => (0..64usize).prop_map(Step::Leave),
+        6 => (0..8usize).prop_map(Step::FinishLoad),
+        1 => (0..8usize).prop_map(Step::FailLoad),
+        1 => (0..8usize).prop_map(Step::Exit),
+        5 => (0..8usize).prop_map(Step::Reap),
+        3 => (1..200u64).prop_map(Step::Wait),
+        1 => (model.clone(), mode).prop_map(|(model, mode)| Step::Unload(model, mode)),
+        1 => Just(Step::Release),
+        1 => model.clone().prop_map(Step::List),
+        1 => (model, 1..12u64).prop_map(|(model, size)| Step::Resize(model, size)),
+        1 => (5..16u64).prop_map(Step::Budget),
+    ]
+}
+
+/// Five models of some sizes, some kept or preloaded or timed.
+fn models() -> impl Strategy<Value = Vec<Resident>> {
+    let one = (1..9u64, 0..6u8, prop::option::of(1..300u64));
+    prop::collection::vec(one, MODELS.len()).prop_map(|all| {
+        let residents = all.into_iter().zip(MODELS);
+        residents
+            .map(|((size, role, idle), name)| Resident {
+                keep: role == 0,
+                preload: role == 1,
+                idle_unload: idle.map(Duration::from_secs),
+                ..resident(name, size)
+            })
+            .collect()
+    })
+}
+
+/// The one of `all` that a number chooses.
+fn choose<T: Clone>(all: &[T], number: usize) -> Option<T> {
+    (!all.is_empty()).then(|| all[number % all.len()].clone())
+}
+
+/// The models whose workers load.
+fn loading(world: &World) -> Vec<String> {
+    let workers = world.workers.values();
+    let loading = workers.filter(|w| w.gate.is_none() && !w.is_told_to_end);
+    loading.map(|worker| worker.model.clone()).collect()
+}
+
+/// Lets one thing happen, if it can.
+fn happen(world: &mut World, all: &[Resident], step: &Step) {
+    match *step {
+        Step::Ask(model) => drop(world.ask(MODELS[model])),
+        Step::GiveBack(number) => {
+            let held: Vec<_> = world.held.keys().copied().collect();
+            if let Some(waiter) = choose(&held, number) {
+                world.give_back(waiter);
+            }
+        }
+        Step::Leave(number) => {
+            if let Some(waiter) = choose(&world.present(), number) {
+                world.leave(waiter);
+            }
+        }
+        Step::FinishLoad(number) => {
+            if let Some(model) = choose(&loading(world), number) {
+                world.finish_load(&model);
+            }
+        }
+        Step::FailLoad(number) => {
+            if let Some(model) = choose(&loading(world), number) {
+                world.fail_load(&model);
+            }
+        }
+        Step::Exit(number) => {
+            let alive: Vec<_> = world.workers.keys().copied().collect();
+            if let Some(generation) = choose(&alive, number) {
+                world.exit_of(generation);
+            }
+        }
+        Step::Reap(number) => {
+            if let Some(generation) = choose(&world.ending(), number) {
+                world.exit_of(generation);
+            }
+        }
+        Step::Wait(seconds) => world.wait(Duration::from_secs(seconds)),
+        Step::Unload(model, mode) => drop(world.unload(MODELS[model], mode)),
+        Step::Release => world.on(Event::Release { reply: 0 }),
+        Step::List(model) => {
+            let name = MODELS[model].to_owned();
+            if world.residents.remove(&name).is_none() {
+                world.residents.insert(name, all[model].clone());
+            }
+            world.apply();
+        }
+        Step::Resize(model, size) => {
+            if let Some(known) = world.residents.get_mut(MODELS[model]) {
+                known.plan = resident(MODELS[model], size).plan;
+                world.apply();
+            }
+        }
+        Step::Budget(size) => {
+            // What is loaded may be over a lowered budget for a while; that
+            // nothing more is started then is checked at every start.
+            world.is_honest = false;
+            world.settings.budget = ByteSize(size);
+            world.apply();
+        }
+    }
+}
+
+/// Everything that runs ends well, until nothing moves any more.
+fn come_to_rest(world: &mut World) {
+    for _ in 0..200 {
+        for model in loading(world) {
+            world.finish_load(&model);
+        }
+        for waiter in world.held.keys().copied().collect::<Vec<_>>() {
+            world.give_back(waiter);
+        }
+        world.reap();
+        let is_busy = !loading(world).is_empty() || !world.held.is_empty();
+        if !is_busy && world.ending().is_empty() {
+            if world.unanswered() == 0 {
+                return;
+            }
+            world.wait(Duration::from_secs(61));
+        }
+    }
+}
+
+fn check(models: Vec<Resident>, places: Option<usize>, steps: &[Step]) {
+    let mut limits = settings(BUDGET);
+    limits.max_models = places;
+    limits.queue = 6;
+    // So long that whoever is answered at the end was answered for another reason.
+    limits.queue_timeout = Duration::from_secs(1 << 30);
+    let all = models.clone();
+    let mut world = World::with(limits, models);
+    for step in steps {
+        happen(&mut world, &all, step);
+    }
+    come_to_rest(&mut world);
+    assert_eq!(world.unanswered(), 0, "somebody waits for ever");
+    for model in world.machine.view(world.now).models {
+        let moves = [
+            ModelState::Loading,
+            ModelState::Draining,
+            ModelState::Stopping,
+        ];
+        assert!(!moves.contains(&model.state), "{model:?}");
+    }
+    let drain = Duration::ZERO;
+    world.on(Event::Shutdown { drain });
+    world.reap();
+    assert!(world.machine.is_over());
+}
+
+/// Enough for every build; `PROPTEST_CASES` asks for more.
+fn cases() -> ProptestConfig {
+    let asked = ProptestConfig::default();
+    ProptestConfig {
+        cases: match std::env::var_os("PROPTEST_CASES") {
+            Some(_) => asked.cases,
+            None => 2_000,
+        },
+        // A failure that was found becomes a named test, not a file of seeds.
+        failure_persistence: None,
+        ..asked
+    }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn whatever_happens_the_promises_hold(
+        models in models(),
+        places in prop::option::of(1..4usize),
+        steps in prop::collection::vec(step(), 0..120),
+    ) {
+        check(models, places, &steps);
+    }
+}

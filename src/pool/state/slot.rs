@@ -1,0 +1,221 @@
+//! What the machine keeps of one model, and of its one worker.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Generation, ReplyId, WaiterId};
+use crate::pool::evict::Room;
+use crate::pool::gate::Gate;
+use crate::pool::view::LastFailure;
+use crate::pool::{ModelState, Resident, UnloadReason};
+use crate::units::ByteSize;
+use crate::worker::{LoadPlan, Ready};
+
+/// How many load times are remembered.
+const LOAD_TIMES: usize = 8;
+
+/// One model.
+#[derive(Debug)]
+pub(super) struct Slot {
+    /// How the next load is done.
+    pub plan: Arc<LoadPlan>,
+    /// Whether new requests are taken.
+    pub listed: bool,
+    pub keep: bool,
+    pub preload: bool,
+    pub idle_unload: Option<Duration>,
+    /// It is to be loaded though nobody waits: kept or preloaded.
+    pub wanted: Option<Turn>,
+    pub waiters: VecDeque<Waiter>,
+    pub running: Option<Worker>,
+    pub failure: Option<LastFailure>,
+    /// Crashes in a row, each soon after loading and before any lease ended in peace.
+    pub early_crashes: u32,
+    /// What workers of this plan were seen to hold.
+    pub observed: ByteSize,
+    pub load_times: VecDeque<Duration>,
+    /// Another model had to go for the load that comes.
+    pub displaces: bool,
+}
+
+/// A place in the line across all models.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    pub since: Instant,
+    pub number: u64,
+}
+
+/// One waiting request.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub id: WaiterId,
+    pub turn: Turn,
+    /// How many stood before it when it came.
+    pub position: usize,
+}
+
+/// One worker process, from the decision to start it until it has been reaped.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub generation: Generation,
+    pub plan: Arc<LoadPlan>,
+    pub reserved: ByteSize,
+    pub pid: Option<u32>,
+    pub started: Instant,
+    pub phase: Phase,
+    /// Who asked for the unload and waits for the reaping.
+    pub replies: Vec<ReplyId>,
+}
+
+/// Where a worker stands.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// It loads.
+    Loading {
+        deadline: Instant,
+        /// Hand over to the waiters, then drain.
+        then_drain: Option<UnloadReason>,
+    },
+    /// It answers; while `draining` its gate is closed.
+    Up {
+        gate: Arc<Gate>,
+        ready: Arc<Ready>,
+        since: Instant,
+        idle_since: Option<Instant>,
+        /// A last lease was given back while it lived.
+        served: bool,
+        draining: Option<UnloadReason>,
+    },
+    /// It was told to end. Nothing means it never was ready.
+    Stopping { reason: Option<UnloadReason> },
+}
+
+impl Slot {
+    /// A model that is not in memory.
+    pub fn new(plan: Arc<LoadPlan>) -> Self {
+        Self {
+            plan,
+            listed: true,
+            keep: false,
+            preload: false,
+            idle_unload: None,
+            wanted: None,
+            waiters: VecDeque::new(),
+            running: None,
+            failure: None,
+            early_crashes: 0,
+            observed: ByteSize::ZERO,
+            load_times: VecDeque::new(),
+            displaces: false,
+        }
+    }
+
+    /// Takes over what a reload says.
+    pub fn configure(&mut self, resident: &Resident) {
+        if self.plan != resident.plan {
+            self.plan = resident.plan.clone();
+            self.failure = None;
+            self.early_crashes = 0;
+            self.observed = ByteSize::ZERO;
+        }
+        self.listed = true;
+        self.keep = resident.keep;
+        self.preload = resident.preload;
+        self.idle_unload = resident.idle_unload;
+    }
+
+    /// What the next load reserves: the plan's figure, or more if more was seen.
+    pub fn need(&self) -> Room {
+        Room {
+            bytes: self.plan.memory.max(self.observed).0,
+            places: 1,
+        }
+    }
+
+    /// The failure that keeps requests out for now.
+    pub fn quarantine(&self, now: Instant) -> Option<&LastFailure> {
+        self.failure
+            .as_ref()
+            .filter(|failure| failure.retry_at > now)
+    }
+
+    /// The oldest claim on a load, of a waiter or of the configuration.
+    pub fn claim(&self) -> Option<Turn> {
+        let waiter = self.waiters.front().map(|waiter| waiter.turn);
+        [waiter, self.wanted]
+            .into_iter()
+            .flatten()
+            .min_by_key(|turn| turn.number)
+    }
+
+    /// Whether a worker loads or answers through an open gate, so that a claim needs no room.
+    pub fn is_served(&self) -> bool {
+        match self.running.as_ref().map(|worker| &worker.phase) {
+            Some(Phase::Loading { .. }) => true,
+            Some(Phase::Up { draining, .. }) => draining.is_none(),
+            Some(Phase::Stopping { .. }) | None => false,
+        }
+    }
+
+    /// Whether it drains for `reason`.
+    pub fn drains_for(&self, reason: UnloadReason) -> bool {
+        matches!(
+            self.running.as_ref().map(|worker| &worker.phase),
+            Some(Phase::Up { draining: Some(why), .. }) if *why == reason
+        )
+    }
+
+    /// Whether nothing is left to remember.
+    pub fn is_forgettable(&self) -> bool {
+        !self.listed && self.running.is_none() && self.waiters.is_empty()
+    }
+
+    /// Remembers how long a load took.
+    pub fn remember_load(&mut self, took: Duration) {
+        if self.load_times.len() == LOAD_TIMES {
+            self.load_times.pop_front();
+        }
+        self.load_times.push_back(took);
+    }
+
+    /// The one word for where it stands.
+    pub fn state(&self, now: Instant) -> ModelState {
+        match self.running.as_ref().map(|worker| &worker.phase) {
+            Some(Phase::Loading { .. }) => ModelState::Loading,
+            Some(Phase::Up { draining: None, .. }) => ModelState::Ready,
+            Some(Phase::Up { .. }) => ModelState::Draining,
+            Some(Phase::Stopping { .. }) => ModelState::Stopping,
+            None if self.quarantine(now).is_some() => ModelState::Failed,
+            None if self.claim().is_some() => ModelState::Waiting,
+            None => ModelState::Unloaded,
+        }
+    }
+}
+
+impl Worker {
+    /// What it takes of the budget.
+    pub fn room(&self) -> Room {
+        Room {
+            bytes: self.reserved.0,
+            places: 1,
+        }
+    }
+
+    /// Whether its memory will come back without anything more being decided.
+    pub fn is_leaving(&self) -> bool {
+        match &self.phase {
+            Phase::Loading { then_drain, .. } => then_drain.is_some(),
+            Phase::Up { draining, .. } => draining.is_some(),
+            Phase::Stopping { .. } => true,
+        }
+    }
+
+    /// The gate, while it is up.
+    pub fn gate(&self) -> Option<&Arc<Gate>> {
+        match &self.phase {
+            Phase::Up { gate, .. } => Some(gate),
+            _ => None,
+        }
+    }
+}

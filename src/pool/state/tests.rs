@@ -1,0 +1,15 @@
+//! Stories about the machine: the bugs that users of other routers met, each by
+//! its name, and what this one promises.
+
+mod asking;
+mod failing;
+mod serving;
+
+use std::time::Duration;
+
+use super::world::{World, plan, resident, settings};
+use super::{Event, back_off};
+use crate::pool::{ModelState, Refused, UnloadError, UnloadMode};
+use crate::units::ByteSize;
+
+const SECOND: Duration = Duration::from_secs(1);

@@ -1,0 +1,406 @@
+//! A small world around the machine for its tests: workers that do what they are
+//! told when the test says so, requests that hold leases, a clock. After every
+//! event it checks what must always hold; see [`World::check`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Effect, Event, Generation, Machine, ReplyId, WaiterId};
+use crate::config::Compute;
+use crate::pool::gate::Gate;
+use crate::pool::{
+    Ending, ModelState, ModelView, Refused, Resident, Settings, UnloadError, UnloadMode,
+    UnloadReason,
+};
+use crate::units::ByteSize;
+use crate::worker::{EngineKind, LoadPlan, Ready};
+
+/// The world.
+pub struct World {
+    pub machine: Machine,
+    pub now: Instant,
+    pub settings: Settings,
+    pub residents: BTreeMap<String, Resident>,
+    pub workers: BTreeMap<Generation, Worker>,
+    /// Leases that are out.
+    pub held: BTreeMap<WaiterId, Generation>,
+    pub refused: BTreeMap<WaiterId, Refused>,
+    pub unloads: BTreeMap<ReplyId, Result<(), UnloadError>>,
+    pub released: Vec<String>,
+    /// How workers went: `a evicted`.
+    pub gone: Vec<String>,
+    /// Which models were loaded, in order.
+    pub loaded: Vec<String>,
+    /// Workers may hold more than their plan says.
+    pub is_honest: bool,
+    asked: BTreeMap<WaiterId, String>,
+    cancelled: BTreeSet<WaiterId>,
+    last: u64,
+}
+
+/// A worker process as the machine's tests see it.
+pub struct Worker {
+    pub model: String,
+    pub memory: u64,
+    pub gate: Option<Arc<Gate>>,
+    pub is_told_to_end: bool,
+    pub is_revoked: bool,
+}
+
+/// A plan that reserves `memory` bytes.
+pub fn plan(model: &str, memory: u64) -> Arc<LoadPlan> {
+    Arc::new(LoadPlan {
+        model: model.to_owned(),
+        dir: PathBuf::from("/models").join(model),
+        commit: None,
+        engine: EngineKind::Scripted,
+        context: 1024,
+        parallel: 1,
+        kv: ByteSize::ZERO,
+        compute: Compute::Auto,
+        memory: ByteSize(memory),
+    })
+}
+
+/// A served model without anything special.
+pub fn resident(model: &str, memory: u64) -> Resident {
+    Resident {
+        plan: plan(model, memory),
+        keep: false,
+        preload: false,
+        idle_unload: None,
+    }
+}
+
+/// What a worker that holds `bytes` says of itself.
+pub fn ready(bytes: u64) -> Ready {
+    Ready {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        bytes_held: bytes,
+        device: "cpu".to_owned(),
+        compute: "float32".to_owned(),
+        context: 1024,
+        load_ms: 1,
+    }
+}
+
+/// Settings with a budget and nothing else that bites soon.
+pub fn settings(budget: u64) -> Settings {
+    Settings {
+        budget: ByteSize(budget),
+        max_models: None,
+        switch_after: Duration::from_secs(30),
+        queue: 64,
+        queue_timeout: Duration::from_secs(600),
+        load_time: Duration::from_secs(300),
+    }
+}
+
+impl World {
+    /// A world with a budget and models of these sizes.
+    pub fn new(budget: u64, models: &[(&str, u64)]) -> Self {
+        let models = models.iter().map(|(name, size)| resident(name, *size));
+        Self::with(settings(budget), models.collect())
+    }
+
+    /// A world with everything said.
+    pub fn with(settings: Settings, models: Vec<Resident>) -> Self {
+        let now = Instant::now();
+        let residents = models.iter().cloned();
+        let mut world = Self {
+            machine: Machine::new(settings.clone(), models.clone(), now),
+            now,
+            settings,
+            residents: residents.map(|r| (r.plan.model.clone(), r)).collect(),
+            workers: BTreeMap::new(),
+            held: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            unloads: BTreeMap::new(),
+            released: Vec::new(),
+            gone: Vec::new(),
+            loaded: Vec::new(),
+            is_honest: true,
+            asked: BTreeMap::new(),
+            cancelled: BTreeSet::new(),
+            last: 0,
+        };
+        world.on(Event::Tick);
+        world
+    }
+
+    /// One event, its effects, and the check.
+    pub fn on(&mut self, event: Event) {
+        for effect in self.machine.on(event, self.now) {
+            self.carry_out(effect);
+        }
+        self.check();
+    }
+
+    /// A request for a model. First through the open gate, as requests do.
+    pub fn ask(&mut self, model: &str) -> WaiterId {
+        self.last += 1;
+        let waiter = self.last;
+        self.asked.insert(waiter, model.to_owned());
+        let open = self.up(model).filter(|generation| {
+            let gate = self.workers[generation].gate.as_ref();
+            gate.is_some_and(|gate| gate.take())
+        });
+        match open {
+            Some(generation) => drop(self.held.insert(waiter, generation)),
+            None => {
+                let known = self.residents.get(model);
+                let plan = known.map_or_else(|| plan(model, 1), |r| r.plan.clone());
+                self.on(Event::Acquire { waiter, plan });
+            }
+        }
+        waiter
+    }
+
+    /// A lease is given back.
+    pub fn give_back(&mut self, waiter: WaiterId) {
+        let generation = self.held.remove(&waiter).expect("it holds a lease");
+        // A worker that is gone has no gate that anybody looks at.
+        let Some(worker) = self.workers.get(&generation) else {
+            return;
+        };
+        let gate = worker.gate.as_ref().expect("it was ready");
+        if gate.give_back() {
+            self.on(Event::Idle { generation });
+        }
+    }
+
+    /// A request leaves, wherever it stands.
+    pub fn leave(&mut self, waiter: WaiterId) {
+        if self.held.contains_key(&waiter) {
+            self.give_back(waiter);
+        } else if !self.refused.contains_key(&waiter) {
+            self.cancelled.insert(waiter);
+            self.on(Event::Cancel { waiter });
+        }
+    }
+
+    /// The worker of a model finishes loading.
+    pub fn finish_load(&mut self, model: &str) {
+        let generation = self.worker(model);
+        let bytes = self.workers[&generation].memory;
+        self.finish_load_holding(model, bytes);
+    }
+
+    /// The same, and says that it holds so much.
+    pub fn finish_load_holding(&mut self, model: &str, bytes: u64) {
+        let generation = self.worker(model);
+        let ready = Arc::new(ready(bytes));
+        self.on(Event::Ready { generation, ready });
+    }
+
+    /// The worker of a model says that it cannot load.
+    pub fn fail_load(&mut self, model: &str) {
+        let generation = self.worker(model);
+        let reason = "no tensor".to_owned();
+        self.on(Event::LoadFailed { generation, reason });
+    }
+
+    /// The process of a model's worker is reaped.
+    pub fn exit(&mut self, model: &str) {
+        let generation = self.worker(model);
+        self.exit_of(generation);
+    }
+
+    /// A process is reaped.
+    pub fn exit_of(&mut self, generation: Generation) {
+        self.workers.remove(&generation).expect("it lives");
+        let how = "ended".to_owned();
+        self.on(Event::Exited { generation, how });
+    }
+
+    /// Time passes, in one go.
+    pub fn wait(&mut self, time: Duration) {
+        self.now += time;
+        self.on(Event::Tick);
+    }
+
+    /// The first worker that is told to end does so, until none is.
+    pub fn reap(&mut self) {
+        while let Some(generation) = self.ending().first().copied() {
+            self.exit_of(generation);
+        }
+    }
+
+    /// The workers that were told to end.
+    pub fn ending(&self) -> Vec<Generation> {
+        let ending = self.workers.iter().filter(|(_, w)| w.is_told_to_end);
+        ending.map(|(generation, _)| *generation).collect()
+    }
+
+    /// An unload is asked for.
+    pub fn unload(&mut self, model: &str, mode: UnloadMode) -> ReplyId {
+        self.last += 1;
+        let (reply, model) = (self.last, model.to_owned());
+        self.on(Event::Unload { reply, model, mode });
+        reply
+    }
+
+    /// The residents as they now stand are told to the machine.
+    pub fn apply(&mut self) {
+        self.on(Event::Apply {
+            settings: self.settings.clone(),
+            models: self.residents.values().cloned().collect(),
+        });
+    }
+
+    /// What is shown of a model.
+    pub fn view(&self, model: &str) -> ModelView {
+        let view = self.machine.view(self.now);
+        view.model(model).expect("it is known").clone()
+    }
+
+    /// Where a model stands.
+    pub fn state(&self, model: &str) -> ModelState {
+        self.view(model).state
+    }
+
+    /// The live worker of a model.
+    pub fn worker(&self, model: &str) -> Generation {
+        let mut found = self.workers.iter().filter(|(_, w)| w.model == model);
+        *found.next().expect("it has a worker").0
+    }
+
+    /// The worker of a model that has been ready and was not told to end.
+    pub fn up(&self, model: &str) -> Option<Generation> {
+        let mut up = self.workers.iter().filter(|(_, w)| w.model == model);
+        up.find(|(_, w)| w.gate.is_some() && !w.is_told_to_end)
+            .map(|(generation, _)| *generation)
+    }
+
+    /// Waiters that have neither a lease nor a refusal and did not leave.
+    pub fn unanswered(&self) -> usize {
+        self.machine.view(self.now).waiting()
+    }
+
+    /// Who waits or holds, to be told to leave by a test that chooses at random.
+    pub fn present(&self) -> Vec<WaiterId> {
+        let waits = |waiter: &&WaiterId| {
+            !self.refused.contains_key(waiter) && !self.cancelled.contains(waiter)
+        };
+        let here = self.asked.keys().filter(waits).copied();
+        let returned = &self.returned();
+        here.filter(|waiter| !returned.contains(waiter)).collect()
+    }
+
+    /// Who had a lease and gave it back.
+    fn returned(&self) -> BTreeSet<WaiterId> {
+        let waiting = self.machine.waiting.keys();
+        let here: BTreeSet<_> = waiting.chain(self.held.keys()).collect();
+        let gone = self.asked.keys().filter(|waiter| !here.contains(waiter));
+        gone.copied().collect()
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Start { generation, plan } => {
+                let model = plan.model.clone();
+                let twin = self.workers.values().find(|w| w.model == model);
+                assert!(twin.is_none(), "two workers for {model}");
+                let held: u64 = self.workers.values().map(|worker| worker.memory).sum();
+                let fits = held + plan.memory.0 <= self.settings.budget.0;
+                assert!(fits, "{model} was started beside {held}");
+                self.loaded.push(model.clone());
+                let worker = Worker {
+                    model,
+                    memory: plan.memory.0,
+                    gate: None,
+                    is_told_to_end: false,
+                    is_revoked: false,
+                };
+                self.workers.insert(generation, worker);
+            }
+            Effect::Stop {
+                generation, reason, ..
+            } => self.stop(generation, reason),
+            Effect::Open {
+                generation, gate, ..
+            } => {
+                let worker = self.workers.get_mut(&generation).expect("it lives");
+                assert!(worker.gate.replace(gate).is_none(), "opened twice");
+            }
+            Effect::Grant {
+                waiter, generation, ..
+            } => {
+                let worker = &self.workers[&generation];
+                assert_eq!(worker.model, self.asked[&waiter], "another model");
+                assert!(!worker.is_told_to_end, "a lease on what is ending");
+                self.answered_once(waiter);
+                self.held.insert(waiter, generation);
+            }
+            Effect::Refuse { waiter, refused } => {
+                self.answered_once(waiter);
+                self.refused.insert(waiter, refused);
+            }
+            Effect::End { generation, ending } => {
+                if let (Some(worker), Ending::Revoked(_)) =
+                    (self.workers.get_mut(&generation), &ending)
+                {
+                    worker.is_revoked = true;
+                }
+            }
+            Effect::Unloaded { reply, result } => {
+                let before = self.unloads.insert(reply, result);
+                assert!(before.is_none(), "told twice");
+            }
+            Effect::Released { models, .. } => self.released = models,
+            Effect::Forget {
+                generation,
+                model,
+                reason,
+                ..
+            } => {
+                assert!(!self.workers.contains_key(&generation), "still there");
+                let word = reason.map_or("never".to_owned(), |r| format!("{r:?}"));
+                self.gone.push(format!("{model} {}", word.to_lowercase()));
+            }
+        }
+    }
+
+    /// I6: what is in use is not stopped, and what is kept is no victim.
+    fn stop(&mut self, generation: Generation, reason: Option<UnloadReason>) {
+        let worker = self.workers.get_mut(&generation).expect("it lives");
+        worker.is_told_to_end = true;
+        let leases = worker.gate.as_ref().map_or(0, |gate| gate.leases());
+        assert!(leases == 0 || worker.is_revoked, "{} in use", worker.model);
+        let is_victim = matches!(
+            reason,
+            Some(UnloadReason::Evicted | UnloadReason::Idle | UnloadReason::Memory)
+        );
+        if is_victim {
+            let resident = self.residents.get(&worker.model);
+            assert!(!resident.is_some_and(|r| r.keep), "{} kept", worker.model);
+            assert!(worker.gate.is_some(), "{} was loading", worker.model);
+        }
+    }
+
+    fn answered_once(&self, waiter: WaiterId) {
+        assert!(!self.held.contains_key(&waiter), "answered twice");
+        assert!(!self.refused.contains_key(&waiter), "answered twice");
+        assert!(!self.cancelled.contains(&waiter), "answered after leaving");
+    }
+
+    /// I5: what loads, is loaded or is not yet reaped stays within the budget, by
+    /// the processes as well as by the books; and nobody who waits is lost.
+    fn check(&self) {
+        let held: u64 = self.workers.values().map(|worker| worker.memory).sum();
+        if self.is_honest {
+            assert!(held <= self.settings.budget.0, "{held} held");
+            assert_eq!(self.machine.reserved().0, held, "the books differ");
+        }
+        if let Some(most) = self.settings.max_models {
+            assert!(self.workers.len() <= most, "{} workers", self.workers.len());
+        }
+        for waiter in self.machine.waiting.keys() {
+            assert!(!self.held.contains_key(waiter) && !self.refused.contains_key(waiter));
+        }
+        let wake = self.machine.next_wake(self.now);
+        assert!(wake.is_none_or(|wake| wake > self.now));
+    }
+}

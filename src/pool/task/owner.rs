@@ -1,0 +1,373 @@
+//! The owner itself: messages in, events to the machine, effects carried out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{Message, Shared};
+use crate::pool::gate::Gate;
+use crate::pool::lease::Instance;
+use crate::pool::state::{Effect, Event, Generation, Machine, ReplyId, WaiterId};
+use crate::pool::{Ending, Lease, Refused, UnloadError, UnloadReason, View};
+use crate::shutdown::Tasks;
+use crate::worker::client::Client;
+use crate::worker::process::{Launch, Report};
+use crate::worker::{LoadPlan, Ready};
+
+/// Messages taken in before the view is made anew.
+const BURST: usize = 256;
+
+/// The one owner of the machine.
+pub(super) struct Owner<L> {
+    machine: Machine,
+    launcher: L,
+    tasks: Tasks,
+    shared: Arc<Shared>,
+    inbox: mpsc::UnboundedReceiver<Message>,
+    show: watch::Sender<Arc<View>>,
+    waiters: HashMap<WaiterId, oneshot::Sender<Result<Lease, Refused>>>,
+    unloads: HashMap<ReplyId, oneshot::Sender<Result<(), UnloadError>>>,
+    releases: HashMap<ReplyId, oneshot::Sender<Vec<String>>>,
+    workers: HashMap<Generation, Process>,
+    stopped: Vec<oneshot::Sender<()>>,
+}
+
+/// What the owner holds of a worker process.
+struct Process {
+    plan: Arc<LoadPlan>,
+    pid: u32,
+    started: Instant,
+    /// Setting a grace time ends the process.
+    stop: watch::Sender<Option<Duration>>,
+    client: Option<Client>,
+    instance: Option<Arc<Instance>>,
+}
+
+impl<L: Launch> Owner<L> {
+    /// An owner that has done nothing yet.
+    pub fn new(
+        machine: Machine,
+        launcher: L,
+        tasks: &Tasks,
+        shared: Arc<Shared>,
+        inbox: mpsc::UnboundedReceiver<Message>,
+        show: watch::Sender<Arc<View>>,
+    ) -> Self {
+        Self {
+            machine,
+            launcher,
+            tasks: tasks.clone(),
+            shared,
+            inbox,
+            show,
+            waiters: HashMap::new(),
+            unloads: HashMap::new(),
+            releases: HashMap::new(),
+            workers: HashMap::new(),
+            stopped: Vec::new(),
+        }
+    }
+
+    /// Runs until the server goes down and every process has been reaped.
+    pub async fn run(mut self) {
+        let stop = self.tasks.stop_signal();
+        let mut is_told = false;
+        self.step(Event::Tick);
+        while !self.machine.is_over() {
+            self.show.send_replace(Arc::new(self.machine.view(now())));
+            let wake = self.machine.next_wake(now());
+            tokio::select! {
+                Some(message) = self.inbox.recv() => {
+                    self.take(message);
+                    for _ in 0..BURST {
+                        let Ok(message) = self.inbox.try_recv() else { break };
+                        self.take(message);
+                    }
+                }
+                () = until(wake) => self.step(Event::Tick),
+                () = stop.cancelled(), if !is_told => {
+                    is_told = true;
+                    self.step(Event::Shutdown { drain: Duration::ZERO });
+                }
+            }
+        }
+        self.show.send_replace(Arc::new(self.machine.view(now())));
+        self.shared.open.store(Arc::default());
+        for done in self.stopped {
+            let _ = done.send(());
+        }
+    }
+
+    /// Turns a message into an event.
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Acquire {
+                waiter,
+                plan,
+                answer,
+            } => {
+                self.waiters.insert(waiter, answer);
+                self.step(Event::Acquire { waiter, plan });
+            }
+            Message::Load {
+                waiter,
+                model,
+                answer,
+            } => {
+                self.waiters.insert(waiter, answer);
+                self.step(Event::Load { waiter, model });
+            }
+            Message::Cancel { waiter } => {
+                self.waiters.remove(&waiter);
+                self.step(Event::Cancel { waiter });
+            }
+            Message::Idle { generation } => self.step(Event::Idle { generation }),
+            Message::Worker { generation, report } => self.hear(generation, report),
+            Message::Exited { generation, how } => self.step(Event::Exited { generation, how }),
+            Message::Unload {
+                model,
+                mode,
+                answer,
+            } => {
+                let reply = self.number();
+                self.unloads.insert(reply, answer);
+                self.step(Event::Unload { reply, model, mode });
+            }
+            Message::Release { answer } => {
+                let reply = self.number();
+                self.releases.insert(reply, answer);
+                self.step(Event::Release { reply });
+            }
+            Message::Apply { settings, models } => self.step(Event::Apply { settings, models }),
+            Message::Stop { drain, done } => {
+                self.stopped.push(done);
+                self.step(Event::Shutdown { drain });
+            }
+        }
+    }
+
+    /// What a worker says.
+    fn hear(&mut self, generation: Generation, report: Report) {
+        let Some(process) = self.workers.get_mut(&generation) else {
+            return;
+        };
+        match report {
+            Report::Spawned { pid } => {
+                process.pid = pid;
+                self.step(Event::Spawned { generation, pid });
+            }
+            Report::Ready { ready, client } => {
+                process.client = Some(client);
+                let ready = Arc::new(ready);
+                self.step(Event::Ready { generation, ready });
+            }
+            Report::Failed { reason } => {
+                let model = process.plan.model.as_str();
+                tracing::warn!(model, pid = process.pid, ?reason, "loading {model} failed");
+                self.step(Event::LoadFailed { generation, reason });
+            }
+        }
+    }
+
+    /// One event in, its effects carried out.
+    fn step(&mut self, event: Event) {
+        for effect in self.machine.on(event, now()) {
+            self.carry_out(effect);
+        }
+    }
+
+    /// Does one thing.
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Start { generation, plan } => self.start(generation, plan),
+            Effect::Stop {
+                generation,
+                grace,
+                reason,
+            } => {
+                if let Some(process) = self.workers.get(&generation) {
+                    let model = process.plan.model.as_str();
+                    tracing::info!(model, pid = process.pid, ?reason, "ending {model}");
+                    process.stop.send_replace(Some(grace));
+                }
+            }
+            Effect::Open {
+                generation,
+                gate,
+                ready,
+            } => self.open(generation, gate, ready),
+            Effect::Grant {
+                waiter,
+                generation,
+                waited,
+                position,
+            } => self.grant(waiter, generation, waited, position),
+            Effect::Refuse { waiter, refused } => {
+                if let Some(answer) = self.waiters.remove(&waiter) {
+                    let _ = answer.send(Err(refused));
+                }
+            }
+            Effect::End { generation, ending } => self.tell_end(generation, ending),
+            Effect::Unloaded { reply, result } => {
+                if let Some(answer) = self.unloads.remove(&reply) {
+                    let _ = answer.send(result);
+                }
+            }
+            Effect::Released { reply, models } => {
+                if let Some(answer) = self.releases.remove(&reply) {
+                    let _ = answer.send(models);
+                }
+            }
+            Effect::Forget {
+                generation,
+                model,
+                reason,
+                how,
+            } => self.forget(generation, &model, reason, &how),
+        }
+    }
+
+    /// Starts a worker process and the task that sees it through to its end.
+    fn start(&mut self, generation: Generation, plan: Arc<LoadPlan>) {
+        let model = plan.model.as_str();
+        tracing::info!(model, memory = %plan.memory, "loading {model}");
+        let (stop, stopped) = watch::channel(None);
+        let owner = self.shared.owner.clone();
+        let report = move |report| {
+            let _ = owner.send(Message::Worker { generation, report });
+        };
+        let run = self.launcher.run(plan.clone(), report, stopped);
+        let mut farewell = Farewell {
+            owner: self.shared.owner.clone(),
+            generation,
+            how: "was lost".to_owned(),
+        };
+        self.tasks.spawn(async move {
+            farewell.how = run.await;
+            drop(farewell);
+        });
+        let process = Process {
+            plan,
+            pid: 0,
+            started: now(),
+            stop,
+            client: None,
+            instance: None,
+        };
+        self.workers.insert(generation, process);
+    }
+
+    /// A worker may be used: its gate goes where everybody finds it.
+    fn open(&mut self, generation: Generation, gate: Arc<Gate>, ready: Arc<Ready>) {
+        let Some(process) = self.workers.get_mut(&generation) else {
+            return;
+        };
+        let Some(client) = process.client.take() else {
+            return;
+        };
+        let model = process.plan.model.clone();
+        let load_ms = (now() - process.started).as_millis() as u64;
+        tracing::info!(model, pid = process.pid, load_ms, "{model} is ready");
+        let instance = Arc::new(Instance {
+            generation,
+            pid: process.pid,
+            plan: process.plan.clone(),
+            ready,
+            gate,
+            client,
+            ending: watch::channel(None).0,
+            owner: self.shared.owner.clone(),
+        });
+        process.instance = Some(instance.clone());
+        self.shared.open.rcu(|open| {
+            let mut open = HashMap::clone(open);
+            open.insert(model.clone(), instance.clone());
+            open
+        });
+    }
+
+    /// Hands a counted lease over. If nobody takes it, it gives itself back.
+    fn grant(
+        &mut self,
+        waiter: WaiterId,
+        generation: Generation,
+        waited: Duration,
+        position: usize,
+    ) {
+        let process = self.workers.get(&generation);
+        let Some(instance) = process.and_then(|process| process.instance.clone()) else {
+            return;
+        };
+        let lease = Lease::counted(instance, waited, position);
+        if let Some(answer) = self.waiters.remove(&waiter) {
+            let _ = answer.send(Ok(lease));
+        }
+    }
+
+    /// Tells the holders of leases that it is over.
+    fn tell_end(&mut self, generation: Generation, ending: Ending) {
+        let process = self.workers.get(&generation);
+        if let Some(instance) = process.and_then(|process| process.instance.as_ref()) {
+            instance.ending.send_replace(Some(ending));
+        }
+    }
+
+    /// Drops what is kept of a worker that has been reaped.
+    fn forget(
+        &mut self,
+        generation: Generation,
+        model: &str,
+        reason: Option<UnloadReason>,
+        how: &str,
+    ) {
+        let pid = self.workers.remove(&generation).map(|process| process.pid);
+        self.shared.open.rcu(|open| {
+            let mut open = HashMap::clone(open);
+            open.retain(|_, instance| instance.generation != generation);
+            open
+        });
+        match reason {
+            Some(UnloadReason::Crashed) => {
+                tracing::error!(model, pid, how, "the worker of {model} {how}");
+            }
+            _ => tracing::info!(model, pid, ?reason, how, "{model} is gone"),
+        }
+    }
+
+    /// A number for somebody who waits.
+    fn number(&self) -> u64 {
+        self.shared.last_number.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// Tells the owner that a worker is gone, also if the task that saw to it panicked.
+struct Farewell {
+    owner: mpsc::UnboundedSender<Message>,
+    generation: Generation,
+    how: String,
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        let _ = self.owner.send(Message::Exited {
+            generation: self.generation,
+            how: std::mem::take(&mut self.how),
+        });
+    }
+}
+
+/// The runtime's clock, which tests can stop.
+pub(super) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Waits until then, or for ever.
+async fn until(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => tokio::time::sleep_until(wake.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,102 @@
+//! The true [`Catalogue`]: the cache folders, looked through once per snapshot,
+//! and folders outside of them, looked at when an entry names one.
+
+use std::path::Path;
+
+use super::NotServable;
+use super::build::USUAL_CONTEXT;
+use super::catalogue::{Catalogue, Found, Needs};
+use crate::config::{Compute, Config};
+use crate::engine::supported_architectures;
+use crate::model::cache::CacheIndex;
+use crate::model::estimate::{DeviceRule, estimate};
+use crate::model::id::ModelId;
+use crate::model::manifest::{self, Manifest, Reason, Rules};
+use crate::units::ByteSize;
+
+/// What is on the disk, as of one scan.
+#[derive(Debug)]
+pub struct Disk {
+    index: CacheIndex,
+}
+
+impl Disk {
+    /// Looks through the cache folders of a configuration.
+    pub fn scan(config: &Config) -> Self {
+        let rules = Rules {
+            architectures: supported_architectures(),
+            trust_remote_code: false,
+        };
+        Self {
+            index: CacheIndex::scan(&config.cache, rules),
+        }
+    }
+
+    /// The index behind it.
+    pub fn index(&self) -> &CacheIndex {
+        &self.index
+    }
+}
+
+impl Catalogue for Disk {
+    fn ids(&self) -> Vec<ModelId> {
+        self.index.models().map(|model| model.id.clone()).collect()
+    }
+
+    fn repository(
+        &self,
+        id: &ModelId,
+        revision: Option<&str>,
+        compute: Compute,
+    ) -> Result<Found, NotServable> {
+        let Some(model) = self.index.get(id) else {
+            return Err(NotServable::NotCached);
+        };
+        let manifest = self
+            .index
+            .snapshot(id, revision)
+            .unwrap_or(Err(Reason::NoSnapshot))
+            .map_err(|reason| with_remedy(&reason, id))?;
+        Ok(found(manifest, Some(model.size), compute))
+    }
+
+    fn folder(&self, dir: &Path, compute: Compute) -> Result<Found, NotServable> {
+        let manifest = manifest::inspect_folder(dir, self.index.rules()).map_err(|reason| {
+            let reason = match reason {
+                Reason::NoSnapshot => "its folder does not exist".to_owned(),
+                reason => reason.to_string(),
+            };
+            NotServable::Snapshot {
+                reason,
+                remedy: None,
+            }
+        })?;
+        Ok(found(manifest, None, compute))
+    }
+}
+
+/// The reason, and what a person can do about it.
+fn with_remedy(reason: &Reason, id: &ModelId) -> NotServable {
+    NotServable::Snapshot {
+        reason: reason.to_string(),
+        remedy: reason.remedy(id),
+    }
+}
+
+/// What the registry wants to know of a manifest.
+fn found(manifest: Manifest, on_disk: Option<u64>, compute: Compute) -> Found {
+    let longest = manifest.context.unwrap_or(USUAL_CONTEXT);
+    let need = estimate(&manifest, longest, DeviceRule::here(compute));
+    Found {
+        size: ByteSize(on_disk.unwrap_or(manifest.weight_bytes)),
+        context: manifest.context,
+        scripted: manifest.scripted,
+        needs: Needs {
+            held: need.held(),
+            kv_per_token: need.kv_per_token,
+        },
+        dir: manifest.dir,
+        commit: manifest.commit,
+        modified: manifest.modified,
+    }
+}

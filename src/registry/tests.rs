@@ -1,0 +1,259 @@
+//! Snapshots from texts and shelves, and what is different between two of them.
+
+use super::fixture::{Shelf, machine, snapshot, try_snapshot};
+use super::*;
+use crate::worker::EngineKind;
+
+/// The plan behind a name.
+fn plan<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Arc<LoadPlan> {
+    match &snapshot.served[name].plan {
+        Ok(plan) => plan,
+        Err(reason) => panic!("{name}: {reason}"),
+    }
+}
+
+#[test]
+fn entries_come_first_then_what_is_allowed_and_cached() {
+    let shelf = Shelf::of(&["a/two", "a/one", "a/denied", "b/other"]).broken("a/broken");
+    let text = "allow: ['a/*']\ndeny: [a/denied]\nmodels: {z/gone: {}, b/other: {aliases: [x]}}";
+    let snapshot = snapshot(text, &shelf);
+    let names: Vec<_> = snapshot.served.keys().collect();
+    assert_eq!(names, ["z/gone", "b/other", "a/broken", "a/one", "a/two"]);
+    assert_eq!(snapshot.served["z/gone"].plan, Err(NotServable::NotCached));
+    assert!(snapshot.served["b/other"].entry && !snapshot.served["a/one"].entry);
+    assert!(matches!(
+        &snapshot.served["a/broken"].plan,
+        Err(NotServable::Snapshot { .. })
+    ));
+    assert_eq!(snapshot.aliases["x"].name, "b/other");
+}
+
+#[test]
+fn an_empty_file_serves_nothing() {
+    let snapshot = snapshot("", &Shelf::of(&["a/one"]));
+    assert!(snapshot.served.is_empty() && snapshot.aliases.is_empty());
+}
+
+#[test]
+fn equal_loads_share_one_plan_and_every_other_has_its_own_key() {
+    let check = |text: &str, expected: &[(&str, &str)]| {
+        let snapshot = snapshot(text, &Shelf::of(&["a/m", "b/m", "/w"]));
+        for (name, model) in expected {
+            assert_eq!(plan(&snapshot, name).model, *model, "{name} in {text}");
+        }
+        for (one, other) in expected
+            .iter()
+            .flat_map(|a| expected.iter().map(move |b| (a, b)))
+        {
+            let (left, right) = (plan(&snapshot, one.0), plan(&snapshot, other.0));
+            assert_eq!(Arc::ptr_eq(left, right), one.1 == other.1, "{text}");
+        }
+    };
+    check("models: {a/m: {}}", &[("a/m", "a/m")]);
+    check("models: {x: {repo: a/m}}", &[("x", "a/m")]);
+    check(
+        "models: {x: {repo: a/m}, y: {repo: a/m, keep: always}}",
+        &[("x", "a/m"), ("y", "a/m")],
+    );
+    check(
+        "models: {x: {repo: a/m, context: 10}, y: {repo: a/m}}",
+        &[("x", "a/m"), ("y", "y")],
+    );
+    check(
+        "models: {x: {repo: a/m, context: 10}, a/m: {}}",
+        &[("x", "x"), ("a/m", "a/m")],
+    );
+    check(
+        "allow: ['a/*']\nmodels: {x: {repo: a/m, context: 10}, y: {repo: a/m}}",
+        &[("x", "x"), ("y", "a/m"), ("a/m", "a/m")],
+    );
+    check(
+        "models: {x: {repo: a/m, revision: v1}, a/m: {revision: main}}",
+        &[("x", "x"), ("a/m", "a/m")],
+    );
+    check(
+        "models: {x: {path: /w}, y: {path: /w}, z: {path: /w, kv: 1GB}}",
+        &[("x", "x"), ("y", "x"), ("z", "z")],
+    );
+    // A name that is another repository's id keeps that id from being a key.
+    check(
+        "models: {a/m: {repo: b/m}, x: {repo: a/m}}",
+        &[("a/m", "b/m"), ("x", "x")],
+    );
+    check(
+        "models: {a/m: {path: /w}, x: {repo: a/m}}",
+        &[("a/m", "a/m"), ("x", "x")],
+    );
+}
+
+#[test]
+fn what_an_entry_leaves_open_is_settled() {
+    let text = "
+pool: {idle_unload: 5m}
+models:
+  a/plain: {}
+  a/set: {context: 1000, parallel: 2, kv: 10%, memory: 3GB, compute: float16, idle_unload: never, preload: true}
+  a/kept: {keep: always}
+  a/kv: {kv: 1GB, idle_unload: 1m}
+  a/long: {context: 50000}
+";
+    let ids = ["a/plain", "a/set", "a/kept", "a/kv", "a/long"];
+    let snapshot = snapshot(text, &Shelf::of(&ids));
+    let plain = plan(&snapshot, "a/plain");
+    assert_eq!((plain.context, plain.parallel), (40_960, build::PARALLEL));
+    // 32,768 tokens of 100 kB each, beside 5 GB of weights.
+    assert_eq!(plain.kv, ByteSize(3_276_800_000));
+    assert_eq!(plain.memory, ByteSize(8_276_800_000));
+    let set = plan(&snapshot, "a/set");
+    assert_eq!((set.context, set.parallel), (1000, 2));
+    assert_eq!(set.kv, ByteSize(4_800_000_000));
+    assert_eq!(set.memory, ByteSize(3_000_000_000));
+    assert_eq!(plan(&snapshot, "a/kv").memory, ByteSize(6_000_000_000));
+    let reason = snapshot.served["a/long"]
+        .plan
+        .clone()
+        .expect_err("too long");
+    assert_eq!(
+        reason.to_string(),
+        "context is 50000 and the checkpoint ends at 40960 tokens"
+    );
+
+    let treated = |name: &str| {
+        let served = &snapshot.served[name];
+        (
+            served.keep,
+            served.preload,
+            served.idle_unload.map(|idle| idle.as_secs()),
+        )
+    };
+    assert_eq!(treated("a/plain"), (false, false, Some(300)));
+    assert_eq!(treated("a/set"), (false, true, None));
+    assert_eq!(treated("a/kept"), (true, true, None));
+    assert_eq!(treated("a/kv"), (false, false, Some(60)));
+}
+
+#[test]
+fn the_default_room_for_caches_is_at_most_a_quarter_of_the_budget() {
+    let snapshot = snapshot("memory: 8GB\nallow: ['a/*']", &Shelf::of(&["a/m"]));
+    assert_eq!(plan(&snapshot, "a/m").kv, ByteSize(2_000_000_000));
+}
+
+#[test]
+fn the_budget_is_what_the_file_or_the_machine_says() {
+    let check = |text: &str, expected: u64| {
+        assert_eq!(
+            snapshot(text, &Shelf::default()).budget,
+            ByteSize(expected),
+            "{text}"
+        );
+    };
+    check("", 48_000_000_000);
+    check("memory: auto", 48_000_000_000);
+    check("memory: 8GB", 8_000_000_000);
+    check("memory: 25%", 16_000_000_000);
+    let unknown = Machine {
+        memory: MachineMemory {
+            total: ByteSize::ZERO,
+            auto: ByteSize::ZERO,
+        },
+        scripted: false,
+    };
+    let problems = try_snapshot("", &Shelf::default(), &unknown).expect_err("no memory");
+    assert!(problems.to_string().contains("memory"), "{problems}");
+    assert!(try_snapshot("memory: 8GB", &Shelf::default(), &unknown).is_ok());
+}
+
+#[test]
+fn the_scripted_engine_serves_only_where_it_was_asked_for() {
+    let shelf = Shelf::default().scripted("t/play");
+    let closed = snapshot("allow: ['t/*']", &shelf);
+    assert!(matches!(
+        &closed.served["t/play"].plan,
+        Err(NotServable::Snapshot { .. })
+    ));
+    let machine = Machine {
+        scripted: true,
+        ..machine()
+    };
+    let open = try_snapshot("allow: ['t/*']", &shelf, &machine).expect("valid");
+    assert_eq!(plan(&open, "t/play").engine, EngineKind::Scripted);
+}
+
+#[test]
+fn a_reload_says_what_is_different() {
+    let shelf = Shelf::of(&["a/one", "a/two"]);
+    let check = |before: &str, now: &str, expected: &str| {
+        let mut now = snapshot(now, &shelf);
+        now.generation = 2;
+        let change = Change::between(&snapshot(before, &shelf), &now);
+        assert_eq!(
+            change.to_string(),
+            format!("reload #2: {expected}"),
+            "{now:?}"
+        );
+        assert_eq!(change.is_empty(), expected == "nothing changed");
+    };
+    check("", "", "nothing changed");
+    check("", "# words\nmemory: auto", "nothing changed");
+    check("", "allow: ['a/*']", "+2 models");
+    check("allow: ['a/*']", "allow: [a/one]", "-1 model, 1 unload");
+    check(
+        "models: {a/one: {}}",
+        "models: {a/one: {aliases: [x, y]}}",
+        "~2 aliases",
+    );
+    check(
+        "models: {a/one: {aliases: [x]}}",
+        "models: {a/one: {}, a/two: {aliases: [x]}}",
+        "+1 model, ~1 alias",
+    );
+    check(
+        "models: {a/one: {}}",
+        "models: {a/one: {context: 100}}",
+        "~1 load",
+    );
+    check(
+        "models: {a/one: {}}",
+        "models: {a/one: {keep: always}}",
+        "~1 setting",
+    );
+    check(
+        "models: {a/one: {}}",
+        "models: {x: {repo: a/one}}",
+        "+1 model, -1 model",
+    );
+    check("", "memory: 8GB", "another memory budget");
+    check(
+        "",
+        "server: {listen: 127.0.0.1:1}",
+        "server.listen after a restart",
+    );
+}
+
+#[test]
+fn a_plan_that_nobody_edited_is_the_same_after_a_reload() {
+    let shelf = Shelf::of(&["a/one", "a/two"]);
+    let before = snapshot("allow: ['a/*']\nmodels: {a/one: {}}", &shelf);
+    let now = snapshot(
+        "models: {z: {repo: a/two}, a/one: {aliases: [x]}}\nallow: ['a/*']",
+        &shelf,
+    );
+    let change = Change::between(&before, &now);
+    assert_eq!((change.gone.len(), change.replaced.len()), (0, 0));
+    assert_eq!(plan(&before, "a/one"), plan(&now, "a/one"));
+    assert_eq!(plan(&before, "a/two"), plan(&now, "z"));
+}
+
+#[test]
+fn publishing_replaces_the_whole_and_old_requests_keep_theirs() {
+    let registry = Registry::start(fixture::config(""), machine()).expect("valid");
+    let old = registry.load();
+    let next = registry
+        .prepare(fixture::config("memory: 8GB"))
+        .expect("valid");
+    assert_eq!(registry.load().generation, 1, "preparing changes nothing");
+    let change = registry.publish(next);
+    assert!(change.budget);
+    assert_eq!((old.generation, registry.load().generation), (1, 2));
+    assert_eq!(registry.load().budget, ByteSize(8_000_000_000));
+}

@@ -1,0 +1,238 @@
+//! Names to decisions.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::registry::fixture::{Shelf, snapshot};
+
+const TEXT: &str = "
+allow: [mlx-community/*, org/allowed, org/missing]
+deny: ['*/*-bf16']
+default: small
+models:
+  mlx-community/Qwen3-4B-4bit:
+    aliases: [small, gpt-4o-mini, org/allowed]
+  coder: { repo: org/Coder-30B }
+  org/gone: { aliases: [gone] }
+";
+
+fn shelf() -> Shelf {
+    let ids = [
+        "mlx-community/Qwen3-4B-4bit",
+        "mlx-community/Other-8bit",
+        "mlx-community/Other-bf16",
+        "org/Coder-30B",
+        "org/allowed",
+        "org/secret",
+    ];
+    Shelf::of(&ids).broken("mlx-community/Broken")
+}
+
+fn anyone(_: &str) -> bool {
+    true
+}
+
+/// A decision in a few words.
+fn shown(decision: &Decision) -> String {
+    match decision {
+        Decision::Serve { served, plan, why } => {
+            format!("{} by {} as {}", plan.model, why.as_str(), served.name)
+        }
+        Decision::Invalid(error) => format!("invalid: {error}"),
+        Decision::Unknown { suggestions, .. } => format!("unknown {suggestions:?}"),
+        Decision::NotServable { reason, .. } => format!("not servable: {reason}"),
+    }
+}
+
+#[test]
+fn a_name_is_looked_up_in_the_order_of_the_rules() {
+    let snapshot = snapshot(TEXT, &shelf());
+    let check = |model: Option<&str>, expected: &str| {
+        assert_eq!(
+            shown(&decide(&snapshot, model, &anyone)),
+            expected,
+            "{model:?}"
+        );
+    };
+    let qwen = "mlx-community/Qwen3-4B-4bit";
+    check(Some(qwen), &format!("{qwen} by exact as {qwen}"));
+    check(Some("small"), &format!("{qwen} by alias as {qwen}"));
+    check(Some("coder"), "org/Coder-30B by exact as coder");
+    check(
+        Some("mlx-community/Other-8bit"),
+        "mlx-community/Other-8bit by allowed as mlx-community/Other-8bit",
+    );
+    // An alias wins over a cached id of the same spelling.
+    check(Some("org/allowed"), &format!("{qwen} by alias as {qwen}"));
+    check(None, &format!("{qwen} by default as {qwen}"));
+    check(Some("org/gone"), "not servable: it is not cached");
+    check(Some("gone"), "not servable: it is not cached");
+    check(Some("org/missing"), "not servable: it is not cached");
+    check(
+        Some("mlx-community/Missing"),
+        "not servable: it is not cached",
+    );
+    check(
+        Some("mlx-community/Broken"),
+        "not servable: incomplete: model.safetensors is missing",
+    );
+    // On disk and not permitted is the same as nowhere.
+    check(Some("org/secret"), "unknown []");
+    check(Some("org/nothing"), "unknown []");
+    check(
+        Some("mlx-community/Other-bf16"),
+        "unknown [\"mlx-community/Other-8bit\"]",
+    );
+}
+
+#[test]
+fn names_are_compared_byte_for_byte() {
+    let snapshot = snapshot(TEXT, &shelf());
+    let check = |model: &str, expected: &str| {
+        assert_eq!(
+            shown(&decide(&snapshot, Some(model), &anyone)),
+            expected,
+            "{model}"
+        );
+    };
+    check(
+        "mlx-community/qwen3-4b-4bit",
+        "not servable: it is not cached",
+    );
+    check(
+        "MLX-community/Qwen3-4B-4bit",
+        "unknown [\"mlx-community/Qwen3-4B-4bit\"]",
+    );
+    check("Small", "unknown [\"small\"]");
+    check("Qwen3-4B-4bit", "unknown [\"mlx-community/Qwen3-4B-4bit\"]");
+    check("codr", "unknown [\"coder\"]");
+    check("gpt-4", "unknown []");
+}
+
+#[test]
+fn what_is_no_name_is_invalid() {
+    let snapshot = snapshot(TEXT, &shelf());
+    let refused = [
+        "",
+        ".git/b",
+        "a/.b",
+        "../..",
+        "./.",
+        "a/..",
+        "../a",
+        "a//b",
+        "/etc/passwd",
+        "C:\\x",
+        "a\\b",
+        "file:///",
+        "https://h/x",
+        "~/m",
+        "a%2f..%2f..",
+        "%252e",
+        "a/b%00",
+        "a/b\0",
+        "a/b\n",
+        " a/b",
+        "a/b ",
+        "\u{430}/b",
+        "\u{ff41}/b",
+        "e\u{301}/b",
+        "\u{e9}/b",
+        "a\u{200d}/b",
+        "\u{202e}a/b",
+        "a*",
+        "a/b\u{1b}[0m",
+    ];
+    let long = ["x".repeat(97), "x".repeat(10_000), "x/".repeat(500_000)];
+    for model in refused.into_iter().chain(long.iter().map(String::as_str)) {
+        let start = std::time::Instant::now();
+        let decision = decide(&snapshot, Some(model), &anyone);
+        let Decision::Invalid(error) = &decision else {
+            panic!("{model:?}: {decision:?}");
+        };
+        assert!(error.to_string().len() < 120, "{model:?}: {error}");
+        assert!(start.elapsed().as_millis() < 100, "{model:?}");
+    }
+    // Well formed as names, and known to nobody.
+    for model in ["gpt-4", &"x".repeat(96)] {
+        let decision = decide(&snapshot, Some(model), &anyone);
+        assert!(matches!(decision, Decision::Unknown { .. }), "{decision:?}");
+    }
+}
+
+#[test]
+fn without_a_default_a_missing_name_is_invalid() {
+    let snapshot = snapshot("allow: ['*/*']", &shelf());
+    let decision = decide(&snapshot, None, &anyone);
+    assert_eq!(decision, Decision::Invalid(IdError::Empty));
+}
+
+#[test]
+fn suggestions_and_lists_come_from_the_permitted_set_alone() {
+    let snapshot = snapshot(TEXT, &shelf());
+    let coder = |name: &str| name == "coder";
+    let decided = |model: &str| shown(&decide(&snapshot, Some(model), &coder));
+    // Unknown, existing elsewhere in the file, on disk, cached nowhere: one answer.
+    for model in [
+        "org/nothing",
+        "smal",
+        "small",
+        "org/secret",
+        "org/gone",
+        "mlx-community/Missing",
+    ] {
+        assert_eq!(decided(model), "unknown []", "{model}");
+    }
+    assert_eq!(decided("codr"), "unknown [\"coder\"]");
+    assert_eq!(shown(&decide(&snapshot, None, &coder)), "unknown []");
+    let listed = list(&snapshot, &coder);
+    let ids: Vec<_> = listed.iter().map(|listed| listed.id.as_str()).collect();
+    assert_eq!(ids, ["coder"]);
+}
+
+#[test]
+fn the_list_has_what_can_be_served_and_its_aliases() {
+    let snapshot = snapshot(TEXT, &shelf());
+    let listed: Vec<_> = list(&snapshot, &anyone)
+        .into_iter()
+        .map(|listed| (listed.id, listed.alias_of))
+        .collect();
+    let qwen = "mlx-community/Qwen3-4B-4bit".to_owned();
+    let name = |name: &str| (name.to_owned(), None);
+    let alias = |name: &str| (name.to_owned(), Some(qwen.clone()));
+    let expected = [
+        name(&qwen),
+        name("coder"),
+        name("mlx-community/Other-8bit"),
+        alias("small"),
+        alias("gpt-4o-mini"),
+        alias("org/allowed"),
+    ];
+    assert_eq!(listed, expected);
+}
+
+proptest! {
+    #[test]
+    fn a_decision_is_always_made_and_never_renames(model in "[a-zA-Z0-9._:/ -]{0,12}|\\PC{0,12}") {
+        let snapshot = snapshot(TEXT, &shelf());
+        match decide(&snapshot, Some(&model), &anyone) {
+            Decision::Serve { served, .. } => {
+                let known = served.name == model || served.aliases.contains(&model);
+                prop_assert!(known, "{model} became {}", served.name);
+            }
+            Decision::Invalid(error) => prop_assert_eq!(Name::parse(&model), Err(error)),
+            Decision::Unknown { name, .. } | Decision::NotServable { name, .. } => {
+                prop_assert_eq!(name, model);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_listed_is_served(index in 0usize..6) {
+        let snapshot = snapshot(TEXT, &shelf());
+        let listed = list(&snapshot, &anyone);
+        let id = &listed[index].id;
+        let is_served = matches!(decide(&snapshot, Some(id), &anyone), Decision::Serve { .. });
+        prop_assert!(is_served, "{id}");
+    }
+}

@@ -1,0 +1,160 @@
+//! What the handlers of both ports share, and the one task that replaces the
+//! configuration: prepare (may fail), publish (cannot), tell the pool.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::access::audit::Audit;
+use crate::access::keys::Keys;
+use crate::config::Config;
+use crate::config::problem::Problems;
+use crate::dispatch::Dispatch;
+use crate::pool::Resident;
+use crate::pool::task::Pool;
+use crate::registry::{Change, Registry, Snapshot};
+use crate::shutdown::Tasks;
+
+/// Shared by all handlers. Cloning gives another handle.
+#[derive(Clone)]
+pub struct Service {
+    /// The way to models.
+    pub dispatch: Dispatch,
+    /// The keys in force.
+    pub keys: Arc<ArcSwap<Keys>>,
+    /// Where management effects are written down.
+    pub audit: Arc<Audit>,
+    /// Asks for the configuration to be read again.
+    pub reload: Reload,
+    /// When this process began to serve.
+    pub started: Instant,
+}
+
+/// Reads the configuration again; made by whoever knows where it lies.
+pub type ReadConfig = Box<dyn Fn() -> Result<(Config, Keys), ReloadError> + Send + Sync>;
+
+/// Why a reload changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The file cannot be read or has problems; the last good one stays in force.
+    #[error("{0}")]
+    Config(crate::config::locate::LoadError),
+    /// The cache cannot give what the file asks for.
+    #[error("{0}")]
+    Problems(Problems),
+    /// The keys file could not be read.
+    #[error("{0}")]
+    Keys(crate::access::keys::KeyError),
+    /// The task that reloads is gone.
+    #[error("the server is shutting down")]
+    Stopping,
+}
+
+/// Asks the one task that replaces the configuration.
+#[derive(Clone)]
+pub struct Reload {
+    requests: mpsc::Sender<oneshot::Sender<Result<Change, ReloadError>>>,
+    last_failure: watch::Receiver<Option<String>>,
+}
+
+impl Reload {
+    /// Starts the task. It reads with `read`, off the runtime's threads.
+    pub fn start(
+        read: ReadConfig,
+        registry: Arc<Registry>,
+        keys: Arc<ArcSwap<Keys>>,
+        pool: Pool,
+        tasks: &Tasks,
+    ) -> Self {
+        let (requests, mut asked) = mpsc::channel::<oneshot::Sender<_>>(8);
+        let (failed, last_failure) = watch::channel(None);
+        let stop = tasks.stop_signal();
+        let read = Arc::new(read);
+        tasks.spawn(async move {
+            loop {
+                let reply = tokio::select! {
+                    reply = asked.recv() => reply,
+                    () = stop.cancelled() => None,
+                };
+                let Some(reply) = reply else { return };
+                let outcome = replace(&read, &registry, &keys, &pool).await;
+                match &outcome {
+                    Ok(change) => tracing::info!(%change, "configuration reloaded"),
+                    Err(error) => tracing::error!(%error, "configuration not reloaded"),
+                }
+                failed.send_replace(outcome.as_ref().err().map(ToString::to_string));
+                // Whoever asked may be gone.
+                let _ = reply.send(outcome);
+            }
+        });
+        Self {
+            requests,
+            last_failure,
+        }
+    }
+
+    /// Reads, checks and replaces the configuration; answers what is different.
+    pub async fn reload(&self) -> Result<Change, ReloadError> {
+        let (reply, outcome) = oneshot::channel();
+        self.requests
+            .send(reply)
+            .await
+            .map_err(|_| ReloadError::Stopping)?;
+        outcome.await.map_err(|_| ReloadError::Stopping)?
+    }
+
+    /// Why the last reload failed, if it did.
+    pub fn last_failure(&self) -> Option<String> {
+        self.last_failure.borrow().clone()
+    }
+}
+
+async fn replace(
+    read: &Arc<ReadConfig>,
+    registry: &Arc<Registry>,
+    keys: &ArcSwap<Keys>,
+    pool: &Pool,
+) -> Result<Change, ReloadError> {
+    let (read, preparing) = (read.clone(), registry.clone());
+    let prepared = tokio::task::spawn_blocking(move || {
+        let (config, keys) = read()?;
+        let snapshot = preparing.prepare(config).map_err(ReloadError::Problems)?;
+        Ok((snapshot, keys))
+    });
+    let (snapshot, new_keys) = prepared.await.map_err(|_| ReloadError::Stopping)??;
+    keys.store(Arc::new(new_keys));
+    // Before the snapshot: then every request that sees it finds its models known.
+    pool.apply(pool_settings(&snapshot), residents(&snapshot));
+    Ok(registry.publish(snapshot))
+}
+
+/// What the pool is told of the configuration.
+pub fn pool_settings(snapshot: &Snapshot) -> crate::pool::Settings {
+    let pool = &snapshot.config.pool;
+    crate::pool::Settings {
+        budget: snapshot.budget,
+        max_models: pool.max_models,
+        switch_after: pool.switch_after,
+        queue: pool.queue,
+        queue_timeout: pool.queue_timeout,
+        load_time: snapshot.config.server.limits.load_time,
+    }
+}
+
+/// What the pool is told of each model that may be served.
+pub fn residents(snapshot: &Snapshot) -> Vec<Resident> {
+    snapshot
+        .served
+        .values()
+        .filter_map(|served| {
+            Some(Resident {
+                plan: served.plan.as_ref().ok()?.clone(),
+                keep: served.keep,
+                preload: served.preload,
+                idle_unload: served.idle_unload,
+            })
+        })
+        .collect()
+}

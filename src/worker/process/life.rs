@@ -1,0 +1,235 @@
+//! One worker process from its first word to its reaping, and the end of its
+//! whole process group.
+
+use std::future::Future;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::{Report, lines};
+use crate::worker::client::Client;
+use crate::worker::{FirstWord, Ready};
+
+/// The longest reason that is taken from a worker, characters.
+const LONGEST_REASON: usize = 500;
+
+/// The longest first line, bytes.
+const LONGEST_FIRST_LINE: usize = 64 * 1024;
+
+/// How long a worker that closed its output may take to exit.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// How long what a worker wrote last is read after its end.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// How long the members of a process group may take to be gone after SIGKILL.
+const GROUP_TIME: Duration = Duration::from_secs(1);
+
+/// One running worker process.
+pub struct Worker<'a> {
+    pub child: Child,
+    pub pid: u32,
+    pub socket: &'a Path,
+    pub secret: String,
+}
+
+impl Worker<'_> {
+    /// From the secret to the reaping.
+    pub async fn live(
+        mut self,
+        report: impl Fn(Report),
+        mut stop: watch::Receiver<Option<Duration>>,
+    ) -> String {
+        // Held until the end: its end would tell the worker to leave.
+        let mut stdin = self.child.stdin.take();
+        let mut stdout = self.child.stdout.take().map(BufReader::new);
+        let first = first_word(stdin.as_mut(), stdout.as_mut(), &self.secret);
+        let said = tokio::select! {
+            said = first => said,
+            _ = stop.wait_for(Option::is_some) => FirstWords::NotWanted,
+        };
+        match said {
+            FirstWords::Ready(ready) => match Client::new(self.socket, &self.secret) {
+                Ok(client) => report(Report::Ready { ready, client }),
+                Err(failure) => report(Report::Failed {
+                    reason: failure.to_string(),
+                }),
+            },
+            FirstWords::Failed(reason) => report(Report::Failed { reason }),
+            FirstWords::NotWanted => {}
+            FirstWords::None => {
+                // An exit says more than silence does, if it comes.
+                let exit = tokio::time::timeout(SILENCE, self.child.wait()).await;
+                if exit.is_err() {
+                    let reason = "its worker said nothing of itself".to_owned();
+                    report(Report::Failed { reason });
+                }
+            }
+        }
+        // Whatever else it prints must not make it wait.
+        let drain = async {
+            if let Some(stdout) = &mut stdout {
+                let _ = tokio::io::copy(stdout, &mut tokio::io::sink()).await;
+            }
+        };
+        beside(end(&mut self.child, self.pid, &mut stop), drain).await
+    }
+}
+
+/// What came, or did not come, as the first line.
+enum FirstWords {
+    Ready(Ready),
+    Failed(String),
+    None,
+    /// The worker was told to end before it could say anything.
+    NotWanted,
+}
+
+/// Tells the worker its secret and reads its first line.
+async fn first_word(
+    stdin: Option<&mut ChildStdin>,
+    stdout: Option<&mut BufReader<ChildStdout>>,
+    secret: &str,
+) -> FirstWords {
+    let (Some(stdin), Some(stdout)) = (stdin, stdout) else {
+        return FirstWords::None;
+    };
+    // A worker that is gone already shows that by saying nothing.
+    let _ = stdin.write_all(format!("{secret}\n").as_bytes()).await;
+    let Ok(Some(line)) = lines::next(stdout, LONGEST_FIRST_LINE).await else {
+        return FirstWords::None;
+    };
+    match serde_json::from_slice(&line) {
+        Ok(FirstWord::Ready(ready)) if ready.version == env!("CARGO_PKG_VERSION") => {
+            FirstWords::Ready(ready)
+        }
+        Ok(FirstWord::Ready(ready)) => FirstWords::Failed(format!(
+            "its worker is version {} and the router is {}; restart roundhouse",
+            lines::printable(ready.version.as_bytes()),
+            env!("CARGO_PKG_VERSION")
+        )),
+        Ok(FirstWord::Failed { reason }) => {
+            let reason = lines::printable(reason.as_bytes());
+            FirstWords::Failed(reason.chars().take(LONGEST_REASON).collect())
+        }
+        Err(_) => FirstWords::Failed("its worker's first line could not be read".to_owned()),
+    }
+}
+
+/// Waits for the exit and ends the whole process group when told to: asked
+/// first, killed when the time is over, which a later word may shorten.
+async fn end(child: &mut Child, pid: u32, stop: &mut watch::Receiver<Option<Duration>>) -> String {
+    let mut kill_at = None;
+    let status = loop {
+        let until_kill = async {
+            match kill_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            status = child.wait() => break status,
+            () = until_kill => {
+                signal_group(pid, Signal::KILL);
+                break child.wait().await;
+            }
+            grace = next_word(stop, kill_at.is_none()) => {
+                let at = Instant::now() + grace;
+                if kill_at.is_none() {
+                    signal_group(pid, Signal::TERM);
+                }
+                kill_at = Some(kill_at.map_or(at, |set: Instant| set.min(at)));
+            }
+        }
+    };
+    // What it started itself goes with it; only then is its memory free.
+    signal_group(pid, Signal::KILL);
+    let gone = async {
+        while group_lives(pid) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _ = tokio::time::timeout(GROUP_TIME, gone).await;
+    match status {
+        Ok(status) => how(status, kill_at.is_some()),
+        Err(error) => format!("was lost: {error}"),
+    }
+}
+
+/// The next grace time that is told. A pool that is gone wants its workers gone.
+async fn next_word(stop: &mut watch::Receiver<Option<Duration>>, is_first: bool) -> Duration {
+    loop {
+        if is_first && let Some(grace) = *stop.borrow_and_update() {
+            return grace;
+        }
+        match stop.changed().await {
+            Ok(()) => {
+                if let Some(grace) = *stop.borrow_and_update() {
+                    return grace;
+                }
+            }
+            Err(_) if is_first => return Duration::ZERO,
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// How a process ended, as words that continue "its worker …".
+fn how(status: ExitStatus, was_told: bool) -> String {
+    let told = if was_told { " when told to end" } else { "" };
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("ended with code {code}{told}"),
+        (None, Some(9)) if !was_told => {
+            "was killed (signal 9), perhaps for lack of memory".to_owned()
+        }
+        (None, Some(signal)) => format!("was ended by signal {signal}{told}"),
+        (None, None) => format!("ended{told}"),
+    }
+}
+
+/// Sends a signal to a whole process group. The group's number stays taken while
+/// anything of it lives or its leader is not reaped, and numbers are given out in
+/// turn, so right after the reaping it cannot mean a stranger yet.
+fn signal_group(pid: u32, signal: Signal) {
+    if let Some(group) = group(pid) {
+        // An empty group is what is wanted.
+        let _ = rustix::process::kill_process_group(group, signal);
+    }
+}
+
+/// Whether anything of a process group is left.
+fn group_lives(pid: u32) -> bool {
+    group(pid).is_some_and(|group| rustix::process::test_kill_process_group(group).is_ok())
+}
+
+/// The group of a worker. Never our own and never everybody's: 0 and 1 mean those.
+fn group(pid: u32) -> Option<Pid> {
+    let pid = i32::try_from(pid).ok().filter(|pid| *pid > 1)?;
+    Pid::from_raw(pid)
+}
+
+/// Does something beside the main thing for as long as that takes, and a moment
+/// longer to take in what is left.
+pub async fn beside<T>(main: impl Future<Output = T>, side: impl Future<Output = ()>) -> T {
+    let mut main = std::pin::pin!(main);
+    let mut side = std::pin::pin!(side);
+    let mut is_done = false;
+    loop {
+        tokio::select! {
+            result = &mut main => {
+                if !is_done {
+                    let _ = tokio::time::timeout(LAST_WORDS, side).await;
+                }
+                return result;
+            }
+            () = &mut side, if !is_done => is_done = true,
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The words of an answer: chunks and whole responses of chat completions and of
+//! the older completions, in the shape that clients hold them to. It knows wire
+//! JSON; it does not know where the text comes from.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rand::TryRng;
+use rand::rngs::SysRng;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::request::Route;
+use crate::engine::Finish;
+
+/// The last event of a stream that is complete.
+pub const DONE: &[u8] = b"data: [DONE]\n\n";
+
+/// A token of an answer with its log-probability.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToldToken {
+    /// The token as text, as far as it is text by itself.
+    pub text: String,
+    /// The token's bytes.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// The likeliest tokens at this place: text, bytes, log-probability.
+    pub top: Vec<(String, Vec<u8>, f32)>,
+}
+
+/// Tokens read and made for one request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of all prompts.
+    pub prompt: u64,
+    /// Tokens made, end tokens among them, over all choices.
+    pub completion: u64,
+}
+
+impl Usage {
+    /// The value of the usage trailer.
+    pub fn trailer(&self, finish: &str) -> String {
+        format!(
+            "prompt={} completion={} finish={finish}",
+            self.prompt, self.completion
+        )
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.completion,
+            "total_tokens": self.prompt + self.completion,
+        })
+    }
+}
+
+/// One choice of a whole response.
+#[derive(Debug, Default)]
+pub struct Choice {
+    /// Its text.
+    pub text: String,
+    /// Its tokens, if log-probabilities were asked for.
+    pub tokens: Vec<ToldToken>,
+    /// Why it ended.
+    pub finish: Option<Finish>,
+}
+
+/// What all chunks of one answer have in common.
+pub struct Answer {
+    route: Route,
+    id: String,
+    created: u64,
+    model: String,
+    logprobs: bool,
+}
+
+#[derive(Serialize)]
+struct Chunk<'a> {
+    id: &'a str,
+    object: &'a str,
+    created: u64,
+    model: &'a str,
+    choices: &'a [Value],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Value>,
+}
+
+impl Answer {
+    /// An answer of `model`, as the caller named it. `logprobs` says whether
+    /// log-probabilities were asked for.
+    pub fn new(route: Route, model: String, logprobs: bool) -> Self {
+        let prefix = match route {
+            Route::Chat => "chatcmpl",
+            Route::Completions => "cmpl",
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            route,
+            id: format!("{prefix}-{:016x}{:016x}", random(), random()),
+            created: now.map_or(0, |now| now.as_secs()),
+            model,
+            logprobs,
+        }
+    }
+
+    /// The first event of a choice: who speaks. The older completions have none.
+    pub fn begin(&self, choice: usize) -> Option<Vec<u8>> {
+        let delta = json!({"role": "assistant", "content": ""});
+        (self.route == Route::Chat).then(|| self.event(&[self.delta(choice, delta, &[], None)]))
+    }
+
+    /// An event with text of a choice. `offset` is where it begins in the choice's
+    /// text, in characters.
+    pub fn text(&self, choice: usize, text: &str, tokens: &[ToldToken], offset: usize) -> Vec<u8> {
+        self.event(&[match self.route {
+            Route::Chat => self.delta(choice, json!({"content": text}), tokens, None),
+            Route::Completions => self.piece(choice, text, tokens, offset, None),
+        }])
+    }
+
+    /// The event that ends a choice.
+    pub fn end(&self, choice: usize, finish: Finish) -> Vec<u8> {
+        self.event(&[match self.route {
+            Route::Chat => self.delta(choice, json!({}), &[], Some(finish)),
+            Route::Completions => self.piece(choice, "", &[], 0, Some(finish)),
+        }])
+    }
+
+    /// The event with the usage, after all choices have ended.
+    pub fn usage(&self, usage: Usage) -> Vec<u8> {
+        self.render(&[], Some(usage))
+    }
+
+    /// The whole response of a request that is not streamed.
+    pub fn whole(&self, choices: &[Choice], usage: Usage) -> Vec<u8> {
+        let choices: Vec<Value> = choices
+            .iter()
+            .enumerate()
+            .map(|(index, choice)| match self.route {
+                Route::Chat => json!({
+                    "index": index,
+                    "message": {"role": "assistant", "content": choice.text, "refusal": null},
+                    "logprobs": self.chat_logprobs(&choice.tokens),
+                    "finish_reason": choice.finish.map(Finish::as_str),
+                }),
+                Route::Completions => {
+                    self.piece(index, &choice.text, &choice.tokens, 0, choice.finish)
+                }
+            })
+            .collect();
+        let object = match self.route {
+            Route::Chat => "chat.completion",
+            Route::Completions => "text_completion",
+        };
+        self.json(object, &choices, Some(usage))
+    }
+
+    fn delta(
+        &self,
+        choice: usize,
+        delta: Value,
+        tokens: &[ToldToken],
+        finish: Option<Finish>,
+    ) -> Value {
+        let logprobs = match tokens {
+            [] => Value::Null,
+            tokens => self.chat_logprobs(tokens),
+        };
+        json!({
+            "index": choice,
+            "delta": delta,
+            "logprobs": logprobs,
+            "finish_reason": finish.map(Finish::as_str),
+        })
+    }
+
+    fn piece(
+        &self,
+        choice: usize,
+        text: &str,
+        tokens: &[ToldToken],
+        offset: usize,
+        finish: Option<Finish>,
+    ) -> Value {
+        let logprobs = match self.logprobs && !tokens.is_empty() {
+            true => older_logprobs(tokens, offset),
+            false => Value::Null,
+        };
+        json!({
+            "index": choice,
+            "text": text,
+            "logprobs": logprobs,
+            "finish_reason": finish.map(Finish::as_str),
+        })
+    }
+
+    fn chat_logprobs(&self, tokens: &[ToldToken]) -> Value {
+        if !self.logprobs {
+            return Value::Null;
+        }
+        let one = |text: &str, bytes: &[u8], logprob: f32| json!({"token": text, "logprob": logprob, "bytes": bytes});
+        let content: Vec<Value> = tokens
+            .iter()
+            .map(|token| {
+                let mut told = one(&token.text, &token.bytes, token.logprob);
+                let top = token.top.iter();
+                told["top_logprobs"] = top.map(|(text, bytes, p)| one(text, bytes, *p)).collect();
+                told
+            })
+            .collect();
+        json!({"content": content, "refusal": null})
+    }
+
+    fn event(&self, choices: &[Value]) -> Vec<u8> {
+        self.render(choices, None)
+    }
+
+    fn render(&self, choices: &[Value], usage: Option<Usage>) -> Vec<u8> {
+        let object = match self.route {
+            Route::Chat => "chat.completion.chunk",
+            Route::Completions => "text_completion",
+        };
+        let mut event = b"data: ".to_vec();
+        event.extend(self.json(object, choices, usage));
+        event.extend(b"\n\n");
+        event
+    }
+
+    fn json(&self, object: &str, choices: &[Value], usage: Option<Usage>) -> Vec<u8> {
+        let chunk = Chunk {
+            id: &self.id,
+            object,
+            created: self.created,
+            model: &self.model,
+            choices,
+            usage: usage.map(|usage| usage.json()),
+        };
+        json!(chunk).to_string().into_bytes()
+    }
+}
+
+/// A number nobody can guess. If the system has none to give, ids repeat, which
+/// harms nothing but their use in logs.
+fn random() -> u64 {
+    SysRng.try_next_u64().unwrap_or_default()
+}
+
+/// The log-probabilities of the older completions: four lists side by side.
+fn older_logprobs(tokens: &[ToldToken], mut offset: usize) -> Value {
+    let mut offsets = Vec::with_capacity(tokens.len());
+    let mut tops = Vec::with_capacity(tokens.len());
+    for token in tokens {
+        offsets.push(offset);
+        offset += token.text.chars().count();
+        let top = token.top.iter();
+        let top: serde_json::Map<_, _> = top.map(|(text, _, p)| (text.clone(), json!(p))).collect();
+        tops.push(top);
+    }
+    json!({
+        "tokens": tokens.iter().map(|token| &token.text).collect::<Vec<_>>(),
+        "token_logprobs": tokens.iter().map(|token| token.logprob).collect::<Vec<_>>(),
+        "top_logprobs": tops,
+        "text_offset": offsets,
+    })
+}

@@ -1,0 +1,226 @@
+//! The worker's HTTP: which paths there are, who may call them and what comes
+//! back. It speaks HTTP/1.1 on the worker's own socket, and with the router alone.
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use futures_util::{FutureExt, StreamExt, stream};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use subtle::ConstantTimeEq;
+use tokio::net::{UnixListener, UnixStream};
+
+use super::answer::Answer;
+use super::body::{self, Event};
+use super::request::{self, Asked, Route};
+use super::source::scripted::disguised;
+use super::source::{Begun, Engine};
+use crate::api::error::{ApiError, Code};
+use crate::shutdown::Tasks;
+use crate::worker::{SECRET_HEADER, USAGE_TRAILER};
+
+/// Largest request body, bytes. The router's own limit is at or below it.
+const LARGEST_BODY: usize = 64 * 1024 * 1024;
+
+/// The header with a mark that the scripted engine repeats.
+const NONCE_HEADER: &str = "x-nonce";
+
+/// What a worker serves.
+pub struct Served {
+    /// The engine that answers.
+    pub engine: Engine,
+    /// The model's name where a request says none.
+    pub name: String,
+    /// What every request must know.
+    pub secret: Secret,
+}
+
+/// The per-spawn secret. It is compared in constant time and never printed.
+pub struct Secret(String);
+
+impl Secret {
+    /// The secret as the router sent it.
+    pub fn new(secret: String) -> Self {
+        Self(secret)
+    }
+
+    fn is_known_by<T>(&self, request: &Request<T>) -> bool {
+        let mut told = request.headers().get_all(SECRET_HEADER).iter();
+        match (told.next(), told.next()) {
+            (Some(told), None) => told.as_bytes().ct_eq(self.0.as_bytes()).into(),
+            _ => false,
+        }
+    }
+}
+
+/// Takes connections until the tasks are told to stop.
+pub async fn accept(listener: UnixListener, served: Arc<Served>, tasks: Tasks) {
+    let stop = tasks.stop_signal();
+    loop {
+        let taken = tokio::select! {
+            () = stop.cancelled() => return,
+            taken = listener.accept() => taken,
+        };
+        match taken {
+            Ok((stream, _)) => {
+                let (served, stop) = (Arc::clone(&served), stop.clone());
+                tasks.spawn(async move {
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = connection(stream, served) => {}
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(?error, "a connection could not be taken");
+                // Out of file descriptors, most likely: give others time to end.
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// Serves one connection. When its other end is gone, the answer in progress is
+/// dropped, and that cancels it.
+async fn connection(stream: UnixStream, served: Arc<Served>) {
+    let service = service_fn(move |request| {
+        let served = Arc::clone(&served);
+        async move { Ok::<_, Infallible>(guarded(&served, request).await) }
+    });
+    let connection =
+        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        tracing::debug!(?error, "a connection ended early");
+    }
+}
+
+/// Answers a request; a panic costs this request alone.
+async fn guarded(served: &Served, request: Request<Incoming>) -> Response<Body> {
+    match AssertUnwindSafe(answer(served, request))
+        .catch_unwind()
+        .await
+    {
+        Ok(response) => response,
+        Err(_) => ApiError::new(Code::InternalError, "the engine failed to answer").into_response(),
+    }
+}
+
+async fn answer(served: &Served, request: Request<Incoming>) -> Response<Body> {
+    if !served.secret.is_known_by(&request) {
+        let mut refused = Response::new(Body::empty());
+        *refused.status_mut() = StatusCode::FORBIDDEN;
+        return refused;
+    }
+    let path = request.uri().path().to_owned();
+    let answered = match (request.method(), path.as_str()) {
+        (&Method::GET, "/health") => Ok(json_response(&json!({"status": "ok"}))),
+        (&Method::GET, "/status") => Ok(json_response(&served.engine.status().json())),
+        (&Method::POST, "/v1/chat/completions") => generate(served, Route::Chat, request).await,
+        (&Method::POST, "/v1/completions") => generate(served, Route::Completions, request).await,
+        (_, "/health" | "/status") => Ok(wrong_method("GET")),
+        (_, "/v1/chat/completions" | "/v1/completions") => Ok(wrong_method("POST")),
+        _ => Err(ApiError::new(
+            Code::NotFound,
+            "there is nothing at this path",
+        )),
+    };
+    answered.unwrap_or_else(ApiError::into_response)
+}
+
+fn json_response(value: &serde_json::Value) -> Response<Body> {
+    let mut response = Response::new(Body::from(value.to_string()));
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
+
+fn wrong_method(allowed: &'static str) -> Response<Body> {
+    let message = format!("expected {allowed} at this path");
+    let mut response = ApiError::new(Code::MethodNotAllowed, message).into_response();
+    let allowed = HeaderValue::from_static(allowed);
+    response.headers_mut().insert(header::ALLOW, allowed);
+    response
+}
+
+async fn generate(
+    served: &Served,
+    route: Route,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, ApiError> {
+    let nonce = request.headers().get(NONCE_HEADER).cloned();
+    let body = read_body(request).await?;
+    let mut asked = request::read(route, &body)?;
+    drop(body);
+    if let Some(nonce) = nonce.as_ref().and_then(|nonce| nonce.to_str().ok()) {
+        asked.nonce = Some(nonce.to_owned());
+    }
+    respond(served, asked).await
+}
+
+async fn read_body(request: Request<Incoming>) -> Result<bytes::Bytes, ApiError> {
+    match Limited::new(request.into_body(), LARGEST_BODY)
+        .collect()
+        .await
+    {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::new(
+            Code::RequestTooLarge,
+            format!("expected a body of at most {LARGEST_BODY} bytes"),
+        )),
+        Err(_) => Err(ApiError::new(Code::BadRequest, "the body ended early")),
+    }
+}
+
+/// Begins the answer and waits for its first sign, so that what fails before it
+/// is a plain status; then the response goes out.
+async fn respond(served: &Served, mut asked: Asked) -> Result<Response<Body>, ApiError> {
+    let name = asked.model.take().unwrap_or_else(|| served.name.clone());
+    let answer = Answer::new(asked.route, name, asked.logprobs.is_some());
+    let (stream, include_usage) = (asked.stream, asked.include_usage);
+    let ignored = std::mem::take(&mut asked.ignored);
+    let Begun {
+        mut events,
+        choices,
+        prompt,
+        limited,
+        odd,
+    } = served.engine.begin(asked).await?;
+    let (body, kind) = if stream {
+        let first = match events.next().await {
+            Some(Event::Failed(error)) => return Err(error),
+            first => first,
+        };
+        let events = stream::iter(first).chain(events).boxed();
+        let body = body::streamed(answer, events, choices, prompt, include_usage);
+        (body, "text/event-stream")
+    } else {
+        let body = body::whole(answer, events, choices, prompt).await?;
+        (body, "application/json")
+    };
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::TRAILER, HeaderValue::from_static(USAGE_TRAILER));
+    let mut tell = |name: &'static str, value: String| {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    if !ignored.is_empty() {
+        tell("x-roundhouse-ignored", ignored.join(", "));
+    }
+    if let Some(limited) = limited {
+        tell("x-roundhouse-limited", format!("max_tokens={limited}"));
+    }
+    Ok(match odd {
+        Some(odd) => disguised(odd, response),
+        None => response,
+    })
+}

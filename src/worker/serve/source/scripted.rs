@@ -1,0 +1,259 @@
+//! The scripted engine as a source of answers: what its beats are as events, and
+//! what its odd answers look like on the wire.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt};
+use serde_json::Value;
+
+use super::{Begun, Status, allowance};
+use crate::api::error::{ApiError, Code};
+use crate::engine::Finish;
+use crate::engine::scripted::play::{Beat, Play};
+use crate::engine::scripted::{Odd, Scripted};
+use crate::engine::stop::StopStrings;
+use crate::worker::serve::answer::ToldToken;
+use crate::worker::serve::body::{Event, Events};
+use crate::worker::serve::fields::{invalid, wrong};
+use crate::worker::serve::request::{Asked, Input, Prompt};
+
+/// Bytes of an odd line that are written at once.
+const PIECE: usize = 64 * 1024;
+
+/// The scripted engine.
+pub struct Source {
+    engine: Arc<Scripted>,
+    context: u32,
+}
+
+impl Source {
+    /// A source of answers within `context` tokens.
+    pub fn new(engine: Scripted, context: u32) -> Self {
+        Self {
+            engine: Arc::new(engine),
+            context,
+        }
+    }
+
+    /// Begins an answer; see [`super::Engine::begin`].
+    pub fn begin(&self, asked: Asked) -> Result<Begun, ApiError> {
+        let changes = match asked.script {
+            None => None,
+            Some(Value::Object(changes)) => Some(changes),
+            Some(other) => return Err(wrong("scripted", "an object", &other)),
+        };
+        let script = self.engine.script().changed(changes);
+        let script = script.map_err(|reason| invalid("scripted", format!("scripted: {reason}")))?;
+        let nonce = asked.nonce.unwrap_or_default();
+        let prompts = prompt_tokens(&asked.input);
+        let mut limited = None;
+        let mut answers = Vec::new();
+        for (param, tokens) in &prompts {
+            let context = u64::from(self.context);
+            let allowed = allowance(param, *tokens, asked.max_tokens, context, u64::MAX)?;
+            if allowed.limited {
+                limited = limited
+                    .or(Some(allowed.max_tokens))
+                    .min(Some(allowed.max_tokens));
+            }
+            for _ in 0..asked.choices {
+                let most = u64::from(allowed.max_tokens);
+                let engine = Arc::clone(&self.engine);
+                let play = Play::new(engine, script.clone(), nonce.clone(), answers.len(), most);
+                answers.push(events(play, asked.stops.clone(), asked.logprobs));
+            }
+        }
+        Ok(Begun {
+            choices: answers.len(),
+            events: stream::select_all(answers).boxed(),
+            prompt: prompts.iter().map(|(_, tokens)| tokens).sum(),
+            limited,
+            odd: script.odd.filter(|odd| !odd.is_in_stream()),
+        })
+    }
+
+    /// How things stand.
+    pub fn status(&self) -> Status {
+        Status {
+            device: "scripted".to_owned(),
+            compute: "none".to_owned(),
+            bytes_held: self.engine.bytes_held(),
+            sequences: self.engine.sequences(),
+            kv: (0, 0),
+            tokens: (0, self.engine.tokens()),
+        }
+    }
+}
+
+/// The prompts with their place in the request and their length; for this engine
+/// a word is a token.
+fn prompt_tokens(input: &Input) -> Vec<(String, u64)> {
+    let words = |text: &str| text.split_whitespace().count() as u64;
+    match input {
+        Input::Chat(chat) => {
+            let content = |message: &Value| match &message["content"] {
+                Value::String(text) => words(text),
+                Value::Array(parts) => {
+                    let texts = parts.iter().filter_map(|part| part["text"].as_str());
+                    texts.map(words).sum()
+                }
+                _ => 0,
+            };
+            // One more for each message, so that an empty one is a prompt as well.
+            let tokens = chat.messages.iter().map(|message| content(message) + 1);
+            vec![("messages".to_owned(), tokens.sum())]
+        }
+        Input::Prompts(prompts) => prompts
+            .iter()
+            .map(|prompt| match prompt {
+                Prompt::Text(text) => words(text),
+                Prompt::Tokens(tokens) => tokens.len() as u64,
+            })
+            .map(|tokens| ("prompt".to_owned(), tokens))
+            .collect(),
+    }
+}
+
+/// One answer with the stop strings that may end it.
+struct Telling {
+    /// Nothing once it is over; dropping it cancels it.
+    play: Option<Play>,
+    stops: StopStrings,
+    logprobs: Option<usize>,
+}
+
+/// The events of one answer.
+fn events(play: Play, stops: Vec<String>, logprobs: Option<usize>) -> Events {
+    let telling = Telling {
+        play: Some(play),
+        stops: StopStrings::new(stops),
+        logprobs,
+    };
+    stream::unfold(telling, |mut telling| async move {
+        let events = telling.next().await?;
+        Some((stream::iter(events), telling))
+    })
+    .flatten()
+    .boxed()
+}
+
+impl Telling {
+    async fn next(&mut self) -> Option<Vec<Event>> {
+        let play = self.play.as_mut()?;
+        let beat = play.next().await?;
+        let choice = play.choice();
+        let text = |text: String, tokens, count| Event::Text {
+            choice,
+            text,
+            tokens,
+            count,
+        };
+        let end = |finish| Event::End {
+            choice,
+            finish,
+            count: 0,
+        };
+        Some(match beat {
+            Beat::Chunk(chunk) => {
+                let pushed = self.stops.push(&chunk);
+                let told = self.logprobs.map(|top| told(&chunk, top));
+                let mut events = vec![text(pushed.text, told.into_iter().collect(), 1)];
+                if pushed.stopped {
+                    self.play = None;
+                    events.push(end(Finish::Stop));
+                }
+                events
+            }
+            Beat::End(finish) => vec![text(self.stops.finish(), Vec::new(), 0), end(finish)],
+            Beat::Odd(odd) => odd_events(odd, play.odd_size()),
+        })
+    }
+}
+
+/// A chunk as a token: the script leaves no choice, so its probability is 1.
+fn told(text: &str, top: usize) -> ToldToken {
+    let bytes = text.as_bytes().to_vec();
+    ToldToken {
+        text: text.to_owned(),
+        top: (top > 0)
+            .then(|| (text.to_owned(), bytes.clone(), 0.0))
+            .into_iter()
+            .collect(),
+        bytes,
+        logprob: 0.0,
+    }
+}
+
+/// How a stream goes on that is odd from here.
+fn odd_events(odd: Odd, size: usize) -> Vec<Event> {
+    let raw = |bytes: &'static [u8]| Event::Raw(Bytes::from_static(bytes));
+    match odd {
+        Odd::HalfEvent => vec![raw(b"data: {\"id\":\"chatcmpl-half\",\"obj"), Event::Cut],
+        Odd::HalfCharacter => vec![
+            raw(b"data: {\"choices\":[{\"delta\":\"\xe2\x82"),
+            Event::Cut,
+        ],
+        Odd::ErrorEvent => vec![Event::Failed(ApiError::new(
+            Code::InternalError,
+            "the script asks for an error",
+        ))],
+        Odd::HugeLine => {
+            let pieces = vec![Bytes::from(vec![b'x'; PIECE]); size.div_ceil(PIECE)];
+            let mut events = vec![raw(b"data: ")];
+            events.extend(pieces.into_iter().map(Event::Raw));
+            events.push(Event::Cut);
+            events
+        }
+        Odd::EmptyEvents => {
+            let many = Bytes::from(b"data: \n\n".repeat(1000));
+            let mut events = vec![Event::Raw(many); size.div_ceil(1000)];
+            events.push(Event::Cut);
+            events
+        }
+        _ => vec![Event::Cut],
+    }
+}
+
+/// A response that is not as it should be.
+pub fn disguised(odd: Odd, mut response: Response<Body>) -> Response<Body> {
+    let whole = |status: StatusCode, kind: &'static str, body: &'static [u8]| {
+        let mut response = Response::new(Body::from(Bytes::from_static(body)));
+        *response.status_mut() = status;
+        let kind = HeaderValue::from_static(kind);
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        response
+    };
+    match odd {
+        Odd::Html => whole(
+            StatusCode::OK,
+            "text/html",
+            b"<html><body>It works!</body></html>",
+        ),
+        Odd::Empty => whole(StatusCode::OK, "text/event-stream", b""),
+        Odd::ServerError => whole(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "application/json",
+            b"{\"detail\":\"Traceback: /opt/secret/engine.py\"}",
+        ),
+        Odd::Gzip => {
+            let gzip = HeaderValue::from_static("gzip");
+            response
+                .headers_mut()
+                .insert(header::CONTENT_ENCODING, gzip);
+            response
+        }
+        _ => {
+            let headers = response.headers_mut();
+            headers.insert("set-cookie", HeaderValue::from_static("worker=1"));
+            headers.insert("access-control-allow-origin", HeaderValue::from_static("*"));
+            headers.insert(
+                "location",
+                HeaderValue::from_static("http://elsewhere.example/"),
+            );
+            response
+        }
+    }
+}

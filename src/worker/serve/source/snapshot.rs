@@ -1,0 +1,201 @@
+//! A snapshot as the embedded engine's language: its tokenizer, its chat template
+//! and its generation settings.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::text::{Defaults, Growing, Language, LanguageError, Source, settings};
+use crate::engine::EngineError;
+use crate::engine::detokenizer::Detokenizer;
+use crate::engine::mlx;
+use crate::engine::template::ChatTemplate;
+use crate::engine::thread::{Ended, Engine};
+use crate::engine::tokenizer::{TextError, Tokenizer};
+use crate::worker::WorkerArgs;
+use crate::worker::serve::request::Chat;
+
+/// The file with what the snapshot says about choosing tokens.
+const GENERATION: &str = "generation_config.json";
+
+/// The tokenizer and the template of a snapshot.
+struct Snapshot {
+    tokenizer: Arc<Tokenizer>,
+    template: Option<ChatTemplate>,
+}
+
+/// Loads the snapshot: its texts here, its network on the engine's thread at the
+/// same time. Blocks.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn load(args: &WorkerArgs) -> Result<(Source, Ended), EngineError> {
+    let dir = args.model_dir.clone();
+    let load = mlx::Settings {
+        context: Some(args.context),
+        compute: args.compute,
+    };
+    let texts = {
+        let dir = dir.clone();
+        std::thread::Builder::new()
+            .name("tokenizer".to_owned())
+            .spawn(move || Ok::<_, EngineError>((Snapshot::load(&dir)?, defaults(&dir)?)))
+            .map_err(|error| EngineError::Device(error.to_string()))?
+    };
+    let network = Engine::start(settings(args), move || mlx::load(&dir, &load));
+    let texts = texts
+        .join()
+        .map_err(|_| EngineError::Unsupported("its tokenizer cannot be read".to_owned()))?;
+    // The text's failure comes first: it is the more telling one of a broken snapshot.
+    let (snapshot, defaults) = texts?;
+    let (engine, ended) = network?;
+    let source = Source::new(engine, Arc::new(snapshot), defaults, args.context);
+    Ok((source, ended))
+}
+
+impl Snapshot {
+    fn load(dir: &Path) -> Result<Self, EngineError> {
+        Ok(Self {
+            tokenizer: Arc::new(Tokenizer::load(dir).map_err(in_snapshot)?),
+            template: ChatTemplate::load(dir).map_err(in_snapshot)?,
+        })
+    }
+}
+
+impl Language for Snapshot {
+    fn render(&self, chat: &Chat) -> Result<String, LanguageError> {
+        let template = self.template.as_ref().ok_or(LanguageError::NoTemplate)?;
+        let messages = Value::Array(chat.messages.clone());
+        let tools = chat.tools.clone().map(Value::Array);
+        let rendered = template.render(
+            &messages,
+            tools.as_ref(),
+            &chat.kwargs,
+            chat.add_generation_prompt,
+            chat.continue_final_message,
+        );
+        rendered.map_err(in_request)
+    }
+
+    fn encode(&self, text: &str, whole: bool) -> Result<Vec<u32>, LanguageError> {
+        self.tokenizer.encode(text, whole).map_err(in_request)
+    }
+
+    fn end_tokens(&self) -> &[u32] {
+        self.tokenizer.end_tokens()
+    }
+
+    fn told(&self, token: u32) -> (String, Vec<u8>) {
+        let text = self.tokenizer.token_text(token);
+        (text, self.tokenizer.token_bytes(token))
+    }
+
+    fn growing(&self) -> Box<dyn Growing> {
+        Box::new(Detokenizer::new(Arc::clone(&self.tokenizer)))
+    }
+}
+
+impl Growing for Detokenizer {
+    fn push(&mut self, token: u32) -> String {
+        Detokenizer::push(self, token)
+    }
+
+    fn finish(&mut self) -> String {
+        Detokenizer::finish(self)
+    }
+}
+
+/// A failure while loading.
+fn in_snapshot(error: TextError) -> EngineError {
+    match error {
+        TextError::BadFile { file, reason } => EngineError::BadFile { file, reason },
+        other => EngineError::Unsupported(other.to_string()),
+    }
+}
+
+/// A failure while answering.
+fn in_request(error: TextError) -> LanguageError {
+    match error {
+        TextError::Template(reason) => LanguageError::Refused(reason),
+        TextError::Encode(_) => LanguageError::Refused(error.to_string()),
+        other => LanguageError::Broken(other.to_string()),
+    }
+}
+
+/// What `generation_config.json` may say, as transformers writes it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Generation {
+    do_sample: Option<bool>,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    top_k: Option<u32>,
+    min_p: Option<f32>,
+    repetition_penalty: Option<f32>,
+}
+
+/// What the snapshot says about choosing tokens; nothing if it has no such file.
+/// With `do_sample: false` it wants the likeliest token always. Without
+/// `do_sample` its other values still are what its makers advise.
+fn defaults(dir: &Path) -> Result<Defaults, EngineError> {
+    let bad = |reason: String| EngineError::BadFile {
+        file: GENERATION.to_owned(),
+        reason,
+    };
+    let said: Generation = match std::fs::read(dir.join(GENERATION)) {
+        Ok(text) => serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Generation::default(),
+        Err(error) => return Err(bad(error.to_string())),
+    };
+    let temperature = match said.do_sample {
+        Some(false) => Some(0.0),
+        _ => said.temperature,
+    };
+    Ok(Defaults {
+        temperature,
+        top_p: said.top_p,
+        top_k: said.top_k,
+        min_p: said.min_p,
+        repetition_penalty: said.repetition_penalty,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: Defaults) {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::write(dir.path().join(GENERATION), text).expect("written");
+        assert_eq!(defaults(dir.path()), Ok(expected));
+    }
+
+    #[test]
+    fn the_snapshot_advises_how_to_choose() {
+        check(r#"{"bos_token_id": 1}"#, Defaults::default());
+        check(
+            r#"{"do_sample": true, "temperature": 0.5, "top_k": 20, "top_p": 0.75}"#,
+            Defaults {
+                temperature: Some(0.5),
+                top_k: Some(20),
+                top_p: Some(0.75),
+                ..Defaults::default()
+            },
+        );
+        check(
+            r#"{"do_sample": false, "temperature": 0.5, "repetition_penalty": 1.5}"#,
+            Defaults {
+                temperature: Some(0.0),
+                repetition_penalty: Some(1.5),
+                ..Defaults::default()
+            },
+        );
+        let nothing = tempfile::tempdir().expect("a folder");
+        assert_eq!(defaults(nothing.path()), Ok(Defaults::default()));
+        std::fs::write(nothing.path().join(GENERATION), "{").expect("written");
+        assert!(defaults(nothing.path()).is_err());
+    }
+}

@@ -1,0 +1,164 @@
+//! One sequence as events: tokens to text, up to a stop string. Log-probabilities
+//! go out with the text of their tokens, so none is told of a token whose text
+//! belongs to a stop string.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use futures_util::stream::{self, StreamExt};
+
+use super::{Growing, Language};
+use crate::api::error::{ApiError, Code};
+use crate::engine::Finish;
+use crate::engine::sampling::Sampled;
+use crate::engine::stop::StopStrings;
+use crate::engine::thread::Sequence;
+use crate::engine::thread::outlet::Said;
+use crate::worker::serve::answer::ToldToken;
+use crate::worker::serve::body::{Event, Events};
+
+/// A sequence that is being told.
+pub(super) struct Telling {
+    choice: usize,
+    /// Nothing once it is over; dropping it cancels it.
+    sequence: Option<Sequence>,
+    language: Arc<dyn Language>,
+    growing: Box<dyn Growing>,
+    stops: StopStrings,
+    /// Tokens whose text is not all out, with the place where their text begins.
+    held: VecDeque<(usize, ToldToken)>,
+    /// Bytes of text that the tokens have made, and that have gone out.
+    made: usize,
+    told: usize,
+    /// Tokens made since the last event.
+    count: u64,
+}
+
+impl Telling {
+    pub(super) fn new(
+        choice: usize,
+        sequence: Sequence,
+        language: Arc<dyn Language>,
+        stops: Vec<String>,
+    ) -> Self {
+        Self {
+            choice,
+            sequence: Some(sequence),
+            growing: language.growing(),
+            language,
+            stops: StopStrings::new(stops),
+            held: VecDeque::new(),
+            made: 0,
+            told: 0,
+            count: 0,
+        }
+    }
+
+    /// The events, to the end of the sequence.
+    pub(super) fn events(self) -> Events {
+        stream::unfold(self, |mut telling| async move {
+            let events = telling.next().await?;
+            Some((stream::iter(events), telling))
+        })
+        .flatten()
+        .boxed()
+    }
+
+    /// The next events; nothing after the last.
+    async fn next(&mut self) -> Option<Vec<Event>> {
+        loop {
+            let said = self.sequence.as_mut()?.next().await;
+            let events = match said {
+                Some(Said::Token(sampled)) => self.token(sampled),
+                Some(Said::End { finish, end_token }) => self.end(finish, end_token),
+                Some(Said::Failed(error)) => self.fail(&error.to_string()),
+                None => self.fail("the engine is gone"),
+            };
+            if !events.is_empty() {
+                return Some(events);
+            }
+        }
+    }
+
+    fn token(&mut self, sampled: Sampled) -> Vec<Event> {
+        self.count += 1;
+        if let Some(logprob) = sampled.logprob {
+            let (text, bytes) = self.language.told(sampled.token);
+            let alternative = |(token, logprob): &(u32, f32)| {
+                let (text, bytes) = self.language.told(*token);
+                (text, bytes, *logprob)
+            };
+            let told = ToldToken {
+                text,
+                bytes,
+                logprob,
+                top: sampled.top.iter().map(alternative).collect(),
+            };
+            self.held.push_back((self.made, told));
+        }
+        let text = self.growing.push(sampled.token);
+        self.made += text.len();
+        let pushed = self.stops.push(&text);
+        let mut events = self.text(pushed.text, false);
+        if pushed.stopped {
+            self.sequence = None;
+            events.push(self.over(Finish::Stop));
+        }
+        events
+    }
+
+    fn end(&mut self, finish: Finish, end_token: bool) -> Vec<Event> {
+        self.sequence = None;
+        self.count += u64::from(end_token);
+        let last = self.growing.finish();
+        self.made += last.len();
+        let pushed = self.stops.push(&last);
+        let mut text = pushed.text;
+        let finish = match pushed.stopped {
+            true => Finish::Stop,
+            false => {
+                text.push_str(&self.stops.finish());
+                finish
+            }
+        };
+        let mut events = self.text(text, !pushed.stopped);
+        events.push(self.over(finish));
+        events
+    }
+
+    /// Text goes out, and with it the tokens whose text is out; all of them if
+    /// nothing was cut off.
+    fn text(&mut self, text: String, all: bool) -> Vec<Event> {
+        self.told += text.len();
+        let mut tokens = Vec::new();
+        while let Some((begins, _)) = self.held.front()
+            && (all || *begins < self.told)
+        {
+            tokens.extend(self.held.pop_front().map(|(_, token)| token));
+        }
+        if text.is_empty() && tokens.is_empty() {
+            return Vec::new();
+        }
+        vec![Event::Text {
+            choice: self.choice,
+            text,
+            tokens,
+            count: std::mem::take(&mut self.count),
+        }]
+    }
+
+    fn over(&mut self, finish: Finish) -> Event {
+        Event::End {
+            choice: self.choice,
+            finish,
+            count: std::mem::take(&mut self.count),
+        }
+    }
+
+    fn fail(&mut self, reason: &str) -> Vec<Event> {
+        self.sequence = None;
+        tracing::error!(reason, "an answer broke off");
+        let message = "the engine could not go on with the answer";
+        vec![Event::Failed(ApiError::new(Code::InternalError, message))]
+    }
+}

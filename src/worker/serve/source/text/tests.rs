@@ -1,0 +1,370 @@
+//! The text engine with a network that counts and a language of single bytes.
+
+use serde_json::json;
+
+use super::*;
+use crate::engine::{EngineError, Finish, Network};
+use crate::worker::serve::body::Event;
+use crate::worker::serve::request::{Route, read};
+
+/// Says, after a byte, the next higher one.
+struct NextByte;
+
+impl Network for NextByte {
+    type Cache = Vec<u32>;
+
+    fn vocabulary(&self) -> usize {
+        300
+    }
+
+    fn new_cache(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
+    fn prefill(
+        &mut self,
+        cache: &mut Vec<u32>,
+        tokens: &[u32],
+        want_logits: bool,
+    ) -> Result<Option<Vec<f32>>, EngineError> {
+        cache.extend(tokens);
+        Ok(want_logits.then(|| after(cache)))
+    }
+
+    fn decode(&mut self, batch: &mut [(&mut Vec<u32>, u32)]) -> Result<Vec<Vec<f32>>, EngineError> {
+        let step = |(cache, token): &mut (&mut Vec<u32>, u32)| {
+            cache.push(*token);
+            Ok(after(cache))
+        };
+        batch.iter_mut().map(step).collect()
+    }
+
+    fn bytes_held(&self) -> u64 {
+        77
+    }
+
+    fn kv_bytes_per_token(&self) -> u64 {
+        10
+    }
+
+    fn device(&self) -> (&'static str, &'static str) {
+        ("cpu", "float32")
+    }
+}
+
+fn after(cache: &[u32]) -> Vec<f32> {
+    let mut logits = vec![0.0; 300];
+    let next = cache.last().map_or(0, |last| (last + 1) % 300);
+    logits[next as usize] = 20.0;
+    logits
+}
+
+/// A token is a byte; `z` ends; a chat is its messages one after the other.
+struct Bytes;
+
+/// Holds nothing back.
+struct AsItComes;
+
+impl Language for Bytes {
+    fn render(&self, chat: &Chat) -> Result<String, LanguageError> {
+        let text = |message: &serde_json::Value| match message["content"].as_str() {
+            Some("refuse me") => Err(LanguageError::Refused("the template says no".to_owned())),
+            Some("panic") => panic!("in the template"),
+            content => Ok(content.unwrap_or_default().to_owned()),
+        };
+        chat.messages.iter().map(text).collect()
+    }
+
+    fn encode(&self, text: &str, _whole: bool) -> Result<Vec<u32>, LanguageError> {
+        Ok(text.bytes().map(u32::from).collect())
+    }
+
+    fn end_tokens(&self) -> &[u32] {
+        &[b'z' as u32]
+    }
+
+    fn told(&self, token: u32) -> (String, Vec<u8>) {
+        let byte = u8::try_from(token).unwrap_or(b'?');
+        (char::from(byte).to_string(), vec![byte])
+    }
+
+    fn growing(&self) -> Box<dyn Growing> {
+        Box::new(AsItComes)
+    }
+}
+
+impl Growing for AsItComes {
+    fn push(&mut self, token: u32) -> String {
+        char::from(u8::try_from(token).unwrap_or(b'?')).to_string()
+    }
+
+    fn finish(&mut self) -> String {
+        String::new()
+    }
+}
+
+fn source() -> Source {
+    let settings = Settings {
+        parallel: NonZeroU32::new(4).expect("not 0"),
+        context: 100,
+        kv: 800,
+        chunk: CHUNK,
+    };
+    let (engine, _ended) = Engine::start(settings, || Ok(NextByte)).expect("built");
+    let defaults = Defaults {
+        temperature: Some(0.0),
+        ..Defaults::default()
+    };
+    Source::new(engine, Arc::new(Bytes), defaults, 100)
+}
+
+fn asked(prompt: &str, more: serde_json::Value) -> Asked {
+    let mut body = json!({"messages": [{"role": "user", "content": prompt}]});
+    for (name, value) in more.as_object().expect("an object") {
+        body[name] = value.clone();
+    }
+    read(Route::Chat, body.to_string().as_bytes()).expect("accepted")
+}
+
+/// The texts of the choices, their ends, the tokens told and counted.
+#[derive(Debug, Default, PartialEq)]
+struct Heard {
+    text: Vec<String>,
+    finish: Vec<Option<Finish>>,
+    tokens: Vec<String>,
+    count: u64,
+}
+
+async fn hear(begun: Begun) -> Heard {
+    let mut heard = Heard {
+        text: vec![String::new(); begun.choices],
+        finish: vec![None; begun.choices],
+        ..Heard::default()
+    };
+    let mut events = begun.events;
+    while let Some(event) = events.next().await {
+        match event {
+            Event::Text {
+                choice,
+                text,
+                tokens,
+                count,
+            } => {
+                assert_eq!(heard.finish[choice], None, "text after the end");
+                heard.text[choice].push_str(&text);
+                heard
+                    .tokens
+                    .extend(tokens.into_iter().map(|token| token.text));
+                heard.count += count;
+            }
+            Event::End {
+                choice,
+                finish,
+                count,
+            } => {
+                heard.finish[choice] = Some(finish);
+                heard.count += count;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    heard
+}
+
+#[track_caller]
+fn check(prompt: &str, more: serde_json::Value, text: &str, finish: Finish, count: u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    let heard = runtime.block_on(async {
+        let begun = source().begin(asked(prompt, more)).await.expect("begun");
+        hear(begun).await
+    });
+    assert_eq!(
+        (heard.text[0].as_str(), heard.finish[0]),
+        (text, Some(finish))
+    );
+    assert_eq!(heard.count, count);
+}
+
+#[test]
+fn answers_end_where_they_should() {
+    check("abc", json!({"max_tokens": 3}), "def", Finish::Length, 3);
+    // The end token is counted and not told.
+    check("uv", json!({}), "wxy", Finish::Stop, 4);
+    check(
+        "uv",
+        json!({"ignore_eos": true, "max_tokens": 6}),
+        "wxyz{|",
+        Finish::Length,
+        6,
+    );
+    check("abc", json!({"stop": "gh"}), "def", Finish::Stop, 5);
+    check("abc", json!({"stop": ["d"]}), "", Finish::Stop, 1);
+    // Held back as the beginning of a stop string, and no stop string in the end.
+    check(
+        "abc",
+        json!({"stop": "efZ", "max_tokens": 3}),
+        "def",
+        Finish::Length,
+        3,
+    );
+}
+
+#[tokio::test]
+async fn choices_and_prompts_are_answered_side_by_side() {
+    let body = json!({"prompt": ["ab", "xx", [99, 100]], "n": 2, "max_tokens": 1});
+    let asked = read(Route::Completions, body.to_string().as_bytes()).expect("accepted");
+    let begun = source().begin(asked).await.expect("begun");
+    assert_eq!((begun.choices, begun.prompt), (6, 6));
+    let heard = hear(begun).await;
+    assert_eq!(heard.text, ["c", "c", "y", "y", "e", "e"]);
+}
+
+#[tokio::test]
+async fn log_probabilities_go_out_with_their_text() {
+    let more = json!({"logprobs": true, "top_logprobs": 2, "stop": "gh", "temperature": 0});
+    let begun = source().begin(asked("abc", more)).await.expect("begun");
+    let heard = hear(begun).await;
+    assert_eq!(heard.text, ["def"]);
+    assert_eq!(heard.tokens, ["d", "e", "f"], "none of the stop string");
+    let more = json!({"logprobs": true, "stop": "fZ", "max_tokens": 3});
+    let heard = hear(source().begin(asked("abc", more)).await.expect("begun")).await;
+    assert_eq!(heard.tokens, ["d", "e", "f"]);
+}
+
+#[tokio::test]
+async fn a_stop_string_cancels_the_sequence() {
+    let source = source();
+    let begun = source
+        .begin(asked("!", json!({"stop": "%"})))
+        .await
+        .expect("begun");
+    hear(begun).await;
+    // Seventy more tokens would fit; a few are made before the cancel arrives.
+    let gone = async {
+        while source.status().sequences != (0, 0) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(20), gone).await;
+    assert!(waited.is_ok(), "the sequence is still there");
+}
+
+#[tokio::test]
+async fn a_dropped_answer_is_cancelled() {
+    let source = source();
+    for _ in 0..50 {
+        let mut begun = source.begin(asked("!", json!({}))).await.expect("begun");
+        let first = begun.events.next().await;
+        assert!(matches!(first, Some(Event::Text { .. })), "{first:?}");
+    }
+    let gone = async {
+        while source.status().sequences != (0, 0) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(20), gone).await;
+    assert!(waited.is_ok(), "sequences are still there");
+    assert_eq!(source.status().kv, (0, 800));
+}
+
+#[test]
+fn refusals_name_what_is_wrong() {
+    let check = |asked: Asked, code: Code, param: Option<&str>, words: &str| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime");
+        let source = source();
+        let error = match runtime.block_on(source.begin(asked)) {
+            Ok(_) => panic!("begun"),
+            Err(error) => error,
+        };
+        assert_eq!(
+            (error.code, error.param.as_deref()),
+            (code, param),
+            "{}",
+            error.message
+        );
+        assert!(error.message.contains(words), "{}", error.message);
+    };
+    let long = Code::ContextLengthExceeded;
+    check(
+        asked(&"a".repeat(100), json!({})),
+        long,
+        Some("messages"),
+        "100",
+    );
+    // The context would do, the room for caches (80 tokens) does not.
+    check(
+        asked(&"a".repeat(90), json!({})),
+        long,
+        Some("messages"),
+        "80",
+    );
+    check(
+        asked(&"a".repeat(100_000), json!({})),
+        long,
+        Some("messages"),
+        "391",
+    );
+    let invalid = Code::InvalidValue;
+    check(
+        asked("refuse me", json!({})),
+        invalid,
+        Some("messages"),
+        "says no",
+    );
+    let bias = json!({"logit_bias": {"300": 1}});
+    check(asked("a", bias), invalid, Some("logit_bias"), "300");
+    check(asked("", json!({})), invalid, Some("messages"), "one token");
+    check(
+        asked("panic", json!({})),
+        Code::InternalError,
+        None,
+        "prompt",
+    );
+    let body = json!({"prompt": ["a", [5, 300]]});
+    let tokens = read(Route::Completions, body.to_string().as_bytes()).expect("accepted");
+    check(tokens, invalid, Some("prompt[1][1]"), "300");
+}
+
+#[tokio::test]
+async fn bounds_are_told() {
+    let begun = source()
+        .begin(asked("abc", json!({"max_tokens": 500})))
+        .await
+        .expect("begun");
+    assert_eq!(begun.limited, Some(77), "the room holds 80 tokens");
+    let begun = source()
+        .begin(asked("abc", json!({"max_tokens": 77})))
+        .await
+        .expect("begun");
+    assert_eq!(begun.limited, None);
+}
+
+#[test]
+fn wishes_come_before_the_snapshots_advice() {
+    let wishes = Wishes {
+        temperature: Some(0.5),
+        seed: Some(7),
+        ..Wishes::default()
+    };
+    let defaults = Defaults {
+        temperature: Some(0.75),
+        top_k: Some(20),
+        ..Defaults::default()
+    };
+    let chosen = sampling(&wishes, &defaults, 2);
+    let expected = Sampling {
+        temperature: 0.5,
+        top_k: 20,
+        seed: Some(9),
+        ..Sampling::default()
+    };
+    assert_eq!(chosen, expected);
+    assert_eq!(
+        sampling(&Wishes::default(), &Defaults::default(), 0),
+        Sampling::default()
+    );
+}

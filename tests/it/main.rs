@@ -1,0 +1,15 @@
+//! The whole program from the outside: the true binary on port 0 in a temporary
+//! home, true worker processes, a true cache tree. One test binary, each file a
+//! subject. Nothing is downloaded, nothing is ignored, no test needs another.
+
+mod harness;
+
+mod access;
+mod clients;
+mod faults;
+mod layers;
+mod names;
+mod pool;
+mod reload;
+mod stopping;
+mod streams;
