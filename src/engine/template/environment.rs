@@ -20,13 +20,12 @@ pub(super) fn new(now: fn() -> SystemTime) -> Environment<'static> {
     environment.set_fuel(Some(MOST_STEPS));
     // Prompts are no web pages, whatever a template calls itself.
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    if let Ok(syntax) = SyntaxConfig::builder()
+    let syntax = SyntaxConfig::builder()
         .trim_blocks(true)
         .lstrip_blocks(true)
         .build()
-    {
-        environment.set_syntax(syntax);
-    }
+        .expect("the delimiters are Jinja's own");
+    environment.set_syntax(syntax);
     environment.set_unknown_method_callback(methods::call);
     environment.remove_global("debug");
     environment.add_filter("tojson", to_json);
@@ -43,12 +42,9 @@ pub(super) fn new(now: fn() -> SystemTime) -> Environment<'static> {
 /// `{% endgeneration %}` (transformers' extension). Here they are scopes without effect,
 /// with the same white space.
 pub(super) fn without_generation_tags(text: &str) -> String {
-    #[expect(
-        clippy::unwrap_used,
-        reason = "a constant expression; every template test runs it"
-    )]
     static TAG: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"\{%(?<before>[-+]?)\s*(?<end>end)?generation\s*(?<after>[-+]?)%\}").unwrap()
+        Regex::new(r"\{%(?<before>[-+]?)\s*(?<end>end)?generation\s*(?<after>[-+]?)%\}")
+            .expect("the expression is constant and every template test runs it")
     });
     TAG.replace_all(text, "{%$before ${end}with $after%}")
         .into_owned()
