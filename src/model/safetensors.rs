@@ -9,7 +9,7 @@ mod sniff;
 mod write;
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::Path;
 
 pub use sniff::what_else;
@@ -162,8 +162,13 @@ impl Header {
         if claimed > LONGEST_HEADER || claimed > file_len - 8 {
             return Err(SafetensorsError::HeaderLength { claimed, file_len });
         }
-        let text = start[8..].chain(source).take(claimed);
-        let tensors = json::read(BufReader::with_capacity(1 << 16, text))?;
+        let mut text = Vec::new();
+        start[8..]
+            .chain(source)
+            .take(claimed)
+            .read_to_end(&mut text)
+            .map_err(read_error)?;
+        let tensors = json::read(&text)?;
         Self::place(tensors, 8 + claimed, file_len)
     }
 
