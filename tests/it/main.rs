@@ -11,5 +11,6 @@ mod layers;
 mod names;
 mod pool;
 mod reload;
+mod snapshots;
 mod stopping;
 mod streams;
