@@ -6,6 +6,8 @@ mod harness;
 
 mod access;
 mod clients;
+#[cfg(feature = "mlx")]
+mod demo;
 mod faults;
 mod layers;
 mod names;

@@ -1,6 +1,11 @@
 //! The owner at work, with workers that only keep time. The clock stands still
 //! unless everybody waits, so ten minutes take no time and nothing flickers.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the tasks of a test end with its runtime"
+)]
+
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 
