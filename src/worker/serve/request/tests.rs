@@ -1,3 +1,4 @@
+use indexmap::IndexMap;
 use serde_json::json;
 
 use super::*;
