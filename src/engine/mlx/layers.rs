@@ -2,7 +2,7 @@
 //! architecture is made of. Shapes of weights are those of the checkpoint.
 
 use mlx_rs::error::Result as MlxResult;
-use mlx_rs::ops::{dequantize, matmul, quantized_matmul, sigmoid};
+use mlx_rs::ops::{dequantize, sigmoid};
 use mlx_rs::{Array, Dtype, fast};
 
 use super::device::Device;
@@ -10,10 +10,15 @@ use super::quantization::Packing;
 use super::weights::Weights;
 use crate::engine::EngineError;
 
-/// A matrix `[outputs, inputs]`, dense or quantised.
-enum Matrix {
+/// A matrix `[outputs, inputs]`.
+struct Matrix {
+    form: Form,
+    device: Device,
+}
+
+enum Form {
     Dense(Array),
-    Quantized {
+    Packed {
         packed: Array,
         scales: Array,
         biases: Array,
@@ -28,58 +33,67 @@ impl Matrix {
         outputs: i32,
         inputs: i32,
     ) -> Result<Self, EngineError> {
-        let Some(packing) = weights.packing(path)? else {
-            let dense = weights.take(&format!("{path}.weight"), &[outputs, inputs])?;
-            return Ok(Self::Dense(dense));
+        let take = |weights: &mut Weights, kind: &str, columns: i32| {
+            weights.take_for_product(&format!("{path}.{kind}"), &[outputs, columns])
         };
-        let words = packing.words(path, inputs)?;
-        let groups = inputs / packing.group_size;
-        Ok(Self::Quantized {
-            packed: weights.take(&format!("{path}.weight"), &[outputs, words])?,
-            scales: weights.take(&format!("{path}.scales"), &[outputs, groups])?,
-            biases: weights.take(&format!("{path}.biases"), &[outputs, groups])?,
-            packing,
-        })
+        let form = match weights.packing(path)? {
+            None => Form::Dense(take(weights, "weight", inputs)?),
+            Some(packing) => {
+                let words = packing.words(path, inputs)?;
+                let groups = inputs / packing.group_size;
+                Form::Packed {
+                    packed: take(weights, "weight", words)?,
+                    scales: take(weights, "scales", groups)?,
+                    biases: take(weights, "biases", groups)?,
+                    packing,
+                }
+            }
+        };
+        let device = weights.device();
+        Ok(Self { form, device })
     }
 
     /// `x` `[…, inputs]` times the transposed matrix.
     fn product(&self, x: &Array) -> MlxResult<Array> {
-        match self {
-            Self::Dense(dense) => matmul(x, dense.t()),
-            Self::Quantized {
+        match &self.form {
+            Form::Dense(dense) => self.device.product(x, dense),
+            Form::Packed {
                 packed,
                 scales,
                 biases,
                 packing,
-            } => quantized_matmul(
-                x,
-                packed,
-                scales,
-                biases,
-                true,
-                packing.group_size,
-                packing.bits,
-            ),
+            } => self
+                .device
+                .packed_product(x, packed, scales, biases, *packing),
         }
     }
 
-    /// Rows of it, unpacked.
+    /// The rows `indices` of it, unpacked, in the number format of the device.
     fn rows(&self, indices: &Array) -> MlxResult<Array> {
-        match self {
-            Self::Dense(dense) => dense.take_axis(indices, 0),
-            Self::Quantized {
+        let rows = |array: &Array| self.device.convert(array.take_axis(indices, 0)?);
+        match &self.form {
+            Form::Dense(dense) => rows(dense),
+            Form::Packed {
                 packed,
                 scales,
                 biases,
                 packing,
             } => dequantize(
                 packed.take_axis(indices, 0)?,
-                scales.take_axis(indices, 0)?,
-                &biases.take_axis(indices, 0)?,
+                rows(scales)?,
+                &rows(biases)?,
                 packing.group_size,
                 packing.bits,
             ),
         }
+    }
+
+    /// The number format of its rows.
+    fn format(&self) -> Dtype {
+        self.device.format(match &self.form {
+            Form::Dense(dense) => dense.dtype(),
+            Form::Packed { scales, .. } => scales.dtype(),
+        })
     }
 }
 
@@ -120,30 +134,28 @@ impl Linear {
 /// A table of vectors, one for each token; also the output head of models that tie it.
 pub struct Embedding {
     matrix: Matrix,
-    device: Device,
 }
 
 impl Embedding {
-    /// The table at `path`, and the number format of its vectors, which is that
-    /// of the whole network.
+    /// The table at `path`.
     pub fn load(
         weights: &mut Weights,
         path: &str,
         vocabulary: i32,
         hidden: i32,
-    ) -> Result<(Self, Dtype), EngineError> {
+    ) -> Result<Self, EngineError> {
         let matrix = Matrix::load(weights, path, vocabulary, hidden)?;
-        let device = weights.device();
-        let format = device.format(match &matrix {
-            Matrix::Dense(dense) => dense.dtype(),
-            Matrix::Quantized { scales, .. } => scales.dtype(),
-        });
-        Ok((Self { matrix, device }, format))
+        Ok(Self { matrix })
+    }
+
+    /// The number format of its vectors, and so of the whole network.
+    pub fn format(&self) -> Dtype {
+        self.matrix.format()
     }
 
     /// The vectors of `tokens` `[rows]`: `[rows, hidden]`.
     pub fn vectors(&self, tokens: &Array) -> MlxResult<Array> {
-        self.device.convert(self.matrix.rows(tokens)?)
+        self.matrix.rows(tokens)
     }
 
     /// `x` `[…, hidden]` to `[…, vocabulary]`.

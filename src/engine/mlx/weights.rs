@@ -20,7 +20,7 @@ const SINGLE: &str = "model.safetensors";
 
 /// The weights of a snapshot that no layer has taken yet.
 pub struct Weights {
-    arrays: HashMap<String, Array>,
+    arrays: Arrays,
     quantization: Quantization,
     device: Device,
     /// Bytes of what was taken, in the form it was taken in.
@@ -42,9 +42,8 @@ impl Weights {
     ) -> Result<Self, EngineError> {
         let mut arrays = HashMap::new();
         for file in shards(dir)? {
-            let shard =
-                Array::load_safetensors(dir.join(&file)).map_err(|error| bad_file(&file, error))?;
-            arrays.extend(shard);
+            read_shard(&dir.join(&file), device, &mut arrays)
+                .map_err(|reason| bad_file(&file, reason))?;
         }
         Ok(Self {
             arrays,
@@ -78,6 +77,23 @@ impl Weights {
 
     /// The weight `name` in the number format of the device.
     pub fn take(&mut self, name: &str, shape: &[i32]) -> Result<Array, EngineError> {
+        let array = self.remove(name, shape)?;
+        let array = self.device.convert(array).map_err(device_failed)?;
+        Ok(self.keep(array))
+    }
+
+    /// A weight that is only multiplied with: packed words as they are, numbers in
+    /// a format that the products of the device read.
+    pub fn take_for_product(&mut self, name: &str, shape: &[i32]) -> Result<Array, EngineError> {
+        let array = self.remove(name, shape)?;
+        if array.dtype() == Dtype::Uint32 || self.device.own_products() {
+            return Ok(self.keep(array));
+        }
+        let array = self.device.convert(array).map_err(device_failed)?;
+        Ok(self.keep(array))
+    }
+
+    fn remove(&mut self, name: &str, shape: &[i32]) -> Result<Array, EngineError> {
         let array = self
             .arrays
             .remove(name)
@@ -88,15 +104,13 @@ impl Weights {
                 array.shape()
             )));
         }
-        let array = match array.dtype() {
-            Dtype::Float16 | Dtype::Bfloat16 | Dtype::Float32 => {
-                self.device.convert(array).map_err(device_failed)?
-            }
-            _ => array,
-        };
+        Ok(array)
+    }
+
+    fn keep(&mut self, array: Array) -> Array {
         self.bytes += array.nbytes() as u64;
         self.taken.push(array.clone());
-        Ok(array)
+        array
     }
 
     /// Reads what was taken from disk and answers its bytes. A weight that no
@@ -111,6 +125,52 @@ impl Weights {
         mlx_rs::transforms::eval(&self.taken).map_err(device_failed)?;
         Ok(self.bytes)
     }
+}
+
+type Arrays = HashMap<String, Array>;
+
+/// Adds the arrays of one file. With our own products they are parts of the
+/// mapped file: nothing is read before it is used, and nothing copied. Otherwise
+/// MLX reads each when it is evaluated.
+fn read_shard(path: &Path, device: Device, arrays: &mut Arrays) -> Result<(), String> {
+    #[cfg(target_os = "linux")]
+    if device.own_products() {
+        return map_shard(path, arrays);
+    }
+    let _ = device;
+    let shard = Array::load_safetensors(path).map_err(|error| error.to_string())?;
+    arrays.extend(shard);
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn map_shard(path: &Path, arrays: &mut Arrays) -> Result<(), String> {
+    use super::native::MappedFile;
+    use crate::model::safetensors::{Dtype as Stored, Header};
+
+    let header = Header::open(path).map_err(|error| error.to_string())?;
+    let file = MappedFile::open(path).map_err(|error| error.to_string())?;
+    for tensor in header.tensors {
+        let format = match tensor.dtype {
+            Stored::F32 => Dtype::Float32,
+            Stored::F16 => Dtype::Float16,
+            Stored::Bf16 => Dtype::Bfloat16,
+            Stored::U32 => Dtype::Uint32,
+            other => {
+                return Err(format!(
+                    "the weight {} has the number format {other:?}, which is not supported",
+                    tensor.name
+                ));
+            }
+        };
+        let shape: Result<Vec<i32>, _> = tensor.shape.iter().map(|n| i32::try_from(*n)).collect();
+        let shape = shape.map_err(|_| format!("the weight {} is too long", tensor.name))?;
+        let array = file
+            .array(tensor.offset, &shape, format)
+            .map_err(|error| error.to_string())?;
+        arrays.insert(tensor.name, array);
+    }
+    Ok(())
 }
 
 /// The names of the files that hold weights.

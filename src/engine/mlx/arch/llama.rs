@@ -255,12 +255,17 @@ pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn Architecture>, EngineError
     let layers: Result<Vec<Block>, EngineError> = (0..args.num_hidden_layers)
         .map(|i| Block::load(weights, &format!("model.layers.{i}"), &args))
         .collect();
-    let (embed_tokens, format) =
-        Embedding::load(weights, "model.embed_tokens", vocabulary, hidden)?;
+    let embed_tokens = Embedding::load(weights, "model.embed_tokens", vocabulary, hidden)?;
     let lm_head = if tied {
         None
     } else {
         Some(Linear::load(weights, "lm_head", hidden, vocabulary, false)?)
+    };
+    let cache_shape = CacheShape {
+        layers: args.num_hidden_layers,
+        heads: args.key_value_heads(),
+        head: args.head(),
+        format: embed_tokens.format(),
     };
     Ok(Box::new(Model {
         vocabulary,
@@ -274,12 +279,7 @@ pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn Architecture>, EngineError
             frequencies,
             weights.device(),
         ),
-        cache_shape: CacheShape {
-            layers: args.num_hidden_layers,
-            heads: args.key_value_heads(),
-            head: args.head(),
-            format,
-        },
+        cache_shape,
     }))
 }
 
