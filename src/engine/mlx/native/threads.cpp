@@ -10,9 +10,14 @@
 namespace roundhouse {
 namespace {
 
-// How often a waiting thread looks before it sleeps. The products of one token
-// follow each other within some ten microseconds; waking a sleeper costs as much.
-constexpr int kLooks = 4000;
+// How often a waiting thread looks before it sleeps, some ten microseconds in
+// all. The products of one token follow each other that fast; waking a sleeper
+// takes as long.
+constexpr int kLooks = 500;
+
+// Pieces of a job for each thread. Threads take pieces as they come: one that the
+// system does not let run delays nothing but the piece it has.
+constexpr int kPieces = 4;
 
 void relax() {
 #if defined(__x86_64__)
@@ -26,7 +31,7 @@ class Pool {
  public:
   explicit Pool(int helpers) {
     for (int i = 0; i < helpers; ++i) {
-      threads_.emplace_back([this, i] { serve(i + 1); });
+      threads_.emplace_back([this] { serve(); });
     }
   }
 
@@ -34,7 +39,7 @@ class Pool {
     {
       std::lock_guard lock(mutex_);
       stopping_ = true;
-      round_.fetch_add(1, std::memory_order_release);
+      ++round_;
     }
     wake_.notify_all();
     for (auto& thread : threads_) {
@@ -46,47 +51,65 @@ class Pool {
     return int(threads_.size()) + 1;
   }
 
-  void run(const std::function<void(int)>& part) {
-    part_ = &part;
-    unfinished_.store(int(threads_.size()), std::memory_order_relaxed);
+  void run(int64_t pieces, const std::function<void(int64_t)>& piece) {
+    piece_ = &piece;
+    pieces_ = pieces;
+    next_ = 0;
+    open_ = true;
     {
       std::lock_guard lock(mutex_);
-      round_.fetch_add(1, std::memory_order_release);
+      ++round_;
     }
     wake_.notify_all();
-    part(0);
-    while (unfinished_.load(std::memory_order_acquire) > 0) {
+    take_pieces();
+    // From here on nobody begins: who counted itself before this is waited for,
+    // who does so afterwards sees that the job is closed.
+    open_ = false;
+    while (working_ > 0) {
       relax();
     }
   }
 
  private:
-  void serve(int index) {
+  void take_pieces() {
+    for (int64_t i = next_++; i < pieces_; i = next_++) {
+      (*piece_)(i);
+    }
+  }
+
+  void serve() {
     uint64_t seen = 0;
     for (;;) {
-      for (int i = 0; i < kLooks && round_.load(std::memory_order_acquire) == seen; ++i) {
+      for (int i = 0; i < kLooks && round_ == seen; ++i) {
         relax();
       }
-      if (round_.load(std::memory_order_acquire) == seen) {
+      if (round_ == seen) {
         std::unique_lock lock(mutex_);
-        wake_.wait(lock, [&] { return round_.load(std::memory_order_acquire) != seen; });
+        wake_.wait(lock, [&] { return round_ != seen; });
       }
-      seen = round_.load(std::memory_order_acquire);
+      seen = round_;
       if (stopping_) {
         return;
       }
-      (*part_)(index);
-      unfinished_.fetch_sub(1, std::memory_order_release);
+      ++working_;
+      if (open_) {
+        take_pieces();
+      }
+      --working_;
     }
   }
 
   std::vector<std::thread> threads_;
   std::mutex mutex_;
   std::condition_variable wake_;
+  // All in the order of one sequence, the default: `run` depends on it.
   std::atomic<uint64_t> round_{0};
-  std::atomic<int> unfinished_{0};
-  const std::function<void(int)>* part_ = nullptr;
-  bool stopping_ = false;
+  std::atomic<bool> stopping_{false};
+  std::atomic<bool> open_{false};
+  std::atomic<int> working_{0};
+  std::atomic<int64_t> next_{0};
+  int64_t pieces_ = 0;
+  const std::function<void(int64_t)>* piece_ = nullptr;
 };
 
 // One job at a time. A job that finds the pool taken runs alone.
@@ -123,15 +146,13 @@ void in_parallel(
     work(0, count);
     return;
   }
-  int64_t parts = std::min<int64_t>(pool->size(), steps);
-  pool->run([&](int part) {
-    if (part < parts) {
-      inside = true;
-      int64_t first = steps * part / parts * step;
-      int64_t last = std::min(steps * (part + 1) / parts * step, count);
-      work(first, last);
-      inside = false;
-    }
+  int64_t parts = std::min<int64_t>(int64_t(pool->size()) * kPieces, steps);
+  pool->run(parts, [&](int64_t part) {
+    inside = true;
+    int64_t first = steps * part / parts * step;
+    int64_t last = std::min(steps * (part + 1) / parts * step, count);
+    work(first, last);
+    inside = false;
   });
 }
 

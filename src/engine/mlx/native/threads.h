@@ -1,5 +1,5 @@
 // Splitting one product over cores. Not a general thread pool: one job at a
-// time, in equal parts.
+// time, in equal pieces that threads take as they come.
 #pragma once
 
 #include <cstdint>
