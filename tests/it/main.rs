@@ -6,6 +6,7 @@ mod harness;
 
 mod access;
 mod clients;
+mod command_line;
 #[cfg(feature = "mlx")]
 mod demo;
 mod faults;

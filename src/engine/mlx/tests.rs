@@ -2,6 +2,7 @@
 //! seeded weights, written as an ordinary snapshot, is loaded and held against
 //! itself: whatever way tokens go in, the logits are the same.
 
+mod reference;
 mod tiny;
 
 use serde_json::{Value, json};

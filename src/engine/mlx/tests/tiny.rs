@@ -1,8 +1,9 @@
-//! Small llama models with seeded weights, written as snapshots.
+//! Small llama models, written as snapshots. Their weights follow from their
+//! names by the rule of `tests/reference/make_logits.py`.
 
 use std::fs;
 
-use mlx_rs::{Array, ops, random};
+use mlx_rs::{Array, ops};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
@@ -10,6 +11,8 @@ use tempfile::TempDir;
 pub struct Tiny {
     /// `config.json`.
     pub config: Value,
+    /// Layers that stay dense though nothing in the configuration says so.
+    pub dense: Vec<String>,
     /// How many weight files; more than one come with an index.
     pub shards: usize,
     /// A weight that the architecture does not know.
@@ -32,6 +35,7 @@ impl Tiny {
         }
         Self {
             config,
+            dense: Vec::new(),
             shards: 1,
             extra: None,
             index_names: None,
@@ -99,7 +103,11 @@ impl Tiny {
             head => head,
         };
         let (queries, keys) = (heads * head, self.number("num_key_value_heads") * head);
-        let mut made = Made::new(self.config["quantization"].as_object());
+        let mut made = Made {
+            weights: Vec::new(),
+            packing: self.config["quantization"].as_object(),
+            dense: &self.dense,
+        };
         // The vocabulary stays as it was made: tests change what is said of it.
         made.matrix("model.embed_tokens", [199, hidden], false);
         for layer in 0..2 {
@@ -127,40 +135,20 @@ impl Tiny {
     }
 }
 
-/// Weights made so far, each from the next seed.
+/// Weights made so far.
 struct Made<'a> {
     weights: Vec<(String, Array)>,
     packing: Option<&'a Map<String, Value>>,
-    seed: u64,
+    dense: &'a [String],
 }
 
-impl<'a> Made<'a> {
-    fn new(packing: Option<&'a Map<String, Value>>) -> Self {
-        Self {
-            weights: Vec::new(),
-            packing,
-            seed: 0,
-        }
-    }
-
-    fn random(&mut self, shape: &[i32], scale: f32) -> Array {
-        self.seed += 1;
-        let key = random::key(self.seed).unwrap();
-        random::normal::<f32>(shape, None, scale, &key).unwrap()
-    }
-
+impl Made<'_> {
     fn matrix(&mut self, path: &str, shape: [i32; 2], bias: bool) {
-        let dense = self.random(&shape, (shape[1] as f32).powf(-0.5));
-        let packing = self.packing.and_then(|all| match all.get(path) {
-            Some(Value::Bool(false)) => None,
-            Some(own) => own.as_object(),
-            None => Some(all),
-        });
-        match packing {
+        let scale = (3.0 / shape[1] as f32).sqrt();
+        let dense = array(&format!("{path}.weight"), &shape, |number| number * scale);
+        match self.packing_of(path) {
             None => self.push(path, "weight", dense),
-            Some(packing) => {
-                let number = |key: &str| packing[key].as_i64().unwrap() as i32;
-                let (group_size, bits) = (number("group_size"), number("bits"));
+            Some((group_size, bits)) => {
                 let (packed, scales, biases) = ops::quantize(dense, group_size, bits).unwrap();
                 self.push(path, "weight", packed);
                 self.push(path, "scales", scales);
@@ -168,17 +156,49 @@ impl<'a> Made<'a> {
             }
         }
         if bias {
-            let bias = self.random(&shape[..1], 0.1);
+            let bias = array(&format!("{path}.bias"), &shape[..1], |number| number * 0.1);
             self.push(path, "bias", bias);
         }
     }
 
+    fn packing_of(&self, path: &str) -> Option<(i32, i32)> {
+        let all = self.packing?;
+        let settings = match all.get(path) {
+            Some(Value::Bool(false)) => return None,
+            _ if self.dense.iter().any(|dense| dense == path) => return None,
+            Some(own) => own.as_object()?,
+            None => all,
+        };
+        let number = |key: &str| settings[key].as_i64().unwrap() as i32;
+        Some((number("group_size"), number("bits")))
+    }
+
     fn norm(&mut self, path: &str, size: i32) {
-        let weight = self.random(&[size], 0.2).add(Array::from_f32(1.0)).unwrap();
+        let name = format!("{path}.weight");
+        let weight = array(&name, &[size], |number| number * 0.2 + 1.0);
         self.push(path, "weight", weight);
     }
 
     fn push(&mut self, path: &str, kind: &str, array: Array) {
         self.weights.push((format!("{path}.{kind}"), array));
     }
+}
+
+fn array(name: &str, shape: &[i32], form: impl Fn(f32) -> f32) -> Array {
+    let count = shape.iter().product::<i32>() as usize;
+    Array::from_iter(numbers(name).take(count).map(form), shape)
+}
+
+/// Numbers from -1 to 1 that follow from the name: FNV-1a, then SplitMix64.
+fn numbers(name: &str) -> impl Iterator<Item = f32> {
+    let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    });
+    (1..).map(move |i: u64| {
+        let mut z = seed.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        ((z >> 40) as i64 - (1 << 23)) as f32 / (1 << 23) as f32
+    })
 }
