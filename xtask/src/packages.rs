@@ -76,9 +76,7 @@ impl Package {
         }
         println!("downloading {} {}", self.name, self.version);
         let temporary = place::temporary_beside(&folder);
-        if temporary.exists() {
-            fs::remove_dir_all(&temporary)?;
-        }
+        place::remove_abandoned(&folder)?;
         fs::create_dir_all(&temporary)?;
         self.install(&temporary).map_err(|error| {
             format!(
@@ -88,7 +86,11 @@ impl Package {
                 self.name, self.version
             )
         })?;
-        fs::rename(&temporary, &folder)?;
+        match fs::rename(&temporary, &folder) {
+            // Somebody else was faster.
+            Err(_) if folder.is_dir() => fs::remove_dir_all(&temporary)?,
+            renamed => renamed?,
+        }
         Ok(folder)
     }
 

@@ -56,6 +56,24 @@ pub fn temporary_beside(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.{}", std::process::id()))
 }
 
+/// Removes what earlier processes began beside `path` and did not finish.
+pub fn remove_abandoned(path: &Path) -> Result<()> {
+    let own = temporary_beside(path);
+    let start = own.with_extension("");
+    let Some(Ok(entries)) = path.parent().map(fs::read_dir) else {
+        return Ok(());
+    };
+    for entry in entries {
+        let found = entry?.path();
+        let process = found.extension().map(|pid| Path::new("/proc").join(pid));
+        let gone = process.is_some_and(|process| found == own || !process.exists());
+        if found.with_extension("") == start && gone {
+            fs::remove_dir_all(found)?;
+        }
+    }
+    Ok(())
+}
+
 /// Runs `command` and gives back its standard output; the error holds what it
 /// said on standard error.
 pub fn output_of(command: &mut Command) -> Result<String> {
@@ -68,4 +86,44 @@ pub fn output_of(command: &mut Command) -> Result<String> {
         return Err(format!("{name} failed ({}):\n{}", output.status, said.trim_end()).into());
     }
     Ok(String::from_utf8(output.stdout)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::{remove_abandoned, temporary_beside, write_whole};
+
+    #[test]
+    fn what_was_abandoned_goes_and_nothing_else() {
+        let folder = std::env::temp_dir().join(format!("xtask-place-{}", std::process::id()));
+        let package = folder.join("mlx-cpu-0.32.2");
+        // No process has this id: it is beyond what Linux gives.
+        let abandoned = folder.join(".mlx-cpu-0.32.2.99999999");
+        let running = folder.join(".mlx-cpu-0.32.2.1");
+        let other = folder.join("libclang-18.1.1");
+        for path in [&abandoned, &running, &other, &temporary_beside(&package)] {
+            fs::create_dir_all(path).expect("a folder for the test");
+        }
+        remove_abandoned(&package).expect("abandoned folders go");
+        let left = fs::read_dir(&folder).expect("the folder is there");
+        let mut left: Vec<_> = left.flatten().map(|entry| entry.path()).collect();
+        left.sort();
+        fs::remove_dir_all(&folder).expect("the test cleans up");
+        assert_eq!(left, [running, other]);
+    }
+
+    #[test]
+    fn an_equal_file_is_left_alone() {
+        let file = std::env::temp_dir().join(format!("xtask-file-{}", std::process::id()));
+        write_whole(&file, b"one").expect("a file for the test");
+        let before = fs::metadata(&file).and_then(|data| data.modified());
+        write_whole(&file, b"one").expect("nothing to write");
+        let after = fs::metadata(&file).and_then(|data| data.modified());
+        write_whole(&file, b"two").expect("written anew");
+        let content = fs::read(&file);
+        fs::remove_file(&file).expect("the test cleans up");
+        assert_eq!(before.ok(), after.ok());
+        assert_eq!(content.ok().as_deref(), Some(b"two".as_slice()));
+    }
 }
