@@ -4,7 +4,7 @@
 CARGO ?= cargo
 XTASK = $(CARGO) run --quiet --locked --manifest-path xtask/Cargo.toml --target-dir target/xtask --
 
-.PHONY: build mlx demo run clients test test-router lint
+.PHONY: build mlx demo run clients test test-router bench-engine lint
 
 # target/release/roundhouse
 build: mlx
@@ -39,6 +39,12 @@ test: demo clients
 # The same without the embedded engine: router, pool, scripted engine.
 test-router: clients
 	$(CARGO) test --locked --no-default-features
+
+# The engine beside mlx-lm on one core; wants a quiet machine and half an hour.
+# ARGS="--write docs/BENCHMARKS.md" renews the figures there.
+bench-engine: demo
+	$(CARGO) build --release --locked --example product
+	python3 benches/engine/peer.py $(ARGS)
 
 lint: mlx
 	$(CARGO) fmt --check

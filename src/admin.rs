@@ -143,7 +143,7 @@ fn resolve(snapshot: &Snapshot, name: &str) -> Result<String, ApiError> {
             Code::ModelNotFound,
             format!("the model \"{name}\" does not exist here"),
         ),
-        Decision::NotServable { name, reason } => refuse(
+        Decision::NotServable { name, reason, .. } => refuse(
             Code::ModelNotFound,
             format!("the model \"{name}\" cannot be served: {reason}"),
         ),

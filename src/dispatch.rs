@@ -108,19 +108,34 @@ fn decide(snapshot: &Snapshot, model: Option<&str>) -> Result<(Arc<LoadPlan>, Wh
         Decision::Serve { plan, why, .. } => Ok((plan, why)),
         Decision::Invalid(error) => refuse(Code::InvalidModelId, error.to_string()),
         Decision::Unknown { name, suggestions } => {
-            let hint = match suggestions.as_slice() {
-                [] => "; GET /v1/models lists what is served".to_owned(),
-                names => format!("; did you mean {}?", names.join(" or ")),
+            let hint = match suggestions.is_empty() {
+                true => "; GET /v1/models lists what is served".to_owned(),
+                false => meant(&suggestions),
             };
             refuse(
                 Code::ModelNotFound,
                 format!("the model \"{name}\" does not exist here{hint}"),
             )
         }
-        Decision::NotServable { name, reason } => refuse(
+        Decision::NotServable {
+            name,
+            reason,
+            suggestions,
+        } => refuse(
             Code::ModelNotFound,
-            format!("the model \"{name}\" cannot be served: {reason}"),
+            format!(
+                "the model \"{name}\" cannot be served: {reason}{}",
+                meant(&suggestions)
+            ),
         ),
+    }
+}
+
+/// The question after a name that is nowhere.
+fn meant(suggestions: &[String]) -> String {
+    match suggestions {
+        [] => String::new(),
+        names => format!("; did you mean {}?", names.join(" or ")),
     }
 }
 

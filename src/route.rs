@@ -68,6 +68,9 @@ pub enum Decision {
         name: String,
         /// Not cached, or incomplete, and how.
         reason: NotServable,
+        /// For an id that is nowhere in the cache: the nearest names the caller
+        /// may use, since `allow` with a `*` permits every mistyped one.
+        suggestions: Vec<String>,
     },
 }
 
@@ -105,11 +108,13 @@ pub fn decide(snapshot: &Snapshot, model: Option<&str>, permit: Permit) -> Decis
             Err(reason) => Decision::NotServable {
                 name: text.to_owned(),
                 reason: reason.clone(),
+                suggestions: Vec::new(),
             },
         },
         None if is_allowed(snapshot, &name) && permit(text) => Decision::NotServable {
             name: text.to_owned(),
             reason: NotServable::NotCached,
+            suggestions: nearest(snapshot, text, permit),
         },
         None => Decision::Unknown {
             name: text.to_owned(),

@@ -30,7 +30,7 @@ enum Beginning {
     /// A stream of events: what the engine said in headers, and the wait for it.
     Events(HeaderMap, Duration),
     /// A plain answer of the engine: a refusal of its own.
-    Plain(Response<Bytes>),
+    Plain(Box<Response<Bytes>>),
     /// No answer.
     Refused(ApiError),
 }
@@ -83,7 +83,7 @@ pub(super) async fn answer(dispatch: Dispatch, routed: Routed) -> Result<Respons
             let body = EventBody::new(reader, every, leave, None);
             Ok(routed.finish(event_stream(body, headers), Some(waited)))
         }
-        Some(Beginning::Plain(response)) => Ok(routed.finish(response.map(Body::from), None)),
+        Some(Beginning::Plain(response)) => Ok(routed.finish((*response).map(Body::from), None)),
         Some(Beginning::Refused(error)) => Err(error),
         None => Err(ApiError::new(Code::InternalError, "the answer was lost")),
     }
@@ -282,7 +282,7 @@ impl ReadingHalf {
         let told = self
             .begin
             .take()
-            .map(|begin| begin.send(Beginning::Plain(response)));
+            .map(|begin| begin.send(Beginning::Plain(Box::new(response))));
         if !matches!(told, Some(Ok(()))) {
             self.writer
                 .write_last(Bytes::from(format!("data: {refusal}\n\n")));

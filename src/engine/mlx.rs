@@ -81,7 +81,7 @@ impl MlxNetwork {
         }
         let rows = tokens.len() / caches.len();
         let tokens = Array::from_slice(tokens, &[tokens.len() as i32]);
-        let mut pass = Pass::new(caches, rows, self.device.is_cpu());
+        let mut pass = Pass::new(caches, rows, self.device);
         let hidden = self.model.hidden(&tokens, &mut pass);
         let hidden = hidden.map_err(device_failed)?;
         pass.finish();

@@ -331,7 +331,6 @@ impl Crash {
             }
         }
         match self.how {
-            #[expect(clippy::exit, reason = "the script asks for the end of the process")]
             How::Exit => std::process::exit(17),
             How::Abort => std::process::abort(),
             How::Kill => {

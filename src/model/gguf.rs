@@ -56,7 +56,7 @@ pub enum GgufError {
     #[error("could not read the file: {0}")]
     Read(#[from] std::io::Error),
     /// Another kind of file.
-    #[error("expected a GGUF file, found one that begins with {0:02x?}")]
+    #[error("expected a GGUF file, found one that begins with \"{}\"", .0.escape_ascii())]
     Magic([u8; 4]),
     /// A version that is not known, or a big-endian file.
     #[error("expected GGUF version 2 or 3, found {0}")]

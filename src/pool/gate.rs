@@ -115,7 +115,7 @@ mod tests {
     /// behind the gate alive, and a drain always hears of its last lease.
     #[test]
     fn nobody_holds_a_lease_on_what_was_stopped() {
-        const ROUNDS: usize = 2_000;
+        const ROUNDS: usize = 500;
         const TAKERS: usize = 4;
         for round in 0..ROUNDS {
             let gate = Gate::new(true, 0);

@@ -14,13 +14,6 @@ mod schedule;
 mod show;
 mod slot;
 
-#[cfg(test)]
-mod properties;
-#[cfg(test)]
-mod tests;
-#[cfg(test)]
-pub(super) mod world;
-
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -334,3 +327,13 @@ fn back_off(in_a_row: u32) -> Duration {
     let doublings = in_a_row.saturating_sub(1).min(6);
     Duration::from_secs(1 << doublings).min(LONGEST_BACK_OFF)
 }
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod world;
+
+#[cfg(test)]
+pub(super) use self::world::{ready, resident, settings};

@@ -39,7 +39,10 @@ fn shown(decision: &Decision) -> String {
             format!("{} by {} as {}", plan.model, why.as_str(), served.name)
         }
         Decision::Invalid(error) => format!("invalid: {error}"),
-        Decision::Unknown { suggestions, .. } => format!("unknown {suggestions:?}"),
+        Decision::Unknown { suggestions, .. } => {
+            let first = suggestions.first().map_or("nothing", String::as_str);
+            format!("unknown, nearest {first}")
+        }
         Decision::NotServable { reason, .. } => format!("not servable: {reason}"),
     }
 }
@@ -77,11 +80,11 @@ fn a_name_is_looked_up_in_the_order_of_the_rules() {
         "not servable: incomplete: model.safetensors is missing",
     );
     // On disk and not permitted is the same as nowhere.
-    check(Some("org/secret"), "unknown []");
-    check(Some("org/nothing"), "unknown []");
+    check(Some("org/secret"), &format!("unknown, nearest {qwen}"));
+    check(Some("org/nothing"), &format!("unknown, nearest {qwen}"));
     check(
         Some("mlx-community/Other-bf16"),
-        "unknown [\"mlx-community/Other-8bit\"]",
+        "unknown, nearest mlx-community/Other-8bit",
     );
 }
 
@@ -101,12 +104,28 @@ fn names_are_compared_byte_for_byte() {
     );
     check(
         "MLX-community/Qwen3-4B-4bit",
-        "unknown [\"mlx-community/Qwen3-4B-4bit\"]",
+        "unknown, nearest mlx-community/Qwen3-4B-4bit",
     );
-    check("Small", "unknown [\"small\"]");
-    check("Qwen3-4B-4bit", "unknown [\"mlx-community/Qwen3-4B-4bit\"]");
-    check("codr", "unknown [\"coder\"]");
-    check("gpt-4", "unknown []");
+    check("Small", "unknown, nearest small");
+    check(
+        "Qwen3-4B-4bit",
+        "unknown, nearest mlx-community/Qwen3-4B-4bit",
+    );
+    check("codr", "unknown, nearest coder");
+    check("gpt-4", "unknown, nearest gpt-4o-mini");
+}
+
+#[test]
+fn a_mistyped_id_that_a_pattern_permits_is_told_the_nearest() {
+    let snapshot = snapshot(TEXT, &shelf());
+    let nearest = |model: &str| match decide(&snapshot, Some(model), &anyone) {
+        Decision::NotServable { suggestions, .. } => suggestions.first().cloned(),
+        other => panic!("{model}: {other:?}"),
+    };
+    let qwen = Some("mlx-community/Qwen3-4B-4bit".to_owned());
+    assert_eq!(nearest("mlx-community/Qwen3-4B-4bti"), qwen);
+    // What is there and broken was not mistyped.
+    assert_eq!(nearest("mlx-community/Broken"), None);
 }
 
 #[test]
@@ -181,10 +200,12 @@ fn suggestions_and_lists_come_from_the_permitted_set_alone() {
         "org/gone",
         "mlx-community/Missing",
     ] {
-        assert_eq!(decided(model), "unknown []", "{model}");
+        assert_eq!(decided(model), "unknown, nearest coder", "{model}");
     }
-    assert_eq!(decided("codr"), "unknown [\"coder\"]");
-    assert_eq!(shown(&decide(&snapshot, None, &coder)), "unknown []");
+    let missing = decide(&snapshot, None, &coder);
+    assert_eq!(shown(&missing), "unknown, nearest coder");
+    let nobody = decide(&snapshot, Some("coder"), &|_| false);
+    assert_eq!(shown(&nobody), "unknown, nearest nothing");
     let listed = list(&snapshot, &coder);
     let ids: Vec<_> = listed.iter().map(|listed| listed.id.as_str()).collect();
     assert_eq!(ids, ["coder"]);

@@ -7,9 +7,6 @@ mod life;
 mod lines;
 mod spawn;
 
-#[cfg(test)]
-mod tests;
-
 use std::ffi::OsString;
 use std::future::Future;
 use std::io;
@@ -255,3 +252,6 @@ fn random<const N: usize>() -> io::Result<[u8; N]> {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -226,17 +226,26 @@ async fn w01_w05_pages_of_other_origins_cause_nothing_and_read_nothing() {
     assert_eq!(server.status().await["counters"]["loads"], 0);
 }
 
+/// Method, path, headers, body; status and code expected.
+type Case = (
+    Method,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    String,
+    u16,
+    &'static str,
+);
+
 #[tokio::test]
 async fn wrong_kinds_sizes_paths_and_methods_keep_the_contract() {
     let home = Home::new("server: { limits: { body: 1kB } }\nmodels: { t/a: {} }\n");
     home.scripted("t/a", json!({"tokens": 1}));
     let server = home.serve();
-    let path = "/v1/chat/completions";
-    let json_kind = ("content-type", "application/json");
-    let cases: &[(Method, &str, &[(&str, &str)], String, u16, &str)] = &[
+    const PATH: &str = "/v1/chat/completions";
+    let cases: &[Case] = &[
         (
             Method::POST,
-            path,
+            PATH,
             &[("content-type", "text/plain")],
             "{}".into(),
             415,
@@ -244,7 +253,7 @@ async fn wrong_kinds_sizes_paths_and_methods_keep_the_contract() {
         ),
         (
             Method::POST,
-            path,
+            PATH,
             &[],
             "{}".into(),
             415,
@@ -252,31 +261,34 @@ async fn wrong_kinds_sizes_paths_and_methods_keep_the_contract() {
         ),
         (
             Method::POST,
-            path,
-            &[json_kind, ("content-encoding", "gzip")],
+            PATH,
+            &[
+                ("content-type", "application/json"),
+                ("content-encoding", "gzip"),
+            ],
             "{}".into(),
             415,
             "unsupported_media_type",
         ),
         (
             Method::POST,
-            path,
-            &[json_kind],
+            PATH,
+            &[("content-type", "application/json")],
             "{".into(),
             400,
             "invalid_json",
         ),
         (
             Method::POST,
-            path,
-            &[json_kind],
+            PATH,
+            &[("content-type", "application/json")],
             "x".repeat(2000),
             413,
             "request_too_large",
         ),
         (
             Method::GET,
-            path,
+            PATH,
             &[],
             String::new(),
             405,

@@ -6,10 +6,13 @@ mod harness;
 
 mod access;
 mod clients;
+#[cfg(feature = "mlx")]
+mod demo;
 mod faults;
 mod layers;
 mod names;
 mod pool;
 mod reload;
+mod snapshots;
 mod stopping;
 mod streams;

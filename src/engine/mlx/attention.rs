@@ -5,6 +5,7 @@ use mlx_rs::error::Result;
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::{concatenate, matmul, softmax_axis, split_equal};
 
+use super::device::Device;
 use super::kv::Cache;
 use super::rope::{Rope, Turn};
 
@@ -24,16 +25,16 @@ pub struct Heads {
 pub struct Pass<'a> {
     caches: Vec<&'a mut Cache>,
     rows: usize,
-    on_cpu: bool,
+    device: Device,
 }
 
 impl<'a> Pass<'a> {
     /// A pass that brings `rows` to each of `caches`.
-    pub fn new(caches: Vec<&'a mut Cache>, rows: usize, on_cpu: bool) -> Self {
+    pub fn new(caches: Vec<&'a mut Cache>, rows: usize, device: Device) -> Self {
         Self {
             caches,
             rows,
-            on_cpu,
+            device,
         }
     }
 
@@ -78,7 +79,10 @@ impl<'a> Pass<'a> {
         let (keys, values) =
             self.caches[sequence].update(layer, &by_head(keys)?, &by_head(values)?)?;
         let scale = (heads.size as f32).powf(-0.5);
-        if self.rows == 1 && self.on_cpu {
+        if let Some(result) = self.device.attention(queries, &keys, &values, scale) {
+            return result;
+        }
+        if self.rows == 1 && self.device.is_cpu() {
             return attend_row(heads, scale, queries, &keys, &values);
         }
         let mask = (self.rows > 1).then_some(ScaledDotProductAttentionMask::Causal);

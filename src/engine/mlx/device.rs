@@ -4,12 +4,13 @@
 //! On a CPU half formats are emulated (a quantised product with float16
 //! activations takes about forty times as long as with float32), so it computes
 //! in float32 whatever the checkpoint says. A GPU takes the checkpoint's own.
-//! On Linux the products of a CPU are our own (`native`): several times as fast
-//! as MLX's, and they read weights of any format where they lie.
+//! On Linux the operations of a CPU are our own (`native`): several times as fast
+//! as MLX's, which has no vector instructions there; each is one node of the
+//! graph, and products read weights of any format where they lie.
 
 use mlx_rs::error::Result;
-use mlx_rs::ops::{matmul, quantized_matmul};
-use mlx_rs::{Array, Device as MlxDevice, DeviceType, Dtype};
+use mlx_rs::ops::{matmul, quantized_matmul, sigmoid};
+use mlx_rs::{Array, Device as MlxDevice, DeviceType, Dtype, fast};
 
 #[cfg(target_os = "linux")]
 use super::native;
@@ -47,7 +48,7 @@ impl Device {
         mlx_rs::memory::set_cache_limit(BUFFER_CACHE_BYTES)?;
         let device = Self::decide(kind, compute);
         #[cfg(target_os = "linux")]
-        if device.own_products() {
+        if device.is_own() {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             native::prepare(cores).map_err(failed)?;
         }
@@ -78,15 +79,15 @@ impl Device {
         array.as_dtype(format)
     }
 
-    /// Whether products are our own. Their weights may come in any format.
-    pub fn own_products(&self) -> bool {
+    /// Whether operations are our own. Their weights may come in any format.
+    pub fn is_own(&self) -> bool {
         cfg!(target_os = "linux") && self.is_cpu() && self.compute == Some(Dtype::Float32)
     }
 
     /// `x` `[…, inputs]` times the transpose of `matrix` `[outputs, inputs]`.
     pub fn product(&self, x: &Array, matrix: &Array) -> Result<Array> {
         #[cfg(target_os = "linux")]
-        if self.own_products() {
+        if self.is_own() {
             return native::dense_matmul(x, matrix).map_err(failed);
         }
         matmul(x, matrix.t())
@@ -102,11 +103,64 @@ impl Device {
         Packing { group_size, bits }: Packing,
     ) -> Result<Array> {
         #[cfg(target_os = "linux")]
-        if self.own_products() {
+        if self.is_own() {
             return native::quantized_matmul(x, packed, scales, biases, group_size, bits)
                 .map_err(failed);
         }
         quantized_matmul(x, packed, scales, biases, true, group_size, bits)
+    }
+
+    /// Each row of `x` `[…, size]` by its root mean square, times `weight` `[size]`.
+    pub fn rms_norm(&self, x: &Array, weight: &Array, epsilon: f32) -> Result<Array> {
+        #[cfg(target_os = "linux")]
+        if self.is_own() {
+            return native::rms_norm(x, weight, epsilon).map_err(failed);
+        }
+        fast::rms_norm(x, Some(weight), epsilon)
+    }
+
+    /// `silu(gate) * up` (arXiv 2002.05202).
+    pub fn swiglu(&self, gate: &Array, up: &Array) -> Result<Array> {
+        #[cfg(target_os = "linux")]
+        if self.is_own() {
+            return native::swiglu(gate, up).map_err(failed);
+        }
+        gate.multiply(sigmoid(gate)?)?.multiply(up)
+    }
+
+    /// Rotation by tables, or nothing where it is composed of MLX's operations.
+    /// Shapes as in `Rope::apply` and `Turn::Tables`.
+    pub fn rotate(
+        &self,
+        x: &Array,
+        cosines: &Array,
+        sines: &Array,
+        neighbours: bool,
+    ) -> Option<Result<Array>> {
+        #[cfg(target_os = "linux")]
+        if self.is_own() {
+            return Some(native::rotate(x, cosines, sines, neighbours).map_err(failed));
+        }
+        let _ = (x, cosines, sines, neighbours);
+        None
+    }
+
+    /// Attention of the last rows of one sequence, or nothing where MLX's is
+    /// used: queries `[rows, heads, size]` over keys and values
+    /// `[key heads, tokens, size]`.
+    pub fn attention(
+        &self,
+        queries: &Array,
+        keys: &Array,
+        values: &Array,
+        scale: f32,
+    ) -> Option<Result<Array>> {
+        #[cfg(target_os = "linux")]
+        if self.is_own() {
+            return Some(native::attention(queries, keys, values, scale).map_err(failed));
+        }
+        let _ = (queries, keys, values, scale);
+        None
     }
 
     /// Whether it computes on a CPU.

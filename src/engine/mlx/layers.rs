@@ -2,8 +2,8 @@
 //! architecture is made of. Shapes of weights are those of the checkpoint.
 
 use mlx_rs::error::Result as MlxResult;
-use mlx_rs::ops::{dequantize, sigmoid};
-use mlx_rs::{Array, Dtype, fast};
+use mlx_rs::ops::dequantize;
+use mlx_rs::{Array, Dtype};
 
 use super::device::Device;
 use super::quantization::Packing;
@@ -168,6 +168,7 @@ impl Embedding {
 pub struct RmsNorm {
     weight: Array,
     epsilon: f32,
+    device: Device,
 }
 
 impl RmsNorm {
@@ -179,16 +180,15 @@ impl RmsNorm {
         epsilon: f32,
     ) -> Result<Self, EngineError> {
         let weight = weights.take(&format!("{path}.weight"), &[size])?;
-        Ok(Self { weight, epsilon })
+        Ok(Self {
+            weight,
+            epsilon,
+            device: weights.device(),
+        })
     }
 
     /// `x` `[…, size]`, each row brought to the same length.
     pub fn apply(&self, x: &Array) -> MlxResult<Array> {
-        fast::rms_norm(x, Some(&self.weight), self.epsilon)
+        self.device.rms_norm(x, &self.weight, self.epsilon)
     }
-}
-
-/// `silu(gate) * up` (arXiv 2002.05202).
-pub fn swiglu(gate: &Array, up: &Array) -> MlxResult<Array> {
-    gate.multiply(sigmoid(gate)?)?.multiply(up)
 }

@@ -43,6 +43,27 @@ unsafe extern "C" {
         bits: c_int,
     ) -> c_int;
     fn roundhouse_dense_matmul(result: *mut mlx_array, x: mlx_array, w: mlx_array) -> c_int;
+    fn roundhouse_rms_norm(
+        result: *mut mlx_array,
+        x: mlx_array,
+        weight: mlx_array,
+        epsilon: f32,
+    ) -> c_int;
+    fn roundhouse_swiglu(result: *mut mlx_array, gate: mlx_array, up: mlx_array) -> c_int;
+    fn roundhouse_rotate(
+        result: *mut mlx_array,
+        x: mlx_array,
+        cosines: mlx_array,
+        sines: mlx_array,
+        neighbours: c_int,
+    ) -> c_int;
+    fn roundhouse_attention(
+        result: *mut mlx_array,
+        queries: mlx_array,
+        keys: mlx_array,
+        values: mlx_array,
+        scale: f32,
+    ) -> c_int;
     fn roundhouse_map_open(path: *const c_char) -> *mut c_void;
     fn roundhouse_map_length(map: *const c_void) -> usize;
     fn roundhouse_map_array(
@@ -126,6 +147,64 @@ pub fn quantized_matmul(
 pub fn dense_matmul(x: &Array, w: &Array) -> Result<Array, NativeError> {
     // SAFETY: as in `quantized_matmul`.
     array_of(|result| unsafe { roundhouse_dense_matmul(result, x.as_ptr(), w.as_ptr()) })
+}
+
+/// `x` `[…, K]` in float32, each row divided by its root mean square, times
+/// `weight` `[K]` (arXiv 1910.07467). The weight may be float32, float16 or bfloat16.
+pub fn rms_norm(x: &Array, weight: &Array, epsilon: f32) -> Result<Array, NativeError> {
+    // SAFETY: as in `quantized_matmul`.
+    array_of(|result| unsafe { roundhouse_rms_norm(result, x.as_ptr(), weight.as_ptr(), epsilon) })
+}
+
+/// `silu(gate) * up` (arXiv 2002.05202), both float32 of one shape.
+pub fn swiglu(gate: &Array, up: &Array) -> Result<Array, NativeError> {
+    // SAFETY: as in `quantized_matmul`.
+    array_of(|result| unsafe { roundhouse_swiglu(result, gate.as_ptr(), up.as_ptr()) })
+}
+
+/// `x` `[rows, heads, size]` in float32 with the pairs of each head turned by the
+/// angles whose `cosines` and `sines` are `[rows, 1, turned / 2]` (arXiv
+/// 2104.09864). Pairs are neighbours, or else the halves of the first `turned`
+/// numbers; what is behind stays as it is.
+pub fn rotate(
+    x: &Array,
+    cosines: &Array,
+    sines: &Array,
+    neighbours: bool,
+) -> Result<Array, NativeError> {
+    // SAFETY: as in `quantized_matmul`.
+    array_of(|result| unsafe {
+        roundhouse_rotate(
+            result,
+            x.as_ptr(),
+            cosines.as_ptr(),
+            sines.as_ptr(),
+            c_int::from(neighbours),
+        )
+    })
+}
+
+/// Attention of the last rows of one sequence, each over itself and what is before
+/// it: `queries` `[rows, heads, size]`, `keys` and `values`
+/// `[key heads, tokens, size]`, all float32, the scores times `scale`. Gives
+/// `[rows, heads · size]`. Keys and values are read in place also when they are
+/// the first tokens of a larger array.
+pub fn attention(
+    queries: &Array,
+    keys: &Array,
+    values: &Array,
+    scale: f32,
+) -> Result<Array, NativeError> {
+    // SAFETY: as in `quantized_matmul`.
+    array_of(|result| unsafe {
+        roundhouse_attention(
+            result,
+            queries.as_ptr(),
+            keys.as_ptr(),
+            values.as_ptr(),
+            scale,
+        )
+    })
 }
 
 /// A file in memory from which arrays are made without copying. The arrays keep

@@ -23,9 +23,9 @@ pub struct Rope {
     frequencies: Frequencies,
     /// One over each frequency, the form of MLX's own kernel.
     periods: Array,
-    /// MLX has a kernel for it on a GPU; on a CPU it would build the same
+    /// On a GPU MLX has a kernel for it; on a CPU that would build the same
     /// tables again in each layer.
-    tables: bool,
+    device: Device,
 }
 
 /// The rotation for the rows of one pass, made once and used in every layer.
@@ -51,13 +51,13 @@ impl Rope {
             traditional,
             frequencies,
             periods,
-            tables: device.is_cpu(),
+            device,
         }
     }
 
     /// Prepares the turn of sequences that continue at `offsets` with `rows` rows each.
     pub fn turn(&self, offsets: &[usize], rows: usize) -> Turn {
-        if self.tables {
+        if self.device.is_cpu() {
             let positions = offsets.iter().flat_map(|first| *first..first + rows);
             return self.turn_tables(positions);
         }
@@ -92,6 +92,9 @@ impl Rope {
     }
 
     fn apply_tables(&self, x: &Array, cosines: &Array, sines: &Array) -> Result<Array> {
+        if let Some(turned) = self.device.rotate(x, cosines, sines, self.traditional) {
+            return turned;
+        }
         let shape = x.shape();
         let (rows, heads, head) = (shape[0], shape[1], shape[2]);
         if self.traditional {

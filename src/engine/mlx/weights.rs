@@ -86,7 +86,7 @@ impl Weights {
     /// a format that the products of the device read.
     pub fn take_for_product(&mut self, name: &str, shape: &[i32]) -> Result<Array, EngineError> {
         let array = self.remove(name, shape)?;
-        if array.dtype() == Dtype::Uint32 || self.device.own_products() {
+        if array.dtype() == Dtype::Uint32 || self.device.is_own() {
             return Ok(self.keep(array));
         }
         let array = self.device.convert(array).map_err(device_failed)?;
@@ -134,7 +134,7 @@ type Arrays = HashMap<String, Array>;
 /// MLX reads each when it is evaluated.
 fn read_shard(path: &Path, device: Device, arrays: &mut Arrays) -> Result<(), String> {
     #[cfg(target_os = "linux")]
-    if device.own_products() {
+    if device.is_own() {
         return map_shard(path, arrays);
     }
     let _ = device;

@@ -4,21 +4,21 @@
 use crate::model::id::ModelId;
 use crate::model::safetensors::SafetensorsError;
 
-/// Why a snapshot is not served. Messages name files of the snapshot and no
-/// path outside it.
+/// Why a snapshot is not served. Messages begin with the word of [`Reason::code`],
+/// name files of the snapshot and no path outside it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
     /// The repository has no snapshot at all.
-    #[error("it has no snapshot")]
+    #[error("incomplete: it has no snapshot")]
     NoSnapshot,
     /// Several snapshots and no ref that says which is meant.
-    #[error("it has {0} snapshots and no refs/main that says which is meant")]
+    #[error("ambiguous: it has {0} snapshots and no refs/main that says which is meant")]
     Ambiguous(usize),
     /// A branch, tag or commit that is not cached.
-    #[error("its revision {0:?} is not cached")]
+    #[error("not_cached: its revision {0:?} is not there")]
     Revision(String),
     /// Files that are missing, dangling or empty.
-    #[error("it is incomplete: {} missing{}", list(.files), begun(.unfinished))]
+    #[error("incomplete: {} missing{}", list(.files), begun(.unfinished))]
     Missing {
         /// Their names, in order.
         files: Vec<String>,
@@ -26,7 +26,7 @@ pub enum Reason {
         unfinished: usize,
     },
     /// A weight file that is cut or longer than its header says.
-    #[error("it is incomplete: {file} {error}")]
+    #[error("incomplete: {file} {error}")]
     Cut {
         /// The file.
         file: String,
@@ -34,7 +34,7 @@ pub enum Reason {
         error: SafetensorsError,
     },
     /// A weight file that is none.
-    #[error("{file} {error}")]
+    #[error("bad_weights: {file} {error}")]
     Weights {
         /// The file.
         file: String,
@@ -42,7 +42,7 @@ pub enum Reason {
         error: SafetensorsError,
     },
     /// A tensor that the index promises is not in its file.
-    #[error("{file} has no tensor {tensor:?}, which the index places there")]
+    #[error("bad_weights: {file} has no tensor {tensor:?}, which the index places there")]
     Tensor {
         /// The file.
         file: String,
@@ -50,7 +50,7 @@ pub enum Reason {
         tensor: String,
     },
     /// A link that leads out of the repository, nowhere, or in a circle.
-    #[error("{file} is a link that {problem}")]
+    #[error("unsafe_link: {file} is a link that {problem}")]
     UnsafeLink {
         /// The file, or the folder of the repository.
         file: String,
@@ -58,10 +58,10 @@ pub enum Reason {
         problem: &'static str,
     },
     /// It comes with code of its own.
-    #[error("config.json asks for code that comes with the model ({0})")]
+    #[error("untrusted_code: config.json asks for code that comes with the model ({0})")]
     UntrustedCode(String),
     /// A small file that is not what it should be.
-    #[error("{file} {problem}")]
+    #[error("bad_file: {file} {problem}")]
     BadFile {
         /// The file.
         file: String,
@@ -69,7 +69,7 @@ pub enum Reason {
         problem: String,
     },
     /// An architecture that the engine does not have.
-    #[error("its architecture {found:?} is not supported; supported are {}", .supported.join(", "))]
+    #[error("unsupported: its architecture {found:?} is not supported; supported are {}", .supported.join(", "))]
     Architecture {
         /// `model_type` of `config.json`.
         found: String,

@@ -14,6 +14,7 @@ fn check(change: impl FnOnce(&Tree), code: &str, words: &str) {
     change(&tree);
     let reason = tree.inspect().expect_err(words);
     assert_eq!(reason.code(), code, "{reason}");
+    assert!(reason.to_string().starts_with(code), "{reason}");
     assert!(reason.to_string().contains(words), "{reason}");
 }
 

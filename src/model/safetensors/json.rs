@@ -1,9 +1,8 @@
 //! The JSON of a safetensors header, read entry by entry so that a hostile one
-//! is refused early and never held as a whole.
+//! is refused early and what it says never held as a whole.
 
 use std::collections::HashSet;
 use std::fmt;
-use std::io::Read;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, Visitor};
@@ -27,9 +26,9 @@ pub(super) struct Named {
 }
 
 /// Reads a header to its end. The entries still have to be checked.
-pub(super) fn read(source: impl Read) -> Result<Vec<Named>, SafetensorsError> {
+pub(super) fn read(text: &[u8]) -> Result<Vec<Named>, SafetensorsError> {
     let bad = |error: serde_json::Error| SafetensorsError::Json(error.to_string());
-    let mut json = serde_json::Deserializer::from_reader(source);
+    let mut json = serde_json::Deserializer::from_slice(text);
     let entries = Entries.deserialize(&mut json).map_err(bad)?;
     json.end().map_err(bad)?;
     Ok(entries)

@@ -1,6 +1,11 @@
 //! The owner at work, with workers that only keep time. The clock stands still
 //! unless everybody waits, so ten minutes take no time and nothing flickers.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the tasks of a test end with its runtime"
+)]
+
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 
@@ -8,7 +13,7 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 
 use super::*;
-use crate::pool::state::world::{ready, resident, settings};
+use crate::pool::state::{ready, resident, settings};
 use crate::pool::{Ending, ModelState, UnloadReason};
 use crate::units::ByteSize;
 use crate::worker::client::Client;

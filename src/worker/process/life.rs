@@ -30,7 +30,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// How long the members of a process group may take to be gone after SIGKILL.
-const GROUP_TIME: Duration = Duration::from_secs(1);
+const GROUP_TIME: Duration = Duration::from_millis(300);
 
 /// One running worker process.
 pub struct Worker<'a> {

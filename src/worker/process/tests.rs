@@ -2,6 +2,11 @@
 //! for `leading` is `-c` and the script, so that the worker's own arguments
 //! become the script's.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the tasks of a test end with its runtime"
+)]
+
 use std::sync::Mutex;
 
 use rustix::process::Pid;

@@ -2,9 +2,11 @@
 //! value outside its range is a refusal that names the field; what has no effect
 //! is remembered and told. It does not know which engine will answer.
 
-use indexmap::IndexMap;
+mod wishes;
+
 use serde_json::{Map, Value, json};
 
+pub use self::wishes::Wishes;
 use super::fields::{Fields, LARGEST, invalid, wrong};
 use super::messages;
 use crate::api::error::{ApiError, Code};
@@ -23,9 +25,6 @@ const LONGEST_STOP: usize = 1024;
 
 /// Most alternatives that `top_logprobs` or the older `logprobs` may ask for.
 const MOST_ALTERNATIVES: u64 = 20;
-
-/// Most entries of `logit_bias`.
-const MOST_BIASES: usize = 4096;
 
 /// Most tools of one request.
 const MOST_TOOLS: usize = 1024;
@@ -62,11 +61,19 @@ pub struct Asked {
     /// Texts that end the answer and are not part of it.
     pub stops: Vec<String>,
     /// Whether end tokens are taken as any other (`ignore_eos`).
+    #[cfg_attr(
+        not(any(feature = "mlx", test)),
+        expect(dead_code, reason = "the scripted engine chooses nothing")
+    )]
     pub ignore_end: bool,
     /// How many alternatives are told beside each token's log-probability;
     /// nothing means that no log-probabilities are told.
     pub logprobs: Option<usize>,
     /// How tokens are chosen.
+    #[cfg_attr(
+        not(any(feature = "mlx", test)),
+        expect(dead_code, reason = "the scripted engine chooses nothing")
+    )]
     pub wishes: Wishes,
     /// Names of fields without effect.
     pub ignored: Vec<String>,
@@ -109,32 +116,6 @@ pub enum Prompt {
     Tokens(Vec<u32>),
 }
 
-/// What the request says about choosing tokens; what it leaves open is filled in
-/// by the engine from the snapshot's own generation settings.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Wishes {
-    /// 0 to 2; 0 always takes the likeliest.
-    pub temperature: Option<f32>,
-    /// 0 to 1
-    pub top_p: Option<f32>,
-    /// 0 means off.
-    pub top_k: Option<u32>,
-    /// 0 to 1
-    pub min_p: Option<f32>,
-    /// Above 0 to 10; 0 means off, as mlx-lm reads it.
-    pub repetition_penalty: Option<f32>,
-    /// How many of the last tokens are penalised.
-    pub repetition_context: Option<u32>,
-    /// −2 to 2
-    pub presence_penalty: Option<f32>,
-    /// −2 to 2
-    pub frequency_penalty: Option<f32>,
-    /// Added to the logits of these tokens; −100 to 100.
-    pub logit_bias: IndexMap<u32, f32>,
-    /// Makes the choice repeatable.
-    pub seed: Option<u64>,
-}
-
 /// Reads and checks a body.
 ///
 /// # Errors
@@ -171,7 +152,7 @@ pub fn read(route: Route, body: &[u8]) -> Result<Asked, ApiError> {
         stops: stops(&mut fields)?,
         ignore_end: fields.flag("ignore_eos")?.unwrap_or(false),
         logprobs: logprobs(route, &mut fields)?,
-        wishes: wishes(&mut fields)?,
+        wishes: wishes::read(&mut fields)?,
         ignored: {
             // Acted on by the router, if at all.
             fields.take("keep_alive");
@@ -197,12 +178,12 @@ fn model(fields: &mut Fields) -> Result<Option<String>, ApiError> {
 /// What this engine cannot do is refused, not skipped.
 fn refuse_what_cannot_be_done(fields: &mut Fields) -> Result<(), ApiError> {
     let off = json!(false);
-    let empty = json!([]);
+    let empty = [json!([])];
     let text_only = [json!(["text"])];
     let choice = [json!("auto"), json!("none")];
     let wording = "the model's answer cannot be constrained yet";
     response_format(fields)?;
-    fields.refuse("functions", &[empty.clone()], "use tools instead")?;
+    fields.refuse("functions", &empty, "use tools instead")?;
     fields.refuse("function_call", &choice, "use tool_choice instead")?;
     fields.refuse("modalities", &text_only, "only text can be made")?;
     fields.refuse("audio", &[], "only text can be made")?;
@@ -234,7 +215,7 @@ fn refuse_what_cannot_be_done(fields: &mut Fields) -> Result<(), ApiError> {
         "draft_model",
         "documents",
     ] {
-        fields.refuse(name, &[empty.clone()], "cannot be set by a request")?;
+        fields.refuse(name, &empty, "cannot be set by a request")?;
     }
     Ok(())
 }
@@ -428,49 +409,6 @@ fn logprobs(route: Route, fields: &mut Fields) -> Result<Option<usize>, ApiError
             "top_logprobs: expected logprobs to be true beside it",
         )),
     }
-}
-
-fn wishes(fields: &mut Fields) -> Result<Wishes, ApiError> {
-    Ok(Wishes {
-        temperature: fields.number("temperature", 0.0..=2.0)?,
-        top_p: fields.number("top_p", 0.0..=1.0)?,
-        top_k: fields.whole32("top_k", 0..=LARGEST)?,
-        min_p: fields.number("min_p", 0.0..=1.0)?,
-        repetition_penalty: fields.number("repetition_penalty", 0.0..=10.0)?,
-        repetition_context: fields.whole32("repetition_context_size", 0..=LARGEST)?,
-        presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?,
-        frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?,
-        logit_bias: logit_bias(fields)?,
-        seed: fields.whole("seed", 0..=LARGEST)?,
-    })
-}
-
-fn logit_bias(fields: &mut Fields) -> Result<IndexMap<u32, f32>, ApiError> {
-    let map = fields.object("logit_bias")?.unwrap_or_default();
-    if map.len() > MOST_BIASES {
-        return Err(invalid(
-            "logit_bias",
-            format!(
-                "logit_bias: expected at most {MOST_BIASES} tokens, found {}",
-                map.len()
-            ),
-        ));
-    }
-    map.into_iter()
-        .map(|(token, bias)| {
-            let token = token.parse::<u32>().map_err(|_| {
-                wrong(
-                    "logit_bias",
-                    "token ids as keys",
-                    &Value::from(token.as_str()),
-                )
-            })?;
-            match bias.as_f64().filter(|bias| (-100.0..=100.0).contains(bias)) {
-                Some(bias) => Ok((token, bias as f32)),
-                None => Err(wrong("logit_bias", "numbers from -100 to 100", &bias)),
-            }
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 pub mod scripted;
 #[cfg(feature = "mlx")]
 pub mod snapshot;
+// The embedded engine without MLX is for tests.
+#[cfg(any(feature = "mlx", test))]
 pub mod text;
 
 use serde_json::{Value, json};
@@ -18,6 +20,7 @@ pub enum Engine {
     /// It plays a file.
     Scripted(scripted::Source),
     /// It runs a network.
+    #[cfg(any(feature = "mlx", test))]
     Text(text::Source),
 }
 
@@ -59,6 +62,7 @@ impl Engine {
     pub async fn begin(&self, asked: Asked) -> Result<Begun, ApiError> {
         match self {
             Engine::Scripted(source) => source.begin(asked),
+            #[cfg(any(feature = "mlx", test))]
             Engine::Text(source) => source.begin(asked).await,
         }
     }
@@ -67,6 +71,7 @@ impl Engine {
     pub fn status(&self) -> Status {
         match self {
             Engine::Scripted(source) => source.status(),
+            #[cfg(any(feature = "mlx", test))]
             Engine::Text(source) => source.status(),
         }
     }

@@ -1,6 +1,7 @@
 //! The worker's HTTP over a true socket, with the scripted engine behind it.
 
 use std::path::PathBuf;
+use std::sync::mpsc;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -31,8 +32,21 @@ impl Worker {
         std::fs::write(dir.path().join("scripted.json"), script.to_string()).expect("written");
         let script = Script::read(dir.path()).expect("a script");
         let engine = Scripted::load(dir.path(), script, 4).expect("loaded");
+        let source = source::scripted::Source::new(engine, 100);
+        Self::serving(dir, Engine::Scripted(source))
+    }
+
+    /// A worker with the network that says the next higher byte.
+    fn of_text(gate: Option<mpsc::Receiver<()>>) -> Self {
+        let closed = std::fs::Permissions::from_mode(0o700);
+        let dir = tempfile::Builder::new().permissions(closed).tempdir();
+        let source = source::text::tests::source_behind(gate);
+        Self::serving(dir.expect("a folder"), Engine::Text(source))
+    }
+
+    fn serving(dir: tempfile::TempDir, engine: Engine) -> Self {
         let served = Served {
-            engine: Engine::Scripted(source::scripted::Source::new(engine, 100)),
+            engine,
             name: "folder".to_owned(),
             secret: Secret::new(SECRET.to_owned()),
         };
@@ -63,6 +77,13 @@ impl Worker {
 
     async fn post(&self, path: &str, body: Value) -> Answered {
         answered(self.send(post(path, &body)).await).await
+    }
+
+    async fn status(&self) -> Value {
+        let request = Request::get("/status").header(SECRET_HEADER, SECRET);
+        let request = request.header("host", "worker").body(Full::default());
+        let answer = self.send(request.expect("a request")).await;
+        answered(answer).await.json()
     }
 
     async fn chat(&self, more: Value) -> Answered {
@@ -447,11 +468,7 @@ async fn failures_before_the_first_chunk_are_plain_statuses() {
 async fn status_counts() {
     let worker = Worker::start(json!({"tokens": 3, "memory_bytes": 5000}));
     worker.chat(json!({})).await;
-    let request = Request::get("/status").header(SECRET_HEADER, SECRET);
-    let request = request.header("host", "worker").body(Full::default());
-    let status = answered(worker.send(request.expect("a request")).await)
-        .await
-        .json();
+    let status = worker.status().await;
     assert_eq!(status["device"], "scripted");
     assert_eq!(status["bytes_held"], 5000);
     assert_eq!(status["tokens"]["completion"], 3);
@@ -465,4 +482,76 @@ fn a_socket_in_an_open_folder_is_refused() {
     std::fs::set_permissions(dir.path(), open).expect("set");
     let error = listen(&dir.path().join("socket")).expect_err("refused");
     assert!(matches!(error, Failure::OpenFolder(0o755)), "{error}");
+}
+
+#[tokio::test]
+async fn a_network_answers_over_the_socket() {
+    let worker = Worker::of_text(None);
+    let more = json!({"stream": true, "max_tokens": 3, "logprobs": true});
+    let answer = worker.chat(more).await;
+    let (events, last) = answer.events();
+    assert_eq!(last, "data: [DONE]");
+    let content = |event: &Value| {
+        event["choices"][0]["delta"]["content"]
+            .as_str()
+            .map(str::to_owned)
+    };
+    let text: Vec<String> = events.iter().filter_map(content).collect();
+    assert_eq!(text, ["", "j", "k", "l"], "what follows on hi");
+    let told = &events[1]["choices"][0]["logprobs"]["content"][0];
+    assert_eq!(
+        (&told["token"], &told["bytes"]),
+        (&json!("j"), &json!([106]))
+    );
+    assert!(told["logprob"].as_f64().is_some_and(|p| p <= 0.0), "{told}");
+    assert_eq!(
+        answer.usage.as_deref(),
+        Some("prompt=2 completion=3 finish=length")
+    );
+    let status = worker.status().await;
+    assert_eq!(status["device"], "cpu");
+    assert_eq!(status["kv"], json!({"bytes_in_use": 0, "bytes_room": 800}));
+    assert_eq!(status["tokens"], json!({"prompt": 2, "completion": 3}));
+}
+
+#[tokio::test]
+async fn a_dropped_connection_cancels_a_network_within_a_step() {
+    let (open, gate) = mpsc::channel();
+    let worker = Worker::of_text(Some(gate));
+    for streamed in [true, false] {
+        let body = chat(json!({"stream": streamed, "ignore_eos": true}));
+        let mut sender = worker.connect().await;
+        let mut pending = Box::pin(sender.send_request(post("/v1/chat/completions", &body)));
+        let before = worker.status().await["tokens"]["completion"].clone();
+        if streamed {
+            open.send(()).expect("an engine");
+            let mut response = pending.as_mut().await.expect("a response");
+            response
+                .body_mut()
+                .frame()
+                .await
+                .expect("a frame")
+                .expect("data");
+        } else {
+            tokio::select! {
+                _ = pending.as_mut() => panic!("nothing can be answered"),
+                () = async { while worker.status().await["sequences"]["running"] == 0 {} } => {}
+            }
+        }
+        drop(pending);
+        drop(sender);
+        // Nothing is made until a step is let through; the connection's end is seen
+        // while these questions are answered.
+        for _ in 0..20 {
+            worker.status().await;
+        }
+        open.send(()).expect("an engine");
+        while worker.status().await["sequences"] != json!({"running": 0, "waiting": 0}) {}
+        let after = worker.status().await["tokens"]["completion"].clone();
+        let made = after
+            .as_u64()
+            .zip(before.as_u64())
+            .map(|(after, before)| after - before);
+        assert!(made.is_some_and(|made| made <= 2), "{made:?} tokens of 78");
+    }
 }

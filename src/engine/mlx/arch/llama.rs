@@ -13,8 +13,9 @@ use super::{Architecture, Checkpoint};
 use crate::engine::EngineError;
 use crate::engine::mlx::attention::{Heads, Pass};
 use crate::engine::mlx::bad_file;
+use crate::engine::mlx::device::Device;
 use crate::engine::mlx::kv::CacheShape;
-use crate::engine::mlx::layers::{Embedding, Linear, RmsNorm, swiglu};
+use crate::engine::mlx::layers::{Embedding, Linear, RmsNorm};
 use crate::engine::mlx::rope::{Rope, Scaling, Turn};
 use crate::engine::mlx::weights::Weights;
 
@@ -177,6 +178,7 @@ impl Attention {
 }
 
 struct Mlp {
+    device: Device,
     gate_proj: Linear,
     up_proj: Linear,
     down_proj: Linear,
@@ -185,11 +187,13 @@ struct Mlp {
 impl Mlp {
     fn load(weights: &mut Weights, path: &str, args: &Arguments) -> Result<Self, EngineError> {
         let (hidden, inner) = (args.hidden_size, args.intermediate_size);
+        let device = weights.device();
         let mut linear = |name: &str, inputs: i32, outputs: i32| {
             let path = format!("{path}.{name}");
             Linear::load(weights, &path, inputs, outputs, args.mlp_bias)
         };
         Ok(Self {
+            device,
             gate_proj: linear("gate_proj", hidden, inner)?,
             up_proj: linear("up_proj", hidden, inner)?,
             down_proj: linear("down_proj", inner, hidden)?,
@@ -197,7 +201,8 @@ impl Mlp {
     }
 
     fn forward(&self, x: &Array) -> MlxResult<Array> {
-        let inner = swiglu(&self.gate_proj.apply(x)?, &self.up_proj.apply(x)?)?;
+        let (gate, up) = (self.gate_proj.apply(x)?, self.up_proj.apply(x)?);
+        let inner = self.device.swiglu(&gate, &up)?;
         self.down_proj.apply(&inner)
     }
 }

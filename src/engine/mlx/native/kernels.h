@@ -28,6 +28,26 @@ int roundhouse_quantized_matmul(
 // x [..., K] float32 times the transpose of w [N, K] float32, float16 or bfloat16.
 int roundhouse_dense_matmul(mlx_array* result, mlx_array x, mlx_array w);
 
+// x [..., K] float32, each row divided by its root mean square, times weight [K].
+int roundhouse_rms_norm(
+    mlx_array* result, mlx_array x, mlx_array weight, float epsilon);
+
+// gate · sigmoid(gate) · up, float32 of one shape.
+int roundhouse_swiglu(mlx_array* result, mlx_array gate, mlx_array up);
+
+// x [rows, heads, size] float32 with the pairs of each head turned by the angles
+// whose cosines and sines are [rows, 1, turned / 2]. Pairs are neighbours if
+// `neighbours` is not 0, else the halves of the first `turned` numbers.
+int roundhouse_rotate(
+    mlx_array* result, mlx_array x, mlx_array cosines, mlx_array sines,
+    int neighbours);
+
+// Attention of the last rows of a sequence: queries [rows, heads, size], keys and
+// values [key heads, tokens, size], all float32. Gives [rows, heads · size].
+int roundhouse_attention(
+    mlx_array* result, mlx_array queries, mlx_array keys, mlx_array values,
+    float scale);
+
 // A file in memory, and arrays over parts of it. The arrays keep the mapping.
 void* roundhouse_map_open(const char* path);
 size_t roundhouse_map_length(const void* map);

@@ -1,12 +1,16 @@
-// The products as operations of MLX's graph: evaluated when MLX evaluates, on
-// the thread of MLX's CPU stream. They have no gradients and no GPU side.
+// Our own operations in MLX's graph: evaluated when MLX evaluates, on the thread
+// of MLX's CPU stream. They have no gradients and no GPU side.
+#include <algorithm>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <vector>
 
+#include "attention.h"
 #include "blas.h"
 #include "error.h"
 #include "kernels.h"
+#include "loops.h"
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/c/private/array.h"
 #include "mlx/primitives.h"
@@ -63,75 +67,181 @@ struct Rows {
   }
 };
 
-// inputs: x, the weights, and for quantised ones scales and biases.
-class Product : public mx::UnaryPrimitive {
- public:
-  Product(mx::Stream stream, int group, int bits)
-      : UnaryPrimitive(stream), group_(group), bits_(bits) {}
+using Arrays = std::vector<mx::array>;
 
-  void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
+// Computes `out`, whose memory is there, from `in`.
+using Run = std::function<void(const Arrays& in, mx::array& out)>;
+
+class Operation : public mx::UnaryPrimitive {
+ public:
+  Operation(mx::Stream stream, const char* name, Run run)
+      : UnaryPrimitive(stream), name_(name), run_(std::move(run)) {}
+
+  void eval_cpu(const Arrays& inputs, mx::array& out) override {
     out.set_data(mx::allocator::malloc(out.nbytes()));
-    std::vector<mx::array> in;
+    Arrays in;
+    in.reserve(inputs.size());
     for (const auto& input : inputs) {
       in.push_back(mx::array::unsafe_weak_copy(input));
     }
     auto& encoder = mx::cpu::get_command_encoder(stream());
     encoder.dispatch([in = std::move(in),
                       out = mx::array::unsafe_weak_copy(out),
-                      group = group_,
-                      bits = bits_]() mutable {
-      Weights w{};
-      w.data = in[1].data<char>();
-      w.rows = out.shape(-1);
-      w.columns = in[0].shape(-1);
-      w.bits = bits;
-      w.group = group;
-      w.format = format_of(in[bits == 0 ? 1 : 2]);
-      if (bits != 0) {
-        w.scales = in[2].data<char>();
-        w.biases = in[3].data<char>();
-      }
-      int64_t count = w.columns == 0 ? 0 : int64_t(in[0].size()) / w.columns;
-      product(w, Rows(in[0]).data, count, out.data<float>());
-    });
+                      run = run_]() mutable { run(in, out); });
   }
 
-  void eval_gpu(const std::vector<mx::array>&, mx::array&) override {
-    throw std::runtime_error("this product exists on the CPU only");
+  void eval_gpu(const Arrays&, mx::array&) override {
+    throw std::runtime_error("this operation exists on the CPU only");
   }
 
   const char* name() const override {
-    return "RoundhouseProduct";
-  }
-
-  bool is_equivalent(const Primitive& other) const override {
-    auto& product = static_cast<const Product&>(other);
-    return product.group_ == group_ && product.bits_ == bits_;
+    return name_;
   }
 
  private:
-  int group_;
-  int bits_;
+  const char* name_;
+  Run run_;
 };
 
-mx::array make_product(
-    const mx::array& x, std::vector<mx::array> weights, int rows, int group,
-    int bits) {
-  auto stream = mx::default_stream(mx::Device(mx::Device::cpu));
-  auto shape = x.shape();
-  shape.back() = rows;
-  std::vector<mx::array> inputs{x};
-  for (auto& weight : weights) {
-    // Weights are stored whole; anything else (a slice, a transposition) is
-    // brought into order first.
-    bool in_order = weight.status() == mx::array::Status::available &&
-        weight.flags().row_contiguous;
-    inputs.push_back(
-        in_order ? weight : mx::contiguous(weight, false, stream));
-  }
+mx::Stream cpu_stream() {
+  return mx::default_stream(mx::Device(mx::Device::cpu));
+}
+
+mx::array make(const char* name, mx::Shape shape, Arrays inputs, Run run) {
   return mx::array(
       std::move(shape), mx::float32,
-      std::make_shared<Product>(stream, group, bits), std::move(inputs));
+      std::make_shared<Operation>(cpu_stream(), name, std::move(run)),
+      std::move(inputs));
+}
+
+// Weights are stored whole; anything else (a slice, a transposition) is brought
+// into order first.
+mx::array in_order(const mx::array& weight) {
+  bool already = weight.status() == mx::array::Status::available &&
+      weight.flags().row_contiguous;
+  return already ? weight : mx::contiguous(weight, false, cpu_stream());
+}
+
+mx::array make_product(
+    const mx::array& x, const Arrays& weights, int rows, int group, int bits) {
+  auto shape = x.shape();
+  shape.back() = rows;
+  Arrays inputs{x};
+  for (const auto& weight : weights) {
+    inputs.push_back(in_order(weight));
+  }
+  return make(
+      "RoundhouseProduct", std::move(shape), std::move(inputs),
+      [group, bits](const Arrays& in, mx::array& out) {
+        Weights w{};
+        w.data = in[1].data<char>();
+        w.rows = out.shape(-1);
+        w.columns = in[0].shape(-1);
+        w.bits = bits;
+        w.group = group;
+        w.format = format_of(in[bits == 0 ? 1 : 2]);
+        if (bits != 0) {
+          w.scales = in[2].data<char>();
+          w.biases = in[3].data<char>();
+        }
+        int64_t count = w.columns == 0 ? 0 : int64_t(in[0].size()) / w.columns;
+        product(w, Rows(in[0]).data, count, out.data<float>());
+      });
+}
+
+// Numbers for which waking another thread is worth it.
+constexpr int64_t kShare = 1 << 15;
+
+void run_swiglu(const Arrays& in, mx::array& out) {
+  Rows gate(in[0]), up(in[1]);
+  float* to = out.data<float>();
+  in_parallel(
+      int64_t(out.size()), kShare, [&](int64_t first, int64_t last) {
+        loops().swiglu(
+            gate.data + first, up.data + first, last - first, to + first);
+      });
+}
+
+void run_rms_norm(const Arrays& in, mx::array& out, float epsilon) {
+  Rows x(in[0]);
+  int64_t size = out.shape(-1);
+  int64_t rows = size == 0 ? 0 : int64_t(out.size()) / size;
+  std::vector<float> weight(size);
+  loops().widen(in[1].data<char>(), format_of(in[1]), size, weight.data());
+  for (int64_t row = 0; row < rows; ++row) {
+    loops().rms_norm(
+        x.data + row * size, weight.data(), epsilon, size,
+        out.data<float>() + row * size);
+  }
+}
+
+void run_rotate(const Arrays& in, mx::array& out, bool neighbours) {
+  Rows x(in[0]), cosines(in[1]), sines(in[2]);
+  int64_t rows = out.shape(0), heads = out.shape(1), size = out.shape(2);
+  int64_t half = in[1].shape(-1);
+  int64_t next = neighbours ? 1 : half;
+  int64_t stride = neighbours ? 2 : 1;
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* cosine = cosines.data + row * half;
+    const float* sine = sines.data + row * half;
+    for (int64_t head = 0; head < heads; ++head) {
+      const float* from = x.data + (row * heads + head) * size;
+      float* to = out.data<float>() + (row * heads + head) * size;
+      for (int64_t i = 0; i < half; ++i) {
+        float a = from[i * stride], b = from[i * stride + next];
+        to[i * stride] = a * cosine[i] - b * sine[i];
+        to[i * stride + next] = a * sine[i] + b * cosine[i];
+      }
+      std::copy(from + 2 * half, from + size, to + 2 * half);
+    }
+  }
+}
+
+// Keys or values, [heads, tokens, size], each head's rows one after the other:
+// in place where they lie so, as in a cache with room behind the tokens.
+struct Heads {
+  std::vector<float> copy;
+  const float* data;
+  int64_t step;
+
+  explicit Heads(const mx::array& array) : data(array.data<float>()) {
+    int64_t tokens = array.shape(1), size = array.shape(2);
+    bool whole_rows = array.strides(2) == 1 || size == 1;
+    if (whole_rows && (array.strides(1) == size || tokens == 1)) {
+      step = array.strides(0);
+      return;
+    }
+    step = tokens * size;
+    copy.reserve(array.size());
+    for (int head = 0; head < array.shape(0); ++head) {
+      for (int64_t t = 0; t < tokens; ++t) {
+        for (int64_t i = 0; i < size; ++i) {
+          copy.push_back(data
+                             [head * array.strides(0) + t * array.strides(1) +
+                              i * array.strides(2)]);
+        }
+      }
+    }
+    data = copy.data();
+  }
+};
+
+void run_attention(const Arrays& in, mx::array& out, float scale) {
+  Rows queries(in[0]);
+  Heads keys(in[1]), values(in[2]);
+  Attention a{};
+  a.queries = queries.data;
+  a.keys = keys.data;
+  a.values = values.data;
+  a.keys_step = keys.step;
+  a.values_step = values.step;
+  a.rows = in[0].shape(0);
+  a.query_heads = in[0].shape(1);
+  a.size = in[0].shape(2);
+  a.key_heads = in[1].shape(0);
+  a.tokens = in[1].shape(1);
+  a.scale = scale;
+  attend(a, out.data<float>());
 }
 
 void require(bool condition, const char* message) {
@@ -140,9 +250,12 @@ void require(bool condition, const char* message) {
   }
 }
 
+void require_float32(const mx::array& x, size_t least, const char* message) {
+  require(x.ndim() >= least && x.dtype() == mx::float32, message);
+}
+
 void require_vector_of_float32(const mx::array& x) {
-  require(x.ndim() >= 1, "x must have at least one dimension");
-  require(x.dtype() == mx::float32, "x must be float32");
+  require_float32(x, 1, "x must be float32, of one dimension or more");
 }
 
 } // namespace
@@ -229,6 +342,99 @@ int roundhouse_dense_matmul(
         w.ndim() == 2 && w.shape(1) == x.shape(-1),
         "weights must be a matrix as wide as the last dimension of x");
     mlx_array_set_(*result, make_product(x, {w}, w.shape(0), 0, 0));
+  });
+}
+
+int roundhouse_rms_norm(
+    mlx_array* result, mlx_array x_handle, mlx_array weight_handle,
+    float epsilon) {
+  return guarded([&] {
+    const auto& x = mlx_array_get_(x_handle);
+    const auto& weight = mlx_array_get_(weight_handle);
+    require_vector_of_float32(x);
+    format_of(weight);
+    require(
+        weight.ndim() == 1 && weight.shape(0) == x.shape(-1),
+        "the weight must be as long as the last dimension of x");
+    mlx_array_set_(
+        *result,
+        make(
+            "RoundhouseRmsNorm", x.shape(), {x, in_order(weight)},
+            [epsilon](const Arrays& in, mx::array& out) {
+              run_rms_norm(in, out, epsilon);
+            }));
+  });
+}
+
+int roundhouse_swiglu(
+    mlx_array* result, mlx_array gate_handle, mlx_array up_handle) {
+  return guarded([&] {
+    const auto& gate = mlx_array_get_(gate_handle);
+    const auto& up = mlx_array_get_(up_handle);
+    require_float32(gate, 0, "gate must be float32");
+    require_float32(up, 0, "up must be float32");
+    require(gate.shape() == up.shape(), "gate and up must have one shape");
+    mlx_array_set_(
+        *result, make("RoundhouseSwiglu", gate.shape(), {gate, up}, run_swiglu));
+  });
+}
+
+int roundhouse_rotate(
+    mlx_array* result, mlx_array x_handle, mlx_array cosines_handle,
+    mlx_array sines_handle, int neighbours) {
+  return guarded([&] {
+    const auto& x = mlx_array_get_(x_handle);
+    const auto& cosines = mlx_array_get_(cosines_handle);
+    const auto& sines = mlx_array_get_(sines_handle);
+    require_float32(cosines, 1, "cosines must be float32");
+    require_float32(sines, 1, "sines must be float32");
+    require(
+        x.ndim() == 3 && x.dtype() == mx::float32,
+        "x must be [rows, heads, size] in float32");
+    mx::Shape angles{x.shape(0), 1, cosines.shape(-1)};
+    require(
+        cosines.shape() == angles && sines.shape() == angles &&
+            2 * angles.back() <= x.shape(2),
+        "cosines and sines must be [rows, 1, at most half of size]");
+    mlx_array_set_(
+        *result,
+        make(
+            "RoundhouseRotate", x.shape(), {x, cosines, sines},
+            [neighbours](const Arrays& in, mx::array& out) {
+              run_rotate(in, out, neighbours != 0);
+            }));
+  });
+}
+
+int roundhouse_attention(
+    mlx_array* result, mlx_array queries_handle, mlx_array keys_handle,
+    mlx_array values_handle, float scale) {
+  return guarded([&] {
+    const auto& queries = mlx_array_get_(queries_handle);
+    const auto& keys = mlx_array_get_(keys_handle);
+    const auto& values = mlx_array_get_(values_handle);
+    for (const auto* array : {&queries, &keys, &values}) {
+      require(
+          array->ndim() == 3 && array->dtype() == mx::float32,
+          "queries, keys and values must have three dimensions of float32");
+    }
+    require(
+        keys.shape() == values.shape() && keys.shape(2) == queries.shape(2),
+        "keys and values must have one shape and the head size of queries");
+    require(
+        keys.shape(0) > 0 && queries.shape(1) % keys.shape(0) == 0,
+        "query heads must divide by key heads");
+    require(
+        keys.shape(1) >= queries.shape(0),
+        "keys must hold at least the rows of queries");
+    mx::Shape shape{queries.shape(0), queries.shape(1) * queries.shape(2)};
+    mlx_array_set_(
+        *result,
+        make(
+            "RoundhouseAttention", std::move(shape), {queries, keys, values},
+            [scale](const Arrays& in, mx::array& out) {
+              run_attention(in, out, scale);
+            }));
   });
 }
 }

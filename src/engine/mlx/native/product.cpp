@@ -2,11 +2,11 @@
 #include "product.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <memory>
 
 #include "blas.h"
+#include "loops.h"
 #include "threads.h"
 
 namespace roundhouse {
@@ -31,41 +31,6 @@ constexpr int64_t kWeightRows = 64;
 // Multiplications below which another thread is not worth waking.
 constexpr int64_t kWorthSharing = 1 << 18;
 
-// The inner loops of an instruction set, if this processor has it.
-const Kernels* kernels_of(Instructions instructions) {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (instructions == Instructions::avx512) {
-    bool present = __builtin_cpu_supports("avx512f") &&
-        __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq");
-    return present ? &kernels_avx512() : nullptr;
-  }
-  if (instructions == Instructions::avx2) {
-    bool present = __builtin_cpu_supports("avx2") &&
-        __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    return present ? &kernels_avx2() : nullptr;
-  }
-#endif
-  return instructions == Instructions::portable ? &kernels_portable() : nullptr;
-}
-
-const Kernels* best() {
-  for (auto instructions : {Instructions::avx512, Instructions::avx2}) {
-    if (const Kernels* found = kernels_of(instructions)) {
-      return found;
-    }
-  }
-  return &kernels_portable();
-}
-
-std::atomic<const Kernels*> chosen{best()};
-
-const Kernels& kernels() {
-  return *chosen.load(std::memory_order_relaxed);
-}
-
 using Buffer = std::unique_ptr<float[]>;
 
 Buffer buffer(int64_t floats) {
@@ -77,7 +42,7 @@ int together(int64_t left) {
   return left >= 8 ? 8 : left >= 4 ? 4 : int(left);
 }
 
-// All rows of x in slices, group by group, as `Kernels::few_rows` wants them.
+// All rows of x in slices, group by group, as `Loops::few_rows` wants them.
 Buffer in_slices(const float* x, int64_t count, int64_t columns) {
   Buffer slices = buffer(count * columns);
   int64_t whole = columns / kSlice * kSlice;
@@ -94,7 +59,7 @@ Buffer in_slices(const float* x, int64_t count, int64_t columns) {
   return slices;
 }
 
-void in_rows(
+void in_slices_of_rows(
     const Weights& w, int64_t first, int64_t last, const float* x,
     const float* slices, int64_t count, float* y) {
   Buffer scratch = buffer(scratch_floats(w));
@@ -102,7 +67,7 @@ void in_rows(
     int64_t to = std::min(from + kWeightRows, last);
     for (int64_t row = 0; row < count;) {
       int rows = together(count - row);
-      kernels().few_rows(
+      loops().few_rows(
           w, from, to, x + row * w.columns, slices + row * w.columns, rows,
           y + row * w.rows, scratch.get());
       row += rows;
@@ -133,20 +98,12 @@ void in_panels(
   Buffer panel = buffer(height * w.columns);
   for (int64_t row = first; row < last; row += height) {
     int64_t end = std::min(row + height, last);
-    kernels().expand(w, row, end, panel.get(), scratch.get());
+    loops().expand(w, row, end, panel.get(), scratch.get());
     multiply(panel.get(), end - row, w, x, count, y + row);
   }
 }
 
 } // namespace
-
-bool use_instructions(Instructions instructions) {
-  const Kernels* found = kernels_of(instructions);
-  if (found != nullptr) {
-    chosen.store(found, std::memory_order_relaxed);
-  }
-  return found != nullptr;
-}
 
 void product(const Weights& w, const float* x, int64_t count, float* y) {
   if (count == 0 || w.rows == 0) {
@@ -167,7 +124,7 @@ void product(const Weights& w, const float* x, int64_t count, float* y) {
     if (panels) {
       in_panels(w, first, last, x, count, y);
     } else {
-      in_rows(w, first, last, x, slices, count, y);
+      in_slices_of_rows(w, first, last, x, slices, count, y);
     }
   };
   if (count * w.rows * w.columns < kWorthSharing) {
@@ -175,6 +132,17 @@ void product(const Weights& w, const float* x, int64_t count, float* y) {
   } else {
     in_parallel(w.rows, kMostColumns, part);
   }
+}
+
+void product_of_rows(
+    const Weights& w, int64_t first, int64_t last, const float* x,
+    int64_t count, float* y) {
+  Buffer sliced;
+  if (count > 1) {
+    sliced = in_slices(x, count, w.columns);
+  }
+  const float* slices = count > 1 ? sliced.get() : x;
+  in_slices_of_rows(w, first, last, x, slices, count, y);
 }
 
 } // namespace roundhouse

@@ -3,10 +3,14 @@
 
 use std::io::Write;
 
-use mlx_rs::transforms::eval;
-use mlx_rs::{Array, Device, DeviceType, Dtype, ops, random};
+use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
+use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::{Array, Device, DeviceType, Dtype, fast, ops, random};
 
-use super::{MappedFile, dense_matmul, prepare, quantized_matmul, use_instructions};
+use super::{
+    MappedFile, attention, dense_matmul, prepare, quantized_matmul, rms_norm, rotate, swiglu,
+    use_instructions,
+};
 
 fn on_the_cpu() {
     Device::set_default(&Device::new(DeviceType::Cpu, 0));
@@ -22,12 +26,12 @@ fn normal(shape: &[i32], seed: u64) -> Array {
 fn difference(found: &Array, expected: &Array) -> f32 {
     assert_eq!(found.shape(), expected.shape());
     assert_eq!(found.dtype(), Dtype::Float32);
-    eval([found, expected]).unwrap();
-    let (found, expected) = (found.as_slice::<f32>(), expected.as_slice::<f32>());
+    let numbers = |array: &Array| array.to_vec_cast::<f32>().unwrap();
+    let (found, expected) = (numbers(found), numbers(expected));
     let scale = expected
         .iter()
         .fold(0f32, |most, number| most.max(number.abs()));
-    let pairs = found.iter().zip(expected);
+    let pairs = found.iter().zip(&expected);
     pairs.map(|(a, b)| (a - b).abs()).fold(0f32, f32::max) / scale
 }
 
@@ -111,6 +115,111 @@ fn arrays_in_any_order_are_taken() {
     let expected = ops::matmul(x.t(), &w).unwrap();
     let found = dense_matmul(&x.t(), &w.t()).unwrap();
     assert!(difference(&found, &expected) < 1e-5);
+}
+
+#[test]
+fn norms_and_gates_agree_with_mlx() {
+    with_each_instruction_set(|| {
+        // 77 is no multiple of any vector; 40,000 numbers are shared between threads.
+        for shape in [[3, 77], [1, 64], [40, 1000]] {
+            let x = ops::multiply(normal(&shape, 1), Array::from_f32(20.0)).unwrap();
+            for dtype in [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16] {
+                let weight = normal(&[shape[1]], 2).as_dtype(dtype).unwrap();
+                let wide = weight.as_dtype(Dtype::Float32).unwrap();
+                let expected = fast::rms_norm(&x, Some(&wide), 1e-5).unwrap();
+                let found = rms_norm(&x, &weight, 1e-5).unwrap();
+                assert!(difference(&found, &expected) < 1e-6, "{shape:?} {dtype:?}");
+            }
+            let up = normal(&shape, 3);
+            let expected = ops::multiply(&x, ops::sigmoid(&x).unwrap()).unwrap();
+            let expected = ops::multiply(&expected, &up).unwrap();
+            let found = swiglu(&x, &up).unwrap();
+            assert!(difference(&found, &expected) < 1e-6, "{shape:?}");
+        }
+    });
+}
+
+#[test]
+fn gates_saturate() {
+    on_the_cpu();
+    let gate = [-1e30, -200.0, -88.5, 0.0, 88.5, 1e30, f32::NAN];
+    let ones = Array::ones::<f32>(&[7]).unwrap();
+    let found = swiglu(&Array::from_slice(&gate, &[7]), &ones).unwrap();
+    let found = found.as_slice::<f32>();
+    assert!(
+        found[..3].iter().all(|number| number.abs() < 1e-5),
+        "{found:?}"
+    );
+    assert_eq!(found[3..6], [0.0, 88.5, 1e30]);
+    assert!(found[6].is_nan());
+}
+
+#[test]
+fn rotations_agree_with_mlx() {
+    on_the_cpu();
+    let (rows, size, turned, first) = (5, 16, 12, 7);
+    let x = normal(&[rows, 3, size], 1);
+    let mut angles = Vec::new();
+    for row in 0..rows {
+        for i in 0..turned / 2 {
+            let frequency = 10_000f32.powf(-2.0 * i as f32 / turned as f32);
+            angles.push((first + row) as f32 * frequency);
+        }
+    }
+    let shape = [rows, 1, turned / 2];
+    let table = |of: fn(f32) -> f32| {
+        Array::from_slice(&angles.iter().map(|a| of(*a)).collect::<Vec<_>>(), &shape)
+    };
+    for neighbours in [false, true] {
+        let found = rotate(&x, &table(f32::cos), &table(f32::sin), neighbours).unwrap();
+        let by_head = x.swap_axes(0, 1).unwrap();
+        let expected = fast::rope(&by_head, turned, neighbours, 10_000f32, 1.0, first, None);
+        let expected = expected.unwrap().swap_axes(0, 1).unwrap();
+        let flat = |array: &Array| array.reshape(&[rows, 3 * size]).unwrap();
+        let error = difference(&flat(&found), &flat(&expected));
+        assert!(error < 1e-5, "{neighbours}: {error}");
+    }
+}
+
+#[test]
+fn attention_agrees_with_mlx() {
+    with_each_instruction_set(|| {
+        // Of rows, tokens, query heads, key heads, head size.
+        for [rows, tokens, heads, shared, size] in [
+            [1, 1, 2, 2, 16],
+            [1, 37, 9, 3, 64],
+            [1, 300, 4, 1, 80],
+            [1, 50, 8, 2, 12],
+            [5, 5, 4, 2, 32],
+            [70, 200, 6, 3, 64],
+            [130, 130, 3, 3, 20],
+        ] {
+            // Keys and values are the beginning of a larger cache.
+            let room = normal(&[shared, tokens + 9, size], 1);
+            let keys = room.try_index((.., ..tokens, ..)).unwrap();
+            let room = normal(&[shared, tokens + 9, size], 2);
+            let values = room.try_index((.., ..tokens, ..)).unwrap();
+            let queries = normal(&[rows, heads, size], 3);
+            let scale = (size as f32).powf(-0.5);
+            let expected = scaled_dot_product_attention(
+                queries.swap_axes(0, 1).unwrap().expand_dims(0).unwrap(),
+                keys.expand_dims(0).unwrap(),
+                values.expand_dims(0).unwrap(),
+                scale,
+                Some(ScaledDotProductAttentionMask::Causal),
+                None,
+            );
+            let expected = expected.unwrap().squeeze_axes(&[0]).unwrap();
+            let expected = expected.swap_axes(0, 1).unwrap();
+            let expected = expected.reshape(&[rows, heads * size]).unwrap();
+            let found = attention(&queries, &keys, &values, scale).unwrap();
+            let error = difference(&found, &expected);
+            assert!(
+                error < 1e-5,
+                "{rows} of {tokens}, {heads}/{shared} × {size}: {error}"
+            );
+        }
+    });
 }
 
 #[test]

@@ -1,3 +1,4 @@
+use indexmap::IndexMap;
 use serde_json::json;
 
 use super::*;
@@ -244,7 +245,7 @@ fn fields_without_effect_are_told() {
 #[test]
 fn broken_bodies_are_refused() {
     let check = |body: &[u8], code: Code| {
-        let error = read(Route::Chat, body).err().expect("refused");
+        let error = read(Route::Chat, body).expect_err("refused");
         assert_eq!(error.code, code, "{}", error.message);
     };
     check(b"", Code::InvalidJson);

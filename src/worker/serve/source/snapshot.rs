@@ -1,24 +1,28 @@
 //! A snapshot as the embedded engine's language: its tokenizer, its chat template
 //! and its generation settings.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::text::{Defaults, Growing, Language, LanguageError, Source, settings};
+use super::text::{Defaults, Growing, Language, LanguageError, Source};
 use crate::engine::EngineError;
 use crate::engine::detokenizer::Detokenizer;
 use crate::engine::mlx;
 use crate::engine::template::ChatTemplate;
-use crate::engine::thread::{Ended, Engine};
+use crate::engine::thread::{Ended, Engine, Settings};
 use crate::engine::tokenizer::{TextError, Tokenizer};
 use crate::worker::WorkerArgs;
 use crate::worker::serve::request::Chat;
 
 /// The file with what the snapshot says about choosing tokens.
 const GENERATION: &str = "generation_config.json";
+
+/// Tokens of a prompt that are read between two steps of the others.
+const CHUNK: NonZeroU32 = NonZeroU32::new(256).expect("not 0");
 
 /// The tokenizer and the template of a snapshot.
 struct Snapshot {
@@ -53,6 +57,16 @@ pub fn load(args: &WorkerArgs) -> Result<(Source, Ended), EngineError> {
     let (engine, ended) = network?;
     let source = Source::new(engine, Arc::new(snapshot), defaults, args.context);
     Ok((source, ended))
+}
+
+/// What the engine thread has to keep to, from the worker's command line.
+fn settings(args: &WorkerArgs) -> Settings {
+    Settings {
+        parallel: NonZeroU32::new(args.parallel).unwrap_or(NonZeroU32::MIN),
+        context: args.context,
+        kv: args.kv,
+        chunk: CHUNK,
+    }
 }
 
 impl Snapshot {

@@ -5,7 +5,6 @@
 
 mod telling;
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt};
@@ -14,13 +13,9 @@ use self::telling::Telling;
 use super::{Allowance, Begun, Status, allowance};
 use crate::api::error::{ApiError, Code};
 use crate::engine::sampling::Sampling;
-use crate::engine::thread::{Engine, Job, Settings};
-use crate::worker::WorkerArgs;
+use crate::engine::thread::{Engine, Job};
 use crate::worker::serve::fields::invalid;
 use crate::worker::serve::request::{Asked, Chat, Input, Prompt, Wishes};
-
-/// Tokens of a prompt that are read between two steps of the others.
-const CHUNK: NonZeroU32 = NonZeroU32::new(256).expect("not 0");
 
 /// No token stands for more bytes of text than this, in any vocabulary of today:
 /// a text that is longer than so many bytes for each token of the context is
@@ -95,16 +90,6 @@ pub struct Source {
 struct Tokens {
     param: String,
     tokens: Vec<u32>,
-}
-
-/// What the engine thread has to keep to, from the worker's command line.
-pub fn settings(args: &WorkerArgs) -> Settings {
-    Settings {
-        parallel: NonZeroU32::new(args.parallel).unwrap_or(NonZeroU32::MIN),
-        context: args.context,
-        kv: args.kv,
-        chunk: CHUNK,
-    }
 }
 
 impl Source {
@@ -311,4 +296,4 @@ fn sampling(wishes: &Wishes, defaults: &Defaults, choice: u64) -> Sampling {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -1,14 +1,30 @@
 //! The text engine with a network that counts and a language of single bytes.
 
+use std::num::NonZeroU32;
+use std::sync::mpsc;
+
 use serde_json::json;
 
 use super::*;
+use crate::engine::thread::Settings;
 use crate::engine::{EngineError, Finish, Network};
 use crate::worker::serve::body::Event;
 use crate::worker::serve::request::{Route, read};
 
 /// Says, after a byte, the next higher one.
-struct NextByte;
+struct NextByte {
+    /// Lets one step through for each message; nothing lets all through.
+    gate: Option<mpsc::Receiver<()>>,
+}
+
+impl NextByte {
+    fn pass(&self) {
+        if let Some(gate) = &self.gate {
+            // Without a keeper the gate stands open.
+            let _ = gate.recv();
+        }
+    }
+}
 
 impl Network for NextByte {
     type Cache = Vec<u32>;
@@ -27,11 +43,13 @@ impl Network for NextByte {
         tokens: &[u32],
         want_logits: bool,
     ) -> Result<Option<Vec<f32>>, EngineError> {
+        self.pass();
         cache.extend(tokens);
         Ok(want_logits.then(|| after(cache)))
     }
 
     fn decode(&mut self, batch: &mut [(&mut Vec<u32>, u32)]) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.pass();
         let step = |(cache, token): &mut (&mut Vec<u32>, u32)| {
             cache.push(*token);
             Ok(after(cache))
@@ -69,6 +87,8 @@ impl Language for Bytes {
     fn render(&self, chat: &Chat) -> Result<String, LanguageError> {
         let text = |message: &serde_json::Value| match message["content"].as_str() {
             Some("refuse me") => Err(LanguageError::Refused("the template says no".to_owned())),
+            Some("break") => Err(LanguageError::Broken("inner words".to_owned())),
+            Some("bare") => Err(LanguageError::NoTemplate),
             Some("panic") => panic!("in the template"),
             content => Ok(content.unwrap_or_default().to_owned()),
         };
@@ -104,13 +124,19 @@ impl Growing for AsItComes {
 }
 
 fn source() -> Source {
+    source_behind(None)
+}
+
+/// A source whose network makes a step for each message of `gate`; nothing means as
+/// fast as it can.
+pub fn source_behind(gate: Option<mpsc::Receiver<()>>) -> Source {
     let settings = Settings {
         parallel: NonZeroU32::new(4).expect("not 0"),
         context: 100,
         kv: 800,
-        chunk: CHUNK,
+        chunk: NonZeroU32::new(16).expect("not 0"),
     };
-    let (engine, _ended) = Engine::start(settings, || Ok(NextByte)).expect("built");
+    let (engine, _ended) = Engine::start(settings, move || Ok(NextByte { gate })).expect("built");
     let defaults = Defaults {
         temperature: Some(0.0),
         ..Defaults::default()

@@ -1,12 +1,12 @@
-// The inner loops of `product.h`, written once over a small set of vector
+// The inner loops of products, written once over a small set of vector
 // operations (`Simd`) that the including file defines for its instruction set.
 //
-// Included by `product_*.cpp` only. Everything is in an unnamed namespace and
+// Included by `loops_*.cpp` only. Everything is in an unnamed namespace and
 // nothing of the standard library is used: these files are compiled for newer
 // processors than the rest, and an inline function that other files have too
 // could end up as its copy in all of them.
 //
-// Simd has `Float`, a vector of `kWidth` numbers; `zero`, `load`, `store`,
+// Simd has `Float`, a vector of `kWidth` numbers; `zero`, `same(number)`, `load`, `store`,
 // `multiply_add(a, b, c)` = a·b + c; `sums<n>(vectors)`, whose number i is the
 // sum over vector i of n; `half` and `brain`, which widen kWidth numbers of 16
 // bits; and `Table<bits>` with `set(scale, bias)` and
@@ -14,7 +14,7 @@
 // bytes that hold them.
 #pragma once
 
-#include "product.h"
+#include "loops.h"
 
 namespace roundhouse {
 namespace {
@@ -129,7 +129,7 @@ inline void add_up(const Simd::Float* sums, float* totals) {
 }
 
 // `kRows` rows of x against `kColumns` rows of weights. `slices` is x as
-// `Kernels::few_rows` describes it.
+// `Loops::few_rows` describes it.
 template <class Row, int kRows, int kColumns>
 inline void tile(
     const Weights& w, int64_t first, const float* x, const float* slices,
@@ -277,8 +277,6 @@ void expand(
     expand_of<Row>(w, first, last, out, scratch);
   });
 }
-
-constexpr Kernels kKernels = {few_rows, expand};
 
 } // namespace
 } // namespace roundhouse

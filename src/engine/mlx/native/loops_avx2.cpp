@@ -1,12 +1,12 @@
 // The inner loops for AVX2 with FMA and F16C, eight numbers at a time.
 #include <immintrin.h>
 
-#include "product.h"
+#include "loops.h"
 
 namespace roundhouse {
 namespace {
 
-// As in `product_avx512.cpp`, for eight lanes, each 128-bit half of which sees
+// As in `loops_avx512.cpp`, for eight lanes, each 128-bit half of which sees
 // the same bytes.
 template <int bits>
 struct Places {
@@ -35,6 +35,9 @@ struct Simd {
 
   static Float zero() {
     return _mm256_setzero_ps();
+  }
+  static Float same(float value) {
+    return _mm256_set1_ps(value);
   }
   static Float load(const float* from) {
     return _mm256_loadu_ps(from);
@@ -103,12 +106,14 @@ struct Simd {
 } // namespace
 } // namespace roundhouse
 
-#include "product_rows.h"
+#include "product_loops.h"
+
+#include "activation_loops.h"
 
 namespace roundhouse {
 
-const Kernels& kernels_avx2() {
-  return kKernels;
+const Loops& loops_avx2() {
+  return kLoops;
 }
 
 } // namespace roundhouse

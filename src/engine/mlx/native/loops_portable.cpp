@@ -1,6 +1,6 @@
 // The inner loops for any processor: plain arrays of eight numbers that the
 // compiler turns into the vectors it has.
-#include "product.h"
+#include "loops.h"
 
 namespace roundhouse {
 namespace {
@@ -31,6 +31,13 @@ struct Simd {
 
   static Float zero() {
     return Float{};
+  }
+  static Float same(float value) {
+    Float all;
+    for (int i = 0; i < kWidth; ++i) {
+      all.at[i] = value;
+    }
+    return all;
   }
   static Float load(const float* from) {
     Float value;
@@ -100,12 +107,14 @@ struct Simd {
 } // namespace
 } // namespace roundhouse
 
-#include "product_rows.h"
+#include "product_loops.h"
+
+#include "activation_loops.h"
 
 namespace roundhouse {
 
-const Kernels& kernels_portable() {
-  return kKernels;
+const Loops& loops_portable() {
+  return kLoops;
 }
 
 } // namespace roundhouse

@@ -1,7 +1,7 @@
 // The inner loops for AVX-512 (F, BW, VL, DQ), sixteen numbers at a time.
 #include <immintrin.h>
 
-#include "product.h"
+#include "loops.h"
 
 namespace roundhouse {
 namespace {
@@ -62,6 +62,9 @@ struct Simd {
 
   static Float zero() {
     return _mm512_setzero_ps();
+  }
+  static Float same(float value) {
+    return _mm512_set1_ps(value);
   }
   static Float load(const float* from) {
     return _mm512_loadu_ps(from);
@@ -156,12 +159,14 @@ struct Simd {
 } // namespace
 } // namespace roundhouse
 
-#include "product_rows.h"
+#include "product_loops.h"
+
+#include "activation_loops.h"
 
 namespace roundhouse {
 
-const Kernels& kernels_avx512() {
-  return kKernels;
+const Loops& loops_avx512() {
+  return kLoops;
 }
 
 } // namespace roundhouse

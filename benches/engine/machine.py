@@ -1,0 +1,71 @@
+"""What a reader must know to judge the figures: the kind of machine, versions."""
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+from engines import PACKAGES, REPOSITORY
+
+# Which of the processor's instruction sets make a difference here.
+NOTABLE = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile")
+PEERS = ("mlx-lm", "mlx", "transformers", "tokenizers", "scipy-openblas32")
+
+
+def facts(binary, load_before):
+    """(name, value) of everything that is told above the tables."""
+    versions = {
+        found.metadata["Name"].lower(): found.version
+        for found in importlib.metadata.distributions(path=[str(PACKAGES)])
+    }
+    peers = ", ".join(f"{name} {versions[name]}" for name in PEERS)
+    model, flags = processor()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return [
+        ("command", f"`{command()}`"),
+        ("date", date.today().isoformat()),
+        ("commit", commit()),
+        ("roundhouse", said_by(binary, "--version")),
+        ("peer", f"{peers}, Python {platform.python_version()}"),
+        ("machine", f"{platform.machine()}, {model}, {os.cpu_count()} cores, {memory:.0f} GiB"),
+        ("instruction sets", " ".join(flag for flag in NOTABLE if flag in flags)),
+        ("system", f"{platform.system()} {platform.release().partition('-')[0]}"),
+        ("load average", f"{load_before} before, {load()} after, the benchmark's own included"),
+    ]
+
+
+def command():
+    """How this run can be repeated."""
+    given = shlex.join(sys.argv[1:])
+    return f'make bench-engine ARGS="{given}"' if given else "make bench-engine"
+
+
+def load():
+    """The load average of the last one and fifteen minutes."""
+    one, _, fifteen = os.getloadavg()
+    return f"{one:.1f} (1 min) {fifteen:.1f} (15 min)"
+
+
+def processor():
+    """The processor's model name and its flags."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    pairs = (line.partition(":")[::2] for line in lines)
+    known = {name.strip().lower(): value.strip() for name, value in pairs}
+    flags = known.get("flags") or known.get("features", "")
+    return known.get("model name", "unnamed processor"), set(flags.split())
+
+
+def commit():
+    """The commit that is checked out, and whether files differ from it."""
+    short = said_by("git", "rev-parse", "--short=12", "HEAD")
+    changed = said_by("git", "status", "--porcelain", "--untracked-files=no", "src")
+    return f"{short}, with changes" if changed else short
+
+
+def said_by(*command):
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return result.stdout.strip() if result.returncode == 0 else "unknown"

@@ -1,0 +1,139 @@
+"""The figures as Markdown: medians, ratios, and which targets hold."""
+
+from dataclasses import dataclass
+from statistics import median
+
+BEGIN = "<!-- measured: make bench-engine -->"
+END = "<!-- end of what was measured -->"
+OURS, PEER, OPENBLAS = "roundhouse", "mlx-lm", "mlx-lm + OpenBLAS"
+TITLES = {"4bit": "4 bit", "8bit": "8 bit", "f32": "Dense (float32)"}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row: whether it is a time or a rate, and how it is written."""
+
+    title: str
+    unit: str
+    is_time: bool
+
+
+MEASURES = {
+    "ready": Measure("spawn to ready", "s", True),
+    "first": Measure("start to first answer, one token", "s", True),
+    "prompt": Measure("time to first token, 400-token prompt", "s", True),
+    "decode": Measure("decode, one stream", "tokens/s", False),
+    "concurrent": Measure("eight concurrent requests, in all", "tokens/s", False),
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A wanted ratio of ours to a peer's: at most for a time, at least for a rate."""
+
+    peer: str
+    ratio: float
+    models: tuple
+
+
+EVERY = ("4bit", "8bit", "f32")
+TARGETS = {
+    "ready": [Target(PEER, 0.25, EVERY)],
+    "prompt": [Target(PEER, 0.12, EVERY), Target(OPENBLAS, 1.0, ("f32",))],
+    "decode": [Target(PEER, 2.0, ("4bit",)), Target(PEER, 3.0, ("f32",))],
+    "concurrent": [Target(PEER, 2.0, EVERY)],
+}
+
+
+def render(costs, arguments, prompts, facts, products):
+    """The measured part of the page."""
+    kinds = [kind for kind in arguments.models if (kind, OURS, "ready") in costs]
+    parts = ["".join(f"- {name}: {value}\n" for name, value in facts)]
+    parts.append(
+        f"Interleaved rounds: {arguments.rounds}; engines on core {arguments.core}, the client on "
+        f"the others; prompts of {' or '.join(map(str, prompts))} tokens, {arguments.decode} "
+        f"tokens decoded, 8 × {arguments.concurrent} tokens at once. "
+        "Each cell is the median, with least and most in brackets.\n"
+    )
+    parts.append("### Targets\n\n" + targets(costs, kinds))
+    for kind in kinds:
+        parts.append(f"### {TITLES.get(kind, kind)}\n\n" + table(costs, kind))
+    if products:
+        parts.append("### Matrix product, 1024 × 1024\n\n" + product_table(products))
+    return "\n".join(parts)
+
+
+def targets(costs, kinds):
+    """One row for each target: ratios by the clock and by processor time."""
+    rows = [
+        "| model | measure | beside | wanted | ratio | by processor time | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind in kinds:
+        for name, wanted in TARGETS.items():
+            for target in wanted:
+                peer = costs.get((kind, target.peer, name))
+                if kind in target.models and peer:
+                    rows.append(target_row(kind, name, target, costs[kind, OURS, name], peer))
+    return "\n".join(rows) + "\n"
+
+
+def target_row(kind, name, target, ours, peer):
+    measure = MEASURES[name]
+    wall, processor = ratio(ours, peer, "wall"), ratio(ours, peer, "processor")
+    holds = wall <= target.ratio if measure.is_time else wall >= target.ratio
+    sign = "≤" if measure.is_time else "≥"
+    return (
+        f"| {TITLES.get(kind, kind)} | {measure.title} | {target.peer} | "
+        f"{sign} {target.ratio:g}× | {wall:.2f}× | {processor:.2f}× | "
+        f"{'holds' if holds else '**missed**'} |"
+    )
+
+
+def table(costs, kind):
+    """One model: a row for each measure, a column for each engine."""
+    engines = [e for e in (OURS, PEER, OPENBLAS) if (kind, e, "ready") in costs]
+    rows = ["| | " + " | ".join(engines) + " | core had |", "|---" * (len(engines) + 2) + "|"]
+    for name, measure in MEASURES.items():
+        found = [costs[kind, engine, name] for engine in engines]
+        cells = [cell(each) for each in found]
+        shares = " / ".join(share(each, measure.is_time) for each in found)
+        rows.append(f"| {measure.title}, {measure.unit} | {' | '.join(cells)} | {shares} |")
+    return "\n".join(rows) + "\n"
+
+
+def cell(found):
+    values = [cost.wall for cost in found]
+    return f"{number(median(values))} ({number(min(values))}–{number(max(values))})"
+
+
+def share(found, is_time):
+    """How much of its core the engine got, in the median: below 95 % it waited, or
+    others ran there too."""
+    parts = [c.processor / c.wall if is_time else c.wall / c.processor for c in found]
+    return f"{min(median(parts), 1):.0%}"
+
+
+def number(value):
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def ratio(ours, peer, clock):
+    """Ratio of the medians, ours by the peer's."""
+    ours, peer = (median(getattr(cost, clock) for cost in found) for found in (ours, peer))
+    return ours / peer
+
+
+def product_table(products):
+    rows = ["| | `target/release/examples/product 1024` |", "|---|---|"]
+    return "\n".join(rows + [f"| {name} | {said} |" for name, said in products]) + "\n"
+
+
+def write(page, text):
+    """Replaces what stands between the two marks of a page."""
+    content = page.read_text()
+    before, begin, rest = content.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"{page} has no marks '{BEGIN}' and '{END}'")
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")

@@ -1,0 +1,31 @@
+// Attention of some rows over the keys and values of one sequence.
+#pragma once
+
+#include <cstdint>
+
+namespace roundhouse {
+
+// `rows` new rows of a sequence with `tokens` rows in all, the new ones last.
+// Each sees itself and what is before it.
+//
+// Queries are [rows, query_heads, size]; keys and values [key_heads, tokens,
+// size], heads `keys_step` and `values_step` numbers apart. Query heads share
+// the key heads in order, query_heads / key_heads to each. The result is
+// [rows, query_heads, size].
+struct Attention {
+  const float* queries;
+  const float* keys;
+  const float* values;
+  int64_t keys_step;
+  int64_t values_step;
+  int64_t rows;
+  int64_t tokens;
+  int64_t query_heads;
+  int64_t key_heads;
+  int64_t size;
+  float scale;
+};
+
+void attend(const Attention& a, float* out);
+
+} // namespace roundhouse

@@ -1,0 +1,60 @@
+// The inner loops, once for each instruction set of a processor family. Files
+// named `loops_*.cpp` define them from the same text, `product_loops.h` and
+// `activation_loops.h`.
+#pragma once
+
+#include "product.h"
+
+namespace roundhouse {
+
+// Columns of x that lie together, see `Loops::few_rows`.
+constexpr int kSlice = 16;
+// How many weight rows the product takes at a time, at most.
+constexpr int kMostColumns = 8;
+
+inline int64_t scratch_floats(const Weights& w) {
+  return 2 * kMostColumns * groups(w);
+}
+
+struct Loops {
+  // Weight rows first..last against 1, 2, 3, 4 or 8 rows of x. `slices` is x
+  // once more, as far as `kSlice` divides it: kSlice columns of all rows after
+  // one another, then the next columns. (One row is its own slices.) `scratch`
+  // holds at least `scratch_floats(w)` numbers.
+  void (*few_rows)(
+      const Weights& w, int64_t first, int64_t last, const float* x,
+      const float* slices, int count, float* y, float* scratch);
+  // Writes weight rows first..last out as float32.
+  void (*expand)(
+      const Weights& w, int64_t first, int64_t last, float* out,
+      float* scratch);
+  // out[i] = gate[i] · sigmoid(gate[i]) · up[i]
+  void (*swiglu)(const float* gate, const float* up, int64_t count, float* out);
+  // One row of `size` numbers divided by its root mean square, times `weight`.
+  void (*rms_norm)(
+      const float* x, const float* weight, float epsilon, int64_t size,
+      float* out);
+  // The numbers replaced by their shares in the sum of their exponentials.
+  void (*softmax)(float* numbers, int64_t count);
+  // out [rows, size] = shares [rows, count] · values [count, size]
+  void (*weigh)(
+      const float* shares, int64_t rows, const float* values, int64_t count,
+      int64_t size, float* out);
+  // Numbers of any format as float32.
+  void (*widen)(const void* data, Format format, int64_t count, float* out);
+};
+
+// The best that the processor has, unless another choice is made.
+const Loops& loops();
+
+// A choice for tests and measurements. False where the processor lacks it.
+enum class Instructions { portable, avx2, avx512 };
+bool use_instructions(Instructions instructions);
+
+const Loops& loops_portable();
+#if defined(__x86_64__)
+const Loops& loops_avx2();
+const Loops& loops_avx512();
+#endif
+
+} // namespace roundhouse

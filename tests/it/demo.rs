@@ -1,0 +1,264 @@
+//! The main job on real models: the demo models through the true binary with
+//! the embedded engine. `make demo` provides them.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::harness::{Answer, Home, Server, lives};
+
+const FOUR: &str = "roundhouse/SmolLM2-135M-Instruct-4bit";
+const EIGHT: &str = "roundhouse/SmolLM2-135M-Instruct-8bit";
+const DENSE: &str = "roundhouse/SmolLM2-135M-Instruct-f32";
+
+/// The cache with the demo models.
+fn cache() -> PathBuf {
+    let cache = std::env::var_os("ROUNDHOUSE_DEMO_CACHE").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/data/hub")),
+        PathBuf::from,
+    );
+    let there = [FOUR, EIGHT, DENSE].iter().all(|id| {
+        cache
+            .join(format!("models--{}/refs/main", id.replace('/', "--")))
+            .is_file()
+    });
+    assert!(
+        there,
+        "the demo models are not in {}; run `make demo`",
+        cache.display()
+    );
+    cache
+}
+
+/// A home that serves the demo models from where they lie.
+fn home(more: &str) -> Home {
+    Home::new(&format!(
+        "cache: [{}]\nallow: [\"roundhouse/*\"]\n{more}",
+        json!(cache())
+    ))
+}
+
+fn ask(model: &str, prompt: &str, more: Value) -> Value {
+    let mut body = json!({
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "temperature": 0,
+        "max_tokens": 16,
+    });
+    for (key, value) in more.as_object().expect("an object") {
+        body[key] = value.clone();
+    }
+    body
+}
+
+/// The worker processes of a server, with the model that each one loaded: read
+/// from their command lines, not from what the router says.
+fn workers(server: &Server) -> Vec<(u32, String)> {
+    let listing = Command::new("ps")
+        .args(["-eo", "pid=,ppid=,args="])
+        .output()
+        .expect("ps");
+    String::from_utf8_lossy(&listing.stdout)
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let (pid, parent) = (
+                words.next()?.parse().ok()?,
+                words.next()?.parse::<u32>().ok()?,
+            );
+            let folder = words.skip_while(|word| *word != "--model-dir").nth(1)?;
+            let id = folder
+                .split('/')
+                .find_map(|part| part.strip_prefix("models--"))?;
+            (parent == server.pid()).then(|| (pid, id.replacen("--", "/", 1)))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn the_capital_of_france_is_paris() {
+    let home = home("");
+    let server = home.serve();
+    for model in [FOUR, EIGHT, DENSE] {
+        for stream in [false, true] {
+            let body = ask(
+                model,
+                "What is the capital of France?",
+                json!({"stream": stream}),
+            );
+            let answer = server.chat(&body).await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+            assert!(
+                answer.content().contains("Paris"),
+                "{model}: {}",
+                answer.content()
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn sixty_requests_alternate_over_three_models_in_room_for_one() {
+    // The largest, alone, fits; no two do.
+    let home = home("memory: 1700MB\n");
+    let mut server = home.serve();
+    let mut seen = Vec::new();
+    for round in 0..60 {
+        let model = [FOUR, EIGHT, DENSE][round % 3];
+        let more = json!({"stream": round % 2 == 0, "max_tokens": 3});
+        let answer = server.chat(&ask(model, "Count: one, two,", more)).await;
+        assert_eq!(answer.status, 200, "{round}: {answer:?}");
+        assert!(!answer.content().is_empty(), "{round}: {answer:?}");
+        let workers = workers(&server);
+        let ids: Vec<_> = workers.iter().map(|(_, id)| id.as_str()).collect();
+        assert_eq!(
+            ids,
+            [model],
+            "round {round}: who answered is the one process there is"
+        );
+        let (pid, status) = (workers[0].0, server.status().await);
+        let reserved = status["memory"]["reserved_bytes"]
+            .as_u64()
+            .expect("a number");
+        let resident = roundhouse::platform::resident_memory(pid).expect("a figure");
+        assert!(reserved <= 1_700_000_000, "{status:#}");
+        assert!(
+            resident.0 <= reserved,
+            "{model} uses {resident}, {reserved} bytes are reserved"
+        );
+        seen.push(pid);
+    }
+    server.signal(rustix::process::Signal::TERM);
+    assert_eq!(server.wait(), Some(0));
+    assert!(seen.iter().all(|&pid| !lives(pid)), "a worker is left over");
+}
+
+#[tokio::test]
+async fn batched_answers_are_those_given_alone() {
+    let home = home("");
+    let server = home.serve();
+    let prompts = [
+        "Name a colour.",
+        "What is two plus two?",
+        "Say hello in French.",
+        "Who wrote Hamlet?",
+    ];
+    let mut alone = Vec::new();
+    for prompt in prompts {
+        alone.push(server.chat(&ask(EIGHT, prompt, json!({}))).await.content());
+    }
+    let bodies: Vec<_> = prompts
+        .iter()
+        .map(|prompt| ask(EIGHT, prompt, json!({})))
+        .collect();
+    let together =
+        futures_util::future::join_all(bodies.iter().map(|body| server.chat(body))).await;
+    let together: Vec<_> = together.iter().map(Answer::content).collect();
+    assert_eq!(together, alone);
+}
+
+#[tokio::test]
+async fn a_prompt_over_the_context_is_told_both_numbers() {
+    let home = home("");
+    let server = home.serve();
+    let answer = server
+        .chat(&ask(FOUR, &"word ".repeat(9000), json!({})))
+        .await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (400, "context_length_exceeded")
+    );
+    let message = answer.json()["error"]["message"].to_string();
+    assert!(
+        message.contains("8192") && message.contains("90"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn sampling_parameters_do_what_they_say() {
+    let home = home("");
+    let server = home.serve();
+    let prompt = "Tell me a story.";
+    let content = async |more: Value| server.chat(&ask(FOUR, prompt, more)).await.content();
+    let seeded = json!({"temperature": 1.0, "seed": 7});
+    assert_eq!(
+        content(seeded.clone()).await,
+        content(seeded).await,
+        "a seed repeats"
+    );
+    let other = json!({"temperature": 1.0, "seed": 8});
+    assert_ne!(
+        content(json!({"temperature": 1.0, "seed": 7})).await,
+        content(other).await
+    );
+    let greedy = content(json!({})).await;
+    assert_eq!(
+        content(json!({"temperature": 1.0, "top_k": 1, "seed": 3})).await,
+        greedy
+    );
+    let first_word = greedy
+        .split_whitespace()
+        .nth(1)
+        .expect("a second word")
+        .to_owned();
+    let stopped = content(json!({"stop": [first_word]})).await;
+    assert!(
+        greedy.starts_with(&stopped) && !stopped.contains(&first_word),
+        "{stopped:?}"
+    );
+    let answer = server
+        .chat(&ask(FOUR, prompt, json!({"max_tokens": 4})))
+        .await
+        .json();
+    assert_eq!(answer["choices"][0]["finish_reason"], "length");
+    assert_eq!(answer["usage"]["completion_tokens"], 4);
+    let more = json!({"logprobs": true, "top_logprobs": 3, "max_tokens": 2});
+    let answer = server.chat(&ask(FOUR, prompt, more)).await.json();
+    let tokens = answer["choices"][0]["logprobs"]["content"]
+        .as_array()
+        .expect("tokens")
+        .clone();
+    assert_eq!(tokens.len(), 2);
+    for token in tokens {
+        let top = token["top_logprobs"].as_array().expect("alternatives");
+        assert_eq!(
+            (top.len(), &top[0]["token"]),
+            (3, &token["token"]),
+            "greedy takes the first"
+        );
+        assert!(token["logprob"].as_f64().expect("a number") <= 0.0);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_frees_its_place_within_a_token() {
+    let home = home("");
+    let server = home.serve();
+    let more = json!({"stream": true, "max_tokens": 4000, "ignore_eos": true});
+    let body = ask(DENSE, "Write a very long story.", more);
+    let mut response = server.post("/v1/chat/completions", &body).await;
+    response.chunk().await.expect("bytes").expect("a piece");
+    drop(response);
+    let gone = std::time::Instant::now();
+    server
+        .until("free", |status| status["requests"]["running"] == 0)
+        .await;
+    assert!(gone.elapsed().as_secs() < 5, "{:?}", gone.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_client_talks_to_a_real_model() {
+    let home = home("");
+    let server = home.serve();
+    let inference = server.inference.clone();
+    tokio::task::spawn_blocking(move || {
+        super::clients::run("openai_client.py", &[&inference, FOUR])
+    })
+    .await
+    .expect("the client's script");
+    server
+        .until("free", |status| status["requests"]["running"] == 0)
+        .await;
+}
