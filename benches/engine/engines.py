@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from client import Client, Cost, Refused
@@ -71,6 +72,14 @@ class Process:
     def processor_seconds(self):
         """What the process and its living descendants have used."""
         return sum(processor_seconds(process) for process in descent(self.child.pid))
+
+    @contextmanager
+    def ended_on_failure(self):
+        try:
+            yield
+        except BaseException:
+            self.end()
+            raise
 
     def end(self):
         if self.child.stdin:
@@ -153,7 +162,8 @@ class Roundhouse:
         anywhere = ["--listen", "127.0.0.1:0", "--management", "127.0.0.1:0"]
         command = [self.binary, "serve", "--config", self.configuration, "--json", *anywhere]
         process = Process(command, self.core, self.environment)
-        port = int(process.first_line()["inference"].rpartition(":")[2])
+        with process.ended_on_failure():
+            port = int(process.first_line()["inference"].rpartition(":")[2])
         return process, Client(port, model.id, process.processor_seconds)
 
 
@@ -187,7 +197,8 @@ class MlxLm:
     def start(self, model):
         """A server, and a client for its model."""
         process, port = self.launch(model)
-        process.wait_for_health(port)
+        with process.ended_on_failure():
+            process.wait_for_health(port)
         return process, Client(port, "default_model", process.processor_seconds)
 
     def launch(self, model):

@@ -9,14 +9,14 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from engines import PACKAGES, REPOSITORY
+from engines import HERE, PACKAGES, REPOSITORY
 
 # Which of the processor's instruction sets make a difference here.
 NOTABLE = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile")
 PEERS = ("mlx-lm", "mlx", "transformers", "tokenizers", "scipy-openblas32")
 
 
-def facts(binary, load_before):
+def facts(binary, core, scratch, load_before):
     """(name, value) of everything that is told above the tables."""
     versions = {
         found.metadata["Name"].lower(): found.version
@@ -34,6 +34,7 @@ def facts(binary, load_before):
         ("machine", f"{platform.machine()}, {model}, {os.cpu_count()} cores, {memory:.0f} GiB"),
         ("instruction sets", " ".join(flag for flag in NOTABLE if flag in flags)),
         ("system", f"{platform.system()} {platform.release().partition('-')[0]}"),
+        ("memory", memory_rate(core, scratch)),
         ("load average", f"{load_before} before, {load()} after, the benchmark's own included"),
     ]
 
@@ -57,6 +58,15 @@ def processor():
     known = {name.strip().lower(): value.strip() for name, value in pairs}
     flags = known.get("flags") or known.get("features", "")
     return known.get("model name", "unnamed processor"), set(flags.split())
+
+
+def memory_rate(core, scratch):
+    """How fast one core reads: no token comes sooner than its weights are read."""
+    program = scratch / "memory"
+    compiler = ["cc", "-O3", "-march=native", HERE / "memory.c", "-o", program]
+    subprocess.run(compiler, check=True)
+    one, eight = said_by("taskset", "-c", str(core), program).split()
+    return f"one core reads {one} GB/s as one stream, {eight} GB/s as eight side by side"
 
 
 def commit():

@@ -113,14 +113,15 @@ def run(arguments, scratch):
                 seed = f"{number} {os.getpid()}"
                 for name, cost in measure(engine, model, seed, sizes):
                     costs[model.kind, engine.name, name].append(cost)
-                    load = os.getloadavg()[0]
-                    print(
-                        f"round {number + 1} {model.kind} {engine.name} {name}: "
-                        f"{cost.wall:.2f} (processor {cost.processor:.2f}), load {load:.1f}",
-                        file=sys.stderr,
-                        flush=True,
-                    )
+                    tell(f"round {number + 1} {model.kind} {engine.name} {name}", cost)
     return costs, sizes
+
+
+def tell(what, cost):
+    """Progress, on standard error."""
+    load = os.getloadavg()[0]
+    by_processor = f"by processor time {cost.processor:.2f}"
+    print(f"{what}: {cost.wall:.2f}, {by_processor}, load {load:.1f}", file=sys.stderr, flush=True)
 
 
 def main():
@@ -142,15 +143,12 @@ def main():
     if others:
         os.sched_setaffinity(0, others)
     before = machine.load()
-    with tempfile.TemporaryDirectory(prefix="rh-") as scratch:
-        costs, sizes = run(arguments, Path(scratch))
-    text = report.render(
-        costs,
-        arguments=arguments,
-        prompts=sorted(sizes.seen),
-        facts=machine.facts(arguments.binary, before),
-        products=product.measure(arguments.core),
-    )
+    with tempfile.TemporaryDirectory(prefix="rh-") as name:
+        scratch = Path(name)
+        costs, sizes = run(arguments, scratch)
+        facts = machine.facts(arguments.binary, arguments.core, scratch, before)
+    products = product.measure(arguments.core)
+    text = report.render(costs, arguments, sorted(sizes.seen), facts, products)
     print(text)
     if arguments.write:
         report.write(arguments.write, text)
