@@ -50,10 +50,14 @@ pub struct MlxNetwork {
 /// Loads the snapshot in `dir`: `config.json` and the safetensors files beside
 /// it. Evaluates: when it returns, the weights are there.
 pub fn load(dir: &Path, settings: &Settings) -> Result<MlxNetwork, EngineError> {
+    let device = Device::prepare(settings.compute).map_err(device_failed)?;
+    load_on(device, dir, settings)
+}
+
+fn load_on(device: Device, dir: &Path, settings: &Settings) -> Result<MlxNetwork, EngineError> {
     let config = read_config(dir)?;
     let loader = arch::loader(&config)?;
     let quantization = Quantization::from_config(&config)?;
-    let device = Device::prepare(settings.compute).map_err(device_failed)?;
     let mut weights = Weights::open(dir, quantization, device)?;
     let model = loader(Checkpoint {
         config: &config,

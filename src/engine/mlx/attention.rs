@@ -3,7 +3,7 @@
 use mlx_rs::Array;
 use mlx_rs::error::Result;
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
-use mlx_rs::ops::{concatenate, matmul, softmax_axis, split_equal};
+use mlx_rs::ops::{concatenate, split_equal};
 
 use super::device::Device;
 use super::kv::Cache;
@@ -82,9 +82,6 @@ impl<'a> Pass<'a> {
         if let Some(result) = self.device.attention(queries, &keys, &values, scale) {
             return result;
         }
-        if self.rows == 1 && self.device.is_cpu() {
-            return attend_row(heads, scale, queries, &keys, &values);
-        }
         let mask = (self.rows > 1).then_some(ScaledDotProductAttentionMask::Causal);
         let result = scaled_dot_product_attention(
             by_head(queries)?.expand_dims(0)?,
@@ -103,24 +100,4 @@ impl<'a> Pass<'a> {
             cache.advance(self.rows);
         }
     }
-}
-
-/// One row. On a CPU MLX would make one product for each query head; queries
-/// that share a key head go through one here.
-fn attend_row(
-    heads: Heads,
-    scale: f32,
-    queries: &Array,
-    keys: &Array,
-    values: &Array,
-) -> Result<Array> {
-    let shared = heads.queries / heads.key_values;
-    let queries = queries.multiply(Array::from_f32(scale))?.reshape(&[
-        heads.key_values,
-        shared,
-        heads.size,
-    ])?;
-    let scores = matmul(queries, keys.swap_axes(1, 2)?)?;
-    let shares = softmax_axis(scores, -1, true)?;
-    matmul(shares, values)?.reshape(&[1, heads.queries * heads.size])
 }

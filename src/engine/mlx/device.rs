@@ -28,6 +28,8 @@ pub struct Device {
     kind: Kind,
     /// Nothing means: as each checkpoint has it.
     compute: Option<Dtype>,
+    /// Operations are our own instead of MLX's.
+    own: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +64,17 @@ impl Device {
             (Compute::Float16, _) => Some(Dtype::Float16),
             (Compute::Bfloat16, _) => Some(Dtype::Bfloat16),
         };
-        Self { kind, compute }
+        Self {
+            kind,
+            compute,
+            own: cfg!(target_os = "linux") && kind == Kind::Cpu && compute == Some(Dtype::Float32),
+        }
+    }
+
+    /// This device with MLX's operations, the ones that a GPU takes.
+    #[cfg(test)]
+    pub fn without_own(self) -> Self {
+        Self { own: false, ..self }
     }
 
     /// The number format for weights that come in `found`.
@@ -81,7 +93,7 @@ impl Device {
 
     /// Whether operations are our own. Their weights may come in any format.
     pub fn is_own(&self) -> bool {
-        cfg!(target_os = "linux") && self.is_cpu() && self.compute == Some(Dtype::Float32)
+        self.own
     }
 
     /// `x` `[…, inputs]` times the transpose of `matrix` `[outputs, inputs]`.
@@ -128,21 +140,22 @@ impl Device {
         gate.multiply(sigmoid(gate)?)?.multiply(up)
     }
 
-    /// Rotation by tables, or nothing where it is composed of MLX's operations.
-    /// Shapes as in `Rope::apply` and `Turn::Tables`.
+    /// Rotation by tables, where operations are our own. Shapes as in
+    /// `Rope::apply` and `Turn::Tables`.
     pub fn rotate(
         &self,
         x: &Array,
         cosines: &Array,
         sines: &Array,
         neighbours: bool,
-    ) -> Option<Result<Array>> {
+    ) -> Result<Array> {
         #[cfg(target_os = "linux")]
-        if self.is_own() {
-            return Some(native::rotate(x, cosines, sines, neighbours).map_err(failed));
+        return native::rotate(x, cosines, sines, neighbours).map_err(failed);
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = (x, cosines, sines, neighbours);
+            Err(mlx_rs::error::Exception::custom("no own operations here"))
         }
-        let _ = (x, cosines, sines, neighbours);
-        None
     }
 
     /// Attention of the last rows of one sequence, or nothing where MLX's is
@@ -161,11 +174,6 @@ impl Device {
         }
         let _ = (queries, keys, values, scale);
         None
-    }
-
-    /// Whether it computes on a CPU.
-    pub fn is_cpu(&self) -> bool {
-        self.kind == Kind::Cpu
     }
 
     /// `cpu`, `metal` or `cuda`.

@@ -7,7 +7,6 @@
 mod scaling;
 
 use mlx_rs::error::Result;
-use mlx_rs::ops::{concatenate, split_equal, stack};
 use mlx_rs::{Array, fast};
 
 pub use scaling::{Frequencies, Scaling};
@@ -23,8 +22,8 @@ pub struct Rope {
     frequencies: Frequencies,
     /// One over each frequency, the form of MLX's own kernel.
     periods: Array,
-    /// On a GPU MLX has a kernel for it; on a CPU that would build the same
-    /// tables again in each layer.
+    /// On a GPU MLX's kernel turns by positions. On a CPU that would build the
+    /// same tables again in each layer, so our own takes them ready.
     device: Device,
 }
 
@@ -57,7 +56,7 @@ impl Rope {
 
     /// Prepares the turn of sequences that continue at `offsets` with `rows` rows each.
     pub fn turn(&self, offsets: &[usize], rows: usize) -> Turn {
-        if self.device.is_cpu() {
+        if self.device.is_own() {
             let positions = offsets.iter().flat_map(|first| *first..first + rows);
             return self.turn_tables(positions);
         }
@@ -86,28 +85,9 @@ impl Rope {
     /// the other.
     pub fn apply(&self, x: &Array, turn: &Turn) -> Result<Array> {
         match turn {
-            Turn::Tables(cosines, sines) => self.apply_tables(x, cosines, sines),
+            Turn::Tables(cosines, sines) => self.device.rotate(x, cosines, sines, self.traditional),
             Turn::Offsets(offsets) => self.apply_kernel(x, offsets),
         }
-    }
-
-    fn apply_tables(&self, x: &Array, cosines: &Array, sines: &Array) -> Result<Array> {
-        if let Some(turned) = self.device.rotate(x, cosines, sines, self.traditional) {
-            return turned;
-        }
-        let shape = x.shape();
-        let (rows, heads, head) = (shape[0], shape[1], shape[2]);
-        if self.traditional {
-            let pairs = x.reshape(&[rows, heads, head / 2, 2])?;
-            let parts = split_equal(&pairs, 2, -1)?;
-            let parts = [0, 1].map(|i: usize| parts[i].reshape(&[rows, heads, head / 2]));
-            let [first, second] = parts;
-            let (first, second) = rotate(&first?, &second?, cosines, sines)?;
-            return stack(&[first, second], -1)?.reshape(&[rows, heads, head]);
-        }
-        let parts = split_equal(x, 2, -1)?;
-        let (first, second) = rotate(&parts[0], &parts[1], cosines, sines)?;
-        concatenate(&[first, second], -1)
     }
 
     fn apply_kernel(&self, x: &Array, offsets: &Array) -> Result<Array> {
@@ -134,11 +114,4 @@ impl Rope {
         )?;
         turned.swap_axes(1, 2)?.reshape(&[rows, heads, head])
     }
-}
-
-/// Turns the vectors (first, second) by the angles of the tables.
-fn rotate(first: &Array, second: &Array, cosines: &Array, sines: &Array) -> Result<(Array, Array)> {
-    let turned_first = first.multiply(cosines)?.subtract(second.multiply(sines)?)?;
-    let turned_second = first.multiply(sines)?.add(second.multiply(cosines)?)?;
-    Ok((turned_first, turned_second))
 }

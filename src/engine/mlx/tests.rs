@@ -8,7 +8,8 @@ mod tiny;
 use serde_json::{Value, json};
 
 use self::tiny::Tiny;
-use super::{MlxNetwork, Settings, load};
+use super::device::Device;
+use super::{MlxNetwork, Settings, load, load_on};
 use crate::engine::{EngineError, Network};
 
 /// What two ways to the same number may differ by. The order of sums differs,
@@ -46,7 +47,10 @@ fn opened(tiny: &Tiny) -> MlxNetwork {
 
 /// Whole, in pieces, token by token and beside others: one result.
 fn check(name: &str, tiny: &Tiny) {
-    let mut network = opened(tiny);
+    check_network(name, opened(tiny));
+}
+
+fn check_network(name: &str, mut network: MlxNetwork) {
     let prompt = tokens(45, 1);
     let mut cache = network.new_cache();
     let whole = network.logits_of_all(&mut cache, &prompt).unwrap();
@@ -135,6 +139,21 @@ fn dense() {
         "mistral",
         &Tiny::new(json!({"model_type": "mistral", "sliding_window": null})),
     );
+}
+
+/// What a GPU takes is tried on the device there is.
+#[test]
+fn with_the_operations_for_a_gpu() {
+    let settings = Settings::default();
+    let device = Device::prepare(settings.compute).unwrap().without_own();
+    for changes in [
+        json!({}),
+        json!({"rope_traditional": true, "num_key_value_heads": 1}),
+    ] {
+        let dir = Tiny::new(changes.clone()).write();
+        let network = load_on(device, dir.path(), &settings).unwrap();
+        check_network(&format!("{changes}"), network);
+    }
 }
 
 #[test]

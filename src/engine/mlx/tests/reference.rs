@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::tiny::Tiny;
 use crate::engine::Network;
-use crate::engine::mlx::{MlxNetwork, Settings, load};
+use crate::engine::mlx::device::Device;
+use crate::engine::mlx::{MlxNetwork, Settings, load, load_on};
 
 /// Largest distance of two log-probabilities.
 const CLOSE: f64 = 1e-3;
@@ -55,15 +56,18 @@ struct SmallCase {
     logprobs: Vec<Vec<f64>>,
 }
 
-#[test]
-fn small_models_compute_what_mlx_lm_computes() {
+/// `own` is how this device computes, otherwise with the operations that a GPU takes.
+fn check_small(own: bool) {
+    let settings = Settings::default();
+    let device = Device::prepare(settings.compute).unwrap();
+    let device = if own { device } else { device.without_own() };
     let small: Small = read(&project().join("tests/fixtures/logits.json"));
     assert_eq!(small.cases.len(), 19);
     for case in small.cases {
         let mut tiny = Tiny::new(case.config);
         tiny.dense = case.dense;
         let dir = tiny.write();
-        let mut network = load(dir.path(), &Settings::default()).unwrap();
+        let mut network = load_on(device, dir.path(), &settings).unwrap();
         let mut cache = network.new_cache();
         let rows = network.logits_of_all(&mut cache, &small.prompt).unwrap();
         let last = &rows[rows.len() - case.logprobs.len()..];
@@ -80,6 +84,16 @@ fn small_models_compute_what_mlx_lm_computes() {
             }
         }
     }
+}
+
+#[test]
+fn small_models_compute_what_mlx_lm_computes() {
+    check_small(true);
+}
+
+#[test]
+fn the_operations_for_a_gpu_compute_the_same() {
+    check_small(false);
 }
 
 /// One prompt and the reference's 64 tokens after it.
