@@ -36,6 +36,10 @@ const PASSED_HEADERS: [&str; 6] = [
     "cache-control",
 ];
 
+/// How long the pool may take to learn that a worker died: it is told when the
+/// process has been reaped.
+const SETTLING: Duration = Duration::from_secs(1);
+
 /// Everything an answer needs. Cloning gives another handle.
 #[derive(Clone)]
 pub struct Dispatch {
@@ -140,12 +144,32 @@ fn meant(suggestions: &[String]) -> String {
 }
 
 impl Routed {
-    /// Waits for the model and hands it the request.
+    /// Waits for the model and hands it the request. A worker that died a moment
+    /// ago and was never reached is no answer: the next one is asked, once.
     async fn send(
         &self,
         dispatch: &Dispatch,
     ) -> Result<(Lease, Response<crate::worker::client::Body>), ApiError> {
-        let lease = dispatch.pool.acquire(&self.plan).await.map_err(refused)?;
+        match self.send_once(dispatch).await {
+            Err(Unsent::Unreached) => {
+                self.send_once(dispatch)
+                    .await
+                    .map_err(|unsent| match unsent {
+                        Unsent::Unreached => ended_early(&self.plan.model),
+                        Unsent::Refused(error) => error,
+                    })
+            }
+            Err(Unsent::Refused(error)) => Err(error),
+            Ok(sent) => Ok(sent),
+        }
+    }
+
+    async fn send_once(
+        &self,
+        dispatch: &Dispatch,
+    ) -> Result<(Lease, Response<crate::worker::client::Body>), Unsent> {
+        let acquired = dispatch.pool.acquire(&self.plan).await;
+        let lease = acquired.map_err(|error| Unsent::Refused(refused(error)))?;
         let mut headers = self.request.headers.clone();
         if let Ok(id) = HeaderValue::from_str(&self.request.request_id) {
             headers.insert("x-request-id", id);
@@ -159,11 +183,15 @@ impl Routed {
         );
         match tokio::time::timeout(limit, sent).await {
             Ok(Ok(response)) => Ok((lease, response)),
-            Ok(Err(failure)) => Err(crashed(&self.plan.model, &failure)),
-            Err(_) => Err(ApiError::new(
+            Ok(Err(failure @ Failure::Unreached(_))) => {
+                crashed(&lease, &failure).await;
+                Err(Unsent::Unreached)
+            }
+            Ok(Err(failure)) => Err(Unsent::Refused(crashed(&lease, &failure).await)),
+            Err(_) => Err(Unsent::Refused(ApiError::new(
                 Code::FirstTokenTimeout,
                 format!("{} sent nothing within {limit:?}", self.plan.model),
-            )),
+            ))),
         }
     }
 
@@ -252,11 +280,29 @@ fn shutting_down() -> ApiError {
     ApiError::new(Code::ShuttingDown, "the server is shutting down")
 }
 
-/// The worker is gone or broke off. The cause is for the log alone.
-fn crashed(model: &str, failure: &Failure) -> ApiError {
-    tracing::warn!(model.id = model, cause = %failure, "a worker broke off");
+/// Why a worker has not got a request.
+enum Unsent {
+    /// It was gone before it saw anything of it.
+    Unreached,
+    /// The client is to be told.
+    Refused(ApiError),
+}
+
+/// The worker is gone or broke off. The cause is for the log alone. It is told
+/// only when the pool knows too, so that whoever asks again after this refusal
+/// does not meet the same dead worker.
+async fn crashed(lease: &Lease, failure: &Failure) -> ApiError {
+    let model = &lease.plan().model;
+    tracing::warn!(model.id = %model, cause = %failure, "a worker broke off");
+    if tokio::time::timeout(SETTLING, lease.ended()).await.is_err() {
+        tracing::warn!(model.id = %model, "the worker lives on after it broke off an answer");
+    }
+    ended_early(model)
+}
+
+fn ended_early(model: &str) -> ApiError {
     ApiError::new(
         Code::WorkerCrashed,
-        format!("the worker of {model} ended before it answered"),
+        format!("the worker of {model} ended before its answer did"),
     )
 }

@@ -20,7 +20,7 @@ use super::body::{EventBody, comment};
 use super::relay::Relay;
 use super::spool::{self, Writer};
 use super::whole::{collect, is_compressed, usage_of};
-use super::{Dispatch, Routed, crashed, passed_headers, revoked};
+use super::{Dispatch, Routed, crashed, ended_early, passed_headers, revoked};
 use crate::api::error::{ApiError, Code};
 use crate::pool::lease::Lease;
 use crate::worker::client;
@@ -184,7 +184,9 @@ impl ReadingHalf {
             })?;
             let frame = match frame {
                 None => break,
-                Some(Err(failure)) => return Err(self.broke_off(&relay, crashed(&model, &failure))),
+                // After the engine's own ending a broken connection is no failure.
+                Some(Err(_)) if relay.ended() => break,
+                Some(Err(failure)) => return Err(Ending::Failed(crashed(&lease, &failure).await)),
                 Some(Ok(frame)) => frame,
             };
             silence = (limits.between_tokens, Code::UpstreamTimeout);
@@ -209,17 +211,7 @@ impl ReadingHalf {
         if relay.ended() {
             return Ok(());
         }
-        let message = format!("the worker of {model} ended before its answer did");
-        Err(Ending::Failed(ApiError::new(Code::WorkerCrashed, message)))
-    }
-
-    /// A broken connection after the engine's own ending is no failure.
-    fn broke_off(&self, relay: &Relay, error: ApiError) -> Ending {
-        if relay.ended() {
-            Ending::Told
-        } else {
-            Ending::Failed(error)
-        }
+        Err(Ending::Failed(ended_early(&model)))
     }
 
     /// Lets the headers go, or says in a comment what they would have said.
@@ -264,7 +256,9 @@ impl ReadingHalf {
         body: client::Body,
     ) -> Result<(), Ending> {
         let routed = self.routed.clone();
-        let (bytes, _) = collect(&routed, body).await.map_err(Ending::Failed)?;
+        let (bytes, _) = collect(&routed, &lease, body)
+            .await
+            .map_err(Ending::Failed)?;
         drop(lease);
         let refusal = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
         let Some(refusal) =

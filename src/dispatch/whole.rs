@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::{Dispatch, Routed, crashed, passed_headers, revoked};
 use crate::api::error::{ApiError, Code};
+use crate::pool::Lease;
 use crate::worker::{USAGE_TRAILER, client};
 
 /// Largest answer that is taken from an engine, bytes.
@@ -45,7 +46,7 @@ async fn read(
         return Err(ApiError::new(Code::BadUpstreamResponse, message));
     }
     let (bytes, usage) = tokio::select! {
-        collected = collect(routed, body) => collected?,
+        collected = collect(routed, &lease, body) => collected?,
         error = revoked(&lease) => return Err(error),
     };
     drop(lease);
@@ -62,6 +63,7 @@ async fn read(
 /// The whole body of an engine's answer, and the usage it reports beside it.
 pub(super) async fn collect(
     routed: &Routed,
+    lease: &Lease,
     mut body: client::Body,
 ) -> Result<(Bytes, Option<String>), ApiError> {
     let silence = routed.snapshot.config.server.limits.first_token;
@@ -74,7 +76,7 @@ pub(super) async fn collect(
         })?;
         match frame {
             None => return Ok((bytes.freeze(), usage)),
-            Some(Err(failure)) => return Err(crashed(&routed.plan.model, &failure)),
+            Some(Err(failure)) => return Err(crashed(lease, &failure).await),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) if bytes.len() + data.len() > LARGEST => {
                     let message = "the engine's answer is larger than can be passed on";

@@ -36,7 +36,10 @@ pub struct Body(reqwest::Body);
 /// Why a worker did not answer, or not to the end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The connection was refused, or it broke before the headers.
+    /// There was no connection, so the worker has seen nothing of the request.
+    #[error("the worker cannot be reached: {0}")]
+    Unreached(String),
+    /// The connection broke before the headers.
     #[error("the worker is gone: {0}")]
     Gone(String),
     /// The connection was not accepted in time.
@@ -99,6 +102,8 @@ impl Failure {
             Self::Invalid(chain(&error.without_url()))
         } else if error.is_timeout() {
             Self::Timeout
+        } else if error.is_connect() {
+            Self::Unreached(chain(&error.without_url()))
         } else {
             Self::Gone(chain(&error.without_url()))
         }
