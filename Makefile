@@ -4,7 +4,7 @@
 CARGO ?= cargo
 XTASK = $(CARGO) run --quiet --locked --manifest-path xtask/Cargo.toml --target-dir target/xtask --
 
-.PHONY: build mlx demo run clients test test-router bench-engine lint
+.PHONY: build mlx demo run clients test test-router test-long bench-engine lint
 
 # target/release/roundhouse
 build: mlx
@@ -39,6 +39,10 @@ test: demo clients
 # The same without the embedded engine: router, pool, scripted engine.
 test-router: clients
 	$(CARGO) test --locked --no-default-features
+
+# The properties of the pool at full size: a hundred thousand sequences of events.
+test-long:
+	PROPTEST_CASES=100000 $(CARGO) test --locked --no-default-features --lib --release pool::state
 
 # The engine beside mlx-lm on one core; wants a quiet machine and half an hour.
 # ARGS="--write docs/BENCHMARKS.md" renews the figures there.

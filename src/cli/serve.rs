@@ -128,6 +128,13 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
     let tasks = Tasks::new();
     let owner = Tasks::new();
     let snapshot = registry.load();
+    if snapshot.budget > memory.auto {
+        tracing::warn!(
+            "memory is {}, more than the {} that this machine can spare for models",
+            snapshot.budget,
+            memory.auto
+        );
+    }
     let pool = Pool::start(
         service::pool_settings(&snapshot),
         service::residents(&snapshot),
