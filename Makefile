@@ -2,7 +2,8 @@
 # `xtask`, which are quick when there is nothing to do.
 
 CARGO ?= cargo
-XTASK = $(CARGO) run --quiet --locked --manifest-path xtask/Cargo.toml --target-dir target/xtask --
+# Its own compilation is shown the first time only.
+XTASK = $(CARGO) run $(if $(wildcard target/xtask/debug/xtask),--quiet) --locked --manifest-path xtask/Cargo.toml --target-dir target/xtask --
 
 .PHONY: build mlx demo run clients test test-router test-long bench-engine lint
 

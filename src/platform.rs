@@ -151,9 +151,10 @@ impl Folders {
 /// Where the hub's own client keeps its cache. Source: the environment variables
 /// of huggingface_hub.
 fn hub_cache(home: &Path, variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
-    variable("HF_HUB_CACHE")
-        .or_else(|| variable("HF_HOME").map(|home| home.join("hub")))
-        .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("huggingface/hub")))
+    let folder = |name: &str| variable(name).filter(|value| !value.as_os_str().is_empty());
+    folder("HF_HUB_CACHE")
+        .or_else(|| folder("HF_HOME").map(|home| home.join("hub")))
+        .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("huggingface/hub")))
         .unwrap_or_else(|| home.join(".cache/huggingface/hub"))
 }
 
@@ -202,5 +203,6 @@ mod tests {
         check(&[("XDG_CACHE_HOME", "/c")], "/c/huggingface/hub");
         check(&[("HF_HOME", "/h")], "/h/hub");
         check(&[("HF_HOME", "/h"), ("HF_HUB_CACHE", "/x")], "/x");
+        check(&[("HF_HOME", "/h"), ("HF_HUB_CACHE", "")], "/h/hub");
     }
 }

@@ -4,9 +4,9 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::model::hub::default_cache;
 use crate::model::id::ModelId;
 use crate::model::import::{self, Imported, Precision, Progress, Request};
+use crate::platform::Folders;
 use crate::units::ByteSize;
 
 /// When progress is first shown, and how often after.
@@ -40,7 +40,7 @@ pub fn run(args: &ImportArgs) -> Result<(), String> {
     let cache = args
         .cache
         .clone()
-        .or_else(|| default_cache(|name| std::env::var_os(name)))
+        .or_else(|| Folders::from_environment().map(|folders| folders.hub_cache))
         .ok_or("no cache folder is known: give --cache DIR or set HF_HUB_CACHE")?;
     let request = Request {
         file: args.file.clone(),

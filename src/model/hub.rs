@@ -9,7 +9,6 @@
 //! The hash is SHA-256 for weight files and git's blob SHA-1 for small ones.
 //! Source: the cache chapter of `huggingface_hub`'s documentation.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -17,20 +16,6 @@ use std::path::{Path, PathBuf};
 use sha1::{Digest, Sha1};
 
 use super::id::ModelId;
-
-/// The cache folder that the environment names: `HF_HUB_CACHE`, else
-/// `HF_HOME/hub`, else the hub's default below the user's cache or home folder.
-pub fn default_cache(environment: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let folder = |name: &str| {
-        environment(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    folder("HF_HUB_CACHE")
-        .or_else(|| folder("HF_HOME").map(|home| home.join("hub")))
-        .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("huggingface/hub")))
-        .or_else(|| folder("HOME").map(|home| home.join(".cache/huggingface/hub")))
-}
 
 /// The name git gives to this content, 40 hexadecimal digits.
 pub fn git_blob_name(content: &[u8]) -> String {
@@ -152,26 +137,6 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_environment_names_the_cache() {
-        let check = |set: &[(&str, &str)], expected: Option<&str>| {
-            let environment = |name: &str| {
-                let found = set.iter().find(|(key, _)| *key == name)?;
-                Some(OsString::from(found.1))
-            };
-            assert_eq!(default_cache(environment), expected.map(PathBuf::from));
-        };
-        check(&[("HF_HUB_CACHE", "/a"), ("HF_HOME", "/b")], Some("/a"));
-        check(&[("HF_HOME", "/b"), ("HOME", "/c")], Some("/b/hub"));
-        check(&[("HF_HUB_CACHE", ""), ("HF_HOME", "/b")], Some("/b/hub"));
-        check(
-            &[("XDG_CACHE_HOME", "/x"), ("HOME", "/c")],
-            Some("/x/huggingface/hub"),
-        );
-        check(&[("HOME", "/c")], Some("/c/.cache/huggingface/hub"));
-        check(&[], None);
-    }
 
     #[test]
     fn blobs_are_named_as_git_names_them() {
