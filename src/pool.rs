@@ -112,6 +112,21 @@ pub enum UnloadReason {
     Shutdown,
 }
 
+impl UnloadReason {
+    /// The word in logs, counters and the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Evicted => "evicted",
+            Self::Requested => "requested",
+            Self::Config => "config",
+            Self::Crashed => "crashed",
+            Self::Memory => "memory",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
 /// Why a lease was not given.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Refused {

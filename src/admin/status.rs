@@ -45,7 +45,7 @@ pub async fn status(State(service): State<Service>) -> Json<Value> {
             "load_failures": view.counters.load_failures,
             "swaps": view.counters.swaps,
             "unloads": view.counters.unloads.iter()
-                .map(|(reason, count)| (json!(reason).as_str().unwrap_or_default().to_owned(), json!(count)))
+                .map(|(reason, count)| (reason.as_str().to_owned(), json!(count)))
                 .collect::<serde_json::Map<_, _>>(),
         },
         "models": models,

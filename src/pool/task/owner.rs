@@ -190,7 +190,8 @@ impl<L: Launch> Owner<L> {
             } => {
                 if let Some(process) = self.workers.get(&generation) {
                     let model = process.plan.model.as_str();
-                    tracing::info!(model, pid = process.pid, ?reason, "ending {model}");
+                    let reason = reason.map(UnloadReason::as_str);
+                    tracing::info!(model, pid = process.pid, reason, "ending {model}");
                     process.stop.send_replace(Some(grace));
                 }
             }
@@ -333,7 +334,10 @@ impl<L: Launch> Owner<L> {
             Some(UnloadReason::Crashed) => {
                 tracing::error!(model, pid, how, "the worker of {model} {how}");
             }
-            _ => tracing::info!(model, pid, ?reason, how, "{model} is gone"),
+            _ => {
+                let reason = reason.map(UnloadReason::as_str);
+                tracing::info!(model, pid, reason, how, "{model} is gone");
+            }
         }
     }
 
