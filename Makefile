@@ -4,7 +4,7 @@
 CARGO ?= cargo
 XTASK = $(CARGO) run --quiet --locked --manifest-path xtask/Cargo.toml --target-dir target/xtask --
 
-.PHONY: build mlx demo run clients test test-router bench-engine lint
+.PHONY: build mlx demo run clients test test-router coverage bench-engine lint
 
 # target/release/roundhouse
 build: mlx
@@ -39,6 +39,11 @@ test: demo clients
 # The same without the embedded engine: router, pool, scripted engine.
 test-router: clients
 	$(CARGO) test --locked --no-default-features
+
+# The share of lines that the whole suite runs. ARGS="--write" renews the figures
+# in docs/EVIDENCE.md, ARGS="--last" tells those of the last run.
+coverage: demo clients
+	@$(XTASK) coverage $(ARGS)
 
 # The engine beside mlx-lm on one core; wants a quiet machine and half an hour.
 # ARGS="--write docs/BENCHMARKS.md" renews the figures there.
