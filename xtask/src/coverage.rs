@@ -44,7 +44,7 @@ pub fn measure(options: &[&str]) -> Result<()> {
     let root_name = root.to_string_lossy().into_owned();
     let files = lines::files(&tools.lcov()?, &root_name, &sources(&root)?);
     let section = section(&files)?;
-    println!("{section}");
+    print!("{section}");
     if options.contains(&"--write") {
         let path = place::repository().join("docs/EVIDENCE.md");
         let present = fs::read_to_string(&path).unwrap_or_else(|_| TITLE.to_owned());
@@ -129,9 +129,10 @@ fn section(files: &BTreeMap<String, lines::Count>) -> Result<String> {
         .collect();
     Ok(format!(
         "{HEADING}\n\
-         `make coverage`, {}, {} on {} with {processors} processors, {}: unit tests and `tests/it`\n\
-         on the default features, with the program and the workers that the tests start. Lines of\n\
-         `src` count, less those that are built for tests alone. **{:.1} %** of them ran.\n\n\
+         `make coverage`, {}, {} on {} with {processors} processors, {}:\n\
+         unit tests and `tests/it` on the default features, with the program and the workers that the\n\
+         tests start. Lines of `src` count, less those that are built for tests alone.\n\
+         **{:.1} %** of them ran.\n\n\
          {}\n\
          Least of the files with ten lines or more: {}.\n",
         date.trim(),

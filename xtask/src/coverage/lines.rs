@@ -175,7 +175,8 @@ fn only_tests(source: &str) -> OnlyTests {
         found
             .modules
             .extend(lines.get(at).copied().and_then(declared));
-        while at < lines.len() && !ends(lines[at], indent) {
+        let is_block = lines.get(at).is_some_and(|line| line.ends_with('{'));
+        while at < lines.len() && !ends(lines[at], indent, is_block) {
             at += 1;
         }
         found.lines.extend(begin + 1..=at + 1);
@@ -184,9 +185,15 @@ fn only_tests(source: &str) -> OnlyTests {
     found
 }
 
-/// Whether an item that is indented so far ends with this line.
-fn ends(line: &str, indented: usize) -> bool {
-    indent(line) == indented && line.ends_with([';', '}', ','])
+/// Whether an item that is indented so far ends with this line. Of one that opened
+/// a block in its first line, only a brace alone is the end: text in a string of
+/// several lines may stand as far to the left.
+fn ends(line: &str, indented: usize, is_block: bool) -> bool {
+    indent(line) == indented
+        && match is_block {
+            true => line.trim() == "}",
+            false => line.ends_with([';', '}', ',']),
+        }
 }
 
 fn indent(line: &str) -> usize {
@@ -224,6 +231,9 @@ mod child;
 #[cfg(test)]
 mod tests {
     fn test() {
+        let text = \"
+models: { a: {} }
+\";
     }
 }
 ";
