@@ -5,7 +5,7 @@ CARGO ?= cargo
 # Its own compilation is shown the first time only.
 XTASK = $(CARGO) run $(if $(wildcard target/xtask/debug/xtask),--quiet) --locked --manifest-path xtask/Cargo.toml --target-dir target/xtask --
 
-.PHONY: build mlx demo run clients test test-router test-long bench-engine lint
+.PHONY: build mlx demo run clients test test-router test-long coverage bench-engine lint
 
 # target/release/roundhouse
 build: mlx
@@ -44,6 +44,11 @@ test-router: clients
 # The properties of the pool at full size: a hundred thousand sequences of events.
 test-long:
 	PROPTEST_CASES=100000 $(CARGO) test --locked --no-default-features --lib --release pool::state
+
+# The share of lines that the whole suite runs. ARGS="--write" renews the figures
+# in docs/EVIDENCE.md, ARGS="--last" tells those of the last run.
+coverage: demo clients
+	@$(XTASK) coverage $(ARGS)
 
 # The engine beside mlx-lm on one core; wants a quiet machine and half an hour.
 # ARGS="--write docs/BENCHMARKS.md" renews the figures there.

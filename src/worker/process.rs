@@ -45,7 +45,8 @@ pub const ENVIRONMENT: &[&str] = &[
     "VECLIB_MAXIMUM_THREADS",
     // What a person sets to look into a fault.
     "RUST_BACKTRACE",
-    // Where a build that measures coverage writes it.
+    // A build that measures coverage; no other build hands this on.
+    #[cfg(coverage)]
     "LLVM_PROFILE_FILE",
 ];
 

