@@ -139,7 +139,8 @@ class Roundhouse:
         weights are loaded and its socket listens."""
         # Upper bounds for sequences; nothing is taken for them before they come.
         limits = ["--context", "8192", "--parallel", "8", "--kv", "400000000"]
-        place = ["--socket", self.scratch / "w", "--model-dir", model.snapshot]
+        # A worker whose standard input ends leaves at once, and its socket behind.
+        place = ["--socket", self.scratch / secrets.token_hex(4), "--model-dir", model.snapshot]
         worker = Process(
             [self.binary, "worker", *place, *limits],
             self.core,
