@@ -123,9 +123,11 @@ pub fn decide(snapshot: &Snapshot, model: Option<&str>, permit: Permit) -> Decis
     }
 }
 
-/// What `GET /v1/models` shows: names that can be served, then their aliases.
+/// What `GET /v1/models` shows: the entries, cached or not, and the cached ids
+/// that can be served, then the aliases. Of an id that `allow` merely permits and
+/// that is not whole nobody asked to be told.
 pub fn list(snapshot: &Snapshot, permit: Permit) -> Vec<Listed> {
-    let usable = |served: &Served| served.plan.is_ok() && permit(&served.name);
+    let usable = |served: &Served| (served.entry || served.plan.is_ok()) && permit(&served.name);
     let names = snapshot.served.values().filter(|served| usable(served));
     let aliases = snapshot.aliases.iter().filter(|(_, served)| usable(served));
     names
@@ -167,7 +169,10 @@ fn nearest(snapshot: &Snapshot, text: &str, permit: Permit) -> Vec<String> {
     let listed = list(snapshot, permit);
     suggest::nearest_names(
         text,
-        listed.iter().map(|listed| listed.id.as_str()),
+        listed
+            .iter()
+            .filter(|listed| listed.served.plan.is_ok())
+            .map(|listed| listed.id.as_str()),
         SUGGESTIONS,
     )
     .into_iter()

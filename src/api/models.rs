@@ -64,6 +64,7 @@ fn object(listed: &Listed, view: &View) -> Value {
         "owned_by": owner,
         "state": state,
         "status": {"value": state},
+        "cached": plan.is_some(),
         "context_length": plan.map(|plan| plan.context),
         "max_model_len": plan.map(|plan| plan.context),
         "aliases": served.aliases,

@@ -212,7 +212,7 @@ fn suggestions_and_lists_come_from_the_permitted_set_alone() {
 }
 
 #[test]
-fn the_list_has_what_can_be_served_and_its_aliases() {
+fn the_list_has_entries_what_can_be_served_and_aliases() {
     let snapshot = snapshot(TEXT, &shelf());
     let listed: Vec<_> = list(&snapshot, &anyone)
         .into_iter()
@@ -220,14 +220,16 @@ fn the_list_has_what_can_be_served_and_its_aliases() {
         .collect();
     let qwen = "mlx-community/Qwen3-4B-4bit".to_owned();
     let name = |name: &str| (name.to_owned(), None);
-    let alias = |name: &str| (name.to_owned(), Some(qwen.clone()));
+    let alias = |name: &str, of: &str| (name.to_owned(), Some(of.to_owned()));
     let expected = [
         name(&qwen),
         name("coder"),
+        name("org/gone"),
         name("mlx-community/Other-8bit"),
-        alias("small"),
-        alias("gpt-4o-mini"),
-        alias("org/allowed"),
+        alias("small", &qwen),
+        alias("gpt-4o-mini", &qwen),
+        alias("org/allowed", &qwen),
+        alias("gone", "org/gone"),
     ];
     assert_eq!(listed, expected);
 }
@@ -249,11 +251,17 @@ proptest! {
     }
 
     #[test]
-    fn what_is_listed_is_served(index in 0usize..6) {
+    fn what_is_listed_is_served_or_its_entry_says_why_not(index in 0usize..8) {
         let snapshot = snapshot(TEXT, &shelf());
         let listed = list(&snapshot, &anyone);
-        let id = &listed[index].id;
-        let is_served = matches!(decide(&snapshot, Some(id), &anyone), Decision::Serve { .. });
-        prop_assert!(is_served, "{id}");
+        let (id, served) = (&listed[index].id, &listed[index].served);
+        let decision = decide(&snapshot, Some(id), &anyone);
+        match &served.plan {
+            Ok(_) => prop_assert!(matches!(decision, Decision::Serve { .. }), "{id}"),
+            Err(_) => {
+                prop_assert!(served.entry, "{id}");
+                prop_assert!(matches!(decision, Decision::NotServable { .. }), "{id}");
+            }
+        }
     }
 }

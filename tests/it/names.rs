@@ -209,6 +209,39 @@ async fn a_default_answers_a_missing_name_and_only_that() {
 }
 
 #[tokio::test]
+async fn the_list_tells_cached_entries_from_others() {
+    let home = Home::new("models: { good/first: {}, good/absent: { aliases: [away] } }\n");
+    home.scripted("good/first", json!({"tokens": 1}));
+    let server = home.serve();
+    let (_, list) = server.get("/v1/models").await;
+    let told: Vec<_> = list["data"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|model| {
+            (
+                model["id"].as_str().expect("an id"),
+                model["cached"] == true,
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("good/first", true),
+            ("good/absent", false),
+            ("away", false)
+        ]
+    );
+    let answer = ask(&server, Some(json!("away"))).await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (404, "model_not_found")
+    );
+    assert!(answer.text.contains("not cached"), "{answer:?}");
+}
+
+#[tokio::test]
 async fn the_list_holds_what_may_be_asked_for() {
     let home = home();
     let server = home.serve();
