@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
 use bytes::Bytes;
 
 use crate::access::Caller;
@@ -60,8 +60,6 @@ pub struct Request {
     pub path: &'static str,
     /// The body as it came.
     pub body: Bytes,
-    /// Headers of the client that an engine may see.
-    pub headers: HeaderMap,
     /// The id under which everything about it is logged.
     pub request_id: String,
     /// Who asks.
@@ -170,7 +168,12 @@ impl Routed {
     ) -> Result<(Lease, Response<crate::worker::client::Body>), Unsent> {
         let acquired = dispatch.pool.acquire(&self.plan).await;
         let lease = acquired.map_err(|error| Unsent::Refused(refused(error)))?;
-        let mut headers = self.request.headers.clone();
+        // Nothing of the client's headers: credentials, cookies and framing stay here.
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
         if let Ok(id) = HeaderValue::from_str(&self.request.request_id) {
             headers.insert("x-request-id", id);
         }

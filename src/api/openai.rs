@@ -13,9 +13,6 @@ use crate::access::Caller;
 use crate::dispatch::Request;
 use crate::service::Service;
 
-/// Headers of the client that an engine sees. Credentials, cookies and framing stay here.
-const PASSED_HEADERS: [&str; 2] = ["content-type", "x-nonce"];
-
 /// `POST /v1/chat/completions`
 pub async fn chat_completions(
     state: State<Service>,
@@ -55,14 +52,9 @@ async fn forward(
         .limits
         .clone();
     let body = read_json(&headers, body, &limits).await?;
-    let passed = PASSED_HEADERS
-        .iter()
-        .filter_map(|name| Some(((*name).parse().ok()?, headers.get(*name)?.clone())))
-        .collect();
     let request = Request {
         path,
         body,
-        headers: passed,
         request_id,
         caller,
     };
