@@ -195,7 +195,7 @@ async fn redirects_are_not_followed() {
 }
 
 #[tokio::test]
-async fn a_worker_that_is_gone_is_gone() {
+async fn a_worker_that_broke_off_and_one_that_was_never_reached_are_told_apart() {
     let server = serve();
     let hung_up = server.send("/hang-up").await.map(drop);
     assert!(matches!(hung_up, Err(Failure::Gone(_))), "{hung_up:?}");
@@ -204,7 +204,7 @@ async fn a_worker_that_is_gone_is_gone() {
         .send(Method::GET, "/echo", HeaderMap::new(), Bytes::new())
         .await
         .map(drop);
-    let Err(Failure::Gone(text)) = refused else {
+    let Err(Failure::Unreached(text)) = refused else {
         panic!("{refused:?}");
     };
     assert!(!text.contains("s3cret"), "{text}");
