@@ -63,8 +63,10 @@ void in_slices_of_rows(
     const Weights& w, int64_t first, int64_t last, const float* x,
     const float* slices, int64_t count, float* y) {
   Buffer scratch = buffer(scratch_floats(w));
-  for (int64_t from = first; from < last; from += kWeightRows) {
-    int64_t to = std::min(from + kWeightRows, last);
+  // Only weights that are used again are worth keeping near.
+  const int64_t height = together(count) == count ? last - first : kWeightRows;
+  for (int64_t from = first; from < last; from += height) {
+    int64_t to = std::min(from + height, last);
     for (int64_t row = 0; row < count;) {
       int rows = together(count - row);
       loops().few_rows(

@@ -58,6 +58,10 @@ inline void widen_all(
 
 template <Format format>
 struct DenseRow {
+  // Dense weights are bound by memory, which gives more to several streams far
+  // apart than to neighbours: half as much again, measured on a server's core.
+  static constexpr bool kFarApart = true;
+
   const Weights* weights;
   int64_t offset;
 
@@ -79,6 +83,8 @@ struct DenseRow {
 
 template <int bits>
 struct QuantizedRow {
+  static constexpr bool kFarApart = false;
+
   const uint8_t* packed;
   const float* scales;
   const float* biases;
@@ -128,18 +134,18 @@ inline void add_up(const Simd::Float* sums, float* totals) {
   }
 }
 
-// `kRows` rows of x against `kColumns` rows of weights. `slices` is x as
-// `Loops::few_rows` describes it.
+// `kRows` rows of x against `kColumns` rows of weights, `apart` from each other.
+// `slices` is x as `Loops::few_rows` describes it.
 template <class Row, int kRows, int kColumns>
 inline void tile(
-    const Weights& w, int64_t first, const float* x, const float* slices,
-    float* y, float* scratch) {
+    const Weights& w, int64_t first, int64_t apart, const float* x,
+    const float* slices, float* y, float* scratch) {
   const int64_t columns = w.columns;
   const int64_t room = 2 * groups(w);
   Row row[kColumns];
   Simd::Float sums[kColumns][kRows];
   for (int c = 0; c < kColumns; ++c) {
-    row[c].start(w, first + c, scratch + c * room);
+    row[c].start(w, first + c * apart, scratch + c * room);
     for (int r = 0; r < kRows; ++r) {
       sums[c][r] = Simd::zero();
     }
@@ -181,7 +187,7 @@ inline void tile(
   }
   for (int r = 0; r < kRows; ++r) {
     for (int c = 0; c < kColumns; ++c) {
-      y[r * w.rows + first + c] = totals[c * kRows + r];
+      y[r * w.rows + first + c * apart] = totals[c * kRows + r];
     }
   }
 }
@@ -194,11 +200,14 @@ void all_columns(
   // stay in registers.
   constexpr int kColumns = kRows == 1 ? 8 : kRows <= 4 ? 4 : 2;
   static_assert(kColumns <= kMostColumns);
-  for (; first + kColumns <= last; first += kColumns) {
-    tile<Row, kRows, kColumns>(w, first, x, slices, y, scratch);
+  const int64_t tiles = (last - first) / kColumns;
+  const int64_t apart = Row::kFarApart ? tiles : 1;
+  for (int64_t i = 0; i < tiles; ++i) {
+    int64_t from = first + (Row::kFarApart ? i : i * kColumns);
+    tile<Row, kRows, kColumns>(w, from, apart, x, slices, y, scratch);
   }
-  for (; first < last; ++first) {
-    tile<Row, kRows, 1>(w, first, x, slices, y, scratch);
+  for (first += tiles * kColumns; first < last; ++first) {
+    tile<Row, kRows, 1>(w, first, 1, x, slices, y, scratch);
   }
 }
 
