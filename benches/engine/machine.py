@@ -3,9 +3,7 @@
 import importlib.metadata
 import os
 import platform
-import shlex
 import subprocess
-import sys
 from datetime import date
 from pathlib import Path
 
@@ -16,7 +14,7 @@ NOTABLE = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"
 PEERS = ("mlx-lm", "mlx", "transformers", "tokenizers", "scipy-openblas32")
 
 
-def facts(binary, core, scratch, load_before):
+def facts(arguments, scratch, load_before):
     """(name, value) of everything that is told above the tables."""
     versions = {
         found.metadata["Name"].lower(): found.version
@@ -26,23 +24,24 @@ def facts(binary, core, scratch, load_before):
     model, flags = processor()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return [
-        ("command", f"`{command()}`"),
+        ("command", f"`{command(arguments)}`"),
         ("date", date.today().isoformat()),
         ("commit", commit()),
-        ("roundhouse", said_by(binary, "--version")),
+        ("roundhouse", said_by(arguments.binary, "--version")),
         ("peer", f"{peers}, Python {platform.python_version()}"),
         ("machine", f"{platform.machine()}, {model}, {os.cpu_count()} cores, {memory:.0f} GiB"),
         ("instruction sets", " ".join(flag for flag in NOTABLE if flag in flags)),
         ("system", f"{platform.system()} {platform.release().partition('-')[0]}"),
-        ("memory", memory_rate(core, scratch)),
+        ("memory", memory_rate(arguments.core, scratch)),
         ("load average", f"{load_before} before, {load()} after, the benchmark's own included"),
     ]
 
 
-def command():
-    """How this run can be repeated."""
-    given = shlex.join(sys.argv[1:])
-    return f'make bench-engine ARGS="{given}"' if given else "make bench-engine"
+def command(arguments):
+    """How this run can be repeated elsewhere: without the paths of this machine."""
+    options = f"--rounds {arguments.rounds} --models {','.join(arguments.models)}"
+    options += f" --decode {arguments.decode} --concurrent {arguments.concurrent}"
+    return f'make bench-engine ARGS="{options}"'
 
 
 def load():

@@ -146,7 +146,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="rh-") as name:
         scratch = Path(name)
         costs, sizes = run(arguments, scratch)
-        facts = machine.facts(arguments.binary, arguments.core, scratch, before)
+        facts = machine.facts(arguments, scratch, before)
     products = product.measure(arguments.core)
     text = report.render(costs, arguments, sorted(sizes.seen), facts, products)
     print(text)
