@@ -120,15 +120,8 @@ async fn release(
 }
 
 async fn target(service: &Service, headers: &HeaderMap, body: Body) -> Result<Target, ApiError> {
-    let limits = service
-        .dispatch
-        .registry
-        .load()
-        .config
-        .server
-        .limits
-        .clone();
-    let bytes = read_json(headers, body, &limits).await?;
+    let snapshot = service.dispatch.registry.load();
+    let bytes = read_json(headers, body, &snapshot.config.server.limits).await?;
     let invalid = |error: serde_json::Error| ApiError::new(Code::InvalidValue, error.to_string());
     serde_json::from_slice(&bytes).map_err(invalid)
 }

@@ -43,15 +43,8 @@ async fn forward(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    let limits = service
-        .dispatch
-        .registry
-        .load()
-        .config
-        .server
-        .limits
-        .clone();
-    let body = read_json(&headers, body, &limits).await?;
+    let snapshot = service.dispatch.registry.load();
+    let body = read_json(&headers, body, &snapshot.config.server.limits).await?;
     let request = Request {
         path,
         body,
