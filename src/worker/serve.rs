@@ -84,7 +84,7 @@ fn work(args: &WorkerArgs, began: Instant) -> Result<(), Failure> {
     if !platform::follow_parent() {
         return Err(Failure::NoParent);
     }
-    let secret = follow_standard_input()?;
+    let secret = follow_standard_input(&args.socket)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -100,7 +100,7 @@ fn work(args: &WorkerArgs, began: Instant) -> Result<(), Failure> {
     });
     let listener = listen(&args.socket)?;
     drop(guard);
-    let result = runtime.block_on(async {
+    let (result, at_rest) = runtime.block_on(async {
         let tasks = Tasks::new();
         tasks.spawn(http::accept(listener, served, tasks.clone()));
         say(&FirstWord::Ready(Ready {
@@ -112,15 +112,26 @@ fn work(args: &WorkerArgs, began: Instant) -> Result<(), Failure> {
             load_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         }));
         tracing::info!(load_ms = began.elapsed().as_millis(), "the worker is ready");
-        let result = until_the_end(loaded.terminate, loaded.ended).await;
+        let mut ended = loaded.ended;
+        let result = until_the_end(loaded.terminate, ended.as_mut()).await;
         drop(std::fs::remove_file(&args.socket));
         if !tasks.stop(PATIENCE).await {
             tracing::warn!("connections did not end in time");
         }
-        result
+        let at_rest = match (&result, ended) {
+            // With the connections its sequences are gone, and with the last way to
+            // it the thread ends.
+            (Ok(()), Some(ended)) => tokio::time::timeout(PATIENCE, ended).await.is_ok(),
+            _ => true,
+        };
+        (result, at_rest)
     });
     // Work on other threads has nobody left to answer to.
     runtime.shutdown_background();
+    if !at_rest {
+        tracing::warn!("the engine did not come to rest in time");
+        leave_at_once();
+    }
     result
 }
 
@@ -167,7 +178,10 @@ fn load(args: &WorkerArgs) -> Result<Loaded, Failure> {
 
 /// Waits for the signal to end, which is no failure, or for the end of the engine,
 /// which is one.
-async fn until_the_end(terminate: Option<Signal>, ended: Option<Ended>) -> Result<(), Failure> {
+async fn until_the_end(
+    terminate: Option<Signal>,
+    ended: Option<&mut Ended>,
+) -> Result<(), Failure> {
     let told = async {
         match terminate {
             Some(mut terminate) => drop(terminate.recv().await),
@@ -186,10 +200,18 @@ async fn until_the_end(terminate: Option<Signal>, ended: Option<Ended>) -> Resul
     }
 }
 
+/// Ends the process without the exit handlers of its libraries: those of a BLAS
+/// free the memory that the engine's thread may just be multiplying in.
+fn leave_at_once() {
+    let process = rustix::process::getpid();
+    let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+}
+
 /// Reads the secret, the first line of standard input, and leaves a thread that
 /// ends the process when standard input ends: the parent is gone.
-fn follow_standard_input() -> Result<String, Failure> {
+fn follow_standard_input(socket: &Path) -> Result<String, Failure> {
     let (told, secret) = mpsc::sync_channel(1);
+    let socket = socket.to_owned();
     let follow = move || {
         let mut input = std::io::stdin().lock();
         let mut line = String::new();
@@ -201,11 +223,8 @@ fn follow_standard_input() -> Result<String, Failure> {
         // Whatever else comes is not for us; only the end is.
         drop(std::io::copy(&mut input, &mut std::io::sink()));
         tracing::info!("standard input ended: leaving");
-        #[expect(
-            clippy::exit,
-            reason = "without its parent the process has nothing to finish"
-        )]
-        std::process::exit(0);
+        drop(std::fs::remove_file(&socket));
+        leave_at_once();
     };
     std::thread::Builder::new()
         .name("standard-input".to_owned())

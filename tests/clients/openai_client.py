@@ -93,7 +93,7 @@ refused(openai.BadRequestError, "invalid_value", "temperature", temperature=-1)
 refused(openai.BadRequestError, "invalid_value", "messages", messages=[])
 
 # Leaves in the middle.
-extra = {"nonce": "left-by-openai", "scripted": {"tokens": 100000, "token_ms": 10}}
+extra = {"nonce": "left-by-openai", "scripted": {"tokens": 100000, "token_ms": 500}}
 stream = client.chat.completions.create(
     model=model, messages=messages, max_tokens=100000, stream=True, extra_body=extra
 )

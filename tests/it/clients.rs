@@ -44,10 +44,19 @@ async fn the_official_openai_client_finds_everything_it_expects() {
         .expect("the client's script");
     let left = Instant::now();
     let journal = || std::fs::read_to_string(snapshot.join("journal")).expect("a journal");
-    while !journal().contains("cancelled left-by-openai") {
-        assert!(left.elapsed() < PATIENCE, "never cancelled: {}", journal());
+    let made: u64 = loop {
+        let journal = journal();
+        let cancelled = "cancelled left-by-openai after ";
+        let found = journal
+            .lines()
+            .find_map(|line| line.strip_prefix(cancelled));
+        if let Some(made) = found {
+            break made.parse().expect("a number of tokens");
+        }
+        assert!(left.elapsed() < PATIENCE, "never cancelled: {journal}");
         tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    };
+    assert!(made <= 2, "it left at the first of {made} tokens");
     server
         .until("free", |status| status["requests"]["running"] == 0)
         .await;

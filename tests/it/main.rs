@@ -3,6 +3,7 @@
 //! subject. Nothing is downloaded, nothing is ignored, no test needs another.
 
 mod harness;
+mod sampler;
 
 mod access;
 mod clients;

@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use super::harness::{Home, PATIENCE, lives, question};
+use super::sampler::sample;
 
 /// Three models of which the budget holds one.
 const ONE_OF_THREE: &str = "
@@ -311,82 +312,4 @@ async fn a_reader_at_a_crawl_does_not_hold_the_model() {
         text.extend_from_slice(&more);
     }
     assert!(String::from_utf8_lossy(&text).ends_with("data: [DONE]\n\n"));
-}
-
-/// The books and the processes at one moment.
-#[derive(Debug)]
-struct Sample {
-    reserved: u64,
-    workers: usize,
-    resident: u64,
-}
-
-/// A sampler in a thread of its own, outside the server.
-struct Sampler {
-    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
-    thread: std::thread::JoinHandle<Vec<Sample>>,
-}
-
-impl Sampler {
-    fn stop(self) -> Vec<Sample> {
-        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        self.thread.join().expect("samples")
-    }
-}
-
-fn sample(server: &super::harness::Server, limit: Duration) -> Sampler {
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let (stopped, control, router) = (stop.clone(), server.control.clone(), server.pid());
-    let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let http = reqwest::Client::builder()
-            .unix_socket(control.as_path())
-            .build()
-            .expect("a client");
-        let start = Instant::now();
-        let mut samples = Vec::new();
-        while !stopped.load(std::sync::atomic::Ordering::Relaxed) && start.elapsed() < limit {
-            let text = runtime.block_on(async {
-                let answer = http
-                    .get("http://localhost/admin/status")
-                    .send()
-                    .await
-                    .expect("an answer");
-                answer.text().await.expect("a body")
-            });
-            let status: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-            let workers = children(router);
-            samples.push(Sample {
-                reserved: status["memory"]["reserved_bytes"]
-                    .as_u64()
-                    .expect("a number"),
-                workers: workers.len(),
-                resident: workers.iter().map(|&pid| resident(pid)).sum(),
-            });
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        samples
-    });
-    Sampler { stop, thread }
-}
-
-/// Living children of a process.
-fn children(parent: u32) -> Vec<u32> {
-    let processes = std::fs::read_dir("/proc").expect("the processes of a Linux machine");
-    processes
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|pid| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let after_name = stat.rsplit(')').next().unwrap_or_default();
-            let mut fields = after_name.split_whitespace();
-            fields.next() != Some("Z") && fields.next() == Some(&parent.to_string())
-        })
-        .collect()
-}
-
-fn resident(pid: u32) -> u64 {
-    roundhouse::platform::resident_memory(pid).map_or(0, |bytes| bytes.0)
 }

@@ -236,10 +236,11 @@ async fn headers_of_an_engine_stay_inside() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_cancels_the_generation() {
+async fn a_client_that_leaves_stops_the_generation_within_a_token() {
+    const TOKEN_MS: u64 = 250;
     let home = one_model(
         "",
-        json!({"tokens": 100_000, "token_ms": 10, "journal": "journal"}),
+        json!({"tokens": 100_000, "token_ms": TOKEN_MS, "journal": "journal"}),
     );
     let server = home.serve();
     for (nonce, stream) in [("streamed", true), ("whole", false)] {
@@ -247,27 +248,39 @@ async fn a_client_that_leaves_cancels_the_generation() {
             .request(Method::POST, "/v1/chat/completions")
             .header("content-type", "application/json")
             .body(question("t/a", nonce, stream).to_string());
-        if stream {
+        let asked = std::time::Instant::now();
+        let most = if stream {
             let mut response = request.send().await.expect("an answer");
-            response.chunk().await.expect("bytes").expect("a piece");
+            let mut seen = 0;
+            while seen < 3 {
+                let piece = response.chunk().await.expect("bytes").expect("a piece");
+                seen += String::from_utf8_lossy(&piece)
+                    .matches("\"content\":\"{")
+                    .count() as u64;
+            }
             drop(response);
+            seen + 1
         } else {
-            let waiting = tokio::time::timeout(Duration::from_millis(300), request.send()).await;
+            let waiting = tokio::time::timeout(Duration::from_millis(600), request.send()).await;
             assert!(waiting.is_err(), "an unfinished answer began");
-        }
+            asked.elapsed().as_millis() as u64 / TOKEN_MS + 1
+        };
         let gone = std::time::Instant::now();
-        while !journal(&home).contains(&format!("cancelled {nonce}")) {
-            assert!(
-                gone.elapsed() < PATIENCE,
-                "never cancelled: {}",
-                journal(&home)
-            );
+        let cancelled = format!("cancelled {nonce} after ");
+        let made: u64 = loop {
+            let journal = journal(&home);
+            let found = journal
+                .lines()
+                .find_map(|line| line.strip_prefix(&cancelled));
+            if let Some(made) = found {
+                break made.parse().expect("a number of tokens");
+            }
+            assert!(gone.elapsed() < PATIENCE, "never cancelled: {journal}");
             tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        };
         assert!(
-            gone.elapsed() < Duration::from_secs(1),
-            "cancelled after {:?}",
-            gone.elapsed()
+            made <= most,
+            "{nonce}: {made} tokens, expected at most {most}"
         );
         server
             .until("free", |status| status["requests"]["running"] == 0)
