@@ -41,9 +41,11 @@ test: demo clients
 test-router: clients
 	$(CARGO) test --locked --no-default-features
 
-# The properties of the pool at full size: a hundred thousand sequences of events.
-test-long:
+# What is too large for every run, at its whole size: the properties of the pool
+# over a hundred thousand sequences of events, the cases that name large numbers.
+test-long: clients
 	PROPTEST_CASES=100000 $(CARGO) test --locked --no-default-features --lib --release pool::state
+	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --no-default-features --release --test it
 
 # The share of lines that the whole suite runs. ARGS="--write" renews the figures
 # in docs/EVIDENCE.md, ARGS="--last" tells those of the last run.

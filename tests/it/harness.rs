@@ -441,3 +441,9 @@ pub fn lives(pid: u32) -> bool {
         }
     }
 }
+
+/// Whether cases run at their whole size, as `make test-long` asks, or at one that
+/// every run of the tests can bear.
+pub fn long() -> bool {
+    std::env::var_os("ROUNDHOUSE_LONG").is_some()
+}
