@@ -7,7 +7,6 @@ use axum::http::{HeaderMap, header, uri::Authority};
 
 use crate::api::error::{ApiError, Code};
 
-pub mod audit;
 pub mod keys;
 
 use keys::{KeyClass, Keys};
@@ -39,6 +38,16 @@ pub enum Door {
     UnixSocket,
 }
 
+impl Door {
+    /// Where it came from, for records: an address, or `unix`.
+    pub fn peer(&self) -> String {
+        match self {
+            Self::Tcp { peer, .. } => peer.to_string(),
+            Self::ControlSocket | Self::UnixSocket => "unix".to_owned(),
+        }
+    }
+}
+
 /// Who asks, once the credential has been checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
@@ -55,10 +64,7 @@ pub fn authorise(
     door: &Door,
     keys: &Keys,
 ) -> Result<Caller, ApiError> {
-    let peer = match door {
-        Door::Tcp { peer, .. } => peer.to_string(),
-        Door::ControlSocket | Door::UnixSocket => "unix".to_owned(),
-    };
+    let peer = door.peer();
     let caller = |id: &str| Caller {
         id: id.to_owned(),
         peer: peer.clone(),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, Method, Uri};
+use axum::http::HeaderMap;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
@@ -20,6 +20,8 @@ use crate::registry::Snapshot;
 use crate::route::{self, Decision};
 use crate::service::{ReloadError, Service};
 
+pub mod metrics;
+pub mod settings;
 pub mod status;
 
 /// Every route of the management port and of the control socket.
@@ -28,6 +30,8 @@ pub fn routes() -> Vec<Route> {
     vec![
         Route::new(Management, "/admin/status", get(status::status)),
         Route::new(Management, "/admin/models", get(status::models)),
+        Route::new(Management, "/admin/config", get(settings::config)),
+        Route::new(Management, "/metrics", get(metrics::metrics)),
         Route::new(Management, "/admin/reload", post(reload)),
         Route::new(Management, "/admin/models/load", post(load)),
         Route::new(Management, "/admin/models/unload", post(unload)),
@@ -53,7 +57,7 @@ async fn reload(
     State(service): State<Service>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<Value>, ApiError> {
-    record(&service, &caller, "reload", "")?;
+    record(&service, &caller, "reload", "").await?;
     match service.reload.reload().await {
         Ok(change) => Ok(Json(json!({
             "generation": service.dispatch.registry.load().generation,
@@ -63,7 +67,24 @@ async fn reload(
             Code::ShuttingDown,
             "the server is shutting down",
         )),
-        Err(error) => Err(ApiError::new(Code::InvalidValue, error.to_string())),
+        Err(error @ ReloadError::Panicked) => {
+            Err(ApiError::new(Code::InternalError, error.to_string()))
+        }
+        Err(error) => {
+            let folder = service.dispatch.registry.load().config.source.clone();
+            let folder = folder.as_deref().and_then(std::path::Path::parent);
+            let message = without_folder(&error.to_string(), folder);
+            Err(ApiError::new(Code::InvalidValue, message))
+        }
+    }
+}
+
+/// What is wrong with the configuration, by the file's name alone: where it lies
+/// is nothing that a key should learn.
+fn without_folder(message: &str, folder: Option<&std::path::Path>) -> String {
+    match folder {
+        Some(folder) => message.replace(&format!("{}/", folder.display()), ""),
+        None => message.to_owned(),
     }
 }
 
@@ -79,7 +100,7 @@ async fn load(
         return Err(ApiError::new(Code::InvalidValue, "a load has no mode").param("mode"));
     }
     let model = resolve(&service.dispatch.registry.load(), &target.model)?;
-    record(&service, &caller, "load", &model)?;
+    record(&service, &caller, "load", &model).await?;
     service
         .dispatch
         .pool
@@ -99,13 +120,22 @@ async fn unload(
     let target = target(&service, &headers, body).await?;
     let model = resolve(&service.dispatch.registry.load(), &target.model)?;
     let mode = target.mode.unwrap_or(UnloadMode::Idle);
-    record(&service, &caller, "unload", &model)?;
+    record(&service, &caller, "unload", &model).await?;
     match service.dispatch.pool.unload(&model, mode).await {
         Ok(()) => Ok(Json(json!({"success": true, "model": model}))),
-        Err(error @ UnloadError::ShuttingDown) => {
-            Err(ApiError::new(Code::ShuttingDown, error.to_string()))
+        Err(error) => Err(not_unloaded(&error)),
+    }
+}
+
+/// Why nothing was unloaded, in the words of the API.
+fn not_unloaded(error: &UnloadError) -> ApiError {
+    let message = error.to_string();
+    match error {
+        UnloadError::ShuttingDown => ApiError::new(Code::ShuttingDown, message),
+        UnloadError::Lost => ApiError::new(Code::InternalError, message),
+        UnloadError::NotLoaded { .. } | UnloadError::Busy { .. } => {
+            ApiError::new(Code::Conflict, message).param("model")
         }
-        Err(error) => Err(ApiError::new(Code::Conflict, error.to_string()).param("model")),
     }
 }
 
@@ -114,8 +144,9 @@ async fn release(
     State(service): State<Service>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<Value>, ApiError> {
-    record(&service, &caller, "release", "")?;
-    let models = service.dispatch.pool.release().await;
+    record(&service, &caller, "release", "").await?;
+    let released = service.dispatch.pool.release().await;
+    let models = released.map_err(|error| not_unloaded(&error))?;
     Ok(Json(json!({"success": true, "models": models})))
 }
 
@@ -144,42 +175,39 @@ fn resolve(snapshot: &Snapshot, name: &str) -> Result<String, ApiError> {
 }
 
 /// Writes the line of an effect that is about to happen.
-fn record(service: &Service, caller: &Caller, action: &str, target: &str) -> Result<(), ApiError> {
-    service
+async fn record(
+    service: &Service,
+    caller: &Caller,
+    action: &str,
+    target: &str,
+) -> Result<(), ApiError> {
+    let written = service
         .audit
         .record(caller, action, target, "allowed")
-        .map_err(unwritten)
+        .await;
+    written.map_err(|error| unwritten(service, error))
 }
 
 /// Writes the line of a management call that was refused.
-pub fn record_refusal(
+pub async fn record_refusal(
     service: &Service,
     door: &Door,
-    method: &Method,
-    uri: &Uri,
-    error: &ApiError,
+    action: &str,
+    refusal: &ApiError,
 ) -> Result<(), ApiError> {
-    let peer = match door {
-        Door::Tcp { peer, .. } => peer.to_string(),
-        Door::ControlSocket | Door::UnixSocket => "unix".to_owned(),
-    };
     let caller = Caller {
         id: "unknown".to_owned(),
-        peer,
+        peer: door.peer(),
     };
-    let action = format!(
-        "{method} {}",
-        uri.path().chars().take(200).collect::<String>()
-    );
-    service
-        .audit
-        .record(&caller, &action, "", error.code.facts().0)
-        .map_err(unwritten)
+    let code = refusal.code.facts().0;
+    let written = service.audit.record(&caller, action, "", code).await;
+    written.map_err(|error| unwritten(service, error))
 }
 
 /// What cannot be written down does not happen.
-fn unwritten(error: std::io::Error) -> ApiError {
-    tracing::error!(%error, "the audit could not be written");
+fn unwritten(service: &Service, error: std::io::Error) -> ApiError {
+    tracing::error!(?error, "the audit could not be written");
+    service.records.counters.audit_failed();
     ApiError::new(
         Code::InternalError,
         "the audit could not be written, so nothing was done",

@@ -13,6 +13,7 @@ pub mod engine;
 pub mod model;
 pub mod platform;
 pub mod pool;
+pub mod records;
 pub mod registry;
 pub mod route;
 pub mod server;

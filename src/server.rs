@@ -133,7 +133,7 @@ fn bind_unix(path: &std::path::Path) -> std::io::Result<UnixListener> {
 
 fn remove(path: &std::path::Path) {
     if let Err(error) = std::fs::remove_file(path) {
-        tracing::debug!(%error, "a socket file was not there to remove");
+        tracing::debug!(?error, "a socket file was not there to remove");
     }
 }
 
@@ -215,7 +215,7 @@ impl Connections {
                 }
             };
             if let Err(error) = ended {
-                tracing::debug!(%error, "a connection ended early");
+                tracing::debug!(?error, "a connection ended early");
             }
         });
     }
@@ -226,7 +226,7 @@ async fn taken<T>(accepted: std::io::Result<T>) -> Option<T> {
     match accepted {
         Ok(accepted) => Some(accepted),
         Err(error) => {
-            tracing::warn!(%error, "a connection was not accepted");
+            tracing::warn!(?error, "a connection was not accepted");
             tokio::time::sleep(ACCEPT_PAUSE).await;
             None
         }

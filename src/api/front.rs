@@ -3,7 +3,8 @@
 
 use std::panic::AssertUnwindSafe;
 
-use axum::extract::{Request, State};
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -12,15 +13,19 @@ use rand::RngExt;
 
 use super::error::{ApiError, Code};
 use crate::access::{Door, check_host, check_origin};
+use crate::records::body::Counted;
+use crate::records::entry::Entry;
+use crate::records::redact;
 use crate::service::Service;
+use crate::shutdown::Place;
 
 /// Longest id that is taken from a client.
 const LONGEST_ID: usize = 128;
 
-/// As much of a path as a log line shows, characters.
-const LONGEST_PATH: usize = 200;
-
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Names a fail point to arm; see `shutdown::FailPoints`.
+const FAIL: HeaderName = HeaderName::from_static("x-roundhouse-fail");
 
 /// The id of a request: the client's if it is well formed, else ours.
 #[derive(Clone, Debug)]
@@ -31,13 +36,20 @@ pub async fn front(State(service): State<Service>, mut request: Request, next: N
     let id = request_id(request.headers());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     request.extensions_mut().insert(RequestId(id.clone()));
+    let entry = record(&service, &request, &id);
+    request.extensions_mut().insert(entry.clone());
     let checked = check(&service, &request);
-    let mut response = match checked {
+    let is_head = method == Method::HEAD;
+    let handled = async {
+        service.dispatch.tasks.pass(Place::Handler);
+        next.run(request).await
+    };
+    let response = match checked {
         Err(error) => error.into_response(),
-        Ok(()) => match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(()) => match AssertUnwindSafe(handled).catch_unwind().await {
             Ok(response) => response,
             Err(_) => {
-                tracing::error!(request.id = %id, "a handler panicked");
+                entry.panicked(Place::Handler);
                 ApiError::new(
                     Code::InternalError,
                     "an internal error; the log has it under the request id",
@@ -46,10 +58,26 @@ pub async fn front(State(service): State<Service>, mut request: Request, next: N
             }
         },
     };
-    if response.status().is_client_error() || response.status().is_server_error() {
-        let shown: String = path.chars().take(LONGEST_PATH).collect();
-        tracing::info!(request.id = %id, %method, path = ?shown, status = response.status().as_u16(), "refused");
+    let status = response.status();
+    if let Some(code) = response.extensions().get::<Code>() {
+        entry.failed(code.facts().0);
+        service.records.counters.refused(code.facts().0);
     }
+    if status.is_client_error() || status.is_server_error() {
+        tracing::info!(
+            request.id = ?id,
+            ?method,
+            path = redact::path(&path),
+            status = status.as_u16(),
+            "refused"
+        );
+    }
+    entry.answered(status.as_u16());
+    if is_head {
+        // Its body is never asked for.
+        entry.delivered();
+    }
+    let mut response = response.map(|body| Body::new(Counted::new(body, entry)));
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
@@ -58,6 +86,24 @@ pub async fn front(State(service): State<Service>, mut request: Request, next: N
         HeaderValue::from_static("nosniff"),
     );
     response
+}
+
+/// Begins the record of a request.
+fn record(service: &Service, request: &Request, id: &str) -> Entry {
+    let door = request.extensions().get::<Door>();
+    let peer = door.map_or_else(String::new, Door::peer);
+    let entry = Entry::open(&service.records, id, peer, request.method().as_str());
+    if let Some(path) = request.extensions().get::<MatchedPath>() {
+        entry.path(path.as_str());
+    }
+    if let Some(place) = request
+        .headers()
+        .get(FAIL)
+        .and_then(|name| name.to_str().ok())
+    {
+        service.dispatch.tasks.arm(place);
+    }
+    entry
 }
 
 /// Host before everything; Origin before every effect.

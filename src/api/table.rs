@@ -11,6 +11,8 @@ use axum::routing::MethodRouter;
 use super::error::{ApiError, Code};
 use super::front;
 use crate::access::{Access, Door, authorise};
+use crate::records::entry::Entry;
+use crate::records::redact;
 use crate::service::Service;
 
 /// A row: a path, what it asks of its caller, and who answers.
@@ -61,18 +63,17 @@ async fn check_access(
         .ok_or_else(|| ApiError::new(Code::InternalError, "the connection is not known"))?;
     match authorise(access, request.headers(), &door, &keys) {
         Ok(caller) => {
+            if let Some(entry) = request.extensions().get::<Entry>() {
+                entry.caller(&caller.id);
+            }
             request.extensions_mut().insert(caller);
             Ok(next.run(request).await)
         }
         Err(error) => {
             if access == Access::Management {
-                crate::admin::record_refusal(
-                    &service,
-                    &door,
-                    request.method(),
-                    request.uri(),
-                    &error,
-                )?;
+                let (method, path) = (request.method().clone(), request.uri().path());
+                let action = format!("{method} {}", redact::path(path));
+                crate::admin::record_refusal(&service, &door, &action, &error).await?;
             }
             Err(error)
         }

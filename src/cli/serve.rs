@@ -9,20 +9,24 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use clap::Args;
+use rustix::fs::Mode;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{CONFIGURATION, failed};
-use crate::access::audit::Audit;
 use crate::access::keys::{KeyClass, Keys};
 use crate::config::{Config, Listen, locate};
 use crate::dispatch::{Dispatch, spool};
 use crate::platform::{self, Folders};
 use crate::pool::Pool;
+use crate::records::audit::Audit;
+use crate::records::counters::Counters;
+use crate::records::requests::RequestLog;
+use crate::records::{Records, private};
 use crate::registry::{Machine, MachineMemory, Registry};
 use crate::server::{Bound, Limits};
 use crate::service::{self, Reload, ReloadError, Service};
-use crate::shutdown::Tasks;
+use crate::shutdown::{FailPoints, Tasks};
 use crate::worker::process::{Launcher, LauncherOptions};
 use crate::{admin, api, telemetry};
 
@@ -44,6 +48,9 @@ pub struct ServeArgs {
     /// Print the addresses as one line of JSON on standard output
     #[arg(long)]
     json: bool,
+    /// Write prompts and answers to the log, where anybody who reads it finds them
+    #[arg(long)]
+    log_bodies: bool,
     /// Also serve models of the engine that plays a file, which exists for tests
     #[arg(long, hide = true)]
     scripted_engine: bool,
@@ -64,6 +71,11 @@ impl NotStarted {
 
 /// Runs the command.
 pub fn run(args: &ServeArgs) -> ExitCode {
+    // Whatever this process makes is its owner's alone.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    // What the process that started this one left open, such as the pipes of a
+    // build tool or another server's sockets, must not reach workers.
+    close_fds::set_fds_cloexec(3, &[]);
     let Some(folders) = Folders::from_environment() else {
         return failed(1, "there is no home folder");
     };
@@ -104,7 +116,12 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         management: args.management.clone(),
     };
     let config = read_config(&overrides, folders).map_err(NotStarted::configuration)?;
-    telemetry::start(&config.log).map_err(NotStarted::configuration)?;
+    let log = telemetry::start(&config.log).map_err(NotStarted::configuration)?;
+    telemetry::log_panics(args.log_bodies);
+    if args.log_bodies {
+        tracing::warn!("prompts and answers are written to the log (--log-bodies)");
+    }
+    close_to_others(&config)?;
     let keys = Keys::read(&config.keys_file).map_err(NotStarted::configuration)?;
     refuse_exposure(&config, &keys)?;
     let memory = machine_memory()?;
@@ -125,8 +142,12 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
 
     let options = LauncherOptions::own().map_err(NotStarted::failed)?;
     let launcher = Launcher::open(options).map_err(NotStarted::failed)?;
-    let tasks = Tasks::new();
-    let owner = Tasks::new();
+    let fail_points = match args.scripted_engine {
+        true => FailPoints::switched_on(),
+        false => FailPoints::default(),
+    };
+    let tasks = Tasks::with_fail_points(fail_points.clone());
+    let owner = Tasks::with_fail_points(fail_points);
     let snapshot = registry.load();
     if snapshot.budget > memory.auto {
         tracing::warn!(
@@ -148,16 +169,37 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         let keys = Keys::read(&config.keys_file).map_err(ReloadError::Keys)?;
         Ok((config, keys))
     });
+    let counters = Counters::default();
+    let records = Records {
+        // Its task ends last: requests are written down while the others end.
+        requests: RequestLog::start(snapshot.config.request_log.clone(), &counters, &owner),
+        counters,
+    };
+    let requests = records.requests.clone();
+    let follow = Box::new(move |config: &Config| {
+        log.follow(&config.log);
+        requests.follow(config.request_log.clone());
+    });
     let service = Service {
         dispatch: Dispatch {
             registry: registry.clone(),
             pool: pool.clone(),
             spools: spool::Budget::default(),
             tasks: tasks.clone(),
+            log_bodies: args.log_bodies,
         },
-        reload: Reload::start(read, registry.clone(), keys.clone(), pool.clone(), &tasks),
+        reload: Reload::start(
+            read,
+            follow,
+            records.clone(),
+            registry.clone(),
+            keys.clone(),
+            pool.clone(),
+            &tasks,
+        ),
         keys,
-        audit: Arc::new(audit),
+        audit,
+        records,
         started: Instant::now(),
     };
     let limits = Limits {
@@ -173,7 +215,7 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
     match control {
         Ok(control) => control.serve(admin::router(service.clone()), limits, &tasks),
         // A second server of the same user has no control socket, and says so.
-        Err(error) => tracing::warn!(%error, "there is no control socket"),
+        Err(error) => tracing::warn!(?error, "there is no control socket"),
     }
 
     signals.until_stop(&service).await;
@@ -210,6 +252,22 @@ async fn drain(
             ExitCode::FAILURE
         }
     }
+}
+
+/// Nobody but its owner may change what is served. The configuration itself holds
+/// no secrets and may be read by others.
+fn close_to_others(config: &Config) -> Result<(), NotStarted> {
+    let Some(path) = &config.source else {
+        return Ok(());
+    };
+    let closed = std::fs::File::open(path)
+        .and_then(|file| private::take_back(&file, path, private::OTHERS_WRITE));
+    closed.map_err(|error| {
+        NotStarted::configuration(format!(
+            "{} may be changed by others, and that could not be ended: {error}; run chmod go-w on it",
+            path.display()
+        ))
+    })
 }
 
 /// A reachable address without keys is refused before any port opens.

@@ -141,8 +141,31 @@ impl Home {
             "127.0.0.1:0",
         ];
         args.extend(more);
-        let mut child = self
-            .command(&args)
+        self.start(self.command(&args))
+    }
+
+    /// The command line of `serve`, started by `script`, a line of shell in which
+    /// `"$@"` is the server.
+    pub fn serve_by(&self, script: &str, more: &[&str]) -> Server {
+        let mut command = self.command(&[]);
+        let program = command.get_program().to_owned();
+        let mut by_shell = Command::new("/bin/bash");
+        by_shell
+            .args(["-c", script, "shell"])
+            .arg(program)
+            .args(["serve", "--json", "--scripted-engine"])
+            .args(["--listen", "127.0.0.1:0", "--management", "127.0.0.1:0"])
+            .args(more)
+            .env_clear()
+            .envs(command.get_envs().filter_map(|(k, v)| Some((k, v?))))
+            .current_dir(self.path());
+        command = by_shell;
+        self.start(command)
+    }
+
+    /// Starts what is a server in the end and waits until it listens.
+    pub fn start(&self, mut command: Command) -> Server {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

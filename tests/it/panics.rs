@@ -1,0 +1,210 @@
+//! A panic costs one request (F-26), in a handler, in a stream, in the pool's
+//! owner and while the configuration is read; and management stays quick while
+//! inference is saturated. Fail points are armed by a header that only a server
+//! with the scripted engine obeys.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use super::harness::{Answer, Home, Server, long, question};
+use super::records::{metric, until_metric};
+
+fn home() -> Home {
+    let home = Home::new("models: { t/a: {}, t/b: {} }\n");
+    home.scripted("t/a", json!({"tokens": 2}));
+    home.scripted("t/b", json!({"tokens": 50, "token_ms": 20}));
+    home
+}
+
+/// Asks with a fail point armed.
+async fn failing(server: &Server, place: &str, body: &Value) -> Answer {
+    let request = server
+        .request(Method::POST, "/v1/chat/completions")
+        .header("content-type", "application/json")
+        .header("x-roundhouse-fail", place)
+        .body(body.to_string());
+    Answer::read(request.send().await.expect("an answer")).await
+}
+
+#[tokio::test]
+async fn f26_a_panic_in_a_handler_costs_one_request() {
+    let home = home();
+    let server = home.serve();
+    let answer = failing(&server, "handler", &question("t/a", "n", false)).await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (500, "internal_error")
+    );
+    let id = answer.header("x-request-id").expect("an id");
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains(id)).expect("a line");
+    assert!(line.contains("panic"), "{line}");
+    for stream in [false, true] {
+        assert_eq!(server.chat(&question("t/a", "n", stream)).await.status, 200);
+    }
+    assert_eq!(
+        metric(&server, "panics_total{place=\"handler\"}").await,
+        1.0
+    );
+}
+
+#[tokio::test]
+async fn f26_a_panic_in_a_stream_is_told_and_costs_one_request() {
+    let home = home();
+    let server = home.serve();
+    let answer = failing(&server, "stream", &question("t/a", "n", true)).await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (500, "internal_error")
+    );
+    let answer = server.chat(&question("t/a", "n", true)).await;
+    assert_eq!(answer.events().last().map(String::as_str), Some("[DONE]"));
+}
+
+#[tokio::test]
+async fn f26_a_panic_in_the_pool_is_told_and_the_pool_starts_again() {
+    let home = home();
+    let server = home.serve();
+    let before = server.chat(&question("t/b", "n", false)).await.told()["pid"].clone();
+    // A running answer survives the panic, a waiting one is told.
+    let body = question("t/b", "n", true);
+    let mut running = server.post("/v1/chat/completions", &body).await;
+    let first = running.chunk().await.expect("bytes").expect("an event");
+    let answer = failing(&server, "pool", &question("t/a", "n", false)).await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (500, "internal_error"),
+        "{}",
+        server.log()
+    );
+    let rest = running.text().await.expect("a whole body");
+    assert!(rest.ends_with("data: [DONE]\n\n"), "{rest}");
+    assert!(!first.is_empty());
+    for model in ["t/a", "t/b"] {
+        let answer = server.chat(&question(model, "n", false)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_ne!(answer.told()["pid"], before, "the old worker still answers");
+    }
+    let old = before.as_u64().expect("a pid") as u32;
+    assert!(!super::harness::lives(old), "an orphan");
+    let status = server.status().await;
+    assert_eq!(status["ready"], true);
+    assert_eq!(status["counters"]["loads"], 3, "counters go on");
+}
+
+#[tokio::test]
+async fn f26_panics_of_the_pool_one_after_the_other_leave_it_at_work() {
+    let home = home();
+    let mut server = home.serve();
+    let rounds = if long() { 50 } else { 5 };
+    for _ in 0..rounds {
+        let answer = failing(&server, "pool", &question("t/a", "n", false)).await;
+        assert_eq!(answer.code(), "internal_error");
+        assert_eq!(server.chat(&question("t/a", "n", false)).await.status, 200);
+        let unload = Some(json!({"model": "t/a", "mode": "now"}));
+        let unloaded = server.control(Method::POST, "/admin/models/unload", unload);
+        assert_eq!(unloaded.await.0, 200);
+    }
+    server.signal(rustix::process::Signal::TERM);
+    assert_eq!(server.wait(), Some(0));
+}
+
+#[tokio::test]
+async fn f26_a_panic_while_reloading_costs_that_reload() {
+    let home = home();
+    let server = home.serve();
+    failing(&server, "reload", &json!({})).await;
+    let (status, body) = server.control(Method::POST, "/admin/reload", None).await;
+    assert_eq!(
+        (status, body["error"]["code"].as_str()),
+        (500, Some("internal_error"))
+    );
+    let (status, body) = server.control(Method::POST, "/admin/reload", None).await;
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(metric(&server, "panics_total{place=\"reload\"}").await, 1.0);
+    assert_eq!(server.chat(&question("t/a", "n", false)).await.status, 200);
+}
+
+#[tokio::test]
+async fn f26_a_panic_of_the_request_log_loses_lines_and_counts_them() {
+    let home = Home::new("request_log: true\nmodels: { t/a: {} }\n");
+    home.scripted("t/a", json!({"tokens": 1}));
+    let server = home.serve();
+    let answer = failing(&server, "request_log", &question("t/a", "n", false)).await;
+    assert_eq!(answer.status, 200);
+    until_metric(&server, "request_log_lost_lines_total", |lost| lost >= 1.0).await;
+    server.chat(&question("t/a", "n", false)).await;
+    super::records::until_lines(
+        &home.path().join(".local/state/roundhouse/requests.jsonl"),
+        1,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn fail_points_do_nothing_without_the_scripted_engine() {
+    let home = Home::new("");
+    let server = home.start(home.command(&[
+        "serve",
+        "--json",
+        "--listen",
+        "127.0.0.1:0",
+        "--management",
+        "127.0.0.1:0",
+    ]));
+    let answer = failing(&server, "handler", &question("t/a", "n", false)).await;
+    assert_eq!(answer.code(), "model_not_found");
+}
+
+#[tokio::test]
+async fn r18_management_is_quick_while_inference_is_saturated() {
+    let streams = if long() { 200 } else { 40 };
+    let calls = if long() { 500 } else { 60 };
+    let home = Home::new("models: { t/a: { parallel: 256 }, t/b: { parallel: 256 } }\n");
+    for model in ["t/a", "t/b"] {
+        home.scripted(model, json!({"tokens": 1_000_000, "token_ms": 20}));
+    }
+    let server = home.serve();
+    let mut running = JoinSet::new();
+    for number in 0..streams {
+        let body = question(["t/a", "t/b"][number % 2], "n", true).to_string();
+        let request = server
+            .request(Method::POST, "/v1/chat/completions")
+            .header("content-type", "application/json")
+            .body(body);
+        running.spawn(async move {
+            let mut answer = request.send().await.expect("an answer");
+            while let Ok(Some(_)) = answer.chunk().await {}
+        });
+    }
+    let all = streams as u64;
+    server
+        .until("saturated", |status| status["requests"]["running"] == all)
+        .await;
+    let client = reqwest::Client::builder()
+        .unix_socket(server.control.as_path())
+        .build()
+        .expect("a client");
+    let mut times = Vec::new();
+    for number in 0..calls {
+        let path = ["/admin/status", "/admin/models", "/metrics"][number % 3];
+        let start = Instant::now();
+        let answer = client.get(format!("http://localhost{path}")).send().await;
+        let answer = answer.expect("an answer");
+        assert_eq!(answer.status(), 200);
+        answer.bytes().await.expect("a body");
+        times.push(start.elapsed());
+    }
+    times.sort_unstable();
+    let at = |share: usize| times[(times.len() * share / 100).min(times.len() - 1)];
+    println!(
+        "management beside {streams} streams: p50 {:?}, p99 {:?}",
+        at(50),
+        at(99)
+    );
+    assert!(at(99) < Duration::from_millis(100), "p99 {:?}", at(99));
+    running.abort_all();
+}
