@@ -181,10 +181,7 @@ async fn record(
     action: &str,
     target: &str,
 ) -> Result<(), ApiError> {
-    let written = service
-        .audit
-        .record(caller, action, target, "allowed")
-        .await;
+    let written = service.audit.allowed(caller, action, target).await;
     written.map_err(|error| unwritten(service, error))
 }
 
@@ -200,7 +197,7 @@ pub async fn record_refusal(
         peer: door.peer(),
     };
     let code = refusal.code.facts().0;
-    let written = service.audit.record(&caller, action, "", code).await;
+    let written = service.audit.refused(&caller, action, code).await;
     written.map_err(|error| unwritten(service, error))
 }
 

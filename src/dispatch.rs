@@ -114,7 +114,7 @@ impl Dispatch {
     fn log_body(&self, request_id: &str, what: &str, bytes: &[u8]) {
         if self.log_bodies {
             let body = String::from_utf8_lossy(bytes);
-            tracing::info!(request.id = ?request_id, ?body, "{what}");
+            tracing::info!(request.id = request_id, body = body.as_ref(), "{what}");
         }
     }
 }
@@ -186,7 +186,7 @@ impl Routed {
         let lease = acquired.map_err(|error| {
             if let Refused::LoadFailed { model, reason, .. } = &error {
                 let id = &self.request.request_id;
-                tracing::warn!(request.id = ?id, model.id = model, reason, "not loaded");
+                tracing::warn!(request.id = id, model.id = model, reason, "not loaded");
             }
             Unsent::Refused(refused(error))
         })?;
@@ -256,7 +256,7 @@ impl Routed {
             self.request.entry.usage(usage);
         }
         tracing::info!(
-            request.id = ?self.request.request_id,
+            request.id = self.request.request_id,
             caller.id = self.request.caller.id,
             model.id = self.plan.model,
             path = self.request.path,
@@ -330,7 +330,7 @@ enum Unsent {
 /// does not meet the same dead worker.
 async fn crashed(request_id: &str, lease: &Lease, failure: &Failure) -> ApiError {
     let model = &lease.plan().model;
-    tracing::warn!(request.id = ?request_id, model.id = model, cause = ?failure, "a worker broke off");
+    tracing::warn!(request.id = request_id, model.id = model, cause = ?failure, "a worker broke off");
     if tokio::time::timeout(SETTLING, lease.ended()).await.is_err() {
         tracing::warn!(
             model.id = model,

@@ -53,7 +53,7 @@ struct Moment {
 type Figure = fn(&ModelView) -> u64;
 
 impl Collector for Moment {
-    fn encode<'a>(&'a self, mut out: DescriptorEncoder<'_>) -> fmt::Result {
+    fn encode(&self, mut out: DescriptorEncoder<'_>) -> fmt::Result {
         let counters = &self.view.counters;
         for (name, help, value) in [
             ("loads", "Worker processes started", counters.loads),

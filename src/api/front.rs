@@ -65,7 +65,7 @@ pub async fn front(State(service): State<Service>, mut request: Request, next: N
     }
     if status.is_client_error() || status.is_server_error() {
         tracing::info!(
-            request.id = ?id,
+            request.id = id,
             ?method,
             path = redact::path(&path),
             status = status.as_u16(),

@@ -99,7 +99,7 @@ pub(super) async fn collect(
 /// inner things, and the worker's own lines in the log say more.
 pub(super) fn engine_failed(routed: &Routed, status: StatusCode) -> ApiError {
     tracing::warn!(
-        request.id = ?routed.request.request_id,
+        request.id = routed.request.request_id,
         model.id = routed.plan.model,
         status = status.as_u16(),
         "an engine failed to answer"

@@ -6,10 +6,11 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
 use super::file::{Before, LineFile, Rotation};
 use crate::access::Caller;
@@ -62,22 +63,38 @@ impl Audit {
         Ok(Self(Arc::new(Mutex::new(Inner { file, next: 0 }))))
     }
 
-    /// Writes one line and waits until it is on disk. Call it before the effect;
-    /// an effect whose line cannot be written must not happen.
-    pub async fn record(
+    /// Writes the line of an effect that is allowed, and waits until it is on disk.
+    /// Call it before the effect; an effect whose line cannot be written must not
+    /// happen.
+    pub async fn allowed(&self, caller: &Caller, action: &str, target: &str) -> io::Result<()> {
+        self.write(caller, action, target, "allowed", true).await
+    }
+
+    /// Writes the line of a call that was refused with this code. Nothing follows
+    /// from it, so nobody waits for the disk: a flood of wrong keys must not keep
+    /// the owner's own calls waiting.
+    pub async fn refused(&self, caller: &Caller, action: &str, code: &str) -> io::Result<()> {
+        self.write(caller, action, "", code, false).await
+    }
+
+    async fn write(
         &self,
         caller: &Caller,
         action: &str,
         target: &str,
         result: &str,
+        is_durable: bool,
     ) -> io::Result<()> {
-        let audit = self.clone();
         let caller = caller.clone();
         let [action, target, result] = [action, target, result].map(str::to_owned);
-        // Disks are slow, and the threads of the runtime serve everybody.
+        // One at a time, and not on the threads that serve everybody.
+        let mut inner = self.0.clone().lock_owned().await;
         let written = tokio::task::spawn_blocking(move || {
-            let mut inner = audit.0.lock().unwrap_or_else(PoisonError::into_inner);
-            inner.write(&caller, &action, &target, &result)
+            inner.write(&caller, &action, &target, &result)?;
+            match is_durable {
+                true => inner.file.sync(),
+                false => Ok(()),
+            }
         });
         written.await.map_err(io::Error::other)?
     }
@@ -111,7 +128,7 @@ impl Inner {
             Ok(format!("{}\n", escape::json(&line)))
         })?;
         self.next = sequence + 1;
-        self.file.sync()
+        Ok(())
     }
 }
 
@@ -156,7 +173,7 @@ mod tests {
     }
 
     async fn write(audit: &Audit, target: &str) {
-        let written = audit.record(&caller(), "unload", target, "allowed").await;
+        let written = audit.allowed(&caller(), "unload", target).await;
         written.expect("written");
     }
 

@@ -177,7 +177,11 @@ impl Entry {
     /// Something panicked while it worked on the request.
     pub fn panicked(&self, place: Place) {
         let request_id = &self.facts().request_id;
-        tracing::error!(request.id = ?request_id, place = place.as_str(), "a panic cost this request");
+        tracing::error!(
+            request.id = request_id,
+            place = place.as_str(),
+            "a panic cost this request"
+        );
         self.0.records.counters.panicked(place.as_str());
     }
 
