@@ -111,8 +111,10 @@ impl Inner {
         let time = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        let mut sequence = self.next;
+        let next = self.next;
+        let mut sequence = next;
         self.file.append(|before| {
+            sequence = next;
             if let Before::Others(text) = before {
                 sequence = sequence.max(last_number(&text).map_or(0, |last| last + 1));
             }
@@ -156,6 +158,16 @@ mod tests {
         let text = fs::read_to_string(path).expect("text");
         let number = |line: &str| last_number(line).expect("a numbered line");
         text.lines().map(number).collect()
+    }
+
+    /// Those of the file and of everything put aside.
+    fn all_sequences(path: &Path) -> Vec<u64> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir(path.parent().expect("a folder")).expect("a folder") {
+            all.extend(sequences(&entry.expect("an entry").path()));
+        }
+        all.sort_unstable();
+        all
     }
 
     struct Place {
@@ -209,12 +221,7 @@ mod tests {
                 write(&audit, "a/b").await;
             }
         }
-        let mut all = Vec::new();
-        for entry in fs::read_dir(place.path.parent().expect("a folder")).expect("a folder") {
-            all.extend(sequences(&entry.expect("an entry").path()));
-        }
-        all.sort_unstable();
-        assert_eq!(all, (0..20).collect::<Vec<_>>());
+        assert_eq!(all_sequences(&place.path), (0..20).collect::<Vec<_>>());
     }
 
     #[tokio::test]
@@ -235,13 +242,30 @@ mod tests {
     #[tokio::test]
     async fn o02_two_servers_on_one_file_share_its_numbers() {
         let place = place();
-        let [one, other] = [(); 2].map(|()| Audit::open(&place.path).expect("opened"));
+        let rotation = Rotation {
+            largest: 2000,
+            kept: 100,
+        };
+        let open = |()| Audit::with_rotation(&place.path, rotation).expect("opened");
+        let [one, other] = [(); 2].map(open);
         let many = |audit: Audit| async move {
-            for _ in 0..50 {
+            for _ in 0..200 {
                 write(&audit, "a/b").await;
             }
         };
         tokio::join!(many(one), many(other));
-        assert_eq!(sequences(&place.path), (0..100).collect::<Vec<_>>());
+        assert_eq!(all_sequences(&place.path), (0..400).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn o02_a_file_moved_away_by_others_is_gone_on_from() {
+        let place = place();
+        let [one, other] = [(); 2].map(|()| Audit::open(&place.path).expect("opened"));
+        write(&one, "a/b").await;
+        write(&other, "a/b").await;
+        fs::rename(&place.path, place.path.with_extension("old")).expect("moved");
+        write(&one, "a/b").await;
+        write(&other, "a/b").await;
+        assert_eq!(sequences(&place.path), [2, 3]);
     }
 }

@@ -37,6 +37,8 @@ pub struct LineFile {
     rotation: Rotation,
     /// Where our own last append ended.
     end: Option<u64>,
+    /// How the file before this one ended, if we wrote to that.
+    left: String,
 }
 
 /// What stands before the place of an append.
@@ -56,12 +58,13 @@ impl LineFile {
             file: private::open(path)?,
             rotation,
             end: None,
+            left: String::new(),
         })
     }
 
     /// Appends what `make` answers, whole or not at all. `make` learns what stands
-    /// before; it must end its text with a line break.
-    pub fn append(&mut self, make: impl FnOnce(Before) -> io::Result<String>) -> io::Result<()> {
+    /// before; it must end its text with a line break, and may be asked again.
+    pub fn append(&mut self, make: impl FnMut(Before) -> io::Result<String>) -> io::Result<()> {
         self.lock()?;
         let appended = self.append_locked(make);
         if appended.is_err() {
@@ -77,32 +80,42 @@ impl LineFile {
         self.file.sync_data()
     }
 
-    fn append_locked(&mut self, make: impl FnOnce(Before) -> io::Result<String>) -> io::Result<()> {
-        let mut size = self.file.metadata()?.len();
-        let (before, is_torn) = if self.end == Some(size) && size > 0 {
-            (Before::Ours, false)
-        } else {
-            let tail = self.tail(size)?;
-            let is_torn = size > 0 && !tail.ends_with('\n');
-            (Before::Others(tail), is_torn)
-        };
-        let mut text = make(before)?;
-        if is_torn {
-            text.insert(0, '\n');
+    fn append_locked(
+        &mut self,
+        mut make: impl FnMut(Before) -> io::Result<String>,
+    ) -> io::Result<()> {
+        loop {
+            let size = self.file.metadata()?.len();
+            let (before, is_torn) = if self.end == Some(size) && size > 0 {
+                (Before::Ours, false)
+            } else {
+                let tail = self.tail(size)?;
+                let is_torn = size > 0 && !tail.ends_with('\n');
+                (Before::Others(tail), is_torn)
+            };
+            let mut text = make(before)?;
+            if is_torn {
+                text.insert(0, '\n');
+            }
+            if size > 0 && size + text.len() as u64 > self.rotation.largest {
+                // Others may write to the next one before we do, so ask again.
+                self.rotate()?;
+                continue;
+            }
+            return self.write(size, &text);
         }
-        let length = text.len() as u64;
-        while size > 0 && size + length > self.rotation.largest {
-            self.rotate()?;
-            size = self.file.metadata()?.len();
-        }
+    }
+
+    /// Adds the text to a file of this size in one write.
+    fn write(&mut self, size: u64, text: &str) -> io::Result<()> {
         let written = self.file.write(text.as_bytes());
-        if !matches!(written, Ok(count) if count as u64 == length) {
+        if !matches!(written, Ok(count) if count == text.len()) {
             // Half a line is worse than none.
             self.file.set_len(size)?;
             let full = || io::Error::new(io::ErrorKind::StorageFull, "there is no room");
             return Err(written.err().unwrap_or_else(full));
         }
-        self.end = Some(size + length);
+        self.end = Some(size + text.len() as u64);
         Ok(())
     }
 
@@ -112,10 +125,7 @@ impl LineFile {
         loop {
             match flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) if self.has_the_name()? => return Ok(()),
-                Ok(()) => {
-                    self.file = private::open(&self.path)?;
-                    self.end = None;
-                }
+                Ok(()) => self.leave()?,
                 Err(Errno::WOULDBLOCK) if Instant::now() < patience => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
@@ -141,8 +151,20 @@ impl LineFile {
             rename(&self.aside(number), &self.aside(number + 1))?;
         }
         rename(&self.path, &self.aside(1))?;
-        self.file = private::open(&self.path)?;
+        self.leave()?;
         self.lock()
+    }
+
+    /// Goes from the file that has lost its name to the one that has it now, and
+    /// keeps in mind how the old one ended.
+    fn leave(&mut self) -> io::Result<()> {
+        let size = self.file.metadata()?.len();
+        if size > 0 {
+            self.left = tail(&self.file, size)?;
+        }
+        self.file = private::open(&self.path)?;
+        self.end = None;
+        Ok(())
     }
 
     /// The name of a file that was put aside.
@@ -156,6 +178,9 @@ impl LineFile {
     fn tail(&self, size: u64) -> io::Result<String> {
         if size > 0 {
             return tail(&self.file, size);
+        }
+        if !self.left.is_empty() {
+            return Ok(self.left.clone());
         }
         match File::open(self.aside(1)) {
             Ok(file) => tail(&file, file.metadata()?.len()),
@@ -196,7 +221,7 @@ mod tests {
     fn line(file: &mut LineFile, text: &str) -> Before {
         let mut seen = None;
         file.append(|before| {
-            seen = Some(before);
+            seen.get_or_insert(before);
             Ok(format!("{text}\n"))
         })
         .expect("appended");

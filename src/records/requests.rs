@@ -143,7 +143,7 @@ fn append(file: Option<LineFile>, path: &Path, lines: &[String]) -> io::Result<L
         .iter()
         .flat_map(|line| [escape::json(line), "\n".into()])
         .collect();
-    file.append(|_| Ok(text))?;
+    file.append(|_| Ok(text.clone()))?;
     Ok(file)
 }
 
