@@ -20,8 +20,10 @@ pub struct Log(reload::Handle<EnvFilter, Registry>);
 
 /// Sends the log to standard error. `filter` is tracing's own syntax, such as
 /// `info` or `roundhouse=debug`. Text for a terminal, JSON lines otherwise;
-/// whatever came from outside cannot break a line or steer a terminal.
-pub fn start(filter: &str) -> Result<Log, String> {
+/// whatever came from outside cannot break a line or steer a terminal. A line that
+/// cannot be written (the reader is gone, the disk is full) is told to `lost` and
+/// stops nothing.
+pub fn start(filter: &str, lost: impl Fn() + Clone + Send + Sync + 'static) -> Result<Log, String> {
     let (filter, handle) = reload::Layer::new(parse(filter)?);
     // Libraries speak of what they carry when they are asked for details: frames,
     // headers, bytes. Only our own code knows what must not be said.
@@ -41,13 +43,21 @@ pub fn start(filter: &str) -> Result<Log, String> {
         fmt::layer()
             .with_target(false)
             .fmt_fields(fields)
-            .with_writer(io::stderr)
+            .with_writer(move || Lines {
+                out: io::stderr(),
+                is_json: false,
+                lost: lost.clone(),
+            })
             .boxed()
     } else {
         fmt::layer()
             .json()
             .flatten_event(true)
-            .with_writer(|| JsonLines(io::stderr()))
+            .with_writer(move || Lines {
+                out: io::stderr(),
+                is_json: true,
+                lost: lost.clone(),
+            })
             .boxed()
     };
     let started = tracing_subscriber::registry()
@@ -74,25 +84,34 @@ impl Log {
     }
 }
 
-/// Writes events, each of which comes whole, with what JSON leaves unescaped.
-struct JsonLines<W>(W);
+/// Writes events, each of which comes whole.
+struct Lines<W, L> {
+    out: W,
+    /// Whether to escape what JSON leaves as it is.
+    is_json: bool,
+    lost: L,
+}
 
-impl<W: Write> Write for JsonLines<W> {
+impl<W: Write, L: Fn()> Write for Lines<W, L> {
+    /// Never fails: who writes a line of the log has nowhere to complain.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let text = String::from_utf8_lossy(bytes);
-        for line in text.split_inclusive('\n') {
-            let (line, end) = match line.strip_suffix('\n') {
-                Some(line) => (line, "\n"),
-                None => (line, ""),
-            };
-            let line = format!("{}{end}", escape::json(line));
-            self.0.write_all(line.as_bytes())?;
+        let written = match self.is_json {
+            true => {
+                let text = String::from_utf8_lossy(bytes);
+                let line = text.strip_suffix('\n').unwrap_or(&text);
+                let line = format!("{}\n", escape::json(line));
+                self.out.write_all(line.as_bytes())
+            }
+            false => self.out.write_all(bytes),
+        };
+        if written.is_err() {
+            (self.lost)();
         }
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        Ok(())
     }
 }
 
@@ -127,10 +146,27 @@ mod tests {
     #[test]
     fn a_line_stays_one_line() {
         let mut out = Vec::new();
-        let mut lines = JsonLines(&mut out);
+        let mut lines = Lines {
+            out: &mut out,
+            is_json: true,
+            lost: || panic!("nothing was lost"),
+        };
         let line = "{\"a\":\"\u{9b}31m\u{202e}\u{2028}\"}\n";
         assert_eq!(lines.write(line.as_bytes()).expect("written"), line.len());
         let text = String::from_utf8(out).expect("text");
         assert_eq!(text, "{\"a\":\"\\u009b31m\\u202e\\u2028\"}\n");
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_written_is_counted() {
+        let lost = std::cell::Cell::new(0);
+        let mut full: [u8; 1] = [0];
+        let mut lines = Lines {
+            out: &mut full[..],
+            is_json: false,
+            lost: || lost.set(lost.get() + 1),
+        };
+        assert_eq!(lines.write(b"long\n").expect("no failure"), 5);
+        assert_eq!(lost.get(), 1);
     }
 }

@@ -116,7 +116,10 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         management: args.management.clone(),
     };
     let config = read_config(&overrides, folders).map_err(NotStarted::configuration)?;
-    let log = telemetry::start(&config.log).map_err(NotStarted::configuration)?;
+    let counters = Counters::default();
+    let lost = counters.clone();
+    let log = telemetry::start(&config.log, move || lost.log_lost())
+        .map_err(NotStarted::configuration)?;
     telemetry::log_panics(args.log_bodies);
     if args.log_bodies {
         tracing::warn!("prompts and answers are written to the log (--log-bodies)");
@@ -169,7 +172,6 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         let keys = Keys::read(&config.keys_file).map_err(ReloadError::Keys)?;
         Ok((config, keys))
     });
-    let counters = Counters::default();
     let records = Records {
         // Its task ends last: requests are written down while the others end.
         requests: RequestLog::start(snapshot.config.request_log.clone(), &counters, &owner),

@@ -32,6 +32,7 @@ pub struct Counters {
     first_tokens: Family<Model, Histogram>,
     audit_failures: Counter,
     lost_lines: Counter,
+    lost_log_lines: Counter,
 }
 
 impl Default for Counters {
@@ -46,6 +47,7 @@ impl Default for Counters {
             first_tokens: Family::new_with_constructor(histogram),
             audit_failures: Counter::default(),
             lost_lines: Counter::default(),
+            lost_log_lines: Counter::default(),
         }
     }
 }
@@ -97,6 +99,11 @@ impl Counters {
         self.lost_lines.inc_by(lines);
     }
 
+    /// A line of the log could not be written.
+    pub fn log_lost(&self) {
+        self.lost_log_lines.inc();
+    }
+
     /// Puts all of them into a registry for one scrape.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
@@ -138,6 +145,11 @@ impl Counters {
             "request_log_lost_lines",
             "Lines of the request log that could not be written",
             self.lost_lines.clone(),
+        );
+        registry.register(
+            "log_lost_lines",
+            "Lines of the log that could not be written",
+            self.lost_log_lines.clone(),
         );
     }
 }

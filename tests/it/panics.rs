@@ -145,6 +145,17 @@ async fn f26_a_panic_of_the_request_log_loses_lines_and_counts_them() {
 }
 
 #[tokio::test]
+async fn f20_a_log_that_nobody_reads_any_more_is_counted_and_stops_nothing() {
+    let home = home();
+    // The reader of the log goes away at once.
+    let server = home.serve_by("exec 2> >(exit 0); sleep 0.2; exec \"$@\"", &[]);
+    let answer = failing(&server, "handler", &question("t/a", "n", false)).await;
+    assert_eq!(answer.code(), "internal_error");
+    assert_eq!(server.chat(&question("t/a", "n", false)).await.status, 200);
+    assert!(metric(&server, "log_lost_lines_total").await >= 3.0);
+}
+
+#[tokio::test]
 async fn fail_points_do_nothing_without_the_scripted_engine() {
     let home = Home::new("");
     let server = home.start(home.command(&[
