@@ -16,5 +16,7 @@ mod names;
 mod pool;
 mod reload;
 mod snapshots;
+mod soak;
 mod stopping;
 mod streams;
+mod waiting;
