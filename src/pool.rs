@@ -46,8 +46,19 @@ pub struct Settings {
 
 /// Who is first among those who wait for different models. Whoever has waited
 /// `switch_after` stands before all of them, whatever the class: nobody starves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[derive(serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
     /// Before all others: somebody sits and waits.

@@ -24,7 +24,16 @@ pub async fn chat_completions(
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
     let terms = terms(&uri, &headers)?;
-    forward("/v1/chat/completions", state, caller, id, terms, headers, body).await
+    forward(
+        "/v1/chat/completions",
+        state,
+        caller,
+        id,
+        terms,
+        headers,
+        body,
+    )
+    .await
 }
 
 /// `POST /v1/completions`
@@ -106,8 +115,16 @@ mod tests {
             assert_eq!(got, expected, "{uri} {header:?}");
         };
         check("/v1", None, Some((Priority::Normal, true)));
-        check("/v1?autoload=false", Some("high"), Some((Priority::High, false)));
-        check("/v1?x&autoload=true&y=1", Some("low"), Some((Priority::Low, true)));
+        check(
+            "/v1?autoload=false",
+            Some("high"),
+            Some((Priority::High, false)),
+        );
+        check(
+            "/v1?x&autoload=true&y=1",
+            Some("low"),
+            Some((Priority::Low, true)),
+        );
         check("/v1?autoload=no", None, None);
         check("/v1?autoload", None, None);
         check("/v1", Some("urgent"), None);

@@ -140,11 +140,24 @@ async fn r19_streams_kills_unloads_and_edits_at_once_lose_nothing() {
         samples.len(),
     );
     assert_eq!(found.faults, Vec::<String>::new());
-    assert_eq!(found.endings.values().sum::<u64>(), requests, "I1: one ending each");
-    assert!(found.endings.get(&Ending::Complete) > Some(&(requests / 4)), "{:?}", found.endings);
+    assert_eq!(
+        found.endings.values().sum::<u64>(),
+        requests,
+        "I1: one ending each"
+    );
+    assert!(
+        found.endings.get(&Ending::Complete) > Some(&(requests / 4)),
+        "{:?}",
+        found.endings
+    );
     check_samples(&samples);
     check_journals(&journals, &found.complete);
-    assert!(samples.iter().all(|sample| sample.pids.iter().all(|&pid| !lives(pid))), "I7: orphans");
+    assert!(
+        samples
+            .iter()
+            .all(|sample| sample.pids.iter().all(|&pid| !lives(pid))),
+        "I7: orphans"
+    );
     // Connections that clients keep open come and go.
     let kept = size.clients as usize + 8;
     assert!(
@@ -159,7 +172,11 @@ fn configuration(edit: usize) -> String {
         .iter()
         .enumerate()
         .map(|(index, id)| {
-            let alias = if index == edit % MODELS.len() { ", aliases: [moving]" } else { "" };
+            let alias = if index == edit % MODELS.len() {
+                ", aliases: [moving]"
+            } else {
+                ""
+            };
             format!("  {id}: {{ memory: 60MB{alias} }}\n")
         })
         .collect();
@@ -220,12 +237,21 @@ async fn read(
     let mut response = response.map_err(|error| format!("no answer: {error:?}"))?;
     if fate == Fate::LeavesEarly {
         let piece = response.chunk().await;
-        return piece.map(|_| Ending::Left).map_err(|error| format!("broken off: {error:?}"));
+        return piece
+            .map(|_| Ending::Left)
+            .map_err(|error| format!("broken off: {error:?}"));
     }
     let status = response.status().as_u16();
     let headers = response.headers().clone();
-    let text = response.text().await.map_err(|error| format!("broken off: {error:?}"))?;
-    let answer = Answer { status, headers, text };
+    let text = response
+        .text()
+        .await
+        .map_err(|error| format!("broken off: {error:?}"))?;
+    let answer = Answer {
+        status,
+        headers,
+        text,
+    };
     let mut error = |code: &str| {
         *found.codes.entry(code.to_owned()).or_default() += 1;
         match code {
@@ -294,7 +320,11 @@ async fn disturb(home: &Home, server: &Server, time: Duration) -> u64 {
                 let (status, answer) = server.control(Method::POST, "/admin/reload", None).await;
                 assert_eq!(status, 200, "{answer}");
             }
-            5 => drop(server.control(Method::POST, "/admin/models/release", None).await),
+            5 => drop(
+                server
+                    .control(Method::POST, "/admin/models/release", None)
+                    .await,
+            ),
             _ => {}
         }
     }
@@ -319,7 +349,9 @@ fn check_journals(journals: &[PathBuf], complete: &HashSet<String>) {
         for line in text.lines() {
             let mut words = line.split_whitespace();
             match (words.next(), words.next()) {
-                (Some("started"), Some(nonce)) => *started.entry(nonce.to_owned()).or_default() += 1,
+                (Some("started"), Some(nonce)) => {
+                    *started.entry(nonce.to_owned()).or_default() += 1
+                }
                 (Some("finished"), Some(nonce)) => {
                     assert!(finished.insert(nonce.to_owned()), "{nonce} finished twice");
                 }
@@ -331,10 +363,15 @@ fn check_journals(journals: &[PathBuf], complete: &HashSet<String>) {
     let repeated: Vec<_> = started.iter().filter(|(_, times)| **times > 2).collect();
     assert!(repeated.is_empty(), "asked again and again: {repeated:?}");
     let lost: Vec<_> = complete.difference(&finished).collect();
-    assert!(lost.is_empty(), "complete, and no worker finished it: {lost:?}");
+    assert!(
+        lost.is_empty(),
+        "complete, and no worker finished it: {lost:?}"
+    );
 }
 
 /// Open descriptors of a process.
 fn descriptors(pid: u32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).expect("a living process").count()
+    std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("a living process")
+        .count()
 }

@@ -46,7 +46,9 @@ async fn queue(
         (answer, std::time::Instant::now())
     });
     server
-        .until("in the line", |status| status["requests"]["waiting"] == waiting)
+        .until("in the line", |status| {
+            status["requests"]["waiting"] == waiting
+        })
         .await;
     asked
 }
@@ -116,7 +118,10 @@ async fn where_contention_fails_nobody_waits_for_a_busy_model() {
     let server = home.serve();
     let holder = hold(&server).await;
     let refused = server.chat(&question("t/b", "n", false)).await;
-    assert_eq!((refused.status, refused.code().as_str()), (503, "overloaded"));
+    assert_eq!(
+        (refused.status, refused.code().as_str()),
+        (503, "overloaded")
+    );
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
     drop(holder);
     server
@@ -130,10 +135,8 @@ async fn where_contention_preempts_the_one_who_loses_the_model_hears_it() {
     let home = home("contention: preempt, switch_after: 200ms");
     let server = home.serve();
     let holder = hold(&server).await;
-    let (answer, lost) = tokio::join!(
-        server.chat(&question("t/b", "n", false)),
-        Answer::read(holder)
-    );
+    let asked = question("t/b", "n", false);
+    let (answer, lost) = tokio::join!(server.chat(&asked), Answer::read(holder));
     assert_eq!(answer.status, 200, "{answer:?}");
     let events = lost.events();
     let last: Value = serde_json::from_str(events.last().expect("events")).expect("JSON");

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::slot::{Phase, Slot, Turn, Waiter};
 use super::{EARLY, Effect, Generation, Machine, SHORT_GRACE, WaiterId, back_off};
+use crate::config::Contention;
 use crate::pool::gate::Gate;
 use crate::pool::view::LastFailure;
-use crate::config::Contention;
 use crate::pool::{Ending, Refused, Terms, UnloadReason};
 use crate::units::ByteSize;
 use crate::worker::{LoadPlan, Ready};

@@ -146,9 +146,10 @@ impl Machine {
     /// behind all that wait already.
     pub(super) fn fits_beside_busy(&self, model: &str) -> bool {
         let nothing = HashSet::new();
-        let waiting = self.slots.iter().filter(|(name, slot)| {
-            *name != model && !slot.is_served() && slot.claim().is_some()
-        });
+        let waiting = self
+            .slots
+            .iter()
+            .filter(|(name, slot)| *name != model && !slot.is_served() && slot.claim().is_some());
         let promised = waiting.fold(Room::default(), |sum, (_, slot)| sum.plus(slot.need()));
         let need = self.slots[model].need().plus(promised);
         let missing = self.staying(&nothing).plus(need).less(self.limit());

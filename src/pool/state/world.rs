@@ -11,8 +11,8 @@ use super::{Effect, Event, Generation, Machine, ReplyId, WaiterId};
 use crate::config::{Compute, Contention};
 use crate::pool::gate::Gate;
 use crate::pool::{
-    Ending, ModelState, ModelView, Refused, Resident, Settings, Terms, UnloadError,
-    UnloadMode, UnloadReason,
+    Ending, ModelState, ModelView, Refused, Resident, Settings, Terms, UnloadError, UnloadMode,
+    UnloadReason,
 };
 use crate::units::ByteSize;
 use crate::worker::{EngineKind, LoadPlan, Ready};

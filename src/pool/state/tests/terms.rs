@@ -39,7 +39,8 @@ fn order(world: &mut World, first: u64) -> Vec<String> {
 
 #[test]
 fn the_higher_class_is_first_and_within_a_class_who_came_first() {
-    let (mut world, _, busy) = three_wait([Priority::Low, Priority::Normal, Priority::High].map(of));
+    let (mut world, _, busy) =
+        three_wait([Priority::Low, Priority::Normal, Priority::High].map(of));
     assert_eq!(order(&mut world, busy), ["z", "y", "x"]);
     let (mut world, _, busy) = three_wait([Priority::High, Priority::Low, Priority::High].map(of));
     assert_eq!(order(&mut world, busy), ["x", "z", "y"]);
@@ -62,7 +63,11 @@ fn a_model_stands_where_its_first_waiter_does() {
     world.ask("y");
     world.ask_on("x", of(Priority::Low));
     world.ask_on("x", of(Priority::High));
-    assert_eq!(order(&mut world, busy), ["x", "y"], "both of x are served by one load");
+    assert_eq!(
+        order(&mut world, busy),
+        ["x", "y"],
+        "both of x are served by one load"
+    );
 }
 
 #[test]
@@ -89,12 +94,18 @@ fn where_contention_fails_only_busy_models_are_in_the_way() {
     );
     world.finish_load("a");
     let b = world.ask("b");
-    assert!(matches!(world.refused[&b], Refused::Contended { .. }), "a is in use");
+    assert!(
+        matches!(world.refused[&b], Refused::Contended { .. }),
+        "a is in use"
+    );
     world.give_back(a);
     let b = world.ask("b");
     assert!(!world.refused.contains_key(&b), "an idle one goes");
     let c = world.ask("c");
-    assert!(matches!(world.refused[&c], Refused::Contended { .. }), "the room is b's");
+    assert!(
+        matches!(world.refused[&c], Refused::Contended { .. }),
+        "the room is b's"
+    );
     world.reap();
     world.finish_load("b");
     assert!(world.held.contains_key(&b));
@@ -126,7 +137,13 @@ fn where_contention_preempts_the_user_of_a_busy_model_loses_it_after_a_while() {
 
 #[test]
 fn without_autoload_only_what_is_up_or_coming_up_answers() {
-    let (once, globally) = (Terms { autoload: false, ..Terms::default() }, Terms::default());
+    let (once, globally) = (
+        Terms {
+            autoload: false,
+            ..Terms::default()
+        },
+        Terms::default(),
+    );
     for (terms, autoload) in [(once, true), (globally, false)] {
         let mut limits = settings(10);
         limits.autoload = autoload;
