@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use reqwest::Method;
+use roundhouse::shutdown::Tasks;
 use serde_json::{Value, json};
 
 use super::harness::{Answer, Home, Server, lives, question};
@@ -95,11 +96,12 @@ async fn r19_streams_kills_unloads_and_edits_at_once_lose_nothing() {
     let sampled = sample(&server, size.time + Duration::from_secs(120));
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::new(AtomicU64::new(0));
+    let tasks = Tasks::new();
     let clients: Vec<_> = (0..size.clients)
         .map(|seed| {
             let (stop, asked) = (stop.clone(), asked.clone());
             let base = server.inference.clone();
-            tokio::spawn(async move { client(&base, seed, &stop, &asked).await })
+            tasks.spawn(async move { client(&base, seed, &stop, &asked).await })
         })
         .collect();
     let kills = disturb(&home, &server, size.time).await;

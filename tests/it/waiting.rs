@@ -2,6 +2,7 @@
 //! what those hear who do not want to wait.
 
 use reqwest::Method;
+use roundhouse::shutdown::Tasks;
 use serde_json::{Value, json};
 
 use super::harness::{Answer, Home, Server, question};
@@ -41,7 +42,7 @@ async fn queue(
     if let Some(class) = class {
         request = request.header("x-priority", class);
     }
-    let asked = tokio::spawn(async move {
+    let asked = Tasks::new().spawn(async move {
         let answer = Answer::read(request.send().await.expect("an answer")).await;
         (answer, std::time::Instant::now())
     });
