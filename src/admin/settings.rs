@@ -9,7 +9,9 @@ use axum::extract::State;
 use serde_json::{Map, Value, json};
 
 use crate::access::keys::{KeyClass, Keys};
-use crate::config::{Amount, Budget, Config, Entry, Limits, Listen, Pattern, Pool, Server, Source};
+use crate::config::{
+    Amount, Budget, Config, Contention, Entry, Limits, Listen, Pattern, Pool, Server, Source,
+};
 use crate::service::Service;
 
 /// The answer.
@@ -65,6 +67,12 @@ fn pool(pool: &Pool) -> Value {
         "switch_after": duration(pool.switch_after),
         "queue": pool.queue,
         "queue_timeout": duration(pool.queue_timeout),
+        "contention": match pool.contention {
+            Contention::Wait => "wait",
+            Contention::Fail => "fail",
+            Contention::Preempt => "preempt",
+        },
+        "autoload": pool.autoload,
     })
 }
 

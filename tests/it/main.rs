@@ -21,5 +21,7 @@ mod reload;
 mod replies;
 mod secrets;
 mod snapshots;
+mod soak;
 mod stopping;
 mod streams;
+mod waiting;

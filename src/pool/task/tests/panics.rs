@@ -17,10 +17,10 @@ async fn f26_a_panic_of_the_owner_is_told_to_all_and_leaves_no_worker() {
     let fake = Fake::new(5, 2);
     let (pool, tasks) = fragile(20, &[("a", 6), ("b", 6), ("c", 6)], &fake);
     let (a, b) = (plan("a", 6), plan("b", 6));
-    let short = pool.acquire(&a).await.expect("a lease");
-    let endless = pool.acquire(&b).await.expect("a lease");
+    let short = pool.acquire(&a, Terms::default()).await.expect("a lease");
+    let endless = pool.acquire(&b, Terms::default()).await.expect("a lease");
     let waiter = plan("c", 6);
-    let mut waits = Box::pin(pool.acquire(&waiter));
+    let mut waits = Box::pin(pool.acquire(&waiter, Terms::default()));
     assert!((&mut waits).now_or_never().is_none());
     settle().await;
     tasks.arm(Place::Pool.as_str());
@@ -30,7 +30,7 @@ async fn f26_a_panic_of_the_owner_is_told_to_all_and_leaves_no_worker() {
     assert!(!pool.ready(), "it is not, until it starts again");
     // Who comes now waits for the new beginning and is served.
     let next = pool.clone();
-    let late = tokio::spawn(async move { next.acquire(&plan("a", 6)).await });
+    let late = tokio::spawn(async move { next.acquire(&plan("a", 6), Terms::default()).await });
     // A running answer gets its time, one that does not end is told.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(short.ending(), None);
@@ -52,7 +52,10 @@ async fn f26_a_panic_of_the_owner_is_told_to_all_and_leaves_no_worker() {
 async fn f26_a_stop_is_obeyed_also_after_a_panic() {
     let fake = Fake::new(5, 2);
     let (pool, tasks) = fragile(20, &[("a", 6)], &fake);
-    let lease = pool.acquire(&plan("a", 6)).await.expect("a lease");
+    let lease = pool
+        .acquire(&plan("a", 6), Terms::default())
+        .await
+        .expect("a lease");
     let stopping = pool.clone();
     let stop = tokio::spawn(async move { stopping.stop(Duration::from_secs(60)).await });
     settle().await;
