@@ -138,7 +138,7 @@ async fn a_failed_load_refuses_every_waiter_once_and_is_tried_once() {
             .as_str()
             .is_some_and(|reason| reason.contains("cheese"))
     );
-    assert!(server.log().contains("cheese"));
+    server.logged(&["cheese"]);
     assert_eq!(server.status().await["counters"]["loads"], 1);
     assert_eq!(
         server.chat(&question("t/b", "n", false)).await.status,

@@ -84,22 +84,15 @@ async fn o08_no_refusal_says_what_is_inside() {
             assert!(!told.contains(word), "{word:?} in {told}");
         }
         if answer.status >= 500 {
-            assert!(server.log().contains(id), "the log has nothing of {id}");
+            server.logged(&[id]);
         }
     }
-    let log = server.log();
     let bad = answers
         .iter()
         .find(|answer| answer.text.contains("t/bad"))
         .expect("refused");
     let id = bad.header("x-request-id").expect("an id");
-    let line = log
-        .lines()
-        .find(|line| line.contains(id) && line.contains("not loaded"));
-    assert!(
-        line.is_some_and(|line| line.contains("/secret/folder")),
-        "{log}"
-    );
+    server.logged(&[id, "not loaded", "/secret/folder"]);
     home.configure("models: [");
     let (_, body) = server.control(Method::POST, "/admin/reload", None).await;
     let message = body["error"]["message"].as_str().expect("a message");
