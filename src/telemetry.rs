@@ -1,8 +1,9 @@
 //! The log: where it goes and how it looks. What is logged is the business of
 //! the code that logs; prompts, answers and keys never are.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::panic::PanicHookInfo;
+use std::time::Duration;
 
 use tracing::Level;
 use tracing_subscriber::filter::{FilterExt, filter_fn};
@@ -13,10 +14,19 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt};
 
 pub mod escape;
+mod outlet;
+
+use outlet::{Lines, Outlet};
+
+/// How long the last lines may take to be written.
+const FLUSH: Duration = Duration::from_millis(500);
 
 /// The log that was started. Cloning gives another handle.
 #[derive(Clone, Debug)]
-pub struct Log(reload::Handle<EnvFilter, Registry>);
+pub struct Log {
+    filter: reload::Handle<EnvFilter, Registry>,
+    outlet: Outlet,
+}
 
 /// Sends the log to standard error. `filter` is tracing's own syntax, such as
 /// `info` or `roundhouse=debug`. Text for a terminal, JSON lines otherwise;
@@ -25,6 +35,8 @@ pub struct Log(reload::Handle<EnvFilter, Registry>);
 /// stops nothing.
 pub fn start(filter: &str, lost: impl Fn() + Clone + Send + Sync + 'static) -> Result<Log, String> {
     let (filter, handle) = reload::Layer::new(parse(filter)?);
+    let outlet = Outlet::start(io::stderr(), lost.clone()).map_err(|error| error.to_string())?;
+    let said = outlet.clone();
     // Libraries speak of what they carry when they are asked for details: frames,
     // headers, bytes. Only our own code knows what must not be said.
     let ours = filter_fn(|about| {
@@ -44,7 +56,7 @@ pub fn start(filter: &str, lost: impl Fn() + Clone + Send + Sync + 'static) -> R
             .with_target(false)
             .fmt_fields(fields)
             .with_writer(move || Lines {
-                out: io::stderr(),
+                outlet: outlet.clone(),
                 is_json: false,
                 lost: lost.clone(),
             })
@@ -54,7 +66,7 @@ pub fn start(filter: &str, lost: impl Fn() + Clone + Send + Sync + 'static) -> R
             .json()
             .flatten_event(true)
             .with_writer(move || Lines {
-                out: io::stderr(),
+                outlet: outlet.clone(),
                 is_json: true,
                 lost: lost.clone(),
             })
@@ -64,54 +76,42 @@ pub fn start(filter: &str, lost: impl Fn() + Clone + Send + Sync + 'static) -> R
         .with(layer.with_filter(filter.and(ours)))
         .try_init();
     started.map_err(|error| error.to_string())?;
-    Ok(Log(handle))
+    Ok(Log {
+        filter: handle,
+        outlet: said,
+    })
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, String> {
     EnvFilter::try_new(filter).map_err(|error| format!("log: {error}"))
 }
 
+/// Waits a moment, when it is dropped, for what was said to be written: for the
+/// end of the process.
+#[derive(Debug)]
+pub struct LastWords(Outlet);
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        self.0.flush(FLUSH);
+    }
+}
+
 impl Log {
+    /// What to hold until the process ends.
+    pub fn last_words(&self) -> LastWords {
+        LastWords(self.outlet.clone())
+    }
+
     /// Puts another filter in force.
     pub fn follow(&self, filter: &str) {
         let replaced = parse(filter).and_then(|filter| {
-            let replaced = self.0.reload(filter);
+            let replaced = self.filter.reload(filter);
             replaced.map_err(|error| error.to_string())
         });
         if let Err(error) = replaced {
             tracing::warn!(error, "the log stays as it is");
         }
-    }
-}
-
-/// Writes events, each of which comes whole.
-struct Lines<W, L> {
-    out: W,
-    /// Whether to escape what JSON leaves as it is.
-    is_json: bool,
-    lost: L,
-}
-
-impl<W: Write, L: Fn()> Write for Lines<W, L> {
-    /// Never fails: who writes a line of the log has nowhere to complain.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = match self.is_json {
-            true => {
-                let text = String::from_utf8_lossy(bytes);
-                let line = text.strip_suffix('\n').unwrap_or(&text);
-                let line = format!("{}\n", escape::json(line));
-                self.out.write_all(line.as_bytes())
-            }
-            false => self.out.write_all(bytes),
-        };
-        if written.is_err() {
-            (self.lost)();
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -136,37 +136,5 @@ fn words<'a>(panic: &'a PanicHookInfo, bodies: bool) -> &'a str {
         (Some(fixed), _) => fixed,
         (None, Some(made)) if bodies => made,
         _ => "not told: the words were made while running and may hold a request",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_stays_one_line() {
-        let mut out = Vec::new();
-        let mut lines = Lines {
-            out: &mut out,
-            is_json: true,
-            lost: || panic!("nothing was lost"),
-        };
-        let line = "{\"a\":\"\u{9b}31m\u{202e}\u{2028}\"}\n";
-        assert_eq!(lines.write(line.as_bytes()).expect("written"), line.len());
-        let text = String::from_utf8(out).expect("text");
-        assert_eq!(text, "{\"a\":\"\\u009b31m\\u202e\\u2028\"}\n");
-    }
-
-    #[test]
-    fn a_line_that_cannot_be_written_is_counted() {
-        let lost = std::cell::Cell::new(0);
-        let mut full: [u8; 1] = [0];
-        let mut lines = Lines {
-            out: &mut full[..],
-            is_json: false,
-            lost: || lost.set(lost.get() + 1),
-        };
-        assert_eq!(lines.write(b"long\n").expect("no failure"), 5);
-        assert_eq!(lost.get(), 1);
     }
 }

@@ -120,6 +120,7 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
     let lost = counters.clone();
     let log = telemetry::start(&config.log, move || lost.log_lost())
         .map_err(NotStarted::configuration)?;
+    let _last_words = log.last_words();
     telemetry::log_panics(args.log_bodies);
     if args.log_bodies {
         tracing::warn!("prompts and answers are written to the log (--log-bodies)");

@@ -154,6 +154,29 @@ async fn f20_a_log_that_nobody_reads_any_more_is_counted_and_stops_nothing() {
 }
 
 #[tokio::test]
+async fn f20_a_log_that_is_not_read_holds_nobody_up() {
+    let home = Home::new("log: trace\nmodels: { t/a: {} }\n");
+    home.scripted("t/a", json!({"tokens": 1}));
+    // The reader of the log stops reading and stays: its pipe fills up.
+    let mut server = home.serve_by("exec 2> >(exec sleep 600); exec \"$@\"", &[]);
+    let start = Instant::now();
+    while metric(&server, "log_lost_lines_total").await < 1.0 {
+        let paths = (0..50).map(|number| format!("/v1/nothing-{number}"));
+        let asks = paths.map(|path| async { drop(server.get(&{ path }).await) });
+        futures_util::future::join_all(asks).await;
+        assert!(
+            start.elapsed() < super::harness::PATIENCE,
+            "it is never full"
+        );
+    }
+    assert_eq!(server.chat(&question("t/a", "n", false)).await.status, 200);
+    server.signal(rustix::process::Signal::TERM);
+    let stopping = Instant::now();
+    assert_eq!(server.wait(), Some(0));
+    assert!(stopping.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
 async fn fail_points_do_nothing_without_the_scripted_engine() {
     let home = Home::new("");
     let server = home.start(home.command(&[
@@ -180,6 +203,11 @@ async fn r18_management_is_quick_while_inference_is_saturated() {
         home.scripted(model, json!({"tokens": 1_000_000, "token_ms": 20}));
     }
     let server = home.serve();
+    for model in ["t/a", "t/b"] {
+        let body = Some(json!({"model": model}));
+        let loaded = server.control(Method::POST, "/admin/models/load", body);
+        assert_eq!(loaded.await.0, 200);
+    }
     let mut running = JoinSet::new();
     for number in 0..streams {
         let body = question(["t/a", "t/b"][number % 2], "n", true).to_string();

@@ -1,6 +1,7 @@
 //! What is written down (group O): the audit before each effect, and the request
 //! log.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -339,6 +340,8 @@ async fn the_request_log_says_how_each_request_ended() {
         assert!(line["duration_ms"].is_u64() && line["time_ms"].is_u64());
     }
     assert_eq!(line("left-whole")["ending"], "client_left");
+    let about = std::fs::metadata(state(&home, "requests.jsonl")).expect("metadata");
+    assert_eq!(about.permissions().mode() & 0o777, 0o600);
     for id in ["whole", "stream"] {
         let line = line(id);
         assert_eq!(
