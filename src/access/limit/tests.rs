@@ -188,7 +188,7 @@ fn l11_l12_addresses_are_counted_apart_and_forgotten() {
     clock.advance(Duration::from_secs(120));
     for number in 0..=SWEEP {
         let address = Ipv4Addr::from(0x0a01_0000 + u32::try_from(number % 8).expect("small"));
-        drop(limiter.wrong_key(Origin::of(Some(address.into())), limit));
+        let _ = limiter.wrong_key(Origin::of(Some(address.into())), limit);
     }
     let kept = lock(&limiter.wrong_keys.limiter);
     let kept = kept.as_ref().map(|(_, limiter)| limiter.len());
