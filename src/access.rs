@@ -16,7 +16,7 @@ pub mod keys;
 pub mod limit;
 
 use keys::{Key, KeyClass, KeyRing, Keys, Scope};
-use limit::{Exceeded, Limiter, Origin, Seat};
+use limit::{Exceeded, Limiter, Peer, Seat};
 
 /// What a route asks of the one who calls it. Every route has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -138,13 +138,13 @@ impl Entrance {
         now: SystemTime,
     ) -> Result<Caller, Refusal> {
         let keys = self.keys.load();
-        let origin = Origin::of(door.peer());
+        let peer = Peer::of(door.peer());
         let identified = identify(access, headers, door, &keys, self.insecure, now);
         match identified {
             Ok(Known::Anybody) => Ok(Caller::keyless("anybody", door)),
             Ok(Known::Owner) => Ok(Caller::keyless("owner", door)),
             Ok(Known::Local) => {
-                let admitted = self.limiter.admit_keyless(origin, limits.address_rate);
+                let admitted = self.limiter.admit_keyless(peer, limits.address_rate);
                 admitted.map_err(|exceeded| Refusal::of(too_many(exceeded)))?;
                 Ok(Caller::keyless("local", door))
             }
@@ -160,7 +160,7 @@ impl Entrance {
                 })
             }
             // A right key always passes; who has none is told so only so often.
-            Err(refusal) => match self.limiter.wrong_key(origin, limits.wrong_keys) {
+            Err(refusal) => match self.limiter.wrong_key(peer, limits.wrong_keys) {
                 Ok(()) => Err(refusal),
                 Err(exceeded) => Err(Refusal::of(too_many(exceeded))),
             },

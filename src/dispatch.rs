@@ -230,9 +230,12 @@ impl Routed {
         response
     }
 
-    /// Counts what the engine reports against the day of the caller's key.
-    fn count(&self, usage: Option<&str>) {
-        if let (Some(seat), Some(tokens)) = (&self.request.caller.seat, usage.and_then(tokens)) {
+    /// Counts what the engine reports against the day of the caller's key; without
+    /// a report, one token for each of the `events` that went out, so that leaving
+    /// before the end does not make an answer free.
+    fn count(&self, usage: Option<&str>, events: u64) {
+        if let Some(seat) = &self.request.caller.seat {
+            let tokens = usage.and_then(tokens).unwrap_or(events);
             seat.spend(tokens, SystemTime::now());
         }
     }

@@ -377,6 +377,30 @@ async fn a_key_has_so_many_tokens_a_day() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_broken_off_is_counted_by_what_was_sent() {
+    let home = Home::new("models: { t/a: {} }\n");
+    home.scripted("t/a", json!({"tokens": 1000, "token_ms": 20}));
+    let key = new_key(&home, &["--tokens-per-day", "2"]);
+    let server = home.serve();
+    let request = server
+        .request(Method::POST, "/v1/chat/completions")
+        .header("x-api-key", &key)
+        .header("content-type", "application/json")
+        .body(question("t/a", "n", true).to_string());
+    let mut answer = request.send().await.expect("an answer");
+    for _ in 0..3 {
+        assert!(answer.chunk().await.expect("a piece").is_some());
+    }
+    assert_eq!(
+        models(&server, &key).await.status,
+        200,
+        "it is not counted yet"
+    );
+    drop(answer);
+    until(429, async || models(&server, &key).await).await;
+}
+
+#[tokio::test]
 async fn l11_a_flood_without_a_key_is_limited_and_management_stays() {
     let home = Home::new("server: { limits: { address_rate: 60 } }\nmodels: { t/a: {} }\n");
     home.scripted("t/a", json!({"tokens": 1}));
