@@ -11,10 +11,12 @@ mod command_line;
 #[cfg(feature = "mlx")]
 mod demo;
 mod faults;
+mod keys;
 mod layers;
 mod names;
 mod pool;
 mod reload;
+mod routes;
 mod snapshots;
 mod soak;
 mod stopping;
