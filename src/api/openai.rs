@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, Response};
 
 use super::body::read_json;
 use super::error::ApiError;
+use super::fields::Endpoint;
 use super::front::RequestId;
 use crate::access::Caller;
 use crate::dispatch::Request;
@@ -21,7 +22,7 @@ pub async fn chat_completions(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    forward("/v1/chat/completions", state, caller, id, headers, body).await
+    forward(Endpoint::Chat, state, caller, id, headers, body).await
 }
 
 /// `POST /v1/completions`
@@ -32,11 +33,11 @@ pub async fn completions(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    forward("/v1/completions", state, caller, id, headers, body).await
+    forward(Endpoint::Completions, state, caller, id, headers, body).await
 }
 
 async fn forward(
-    path: &'static str,
+    endpoint: Endpoint,
     State(service): State<Service>,
     Extension(caller): Extension<Caller>,
     Extension(RequestId(request_id)): Extension<RequestId>,
@@ -46,7 +47,7 @@ async fn forward(
     let snapshot = service.dispatch.registry.load();
     let body = read_json(&headers, body, &snapshot.config.server.limits).await?;
     let request = Request {
-        path,
+        endpoint,
         body,
         request_id,
         caller,

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Budget, Config, Limits, Listen, Pool, Server};
+use super::{Budget, Config, Counts, Limits, Listen, Pool, Server};
 use crate::units::ByteSize;
 
 /// The inference port.
@@ -87,6 +87,24 @@ impl Limits {
             between_tokens: Duration::from_secs(120),
             write_stall: Duration::from_secs(60),
             connections: 16_384,
+            counts: Counts::standard(),
+        }
+    }
+}
+
+impl Counts {
+    /// What holds without a word in the file.
+    pub fn standard() -> Self {
+        Self {
+            values: 1_000_000,
+            messages: 4096,
+            images: 64,
+            image_size: ByteSize(20_000_000),
+            tools: 1024,
+            tool_calls: 4096,
+            stops: 16,
+            choices: 8,
+            answers: 64,
         }
     }
 }

@@ -6,13 +6,16 @@ mod harness;
 mod sampler;
 
 mod access;
+mod bodies;
 mod clients;
 mod command_line;
 #[cfg(feature = "mlx")]
 mod demo;
 mod faults;
+mod fuzz;
 mod layers;
 mod names;
+mod openapi;
 mod pool;
 mod reload;
 mod snapshots;
