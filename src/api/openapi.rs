@@ -100,7 +100,7 @@ fn describe(operation: &Operation, access: Access) -> Value {
                 "name": name.trim_start_matches('*'),
                 "in": "path",
                 "required": true,
-                "schema": {"type": "string", "minLength": 1},
+                "schema": schemas::name(),
             })
         })
         .collect();

@@ -127,7 +127,7 @@ fn answer(kind: &str) -> Value {
 }
 
 /// The name of a model.
-fn name() -> Value {
+pub(super) fn name() -> Value {
     json!({"type": "string", "pattern": "^[A-Za-z0-9._:/-]{1,96}$"})
 }
 
@@ -215,11 +215,11 @@ fn shaped(shape: Shape, counts: &Counts) -> Value {
             "properties": {"type": {"const": "text"}},
         }),
         Shape::Prompt => {
-            let tokens =
-                json!({"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}});
+            let tokens = json!({"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0, "maximum": u32::MAX}});
+            let text = json!({"type": "string", "minLength": 1});
             json!({"anyOf": [
-                {"type": "string"},
-                {"type": "array", "minItems": 1, "maxItems": counts.answers, "items": {"type": "string"}},
+                text,
+                {"type": "array", "minItems": 1, "maxItems": counts.answers, "items": text},
                 tokens,
                 {"type": "array", "minItems": 1, "maxItems": counts.answers, "items": tokens},
             ]})
