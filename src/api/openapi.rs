@@ -96,12 +96,11 @@ fn describe(operation: &Operation, access: Access) -> Value {
         .split('/')
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
         .map(|name| {
-            json!({
-                "name": name.trim_start_matches('*'),
-                "in": "path",
-                "required": true,
-                "schema": schemas::name(),
-            })
+            let (name, schema) = match name.strip_prefix('*') {
+                Some(name) => (name, schemas::name()),
+                None => (name, json!({"type": "string", "minLength": 1})),
+            };
+            json!({"name": name, "in": "path", "required": true, "schema": schema})
         })
         .collect();
     if !named.is_empty() {

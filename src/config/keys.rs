@@ -169,6 +169,10 @@ pub const KEYS: &[Key] = &[
         "most answers to one prompt, `n`"),
     key("server.limits.answers", "number", Value("64"), Live,
         "most answers of a request: prompts times `n`"),
+    key("server.limits.address_rate", "number or `unlimited`", Value("100000"), Live,
+        "most requests without a key from one address in a minute"),
+    key("server.limits.wrong_keys", "number", Value("100"), Live,
+        "most requests with a missing or wrong key from one address in a minute that are answered as such; a right key always passes"),
     key("keys_file", "file", Words("`keys.json` in the state folder"), Restart,
         "hashes of the keys that open the ports"),
     key("audit", "file", Words("`audit.jsonl` in the state folder"), Restart,
@@ -210,7 +214,7 @@ mod tests {
         assert_eq!(children("models"), [NAME]);
         assert_eq!(children("pool").len(), 5);
         assert!(children("server").contains(&"limits"));
-        assert_eq!(children("server.limits").len(), 17);
+        assert_eq!(children("server.limits").len(), 19);
         assert_eq!(
             elsewhere("idle_unload"),
             ["models.NAME.idle_unload", "pool.idle_unload"]

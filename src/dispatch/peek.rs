@@ -10,7 +10,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use self::count::{Part, Tally, Within};
+use self::count::{Spot, Tally, Within};
 use crate::api::error::{ApiError, Code};
 use crate::api::fields::{Endpoint, Field, Takes, invalid, known, shortened};
 use crate::config::Counts;
@@ -179,8 +179,8 @@ impl<'de> Visitor<'de> for &mut Reader<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let mut keys = HashSet::new();
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            match part_of(self.endpoint, &key) {
-                Some(part) => map.next_value_seed(Within::new(part, &mut self.tally))?,
+            match spot_of(self.endpoint, &key) {
+                Some(spot) => map.next_value_seed(Within::new(spot, &mut self.tally))?,
                 None => match known(self.endpoint, &key) {
                     None => drop(map.next_value::<IgnoredAny>()?),
                     Some(field) => {
@@ -204,11 +204,11 @@ impl<'de> Visitor<'de> for &mut Reader<'_> {
 }
 
 /// The fields in which something is counted.
-fn part_of(endpoint: Endpoint, key: &str) -> Option<Part> {
+fn spot_of(endpoint: Endpoint, key: &str) -> Option<Spot> {
     match (endpoint, key) {
-        (Endpoint::Chat, "messages") => Some(Part::Messages),
-        (Endpoint::Chat, "tools") => Some(Part::Tools),
-        (Endpoint::Completions, "prompt") => Some(Part::Prompt),
+        (Endpoint::Chat, "messages") => Some(Spot::Messages),
+        (Endpoint::Chat, "tools") => Some(Spot::Tools),
+        (Endpoint::Completions, "prompt") => Some(Spot::Prompt),
         _ => None,
     }
 }

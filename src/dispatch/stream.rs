@@ -126,6 +126,7 @@ impl ReadingHalf {
             Err(Ending::Told) => "refused_by_engine",
             Err(Ending::Failed(error)) => error.code.facts().0,
         };
+        self.routed.count(usage.as_deref());
         self.routed.log(outcome, usage.as_deref());
         if let Err(Ending::Failed(error)) = ended {
             self.tell(error);

@@ -76,10 +76,28 @@ pub(super) fn management() -> Map<String, Value> {
         ("Reloaded", object(&["generation", "change"])),
         ("Done", object(&["success", "model"])),
         ("Released", object(&["success", "models"])),
+        ("KeyList", object(&["keys"])),
+        ("KeyRequest", key_request()),
+        ("Key", object(&["id", "class", "key"])),
+        ("Revoked", object(&["success", "id"])),
     ] {
         schemas.insert(name.to_owned(), schema);
     }
     schemas
+}
+
+/// A key that is asked for.
+fn key_request() -> Value {
+    json!({
+        "type": "object",
+        "required": ["class"],
+        "properties": {
+            "class": {"enum": ["inference", "management"]},
+            "name": {"type": ["string", "null"]},
+            "scope": {"type": "object"},
+        },
+        "additionalProperties": false,
+    })
 }
 
 /// What both ports have.

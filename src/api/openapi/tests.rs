@@ -4,13 +4,32 @@ use crate::config::Counts;
 /// Every reference of a document leads somewhere, every schema is used.
 #[track_caller]
 fn check(routes: &[Route], operations: &[Operation], schemas: Map<String, Value>) {
+    let described = |method: &str, path: &str| {
+        let here = |known: &&Operation| known.method == method && known.path == path;
+        operations.iter().filter(here).count()
+    };
     for route in routes {
-        let described = operations.iter().any(|known| known.path == route.path);
-        assert!(described, "{} is not described", route.path);
+        let methods: Vec<_> = route
+            .methods()
+            .iter()
+            .map(|method| method.as_str())
+            .collect();
+        for method in &methods {
+            // HEAD is what GET says, without the body.
+            let times = usize::from(*method != "HEAD" || !methods.contains(&"GET"));
+            assert_eq!(
+                described(method, route.path),
+                times,
+                "{method} {}",
+                route.path
+            );
+        }
     }
-    for operation in operations {
-        let there = routes.iter().any(|route| route.path == operation.path);
-        assert!(there, "{} is described and not there", operation.path);
+    for Operation { method, path, .. } in operations {
+        let there = routes.iter().any(|route| {
+            route.path == *path && route.methods().iter().any(|known| known == method)
+        });
+        assert!(there, "{method} {path} is described and not there");
     }
     let names: Vec<String> = schemas.keys().cloned().collect();
     let text = document("x", routes, operations, schemas).to_string();

@@ -13,7 +13,7 @@ use crate::config::Counts;
 
 /// A place in a body where something is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum Spot {
     /// `messages`
     Messages,
     /// `messages[…]`
@@ -76,18 +76,18 @@ impl<'c> Tally<'c> {
     }
 
     /// Counts what begins here.
-    fn enter<E: Error>(&mut self, part: Part) -> Result<(), E> {
+    fn enter<E: Error>(&mut self, spot: Spot) -> Result<(), E> {
         let counts = self.counts;
-        let (count, most, field, what) = match part {
-            Part::Message => (&mut self.messages, counts.messages, "messages", "messages"),
-            Part::Medium => (
+        let (count, most, field, what) = match spot {
+            Spot::Message => (&mut self.messages, counts.messages, "messages", "messages"),
+            Spot::Medium => (
                 &mut self.images,
                 counts.images,
                 "messages",
                 "images and other parts that are no text",
             ),
-            Part::Tool => (&mut self.tools, counts.tools, "tools", "tools"),
-            Part::ToolCall => (
+            Spot::Tool => (&mut self.tools, counts.tools, "tools", "tools"),
+            Spot::ToolCall => (
                 &mut self.tool_calls,
                 counts.tool_calls,
                 "messages",
@@ -126,10 +126,10 @@ impl<'c> Tally<'c> {
     }
 
     /// A value that holds no others.
-    fn scalar<E: Error>(&mut self, part: Part, kind: &str) -> Result<(), E> {
-        let field = match part {
-            Part::Messages => "messages",
-            Part::Tools => "tools",
+    fn scalar<E: Error>(&mut self, spot: Spot, kind: &str) -> Result<(), E> {
+        let field = match spot {
+            Spot::Messages => "messages",
+            Spot::Tools => "tools",
             _ => return Ok(()),
         };
         let message = format!("{field}: expected an array, found {kind}");
@@ -137,19 +137,19 @@ impl<'c> Tally<'c> {
     }
 
     /// A string.
-    fn text<E: Error>(&mut self, part: Part, text: &str) -> Result<(), E> {
-        match part {
-            Part::Medium | Part::Address => self.address(text),
-            Part::PromptPart => {
+    fn text<E: Error>(&mut self, spot: Spot, text: &str) -> Result<(), E> {
+        match spot {
+            Spot::Medium | Spot::Address => self.address(text),
+            Spot::PromptPart => {
                 self.prompts += 1;
                 Ok(())
             }
-            part => self.scalar(part, "a string"),
+            spot => self.scalar(spot, "a string"),
         }
     }
 }
 
-impl Part {
+impl Spot {
     /// What an element is here.
     fn element(self) -> Self {
         match self {
@@ -184,13 +184,13 @@ impl Part {
 
 /// Reads a value at some place.
 pub(super) struct Within<'t, 'c> {
-    part: Part,
+    spot: Spot,
     tally: &'t mut Tally<'c>,
 }
 
 impl<'t, 'c> Within<'t, 'c> {
-    pub fn new(part: Part, tally: &'t mut Tally<'c>) -> Self {
-        Self { part, tally }
+    pub fn new(spot: Spot, tally: &'t mut Tally<'c>) -> Self {
+        Self { spot, tally }
     }
 }
 
@@ -198,8 +198,8 @@ impl<'de> DeserializeSeed<'de> for Within<'_, '_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
-        self.tally.enter(self.part)?;
-        match self.part.is_leaf() {
+        self.tally.enter(self.spot)?;
+        match self.spot.is_leaf() {
             true => IgnoredAny::deserialize(json).map(drop),
             false => json.deserialize_any(self),
         }
@@ -218,31 +218,31 @@ impl<'de> Visitor<'de> for Within<'_, '_> {
     }
 
     fn visit_bool<E: Error>(self, _: bool) -> Result<(), E> {
-        self.tally.scalar(self.part, "a boolean")
+        self.tally.scalar(self.spot, "a boolean")
     }
 
     fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
-        self.tally.scalar(self.part, "a number")
+        self.tally.scalar(self.spot, "a number")
     }
 
     fn visit_u64<E: Error>(self, _: u64) -> Result<(), E> {
-        self.tally.scalar(self.part, "a number")
+        self.tally.scalar(self.spot, "a number")
     }
 
     fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
-        self.tally.scalar(self.part, "a number")
+        self.tally.scalar(self.spot, "a number")
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
-        self.tally.text(self.part, text)
+        self.tally.text(self.spot, text)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        if self.part == Part::PromptPart {
+        if self.spot == Spot::PromptPart {
             // One prompt, as token ids.
             self.tally.prompts += 1;
         }
-        let element = self.part.element();
+        let element = self.spot.element();
         while list
             .next_element_seed(Within::new(element, self.tally))?
             .is_some()
@@ -251,11 +251,11 @@ impl<'de> Visitor<'de> for Within<'_, '_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        if matches!(self.part, Part::Messages | Part::Tools) {
-            return self.tally.scalar(self.part, "an object");
+        if matches!(self.spot, Spot::Messages | Spot::Tools) {
+            return self.tally.scalar(self.spot, "an object");
         }
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            let member = self.part.member(&key);
+            let member = self.spot.member(&key);
             map.next_value_seed(Within::new(member, self.tally))?;
         }
         Ok(())
