@@ -45,6 +45,9 @@ command = [
     "--continue-on-failure",
     "--request-timeout",
     "30",
+    # A second credential beside the right one is a refusal of its own.
+    "--generation-with-security-parameters",
+    "false",
 ]
 if key:
     command += ["--header", f"Authorization: Bearer {key[0]}"]
