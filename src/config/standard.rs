@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Budget, Config, Counts, Limits, Listen, Pool, Server};
+use super::{Budget, Config, Contention, Counts, Limits, Listen, Pool, Server};
 use crate::units::ByteSize;
 
 /// The inference port.
@@ -126,6 +126,8 @@ impl Pool {
             switch_after: Duration::from_secs(30),
             queue: 64,
             queue_timeout: Duration::from_secs(600),
+            contention: Contention::Wait,
+            autoload: true,
         }
     }
 }
