@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::error::{ApiError, Code};
@@ -53,6 +54,20 @@ pub async fn read_json(
             }
         }
     }
+}
+
+/// What a body of management says.
+///
+/// # Errors
+/// `invalid_json` if it is no JSON, `invalid_value` if it is something else than asked for.
+pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| {
+        let code = match error.is_data() {
+            true => Code::InvalidValue,
+            false => Code::InvalidJson,
+        };
+        ApiError::new(code, error.to_string())
+    })
 }
 
 /// JSON, not compressed.

@@ -6,14 +6,17 @@ mod harness;
 mod sampler;
 
 mod access;
+mod bodies;
 mod clients;
 mod command_line;
 #[cfg(feature = "mlx")]
 mod demo;
 mod faults;
+mod fuzz;
 mod keys;
 mod layers;
 mod names;
+mod openapi;
 mod pool;
 mod reload;
 mod routes;

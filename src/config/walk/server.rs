@@ -7,7 +7,7 @@ use super::values::{Span, Zero, quoted};
 use super::{At, Walker, set};
 use crate::config::file::Node;
 use crate::config::problem::Problem;
-use crate::config::{Limits, Listen, Server};
+use crate::config::{Counts, Limits, Listen, Server};
 
 impl Walker<'_> {
     /// `server`
@@ -54,6 +54,9 @@ impl Walker<'_> {
                 path: &path,
                 node: &pair.node,
             };
+            if self.counts(at, &pair.key, &mut limits.counts) {
+                continue;
+            }
             let time = match pair.key.as_str() {
                 "header_time" => &mut limits.header_time,
                 "body_idle" => &mut limits.body_idle,
@@ -86,6 +89,23 @@ impl Walker<'_> {
             };
             set(time, self.duration(at, Zero::Refused));
         }
+    }
+
+    /// The part of `server.limits` about bodies; answers whether the key was one of it.
+    fn counts(&mut self, at: At, key: &str, counts: &mut Counts) -> bool {
+        let number = match key {
+            "values" => return set_count(&mut counts.values, self.number(at, Span::VALUES)),
+            "image_size" => return set_count(&mut counts.image_size, self.size(at)),
+            "messages" => &mut counts.messages,
+            "images" => &mut counts.images,
+            "tools" => &mut counts.tools,
+            "tool_calls" => &mut counts.tool_calls,
+            "stops" => &mut counts.stops,
+            "choices" => &mut counts.choices,
+            "answers" => &mut counts.answers,
+            _ => return false,
+        };
+        set_count(number, self.number(at, Span::COUNT))
     }
 
     /// A host as it stands in `Host`, without a port.
@@ -128,6 +148,12 @@ impl Walker<'_> {
             }
         }
     }
+}
+
+/// Sets what could be read; the key was known either way.
+fn set_count<T>(to: &mut T, read: Option<T>) -> bool {
+    set(to, read);
+    true
 }
 
 /// A count that was checked to be more than nothing.
