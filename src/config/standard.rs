@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Budget, Config, Limits, Listen, Pool, Server};
+use super::{Budget, Config, Contention, Limits, Listen, Pool, Server};
 use crate::units::ByteSize;
 
 /// The inference port.
@@ -108,6 +108,8 @@ impl Pool {
             switch_after: Duration::from_secs(30),
             queue: 64,
             queue_timeout: Duration::from_secs(600),
+            contention: Contention::Wait,
+            autoload: true,
         }
     }
 }

@@ -18,5 +18,7 @@ mod pool;
 mod reload;
 mod routes;
 mod snapshots;
+mod soak;
 mod stopping;
 mod streams;
+mod waiting;
