@@ -85,7 +85,7 @@ fn terms(uri: &Uri, headers: &HeaderMap, scope: &Scope) -> Result<Terms, ApiErro
             Some(text.ok_or_else(|| invalid("x-priority", "high, normal or low"))?)
         }
     };
-    let priority = scope.class(asked);
+    let priority = scope.priority(asked);
     let mut autoload = true;
     for pair in uri.query().unwrap_or_default().split('&') {
         match pair.split_once('=').unwrap_or((pair, "")) {
@@ -128,6 +128,14 @@ mod tests {
             Some("low"),
             Some((Priority::Low, true)),
         );
+        let low = Scope {
+            priority: Some(Priority::Low),
+            ..Scope::default()
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert("x-priority", HeaderValue::from_static("high"));
+        let got = terms(&Uri::from_static("/v1"), &headers, &low);
+        assert_eq!(got.map(|terms| terms.priority), Ok(Priority::Low));
         check("/v1?autoload=no", None, None);
         check("/v1?autoload", None, None);
         check("/v1", Some("urgent"), None);

@@ -64,7 +64,7 @@ struct NewArgs {
     /// Tokens of prompts and answers in a day of UTC
     #[arg(long, value_name = "NUMBER")]
     tokens_per_day: Option<u64>,
-    /// Its class among requests that wait for other models: high, normal or low
+    /// The class of its requests while they wait for a model: high, normal or low
     #[arg(long, value_name = "CLASS")]
     priority: Option<Priority>,
     /// How long it is valid, such as 30d

@@ -27,7 +27,8 @@ pub struct Scope {
     /// Tokens of prompts and answers together in a day of UTC.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_day: Option<u64>,
-    /// The class of its requests among those that wait for other models.
+    /// The class of its requests while they wait for a model; they may ask for a
+    /// lower one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
     /// Seconds since 1970 after which it is no key any more.
@@ -46,14 +47,10 @@ impl Scope {
             .is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(served)))
     }
 
-    /// The class of a request that asks for one or says nothing: what it asks for,
-    /// but never above the key's own.
-    pub fn class(&self, asked: Option<Priority>) -> Priority {
-        let own = self.priority;
-        match asked {
-            Some(asked) => own.map_or(asked, |own| asked.max(own)),
-            None => own.unwrap_or_default(),
-        }
+    /// The class of a request that asks for one, or for none.
+    pub fn priority(&self, asked: Option<Priority>) -> Priority {
+        // The order of classes is that in which they are served.
+        asked.max(self.priority).unwrap_or_default()
     }
 
     /// Whether its time is over.
@@ -175,22 +172,22 @@ mod tests {
     }
 
     #[test]
-    fn a_request_may_lower_the_class_of_its_key_and_never_exceed_it() {
+    fn a_request_may_be_less_urgent_than_its_key_and_never_more() {
         use Priority::{High, Low, Normal};
-        let check = |own: Option<Priority>, asked: Option<Priority>, expected: Priority| {
+        let check = |class: Option<Priority>, asked: Option<Priority>, expected: Priority| {
             let scope = Scope {
-                priority: own,
+                priority: class,
                 ..Scope::default()
             };
-            assert_eq!(scope.class(asked), expected, "{own:?} {asked:?}");
+            assert_eq!(scope.priority(asked), expected, "{class:?} {asked:?}");
         };
         check(None, None, Normal);
         check(None, Some(High), High);
-        check(None, Some(Low), Low);
         check(Some(High), None, High);
         check(Some(High), Some(Low), Low);
-        check(Some(Low), Some(High), Low);
         check(Some(Normal), Some(High), Normal);
+        check(Some(Low), None, Low);
+        check(Some(Low), Some(High), Low);
     }
 
     #[test]
