@@ -3,18 +3,24 @@
 //! subject. Nothing is downloaded, nothing is ignored, no test needs another.
 
 mod harness;
+mod raw;
 mod sampler;
 
 mod access;
 mod clients;
 mod command_line;
+mod connections;
 #[cfg(feature = "mlx")]
 mod demo;
 mod faults;
 mod layers;
 mod names;
 mod pool;
+mod proxies;
 mod reload;
 mod snapshots;
 mod stopping;
 mod streams;
+#[cfg(feature = "tls")]
+mod tls;
+mod web;
