@@ -85,7 +85,7 @@ impl Connection {
 /// A connection that broke off is no trouble of ours.
 pub(super) fn log(ended: hyper::Result<()>) {
     if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
+        tracing::debug!(?error, "a connection ended early");
     }
 }
 

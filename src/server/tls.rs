@@ -112,7 +112,7 @@ impl Certificate {
                         this.in_force.store(Some(config));
                     }
                     Some(Some(Err(error))) => {
-                        tracing::error!(%error, "the certificate was not renewed");
+                        tracing::error!(?error, "the certificate was not renewed");
                     }
                 }
             }
