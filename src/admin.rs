@@ -6,20 +6,22 @@ use std::time::Instant;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::access::{Access, Caller, Door};
-use crate::api::body::read_json;
+use crate::access::{Access, Caller, Door, Refusal};
+use crate::api::body::{parse, read_json};
 use crate::api::error::{ApiError, Code};
+use crate::api::front::Port;
+use crate::api::openapi;
 use crate::api::table::{self, Route};
 use crate::pool::{UnloadError, UnloadMode};
 use crate::registry::Snapshot;
 use crate::route::{self, Decision};
 use crate::service::{ReloadError, Service};
 
+mod keys;
 pub mod metrics;
 pub mod settings;
 pub mod status;
@@ -28,20 +30,25 @@ pub mod status;
 pub fn routes() -> Vec<Route> {
     use Access::Management;
     vec![
-        Route::new(Management, "/admin/status", get(status::status)),
-        Route::new(Management, "/admin/models", get(status::models)),
-        Route::new(Management, "/admin/config", get(settings::config)),
-        Route::new(Management, "/metrics", get(metrics::metrics)),
-        Route::new(Management, "/admin/reload", post(reload)),
-        Route::new(Management, "/admin/models/load", post(load)),
-        Route::new(Management, "/admin/models/unload", post(unload)),
-        Route::new(Management, "/admin/models/release", post(release)),
+        Route::new(Management, "/openapi.json").get(openapi::management::description),
+        Route::new(Management, "/admin/status").get(status::status),
+        Route::new(Management, "/admin/models").get(status::models),
+        Route::new(Management, "/admin/config").get(settings::config),
+        Route::new(Management, "/metrics").get(metrics::metrics),
+        Route::new(Management, "/admin/reload").post(reload),
+        Route::new(Management, "/admin/models/load").post(load),
+        Route::new(Management, "/admin/models/unload").post(unload),
+        Route::new(Management, "/admin/models/release").post(release),
+        Route::new(Management, "/admin/keys")
+            .get(keys::list)
+            .post(keys::make),
+        Route::new(Management, "/admin/keys/{id}").delete(keys::revoke),
     ]
 }
 
 /// The management port and the control socket.
 pub fn router(service: Service) -> Router {
-    table::router(routes(), service)
+    table::router(routes(), service, Port::Management)
 }
 
 /// `{"model", "mode"}`; anything else in it is refused.
@@ -152,9 +159,9 @@ async fn release(
 
 async fn target(service: &Service, headers: &HeaderMap, body: Body) -> Result<Target, ApiError> {
     let snapshot = service.dispatch.registry.load();
-    let bytes = read_json(headers, body, &snapshot.config.server.limits).await?;
-    let invalid = |error: serde_json::Error| ApiError::new(Code::InvalidValue, error.to_string());
-    serde_json::from_slice(&bytes).map_err(invalid)
+    let limits = &snapshot.config.server.limits;
+    let bytes = read_json(headers, body, limits, &service.bodies).await?;
+    parse(&bytes)
 }
 
 /// The pool's key for a name.
@@ -190,13 +197,10 @@ pub async fn record_refusal(
     service: &Service,
     door: &Door,
     action: &str,
-    refusal: &ApiError,
+    refusal: &Refusal,
 ) -> Result<(), ApiError> {
-    let caller = Caller {
-        id: "unknown".to_owned(),
-        peer: door.peer(),
-    };
-    let code = refusal.code.facts().0;
+    let caller = Caller::keyless(refusal.key.as_deref().unwrap_or("unknown"), door);
+    let code = refusal.error.code.facts().0;
     let written = service.audit.refused(&caller, action, code).await;
     written.map_err(|error| unwritten(service, error))
 }

@@ -5,11 +5,12 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::access::keys::Keys;
+use crate::access::Entrance;
+use crate::access::keys::KeyRing;
+use crate::api::intake::Bodies;
 use crate::config::Config;
 use crate::config::problem::Problems;
 use crate::dispatch::Dispatch;
@@ -25,12 +26,14 @@ use crate::shutdown::{Place, Tasks};
 pub struct Service {
     /// The way to models.
     pub dispatch: Dispatch,
-    /// The keys in force.
-    pub keys: Arc<ArcSwap<Keys>>,
+    /// Who gets in.
+    pub entrance: Arc<Entrance>,
     /// Where management effects are written down.
     pub audit: Audit,
     /// Where requests are written down and counted.
     pub records: Records,
+    /// The memory that the bodies of requests share.
+    pub bodies: Bodies,
     /// Asks for the configuration to be read again.
     pub reload: Reload,
     /// When this process began to serve.
@@ -38,7 +41,7 @@ pub struct Service {
 }
 
 /// Reads the configuration again; made by whoever knows where it lies.
-pub type ReadConfig = Box<dyn Fn() -> Result<(Config, Keys), ReloadError> + Send + Sync>;
+pub type ReadConfig = Box<dyn Fn() -> Result<Config, ReloadError> + Send + Sync>;
 
 /// What follows the configuration besides the pool: the log and the request log.
 pub type Follow = Box<dyn Fn(&Config) + Send + Sync>;
@@ -77,7 +80,7 @@ impl Reload {
         follow: Follow,
         records: Records,
         registry: Arc<Registry>,
-        keys: Arc<ArcSwap<Keys>>,
+        keys: Arc<KeyRing>,
         pool: Pool,
         tasks: &Tasks,
     ) -> Self {
@@ -144,22 +147,22 @@ async fn replace(
     read: &Arc<ReadConfig>,
     follow: &Follow,
     registry: &Arc<Registry>,
-    keys: &ArcSwap<Keys>,
+    keys: &Arc<KeyRing>,
     pool: &Pool,
 ) -> Result<Change, ReloadError> {
-    let (read, preparing) = (read.clone(), registry.clone());
+    let (read, preparing, keys) = (read.clone(), registry.clone(), keys.clone());
     let prepared = tokio::task::spawn_blocking(move || {
-        let (config, keys) = read()?;
-        let snapshot = preparing.prepare(config).map_err(ReloadError::Problems)?;
-        Ok((snapshot, keys))
+        let snapshot = preparing.prepare(read()?).map_err(ReloadError::Problems)?;
+        // The keys are followed by themselves; who reloads wants no second of patience.
+        keys.refresh().map_err(ReloadError::Keys)?;
+        Ok(snapshot)
     });
     let prepared = prepared.await.map_err(|error| match error.is_panic() {
         true => ReloadError::Panicked,
         false => ReloadError::Stopping,
     });
-    let (snapshot, new_keys) = prepared??;
+    let snapshot = prepared??;
     follow(&snapshot.config);
-    keys.store(Arc::new(new_keys));
     // Before the snapshot: then every request that sees it finds its models known.
     pool.apply(pool_settings(&snapshot), residents(&snapshot));
     Ok(registry.publish(snapshot))

@@ -20,7 +20,7 @@ pub async fn config(State(service): State<Service>) -> Json<Value> {
     Json(json!({
         "generation": snapshot.generation,
         "config": shown(&snapshot.config),
-        "keys": counted(&service.keys.load()),
+        "keys": counted(&service.entrance.keys.load()),
     }))
 }
 
@@ -82,6 +82,13 @@ fn server(server: &Server) -> Value {
         "management": listens(&server.management),
         "allowed_hosts": server.allowed_hosts,
         "allowed_origins": server.allowed_origins,
+        "trusted_proxies": server.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        // Where the private key lies, never what is in it.
+        "tls": {
+            "cert": server.tls.as_ref().map(|tls| &tls.cert),
+            "key": server.tls.as_ref().map(|tls| &tls.key),
+        },
+        "socket_mode": format!("{:04o}", server.socket_mode),
         "drain": duration(server.drain),
         "heartbeat_after": duration(server.heartbeat_after),
         "heartbeat_every": duration(server.heartbeat_every),
@@ -99,6 +106,19 @@ fn limits(limits: &Limits) -> Value {
         "between_tokens": duration(limits.between_tokens),
         "write_stall": duration(limits.write_stall),
         "connections": limits.connections,
+        "bodies": limits.bodies.to_string(),
+        "idle": duration(limits.idle),
+        "address_rate": limits.address_rate.map_or(json!("unlimited"), |most| json!(most.get())),
+        "wrong_keys": limits.wrong_keys.get(),
+        "values": limits.counts.values,
+        "messages": limits.counts.messages,
+        "images": limits.counts.images,
+        "image_size": limits.counts.image_size.to_string(),
+        "tools": limits.counts.tools,
+        "tool_calls": limits.counts.tool_calls,
+        "stops": limits.counts.stops,
+        "choices": limits.counts.choices,
+        "answers": limits.counts.answers,
     })
 }
 

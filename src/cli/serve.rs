@@ -2,20 +2,23 @@
 //! ports, and serves until it is told to stop.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use clap::Args;
 use rustix::fs::Mode;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{CONFIGURATION, failed};
-use crate::access::keys::{KeyClass, Keys};
-use crate::config::{Config, Listen, locate};
+use crate::access::Entrance;
+use crate::access::keys::{KeyClass, KeyRing, Keys, given};
+use crate::access::limit::Limiter;
+use crate::api::intake::Bodies;
+use crate::config::{self, Config, Listen, locate};
 use crate::dispatch::{Dispatch, spool};
 use crate::platform::{self, Folders};
 use crate::pool::Pool;
@@ -24,7 +27,9 @@ use crate::records::counters::Counters;
 use crate::records::requests::RequestLog;
 use crate::records::{Records, private};
 use crate::registry::{Machine, MachineMemory, Registry};
-use crate::server::{Bound, Limits};
+use crate::server::descriptors::{self, Share};
+use crate::server::tls::Certificate;
+use crate::server::{Bound, Limits, Settings, Times};
 use crate::service::{self, Reload, ReloadError, Service};
 use crate::shutdown::{FailPoints, Tasks};
 use crate::worker::process::{Launcher, LauncherOptions};
@@ -45,6 +50,9 @@ pub struct ServeArgs {
     /// Where management is served, instead of server.management
     #[arg(long, value_name = "ADDRESS", value_parser = locate::parse_listen)]
     management: Option<Listen>,
+    /// Serve inference without a key on addresses that others can reach
+    #[arg(long)]
+    insecure_no_auth: bool,
     /// Print the addresses as one line of JSON on standard output
     #[arg(long)]
     json: bool,
@@ -126,8 +134,9 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         tracing::warn!("prompts and answers are written to the log (--log-bodies)");
     }
     close_to_others(&config)?;
-    let keys = Keys::read(&config.keys_file).map_err(NotStarted::configuration)?;
-    refuse_exposure(&config, &keys)?;
+    let given = given::read(|name| std::env::var_os(name)).map_err(NotStarted::configuration)?;
+    let keys = KeyRing::open(config.keys_file.clone(), given).map_err(NotStarted::configuration)?;
+    refuse_exposure(&config, &keys.load(), args.insecure_no_auth)?;
     let memory = machine_memory()?;
     let machine = Machine {
         memory,
@@ -139,10 +148,14 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
 
     // Signals first: from here on a stop is an orderly one.
     let mut signals = Signals::listen().map_err(NotStarted::failed)?;
-    let inference = bind(&server.listen).await?;
-    let management = bind(&server.management).await?;
+    let certificate = Certificate::open(server.tls.as_ref()).map_err(NotStarted::configuration)?;
+    warn_of_clear_text(&server);
+    let descriptors = descriptors::raise();
+    let inference = bind(&server.listen, server.socket_mode).await?;
+    let management = bind(&server.management, server.socket_mode).await?;
     let control = Bound::bind_control(&folders.control_socket());
-    announce(args.json, &inference, &management).map_err(NotStarted::failed)?;
+    announce(args.json, certificate.is_there(), &inference, &management)
+        .map_err(NotStarted::failed)?;
 
     let options = LauncherOptions::own().map_err(NotStarted::failed)?;
     let launcher = Launcher::open(options).map_err(NotStarted::failed)?;
@@ -166,13 +179,10 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         launcher,
         &owner,
     );
-    let keys = Arc::new(ArcSwap::from_pointee(keys));
+    let keys = Arc::new(keys);
+    keys.follow(&tasks);
     let again = folders.clone();
-    let read = Box::new(move || {
-        let config = read_config(&overrides, &again).map_err(ReloadError::Config)?;
-        let keys = Keys::read(&config.keys_file).map_err(ReloadError::Keys)?;
-        Ok((config, keys))
-    });
+    let read = Box::new(move || read_config(&overrides, &again).map_err(ReloadError::Config));
     let records = Records {
         // Its task ends last: requests are written down while the others end.
         requests: RequestLog::start(snapshot.config.request_log.clone(), &counters, &owner),
@@ -191,6 +201,7 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
             tasks: tasks.clone(),
             log_bodies: args.log_bodies,
         },
+        bodies: Bodies::default(),
         reload: Reload::start(
             read,
             follow,
@@ -200,23 +211,39 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
             pool.clone(),
             &tasks,
         ),
-        keys,
+        entrance: Arc::new(Entrance {
+            keys,
+            limiter: Limiter::default(),
+            insecure: args.insecure_no_auth,
+        }),
         audit,
         records,
         started: Instant::now(),
     };
-    let limits = Limits {
-        header_time: server.limits.header_time,
-        connections: server.limits.connections,
+    let in_force = registry.clone();
+    certificate.follow(move || in_force.load().config.server.tls.clone(), &tasks);
+    let in_force = registry.clone();
+    let settings = |share| Settings {
+        limits: Arc::new({
+            let in_force = in_force.clone();
+            move || limits(&in_force.load().config.server.limits)
+        }),
+        room: descriptors::room(descriptors, share),
+        tls: certificate.clone(),
     };
+    let share = Share::Inference(inference.len());
     for bound in inference {
-        bound.serve(api::router(service.clone()), limits.clone(), &tasks);
+        bound.serve(api::router(service.clone()), settings(share), &tasks);
     }
     for bound in management {
-        bound.serve(admin::router(service.clone()), limits.clone(), &tasks);
+        let settings = settings(Share::Management);
+        bound.serve(admin::router(service.clone()), settings, &tasks);
     }
     match control {
-        Ok(control) => control.serve(admin::router(service.clone()), limits, &tasks),
+        Ok(control) => {
+            let settings = settings(Share::Management);
+            control.serve(admin::router(service.clone()), settings, &tasks);
+        }
         // A second server of the same user has no control socket, and says so.
         Err(error) => tracing::warn!(?error, "there is no control socket"),
     }
@@ -273,8 +300,9 @@ fn close_to_others(config: &Config) -> Result<(), NotStarted> {
     })
 }
 
-/// A reachable address without keys is refused before any port opens.
-fn refuse_exposure(config: &Config, keys: &Keys) -> Result<(), NotStarted> {
+/// A reachable address without keys is refused before any port opens. For
+/// inference the owner may insist, and is warned; for management nobody may.
+fn refuse_exposure(config: &Config, keys: &Keys, insecure: bool) -> Result<(), NotStarted> {
     let doors = [
         (
             "server.listen",
@@ -290,11 +318,15 @@ fn refuse_exposure(config: &Config, keys: &Keys) -> Result<(), NotStarted> {
         ),
     ];
     for (setting, listens, class, flag) in doors {
-        let reachable = listens.iter().find_map(|listen| match listen {
-            Listen::Tcp(address) if !address.ip().to_canonical().is_loopback() => Some(address),
-            _ => None,
-        });
-        if let Some(address) = reachable.filter(|_| !keys.any(class)) {
+        let Some(address) = reachable(listens).filter(|_| !keys.any(class)) else {
+            continue;
+        };
+        if insecure && class == KeyClass::Inference {
+            tracing::warn!(
+                "{setting} is {address} and there is no inference key: everybody who can reach \
+                 it can use every model, because of --insecure-no-auth"
+            );
+        } else {
             return Err(NotStarted::configuration(format!(
                 "{setting} is {address}, which others can reach, and there is no {} key; \
                  make one with `roundhouse keys new{flag}` or listen on 127.0.0.1",
@@ -305,6 +337,37 @@ fn refuse_exposure(config: &Config, keys: &Keys) -> Result<(), NotStarted> {
     Ok(())
 }
 
+/// What connections are held to, of the limits in force.
+fn limits(limits: &config::Limits) -> Limits {
+    Limits {
+        times: Times {
+            head: limits.header_time,
+            idle: limits.idle,
+            write: limits.write_stall,
+        },
+        connections: limits.connections,
+    }
+}
+
+/// Keys and prompts in clear text are a matter of the network they cross.
+fn warn_of_clear_text(server: &config::Server) {
+    let reachable = reachable(server.listen.iter().chain(&server.management));
+    if let (Some(address), None) = (reachable, &server.tls) {
+        tracing::warn!(
+            "{address} can be reached by others, and keys and texts cross the network in clear \
+             text; set server.tls, or put a proxy with TLS in front"
+        );
+    }
+}
+
+/// The first address that other machines can reach.
+fn reachable<'l>(listens: impl IntoIterator<Item = &'l Listen>) -> Option<&'l SocketAddr> {
+    listens.into_iter().find_map(|listen| match listen {
+        Listen::Tcp(address) if !address.ip().to_canonical().is_loopback() => Some(address),
+        _ => None,
+    })
+}
+
 fn machine_memory() -> Result<MachineMemory, NotStarted> {
     platform::machine_memory()
         .zip(platform::automatic_budget())
@@ -312,18 +375,26 @@ fn machine_memory() -> Result<MachineMemory, NotStarted> {
         .ok_or_else(|| NotStarted::failed("the system does not tell how much memory it has"))
 }
 
-async fn bind(listens: &[Listen]) -> Result<Vec<Bound>, NotStarted> {
+async fn bind(listens: &[Listen], mode: u32) -> Result<Vec<Bound>, NotStarted> {
     let mut bound = Vec::new();
     for listen in listens {
-        let opened = Bound::bind(listen).await;
+        let opened = Bound::bind(listen, mode).await;
         bound.push(opened.map_err(|error| NotStarted::failed(format!("{listen}: {error}")))?);
     }
     Ok(bound)
 }
 
 /// Says where it listens: one line of JSON for programs, two lines for people.
-fn announce(as_json: bool, inference: &[Bound], management: &[Bound]) -> std::io::Result<()> {
-    let urls = |bound: &[Bound]| bound.iter().map(Bound::url).collect::<Vec<_>>().join(" ");
+fn announce(
+    as_json: bool,
+    tls: bool,
+    inference: &[Bound],
+    management: &[Bound],
+) -> std::io::Result<()> {
+    let urls = |bound: &[Bound]| {
+        let urls: Vec<_> = bound.iter().map(|bound| bound.url(tls)).collect();
+        urls.join(" ")
+    };
     let (inference, management) = (urls(inference), urls(management));
     let mut out = std::io::stdout().lock();
     if as_json {

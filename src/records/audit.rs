@@ -148,10 +148,7 @@ mod tests {
     use super::*;
 
     fn caller() -> Caller {
-        Caller {
-            id: "key-1".into(),
-            peer: "127.0.0.1".into(),
-        }
+        Caller::keyless("key-1", &crate::access::Door::UnixSocket)
     }
 
     fn sequences(path: &Path) -> Vec<u64> {

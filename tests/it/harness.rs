@@ -131,39 +131,39 @@ impl Home {
 
     /// Starts the server with more arguments and waits until it is ready.
     pub fn serve_with(&self, more: &[&str]) -> Server {
-        let mut args = vec![
-            "serve",
-            "--json",
-            "--scripted-engine",
-            "--listen",
-            "127.0.0.1:0",
-            "--management",
-            "127.0.0.1:0",
-        ];
+        let mut args = vec!["--listen", "127.0.0.1:0", "--management", "127.0.0.1:0"];
         args.extend(more);
-        self.start(self.command(&args))
+        self.serve_as(&args, &[])
     }
 
-    /// The command line of `serve`, started by `script`, a line of shell in which
-    /// `"$@"` is the server.
-    pub fn serve_by(&self, script: &str, more: &[&str]) -> Server {
-        let mut command = self.command(&[]);
-        let program = command.get_program().to_owned();
-        let mut by_shell = Command::new("/bin/bash");
-        by_shell
-            .args(["-c", script, "shell"])
-            .arg(program)
-            .args(["serve", "--json", "--scripted-engine"])
-            .args(["--listen", "127.0.0.1:0", "--management", "127.0.0.1:0"])
-            .args(more)
-            .env_clear()
-            .envs(command.get_envs().filter_map(|(k, v)| Some((k, v?))))
-            .current_dir(self.path());
-        command = by_shell;
+    /// Starts the server with these arguments and variables alone and waits until
+    /// it is ready.
+    pub fn serve_as(&self, more: &[&str], environment: &[(&str, &str)]) -> Server {
+        let mut args = vec!["serve", "--json", "--scripted-engine"];
+        args.extend(more);
+        let mut command = self.command(&args);
+        command.envs(environment.iter().copied());
         self.start(command)
     }
 
-    /// Starts what is a server in the end and waits until it listens.
+    /// Starts the server from a shell that runs these commands before, such as `ulimit`.
+    pub fn serve_after(&self, commands: &str) -> Server {
+        let plain = self.command(&[]);
+        let mut command = Command::new("sh");
+        let environment = plain.get_envs();
+        command
+            .args(["-c", &format!("{commands}; exec \"$0\" \"$@\"")])
+            .arg(plain.get_program())
+            .args(["serve", "--json", "--scripted-engine"])
+            .args(["--listen", "127.0.0.1:0", "--management", "127.0.0.1:0"])
+            .env_clear()
+            .envs(environment.filter_map(|(name, value)| Some((name, value?))))
+            .current_dir(self.path());
+        self.start(command)
+    }
+
+    /// Starts a command that ends up as the server, with `--json` among its
+    /// arguments, and waits until it is ready.
     pub fn start(&self, mut command: Command) -> Server {
         let mut child = command
             .stdin(Stdio::null())

@@ -3,25 +3,36 @@
 //! subject. Nothing is downloaded, nothing is ignored, no test needs another.
 
 mod harness;
+mod raw;
 mod sampler;
 
 mod access;
+mod bodies;
 mod clients;
 mod command_line;
+mod connections;
 #[cfg(feature = "mlx")]
 mod demo;
 mod faults;
+mod fuzz;
+mod keys;
 mod layers;
 mod metrics;
 mod names;
+mod openapi;
 mod panics;
 mod pool;
+mod proxies;
 mod records;
 mod reload;
 mod replies;
+mod routes;
 mod secrets;
 mod snapshots;
 mod soak;
 mod stopping;
 mod streams;
+#[cfg(feature = "tls")]
+mod tls;
 mod waiting;
+mod web;

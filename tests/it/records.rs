@@ -205,7 +205,7 @@ async fn o01_what_cannot_be_written_down_does_not_happen() {
 async fn o02_a_full_disk_leaves_whole_lines_and_stops_the_effect() {
     let home = home();
     // No file may grow beyond a kilobyte, as on a disk without room.
-    let server = home.serve_by("ulimit -f 1; trap '' XFSZ; exec \"$@\"", &[]);
+    let server = home.serve_after("ulimit -f 1; trap '' XFSZ");
     let mut refused = 0;
     for _ in 0..20 {
         let (status, _) = server.control(Method::POST, "/admin/reload", None).await;

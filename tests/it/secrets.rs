@@ -334,9 +334,10 @@ async fn s02_a_worker_inherits_nothing() {
         .iter()
         .map(|(name, value)| format!("export {name}={value}; "))
         .collect();
-    // A file, a pipe and a socket, as a build tool or a service manager leaves them.
-    let script = format!("{exported} exec 7<inherited 8> >(cat) 9<>/dev/null; exec \"$@\"");
-    let server = home.serve_by(&script, &[]);
+    // A file, a pipe and a device, as a build tool or a service manager leaves them.
+    let server = home.serve_after(&format!(
+        "{exported} mkfifo pipe; cat pipe >/dev/null 2>&1 & exec 7<inherited 8>pipe 9<>/dev/zero"
+    ));
     let told = server.chat(&question("t/a", "n", false)).await.told();
     let pid = told["pid"].as_u64().expect("a pid");
     let read = |name: &str| {
@@ -405,7 +406,7 @@ fn s06_files_that_others_may_use_are_closed_or_refused() {
     let home = Home::new("request_log: true\n");
     home.run(&["keys", "new"]);
     // Whatever is new is its owner's alone, whatever the umask says.
-    drop(home.serve_by("umask 0; exec \"$@\"", &[]));
+    drop(home.serve_after("umask 0"));
     let names = ["audit.jsonl", "keys.json"];
     for name in names {
         assert_eq!(mode(&state(&home, name)), 0o600, "{name}");

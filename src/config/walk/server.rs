@@ -1,12 +1,13 @@
 //! `server` and `server.limits`.
 
 use std::collections::HashSet;
+use std::num::NonZeroU32;
 
 use super::values::{Span, Zero, quoted};
 use super::{At, Walker, set};
-use crate::config::file::Node;
+use crate::config::file::{Node, Value};
 use crate::config::problem::Problem;
-use crate::config::{Limits, Listen, Server};
+use crate::config::{Counts, Limits, Listen, Server, Tls};
 
 impl Walker<'_> {
     /// `server`
@@ -28,6 +29,15 @@ impl Walker<'_> {
                     let origins = self.list(at, "a list of origins", Self::origin);
                     set(&mut server.allowed_origins, origins);
                 }
+                "trusted_proxies" => {
+                    let networks =
+                        self.list(at, "a list of addresses or networks", |walker, at| {
+                            walker.read(at, "an address or a network", str::parse)
+                        });
+                    set(&mut server.trusted_proxies, networks);
+                }
+                "tls" => server.tls = self.tls(&pair.node),
+                "socket_mode" => set(&mut server.socket_mode, self.socket_mode(at)),
                 "drain" => set(&mut server.drain, self.duration(at, Zero::Fits)),
                 "heartbeat_after" => {
                     set(&mut server.heartbeat_after, self.duration(at, Zero::Fits));
@@ -45,6 +55,48 @@ impl Walker<'_> {
         self.check_addresses(node, server);
     }
 
+    /// `server.tls`: both files or neither.
+    fn tls(&mut self, node: &Node) -> Option<Tls> {
+        let (mut cert, mut key) = (None, None);
+        for pair in self.pairs("server.tls", "server.tls", node) {
+            let path = format!("server.tls.{}", pair.key);
+            let at = At {
+                path: &path,
+                node: &pair.node,
+            };
+            match pair.key.as_str() {
+                "cert" => cert = self.path(at),
+                "key" => key = self.path(at),
+                _ => {}
+            }
+        }
+        let Value::Map(pairs) = &node.value else {
+            return None;
+        };
+        let missing = ["cert", "key"]
+            .into_iter()
+            .find(|name| !pairs.iter().any(|pair| pair.key == *name));
+        if let Some(missing) = missing {
+            let message = format!("server.tls: expected cert and key, found no {missing}");
+            self.problem(Problem::at(node.place, message));
+        }
+        Some(Tls {
+            cert: cert?,
+            key: key?,
+        })
+    }
+
+    /// Permission bits as `chmod` takes them: three octal digits after a zero.
+    fn socket_mode(&mut self, at: At) -> Option<u32> {
+        let expected = "a mode such as 0600 or 0660";
+        self.read(at, expected, |text| {
+            let digits = text.strip_prefix('0').filter(|digits| digits.len() == 3);
+            digits
+                .and_then(|digits| u32::from_str_radix(digits, 8).ok())
+                .ok_or_else(|| format!("expected {expected}, found {}", quoted(text)))
+        })
+    }
+
     /// `server.limits`
     fn limits(&mut self, node: &Node, limits: &mut Limits) {
         for pair in self.pairs("server.limits", "server.limits", node) {
@@ -53,9 +105,13 @@ impl Walker<'_> {
                 path: &path,
                 node: &pair.node,
             };
+            if self.counts(at, &pair.key, &mut limits.counts) {
+                continue;
+            }
             let time = match pair.key.as_str() {
                 "header_time" => &mut limits.header_time,
                 "body_idle" => &mut limits.body_idle,
+                "idle" => &mut limits.idle,
                 "load_time" => &mut limits.load_time,
                 "first_token" => &mut limits.first_token,
                 "between_tokens" => &mut limits.between_tokens,
@@ -64,14 +120,48 @@ impl Walker<'_> {
                     set(&mut limits.body, self.size(at));
                     continue;
                 }
+                "bodies" => {
+                    set(&mut limits.bodies, self.size(at));
+                    continue;
+                }
                 "connections" => {
                     set(&mut limits.connections, self.number(at, Span::COUNT));
+                    continue;
+                }
+                "address_rate" => {
+                    let rate = self.number_or_unlimited(at);
+                    set(
+                        &mut limits.address_rate,
+                        rate.map(|rate| rate.and_then(nonzero)),
+                    );
+                    continue;
+                }
+                "wrong_keys" => {
+                    let number = self.number(at, Span::COUNT);
+                    set(&mut limits.wrong_keys, number.and_then(nonzero));
                     continue;
                 }
                 _ => continue,
             };
             set(time, self.duration(at, Zero::Refused));
         }
+    }
+
+    /// The part of `server.limits` about bodies; answers whether the key was one of it.
+    fn counts(&mut self, at: At, key: &str, counts: &mut Counts) -> bool {
+        let number = match key {
+            "values" => return set_count(&mut counts.values, self.number(at, Span::VALUES)),
+            "image_size" => return set_count(&mut counts.image_size, self.size(at)),
+            "messages" => &mut counts.messages,
+            "images" => &mut counts.images,
+            "tools" => &mut counts.tools,
+            "tool_calls" => &mut counts.tool_calls,
+            "stops" => &mut counts.stops,
+            "choices" => &mut counts.choices,
+            "answers" => &mut counts.answers,
+            _ => return false,
+        };
+        set_count(number, self.number(at, Span::COUNT))
     }
 
     /// A host as it stands in `Host`, without a port.
@@ -88,9 +178,8 @@ impl Walker<'_> {
 
     /// Text that a test accepts.
     fn plain(&mut self, at: At, expected: &str, fits: fn(&str) -> bool) -> Option<String> {
-        use crate::config::file::Value::Text;
         match &at.node.value {
-            Text(text) if fits(text) => Some(text.clone()),
+            Value::Text(text) if fits(text) => Some(text.clone()),
             _ => {
                 self.expected(at.path, at.node, expected);
                 None
@@ -114,6 +203,17 @@ impl Walker<'_> {
             }
         }
     }
+}
+
+/// Sets what could be read; the key was known either way.
+fn set_count<T>(to: &mut T, read: Option<T>) -> bool {
+    set(to, read);
+    true
+}
+
+/// A count that was checked to be more than nothing.
+fn nonzero(number: usize) -> Option<NonZeroU32> {
+    u32::try_from(number).ok().and_then(NonZeroU32::new)
 }
 
 /// A DNS name or a literal address.
