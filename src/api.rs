@@ -8,12 +8,16 @@ use crate::service::Service;
 
 pub mod body;
 pub mod error;
+pub mod fields;
 pub mod front;
 pub mod health;
+pub mod intake;
 pub mod models;
 pub mod openai;
+pub mod openapi;
 pub mod table;
 
+use front::Port;
 use table::Route;
 
 /// Every route of the inference port, with what it asks of its caller.
@@ -23,6 +27,7 @@ pub fn routes() -> Vec<Route> {
         Route::new(Open, "/").head(health::head),
         Route::new(Open, "/health").get(health::health),
         Route::new(Open, "/ready").get(health::ready),
+        Route::new(Inference, "/openapi.json").get(openapi::inference::description),
         Route::new(Inference, "/v1/models").get(models::list),
         // Some clients keep the slash of their base address.
         Route::new(Inference, "/v1/models/").get(models::list),
@@ -34,5 +39,5 @@ pub fn routes() -> Vec<Route> {
 
 /// The inference port.
 pub fn router(service: Service) -> Router {
-    table::router(routes(), service)
+    table::router(routes(), service, Port::Inference)
 }

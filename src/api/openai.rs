@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, Response, Uri};
 
 use super::body::read_json;
 use super::error::{ApiError, Code};
+use super::fields::Endpoint;
 use super::front::RequestId;
 use crate::access::Caller;
 use crate::access::keys::Scope;
@@ -25,16 +26,7 @@ pub async fn chat_completions(
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
     let terms = terms(&uri, &headers, &caller.scope)?;
-    forward(
-        "/v1/chat/completions",
-        state,
-        caller,
-        id,
-        terms,
-        headers,
-        body,
-    )
-    .await
+    forward(Endpoint::Chat, state, caller, id, terms, headers, body).await
 }
 
 /// `POST /v1/completions`
@@ -47,11 +39,20 @@ pub async fn completions(
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
     let terms = terms(&uri, &headers, &caller.scope)?;
-    forward("/v1/completions", state, caller, id, terms, headers, body).await
+    forward(
+        Endpoint::Completions,
+        state,
+        caller,
+        id,
+        terms,
+        headers,
+        body,
+    )
+    .await
 }
 
 async fn forward(
-    path: &'static str,
+    endpoint: Endpoint,
     State(service): State<Service>,
     Extension(caller): Extension<Caller>,
     Extension(RequestId(request_id)): Extension<RequestId>,
@@ -60,9 +61,10 @@ async fn forward(
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
     let snapshot = service.dispatch.registry.load();
-    let body = read_json(&headers, body, &snapshot.config.server.limits).await?;
+    let limits = &snapshot.config.server.limits;
+    let body = read_json(&headers, body, limits, &service.bodies).await?;
     let request = Request {
-        path,
+        endpoint,
         body,
         request_id,
         caller,
@@ -71,8 +73,8 @@ async fn forward(
     service.dispatch.answer(request).await
 }
 
-/// On what terms a request waits: `x-priority`, which may lower the class of its
-/// key, and `?autoload=`. Other words of the query are left to whoever reads them.
+/// On what terms a request waits: `x-priority` and `?autoload=`. Other words of
+/// the query are left to whoever reads them.
 fn terms(uri: &Uri, headers: &HeaderMap, scope: &Scope) -> Result<Terms, ApiError> {
     let invalid = |param: &str, expected: &str| {
         ApiError::new(Code::InvalidValue, format!("{param}: expected {expected}")).param(param)
@@ -80,8 +82,8 @@ fn terms(uri: &Uri, headers: &HeaderMap, scope: &Scope) -> Result<Terms, ApiErro
     let asked = match headers.get("x-priority") {
         None => None,
         Some(value) => {
-            let asked = value.to_str().ok().and_then(|text| text.parse().ok());
-            Some(asked.ok_or_else(|| invalid("x-priority", "high, normal or low"))?)
+            let text = value.to_str().ok().and_then(|text| text.parse().ok());
+            Some(text.ok_or_else(|| invalid("x-priority", "high, normal or low"))?)
         }
     };
     let priority = scope.priority(asked);

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Budget, Config, Contention, Limits, Listen, Pool, Server};
+use super::{Budget, Config, Contention, Counts, Limits, Listen, Pool, Server};
 use crate::units::ByteSize;
 
 /// The inference port.
@@ -75,6 +75,9 @@ impl Server {
             management: local(MANAGEMENT_PORT),
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            tls: None,
+            socket_mode: 0o600,
             drain: Duration::from_secs(10),
             heartbeat_after: Duration::from_secs(3),
             heartbeat_every: Duration::from_secs(10),
@@ -87,8 +90,10 @@ impl Limits {
     fn standard() -> Self {
         Self {
             body: ByteSize(32_000_000),
+            bodies: ByteSize(512_000_000),
             header_time: Duration::from_secs(10),
             body_idle: Duration::from_secs(30),
+            idle: Duration::from_secs(120),
             load_time: Duration::from_secs(600),
             first_token: Duration::from_secs(600),
             between_tokens: Duration::from_secs(120),
@@ -96,6 +101,24 @@ impl Limits {
             connections: 16_384,
             address_rate: Some(ADDRESS_RATE),
             wrong_keys: WRONG_KEYS,
+            counts: Counts::standard(),
+        }
+    }
+}
+
+impl Counts {
+    /// What holds without a word in the file.
+    pub fn standard() -> Self {
+        Self {
+            values: 1_000_000,
+            messages: 4096,
+            images: 64,
+            image_size: ByteSize(20_000_000),
+            tools: 1024,
+            tool_calls: 4096,
+            stops: 16,
+            choices: 8,
+            answers: 64,
         }
     }
 }
