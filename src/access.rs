@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use axum::http::{HeaderMap, header, uri::Authority};
+use axum::http::{HeaderMap, header};
 
 use crate::api::error::{ApiError, Code};
 use crate::config::Limits;
@@ -14,9 +14,10 @@ use crate::config::Limits;
 pub mod audit;
 pub mod keys;
 pub mod limit;
+pub mod web;
 
 use keys::{Key, KeyClass, KeyRing, Keys, Scope};
-use limit::{Exceeded, Limiter, Origin, Seat};
+use limit::{Exceeded, Limiter, Peer, Seat};
 
 /// What a route asks of the one who calls it. Every route has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -138,13 +139,13 @@ impl Entrance {
         now: SystemTime,
     ) -> Result<Caller, Refusal> {
         let keys = self.keys.load();
-        let origin = Origin::of(door.peer());
+        let peer = Peer::of(door.peer());
         let identified = identify(access, headers, door, &keys, self.insecure, now);
         match identified {
             Ok(Known::Anybody) => Ok(Caller::keyless("anybody", door)),
             Ok(Known::Owner) => Ok(Caller::keyless("owner", door)),
             Ok(Known::Local) => {
-                let admitted = self.limiter.admit_keyless(origin, limits.address_rate);
+                let admitted = self.limiter.admit_keyless(peer, limits.address_rate);
                 admitted.map_err(|exceeded| Refusal::of(too_many(exceeded)))?;
                 Ok(Caller::keyless("local", door))
             }
@@ -160,7 +161,7 @@ impl Entrance {
                 })
             }
             // A right key always passes; who has none is told so only so often.
-            Err(refusal) => match self.limiter.wrong_key(origin, limits.wrong_keys) {
+            Err(refusal) => match self.limiter.wrong_key(peer, limits.wrong_keys) {
                 Ok(()) => Err(refusal),
                 Err(exceeded) => Err(Refusal::of(too_many(exceeded))),
             },
@@ -276,50 +277,6 @@ fn credential(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
                 Err(invalid_key())
             }
         }
-    }
-}
-
-/// Refuses a Host that is neither `localhost`, nor the literal address that was
-/// dialled, nor listed: a page under a foreign name that resolves to this
-/// machine (DNS rebinding) gets nothing.
-pub fn check_host(host: Option<&str>, door: &Door, allowed: &[String]) -> Result<(), ApiError> {
-    let Door::Tcp { local, .. } = door else {
-        return Ok(());
-    };
-    let authority = host.and_then(|host| host.parse::<Authority>().ok());
-    let plain = authority
-        .as_ref()
-        .filter(|authority| !authority.as_str().contains('@'));
-    let fits = plain.is_some_and(|authority| {
-        let name = authority.host();
-        let literal = name
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<IpAddr>();
-        name.eq_ignore_ascii_case("localhost")
-            || literal.is_ok_and(|address| address.to_canonical() == local.to_canonical())
-            || allowed
-                .iter()
-                .any(|allowed| allowed.eq_ignore_ascii_case(name))
-    });
-    if fits {
-        return Ok(());
-    }
-    Err(ApiError::new(
-        Code::HostNotAllowed,
-        "this Host is not served here; add it to server.allowed_hosts if it should be",
-    ))
-}
-
-/// Refuses effects asked for by a web page that is not listed.
-pub fn check_origin(origin: Option<&str>, allowed: &[String]) -> Result<(), ApiError> {
-    match origin {
-        None => Ok(()),
-        Some(origin) if allowed.iter().any(|allowed| allowed == origin) => Ok(()),
-        Some(_) => Err(ApiError::new(
-            Code::OriginNotAllowed,
-            "requests from this Origin are not served; add it to server.allowed_origins if they should be",
-        )),
     }
 }
 

@@ -11,11 +11,13 @@ pub mod error;
 pub mod fields;
 pub mod front;
 pub mod health;
+pub mod intake;
 pub mod models;
 pub mod openai;
 pub mod openapi;
 pub mod table;
 
+use front::Port;
 use table::Route;
 
 /// Every route of the inference port, with what it asks of its caller.
@@ -37,5 +39,5 @@ pub fn routes() -> Vec<Route> {
 
 /// The inference port.
 pub fn router(service: Service) -> Router {
-    table::router(routes(), service)
+    table::router(routes(), service, Port::Inference)
 }

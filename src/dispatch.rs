@@ -239,9 +239,12 @@ impl Routed {
         response
     }
 
-    /// Counts what the engine reports against the day of the caller's key.
-    fn count(&self, usage: Option<&str>) {
-        if let (Some(seat), Some(tokens)) = (&self.request.caller.seat, usage.and_then(tokens)) {
+    /// Counts what the engine reports against the day of the caller's key; without
+    /// a report, one token for each of the `events` that went out, so that leaving
+    /// before the end does not make an answer free.
+    fn count(&self, usage: Option<&str>, events: u64) {
+        if let Some(seat) = &self.request.caller.seat {
+            let tokens = usage.and_then(tokens).unwrap_or(events);
             seat.spend(tokens, SystemTime::now());
         }
     }
@@ -259,15 +262,6 @@ impl Routed {
             "answered"
         );
     }
-}
-
-/// The tokens of a usage as workers report it: `prompt=3 completion=5 finish=stop`.
-fn tokens(usage: &str) -> Option<u64> {
-    let number = |name: &str| {
-        let field = usage.split(' ').find_map(|field| field.strip_prefix(name));
-        field?.strip_prefix('=')?.parse::<u64>().ok()
-    };
-    number("prompt")?.checked_add(number("completion")?)
 }
 
 /// What waiting for a model was like.
@@ -296,6 +290,15 @@ impl Wait {
             header("x-roundhouse-queue-position", self.position as u64),
         ]
     }
+}
+
+/// The tokens of a usage as workers report it: `prompt=3 completion=5 finish=stop`.
+fn tokens(usage: &str) -> Option<u64> {
+    let number = |name: &str| {
+        let field = usage.split(' ').find_map(|field| field.strip_prefix(name));
+        field?.strip_prefix('=')?.parse::<u64>().ok()
+    };
+    number("prompt")?.checked_add(number("completion")?)
 }
 
 /// The headers of an engine's answer that the client sees.

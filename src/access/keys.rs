@@ -19,7 +19,7 @@ mod scope;
 
 pub use error::KeyError;
 pub use ring::KeyRing;
-pub use scope::{Priority, Scope, seconds};
+pub use scope::{Scope, seconds};
 
 /// Shown before a key of each class, so that a person sees what it opens.
 const INFERENCE_PREFIX: &str = "rh-inference-";

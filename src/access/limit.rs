@@ -68,12 +68,12 @@ pub enum Exceeded {
 /// Whoever can be told apart without a key: an address, of IPv6 the network of
 /// 64 bits that one subscriber has; nothing for Unix sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Origin(Option<IpAddr>);
+pub struct Peer(Option<IpAddr>);
 
-impl Origin {
-    /// Of a peer.
-    pub fn of(peer: Option<IpAddr>) -> Self {
-        Self(peer.map(|address| match address.to_canonical() {
+impl Peer {
+    /// Who dials from an address.
+    pub fn of(address: Option<IpAddr>) -> Self {
+        Self(address.map(|address| match address.to_canonical() {
             IpAddr::V6(address) => {
                 let network = u128::from(address) & !u128::from(u64::MAX);
                 IpAddr::V6(Ipv6Addr::from(network))
@@ -86,8 +86,8 @@ impl Origin {
 /// Counts for all keys and addresses.
 pub struct Limiter<C: Clock = MonotonicClock> {
     clock: C,
-    addresses: Origins<C>,
-    wrong_keys: Origins<C>,
+    addresses: Peers<C>,
+    wrong_keys: Peers<C>,
     meters: Mutex<HashMap<String, Meter<C>>>,
 }
 
@@ -99,7 +99,7 @@ struct Meter<C: Clock> {
 
 type Quiet<C> = NoOpMiddleware<<C as Clock>::Instant>;
 type Direct<C> = RateLimiter<NotKeyed, InMemoryState, C, Quiet<C>>;
-type Keyed<C> = RateLimiter<Origin, HashMapStateStore<Origin>, C, Quiet<C>>;
+type Keyed<C> = RateLimiter<Peer, HashMapStateStore<Peer>, C, Quiet<C>>;
 
 /// What outlives the admission of a request.
 #[derive(Debug, Default)]
@@ -154,8 +154,8 @@ impl<C: Clock + Clone> Limiter<C> {
     pub fn with_clock(clock: C) -> Self {
         Self {
             clock,
-            addresses: Origins::default(),
-            wrong_keys: Origins::default(),
+            addresses: Peers::default(),
+            wrong_keys: Peers::default(),
             meters: Mutex::default(),
         }
     }
@@ -195,7 +195,7 @@ impl<C: Clock + Clone> Limiter<C> {
     }
 
     /// Counts a request without a key; `limit` is for a minute, nothing means none.
-    pub fn admit_keyless(&self, from: Origin, limit: Option<NonZeroU32>) -> Result<(), Exceeded> {
+    pub fn admit_keyless(&self, from: Peer, limit: Option<NonZeroU32>) -> Result<(), Exceeded> {
         let Some(limit) = limit else { return Ok(()) };
         self.addresses
             .check(from, limit, &self.clock)
@@ -203,21 +203,21 @@ impl<C: Clock + Clone> Limiter<C> {
     }
 
     /// Counts a missing or wrong key; `limit` is for a minute.
-    pub fn wrong_key(&self, from: Origin, limit: NonZeroU32) -> Result<(), Exceeded> {
+    pub fn wrong_key(&self, from: Peer, limit: NonZeroU32) -> Result<(), Exceeded> {
         self.wrong_keys
             .check(from, limit, &self.clock)
             .map_err(|wait| Exceeded::WrongKeys { wait })
     }
 }
 
-/// One rate for each origin. The rate may be another one at any time; then the
+/// One rate for each peer. The rate may be another one at any time; then the
 /// counting begins anew.
-struct Origins<C: Clock> {
+struct Peers<C: Clock> {
     limiter: Mutex<Option<(NonZeroU32, Arc<Keyed<C>>)>>,
     questions: AtomicU64,
 }
 
-impl<C: Clock> Default for Origins<C> {
+impl<C: Clock> Default for Peers<C> {
     fn default() -> Self {
         Self {
             limiter: Mutex::default(),
@@ -226,9 +226,9 @@ impl<C: Clock> Default for Origins<C> {
     }
 }
 
-impl<C: Clock + Clone> Origins<C> {
+impl<C: Clock + Clone> Peers<C> {
     /// Whether one more fits; else how long until one does.
-    fn check(&self, from: Origin, limit: NonZeroU32, clock: &C) -> Result<(), Duration> {
+    fn check(&self, from: Peer, limit: NonZeroU32, clock: &C) -> Result<(), Duration> {
         let limiter = self.limiter(limit, clock);
         if self.questions.fetch_add(1, Ordering::Relaxed) % SWEEP == SWEEP - 1 {
             limiter.retain_recent();

@@ -14,7 +14,7 @@ use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter};
 
 use super::error::{ApiError, Code};
-use super::front;
+use super::front::{self, Port};
 use crate::access::{Access, Door};
 use crate::service::Service;
 
@@ -76,8 +76,8 @@ impl Route {
     }
 }
 
-/// The router of a table.
-pub fn router(routes: Vec<Route>, service: Service) -> Router {
+/// The router of a table, as it stands on this port.
+pub fn router(routes: Vec<Route>, service: Service, port: Port) -> Router {
     let mut router = Router::new();
     for route in routes {
         let guard = from_fn_with_state((service.clone(), route.access), check_access);
@@ -87,7 +87,7 @@ pub fn router(routes: Vec<Route>, service: Service) -> Router {
     }
     router
         .fallback(unknown_path)
-        .layer(from_fn_with_state(service.clone(), front::front))
+        .layer(from_fn_with_state((service.clone(), port), front::front))
         .with_state(service)
 }
 

@@ -10,9 +10,10 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{failed, table};
-use crate::access::keys::{Key, KeyClass, KeyError, Priority, Scope, file, seconds};
+use crate::access::keys::{Key, KeyClass, KeyError, Scope, file, seconds};
 use crate::config::{Pattern, locate};
 use crate::platform::Folders;
+use crate::pool::Priority;
 use crate::units::parse_duration;
 
 /// What `keys` understands.
@@ -63,8 +64,8 @@ struct NewArgs {
     /// Tokens of prompts and answers in a day of UTC
     #[arg(long, value_name = "NUMBER")]
     tokens_per_day: Option<u64>,
-    /// Kept for a later version: the class of its requests while they wait
-    #[arg(long, value_enum)]
+    /// The class of its requests while they wait for a model: high, normal or low
+    #[arg(long, value_name = "CLASS")]
     priority: Option<Priority>,
     /// How long it is valid, such as 30d
     #[arg(long, value_name = "DURATION", value_parser = valid_for)]

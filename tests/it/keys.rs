@@ -377,6 +377,84 @@ async fn a_key_has_so_many_tokens_a_day() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_broken_off_is_counted_by_what_was_sent() {
+    let home = Home::new("models: { t/a: {} }\n");
+    home.scripted("t/a", json!({"tokens": 1000, "token_ms": 20}));
+    let key = new_key(&home, &["--tokens-per-day", "2"]);
+    let server = home.serve();
+    let request = server
+        .request(Method::POST, "/v1/chat/completions")
+        .header("x-api-key", &key)
+        .header("content-type", "application/json")
+        .body(question("t/a", "n", true).to_string());
+    let mut answer = request.send().await.expect("an answer");
+    for _ in 0..3 {
+        assert!(answer.chunk().await.expect("a piece").is_some());
+    }
+    assert_eq!(
+        models(&server, &key).await.status,
+        200,
+        "it is not counted yet"
+    );
+    drop(answer);
+    until(429, async || models(&server, &key).await).await;
+}
+
+#[tokio::test]
+async fn a_request_waits_in_the_class_of_its_key_at_most() {
+    let models = "models: { t/a: {}, t/b: {}, other/c: {} }";
+    let home = Home::new(&format!(
+        "pool: {{ max_models: 1, switch_after: 10m }}\n{models}\n"
+    ));
+    home.scripted("t/a", json!({"tokens": 1000, "token_ms": 50}));
+    for model in ["t/b", "other/c"] {
+        home.scripted(model, json!({"tokens": 1}));
+    }
+    let low = new_key(&home, &["--priority", "low"]);
+    let normal = new_key(&home, &["--priority", "normal"]);
+    let server = home.serve();
+    let ask = |key: &str, model: &str, stream: bool| {
+        let request = server
+            .request(Method::POST, "/v1/chat/completions")
+            .header("x-api-key", key)
+            .header("x-priority", "high")
+            .header("content-type", "application/json")
+            .body(question(model, "n", stream).to_string());
+        request.send()
+    };
+    let holder = ask(&normal, "t/a", true).await.expect("an answer");
+    let waits = async |number: u64| {
+        let is_so = |status: &Value| status["requests"]["waiting"] == number;
+        server.until("in the line", is_so).await;
+    };
+    let first = ask(&low, "t/b", false);
+    let second = ask(&normal, "other/c", false);
+    let positions = async {
+        let one = async { first.await.expect("an answer") };
+        let two = async {
+            waits(1).await;
+            let leave = async {
+                waits(2).await;
+                drop(holder);
+            };
+            tokio::join!(second, leave).0.expect("an answer")
+        };
+        let (one, two) = tokio::join!(one, two);
+        [one, two].map(|answer| {
+            let position = answer.headers().get("x-roundhouse-queue-position");
+            position
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned)
+        })
+    };
+    // The second stood before the first, although both called themselves urgent.
+    assert_eq!(
+        positions.await,
+        [Some("0".to_owned()), Some("0".to_owned())]
+    );
+}
+
+#[tokio::test]
 async fn l11_a_flood_without_a_key_is_limited_and_management_stays() {
     let home = Home::new("server: { limits: { address_rate: 60 } }\nmodels: { t/a: {} }\n");
     home.scripted("t/a", json!({"tokens": 1}));

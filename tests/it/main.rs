@@ -3,12 +3,14 @@
 //! subject. Nothing is downloaded, nothing is ignored, no test needs another.
 
 mod harness;
+mod raw;
 mod sampler;
 
 mod access;
 mod bodies;
 mod clients;
 mod command_line;
+mod connections;
 #[cfg(feature = "mlx")]
 mod demo;
 mod faults;
@@ -18,10 +20,14 @@ mod layers;
 mod names;
 mod openapi;
 mod pool;
+mod proxies;
 mod reload;
 mod routes;
 mod snapshots;
 mod soak;
 mod stopping;
 mod streams;
+#[cfg(feature = "tls")]
+mod tls;
 mod waiting;
+mod web;

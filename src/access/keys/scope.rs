@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::KeyClass;
 use crate::config::Pattern;
+use crate::pool::Priority;
 
 /// The limits of one key; nothing means that there is none.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -26,7 +27,8 @@ pub struct Scope {
     /// Tokens of prompts and answers together in a day of UTC.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_day: Option<u64>,
-    /// The class of its requests while they wait. Kept for a pool with classes.
+    /// The class of its requests while they wait for a model; they may ask for a
+    /// lower one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
     /// Seconds since 1970 after which it is no key any more.
@@ -37,35 +39,18 @@ pub struct Scope {
     pub pool: bool,
 }
 
-/// How urgent requests are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Priority {
-    /// Before others.
-    High,
-    /// As others.
-    Normal,
-    /// After others.
-    Low,
-}
-
-impl Priority {
-    /// The word in files and messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Priority::High => "high",
-            Priority::Normal => "normal",
-            Priority::Low => "low",
-        }
-    }
-}
-
 impl Scope {
     /// Whether a model with this served name may be used and seen.
     pub fn permits(&self, served: &str) -> bool {
         self.models
             .as_ref()
             .is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(served)))
+    }
+
+    /// The class of a request that asks for one, or for none.
+    pub fn priority(&self, asked: Option<Priority>) -> Priority {
+        // The order of classes is that in which they are served.
+        asked.max(self.priority).unwrap_or_default()
     }
 
     /// Whether its time is over.
@@ -184,6 +169,25 @@ mod tests {
         check(Some(&["a/*"]), "b/b", false);
         check(Some(&["*"]), "a/b", false);
         check(Some(&["small", "a/*"]), "small", true);
+    }
+
+    #[test]
+    fn a_request_may_be_less_urgent_than_its_key_and_never_more() {
+        use Priority::{High, Low, Normal};
+        let check = |class: Option<Priority>, asked: Option<Priority>, expected: Priority| {
+            let scope = Scope {
+                priority: class,
+                ..Scope::default()
+            };
+            assert_eq!(scope.priority(asked), expected, "{class:?} {asked:?}");
+        };
+        check(None, None, Normal);
+        check(None, Some(High), High);
+        check(Some(High), None, High);
+        check(Some(High), Some(Low), Low);
+        check(Some(Normal), Some(High), Normal);
+        check(Some(Low), None, Low);
+        check(Some(Low), Some(High), Low);
     }
 
     #[test]

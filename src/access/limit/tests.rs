@@ -150,29 +150,21 @@ fn tokens_are_counted_for_one_day_of_utc() {
 #[test]
 fn l11_l12_addresses_are_counted_apart_and_forgotten() {
     let (limiter, clock) = limiter();
-    let origin = |text: &str| Origin::of(Some(text.parse().expect("an address")));
+    let peer = |text: &str| Peer::of(Some(text.parse().expect("an address")));
     let limit = number(10);
-    let passed = |from: Origin| {
+    let passed = |from: Peer| {
         let wrong = (0..100).filter(|_| limiter.wrong_key(from, limit).is_ok());
         let keyless = (0..100).filter(|_| limiter.admit_keyless(from, Some(limit)).is_ok());
         (wrong.count(), keyless.count())
     };
-    assert_eq!(passed(origin("10.0.0.1")), (10, 10));
-    assert_eq!(
-        passed(origin("::ffff:10.0.0.1")),
-        (0, 0),
-        "the same address"
-    );
-    assert_eq!(passed(origin("10.0.0.2")), (10, 10));
-    assert_eq!(passed(origin("2001:db8::1")), (10, 10));
-    assert_eq!(
-        passed(origin("2001:db8::ffff:2")),
-        (0, 0),
-        "the same network"
-    );
-    assert_eq!(passed(origin("2001:db8:0:1::1")), (10, 10));
-    assert_eq!(passed(Origin::of(None)), (10, 10));
-    let wait = limiter.wrong_key(origin("10.0.0.1"), limit);
+    assert_eq!(passed(peer("10.0.0.1")), (10, 10));
+    assert_eq!(passed(peer("::ffff:10.0.0.1")), (0, 0), "the same address");
+    assert_eq!(passed(peer("10.0.0.2")), (10, 10));
+    assert_eq!(passed(peer("2001:db8::1")), (10, 10));
+    assert_eq!(passed(peer("2001:db8::ffff:2")), (0, 0), "the same network");
+    assert_eq!(passed(peer("2001:db8:0:1::1")), (10, 10));
+    assert_eq!(passed(Peer::of(None)), (10, 10));
+    let wait = limiter.wrong_key(peer("10.0.0.1"), limit);
     assert_eq!(
         wait,
         Err(Exceeded::WrongKeys {
@@ -180,7 +172,7 @@ fn l11_l12_addresses_are_counted_apart_and_forgotten() {
         })
     );
     assert_eq!(
-        limiter.admit_keyless(origin("10.0.0.1"), None),
+        limiter.admit_keyless(peer("10.0.0.1"), None),
         Ok(()),
         "no limit"
     );
@@ -188,7 +180,7 @@ fn l11_l12_addresses_are_counted_apart_and_forgotten() {
     clock.advance(Duration::from_secs(120));
     for number in 0..=SWEEP {
         let address = Ipv4Addr::from(0x0a01_0000 + u32::try_from(number % 8).expect("small"));
-        let _ = limiter.wrong_key(Origin::of(Some(address.into())), limit);
+        let _ = limiter.wrong_key(Peer::of(Some(address.into())), limit);
     }
     let kept = lock(&limiter.wrong_keys.limiter);
     let kept = kept.as_ref().map(|(_, limiter)| limiter.len());

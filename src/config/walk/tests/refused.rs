@@ -229,6 +229,15 @@ fn addresses_hosts_and_paths_are_checked() {
         ],
     );
     check(
+        "server: {trusted_proxies: ['*', 10.0.0.0/33], socket_mode: 660, tls: {cert: a.pem}}",
+        &[
+            r#"1:28 server.trusted_proxies[0]: expected an address such as 10.0.0.1 or a network such as 10.0.0.0/8, found "*""#,
+            r#"1:33 server.trusted_proxies[1]: expected an address such as 10.0.0.1 or a network such as 10.0.0.0/8, found "10.0.0.0/33""#,
+            r#"1:60 server.socket_mode: expected a mode such as 0600 or 0660, found "660""#,
+            "1:70 server.tls: expected cert and key, found no key",
+        ],
+    );
+    check(
         "server: {listen: '127.0.0.1:80', management: '127.0.0.1:80'}",
         &[
             r#"1:9 server.listen and server.management: expected different addresses, found "127.0.0.1:80" twice"#,
