@@ -3,7 +3,7 @@
 use axum::Json;
 use serde_json::Value;
 
-use super::{Operation, document, schemas};
+use super::{Answer, Operation, document, schemas};
 
 /// `GET /openapi.json`
 pub async fn description() -> Json<Value> {
@@ -23,7 +23,7 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/openapi.json",
         summary: "This description.",
         takes: None,
-        answers: &[(200, Some("Description"))],
+        answers: &[(200, Answer::Json("Description"))],
         generates: false,
         refusals: &[],
     },
@@ -32,7 +32,7 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/admin/status",
         summary: "The service at one moment.",
         takes: None,
-        answers: &[(200, Some("Status"))],
+        answers: &[(200, Answer::Json("Status"))],
         generates: false,
         refusals: &[],
     },
@@ -41,7 +41,7 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/admin/models",
         summary: "The models alone.",
         takes: None,
-        answers: &[(200, Some("Models"))],
+        answers: &[(200, Answer::Json("Models"))],
         generates: false,
         refusals: &[],
     },
@@ -50,7 +50,7 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/admin/reload",
         summary: "Reads the configuration again.",
         takes: None,
-        answers: &[(200, Some("Reloaded"))],
+        answers: &[(200, Answer::Json("Reloaded"))],
         generates: false,
         refusals: &[],
     },
@@ -59,7 +59,7 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/admin/models/load",
         summary: "Brings a model up.",
         takes: Some("LoadRequest"),
-        answers: &[(200, Some("Done"))],
+        answers: &[(200, Answer::Json("Done"))],
         generates: false,
         refusals: &[404, 504],
     },
@@ -68,7 +68,7 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/admin/models/unload",
         summary: "Takes a model out of memory.",
         takes: Some("UnloadRequest"),
-        answers: &[(200, Some("Done"))],
+        answers: &[(200, Answer::Json("Done"))],
         generates: false,
         refusals: &[404, 409],
     },
@@ -77,7 +77,7 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/admin/models/release",
         summary: "Takes every idle model out of memory.",
         takes: None,
-        answers: &[(200, Some("Released"))],
+        answers: &[(200, Answer::Json("Released"))],
         generates: false,
         refusals: &[],
     },
@@ -86,7 +86,7 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/admin/keys",
         summary: "The keys, without what opens anything.",
         takes: None,
-        answers: &[(200, Some("KeyList"))],
+        answers: &[(200, Answer::Json("KeyList"))],
         generates: false,
         refusals: &[],
     },
@@ -95,7 +95,7 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/admin/keys",
         summary: "Makes a key; its text is in this answer alone.",
         takes: Some("KeyRequest"),
-        answers: &[(200, Some("Key"))],
+        answers: &[(200, Answer::Json("Key"))],
         generates: false,
         refusals: &[409],
     },
@@ -104,7 +104,7 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/admin/keys/{id}",
         summary: "Revokes a key, by its id or its name.",
         takes: None,
-        answers: &[(200, Some("Revoked"))],
+        answers: &[(200, Answer::Json("Revoked"))],
         generates: false,
         refusals: &[404, 409],
     },
