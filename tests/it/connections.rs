@@ -263,6 +263,10 @@ async fn l09_bodies_together_stay_within_their_budget() {
     server.chat(&question("t/a", "n", false)).await;
     let before = memory(server.pid());
     let mut held = connections(&server, count).await;
+    println!(
+        "{} bytes more for {count} connections",
+        memory(server.pid()).saturating_sub(before)
+    );
     let head =
         format!("POST /v1/chat/completions HTTP/1.1\r\n{HEAD}Content-Length: {size}\r\n\r\n");
     let most = vec![b' '; size - 1];
@@ -407,11 +411,17 @@ async fn l15_idle_connections_cost_little_and_disturb_nobody() {
     let normal = Normal::start(&server, Duration::from_millis(20));
     tokio::time::sleep(Duration::from_millis(500)).await;
     let before = memory(server.pid());
-    let mut idle = connections(&server, count).await;
-    for raw in &mut idle {
-        raw.send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            .await;
-        assert_eq!(raw.reply().await.status, 200);
+    let mut idle = Vec::new();
+    while idle.len() < count {
+        // Each asks at once, or its first head would be late.
+        let some = (0..50).map(async |_| {
+            let mut raw = Raw::connect(&server.inference).await;
+            raw.send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                .await;
+            assert_eq!(raw.reply().await.status, 200);
+            raw
+        });
+        idle.extend(futures_util::future::join_all(some).await);
     }
     let each = memory(server.pid()).saturating_sub(before) / count;
     println!("{count} idle connections: {each} bytes each");

@@ -19,8 +19,10 @@ mod pool;
 mod proxies;
 mod reload;
 mod snapshots;
+mod soak;
 mod stopping;
 mod streams;
 #[cfg(feature = "tls")]
 mod tls;
+mod waiting;
 mod web;
