@@ -2,18 +2,19 @@
 //! answers. It knows HTTP and wire JSON; it does not know how models are kept.
 
 use axum::Router;
-use axum::routing::{get, head, post};
 
 use crate::access::Access;
 use crate::service::Service;
 
 pub mod body;
 pub mod error;
+pub mod fields;
 pub mod front;
 pub mod health;
 pub mod intake;
 pub mod models;
 pub mod openai;
+pub mod openapi;
 pub mod table;
 
 use front::Port;
@@ -23,19 +24,16 @@ use table::Route;
 pub fn routes() -> Vec<Route> {
     use Access::{Inference, Open};
     vec![
-        Route::new(Open, "/", head(health::head)),
-        Route::new(Open, "/health", get(health::health)),
-        Route::new(Open, "/ready", get(health::ready)),
-        Route::new(Inference, "/v1/models", get(models::list)),
+        Route::new(Open, "/").head(health::head),
+        Route::new(Open, "/health").get(health::health),
+        Route::new(Open, "/ready").get(health::ready),
+        Route::new(Inference, "/openapi.json").get(openapi::inference::description),
+        Route::new(Inference, "/v1/models").get(models::list),
         // Some clients keep the slash of their base address.
-        Route::new(Inference, "/v1/models/", get(models::list)),
-        Route::new(Inference, "/v1/models/{*id}", get(models::one)),
-        Route::new(
-            Inference,
-            "/v1/chat/completions",
-            post(openai::chat_completions),
-        ),
-        Route::new(Inference, "/v1/completions", post(openai::completions)),
+        Route::new(Inference, "/v1/models/").get(models::list),
+        Route::new(Inference, "/v1/models/{*id}").get(models::one),
+        Route::new(Inference, "/v1/chat/completions").post(openai::chat_completions),
+        Route::new(Inference, "/v1/completions").post(openai::completions),
     ]
 }
 

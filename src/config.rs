@@ -13,6 +13,7 @@ pub mod suggest;
 pub mod walk;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -137,6 +138,35 @@ pub struct Limits {
     pub write_stall: Duration,
     /// Connections at once, for each listener.
     pub connections: usize,
+    /// Requests without a key from one address in a minute; nothing means no limit.
+    pub address_rate: Option<NonZeroU32>,
+    /// Missing or wrong keys from one address in a minute that are answered as such.
+    pub wrong_keys: NonZeroU32,
+    /// How much may stand in a body.
+    pub counts: Counts,
+}
+
+/// The part of `server.limits.*` that counts what stands in a request's body.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Counts {
+    /// JSON values altogether.
+    pub values: usize,
+    /// Messages.
+    pub messages: usize,
+    /// Images and other parts that are no text, over all messages.
+    pub images: usize,
+    /// Largest of them, decoded.
+    pub image_size: ByteSize,
+    /// Tools.
+    pub tools: usize,
+    /// Earlier calls of tools, over all messages.
+    pub tool_calls: usize,
+    /// Stop strings.
+    pub stops: usize,
+    /// Answers to one prompt (`n`).
+    pub choices: usize,
+    /// Answers over all prompts.
+    pub answers: usize,
 }
 
 /// `pool.*`

@@ -3,14 +3,16 @@
 //! dialects stand in `api`.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
 use bytes::Bytes;
 
 use crate::access::Caller;
+use crate::access::keys::Scope;
 use crate::api::error::{ApiError, Code};
+use crate::api::fields::Endpoint;
 use crate::pool::{Ending, Lease, Pool, Refused, Terms, UnloadReason};
 use crate::registry::{Registry, Snapshot};
 use crate::route::{self, Decision, Why};
@@ -56,8 +58,8 @@ pub struct Dispatch {
 /// A request in the inner language: a path of the OpenAI API and its body.
 #[derive(Debug)]
 pub struct Request {
-    /// The path at the engine.
-    pub path: &'static str,
+    /// Which of the paths.
+    pub endpoint: Endpoint,
     /// The body as it came.
     pub body: Bytes,
     /// The id under which everything about it is logged.
@@ -75,6 +77,7 @@ struct Routed {
     why: Why,
     snapshot: Arc<Snapshot>,
     arrived: Instant,
+    streamed: bool,
 }
 
 impl Dispatch {
@@ -85,8 +88,9 @@ impl Dispatch {
             return Err(shutting_down());
         }
         let snapshot = self.registry.load();
-        let peek = peek::peek(&request.body)?;
-        let (plan, why) = decide(&snapshot, peek.model.as_deref())?;
+        let limits = &snapshot.config.server.limits;
+        let peek = peek::peek(request.endpoint, &request.body, &limits.counts)?;
+        let (plan, why) = decide(&snapshot, peek.model.as_deref(), &request.caller.scope)?;
         if let (None, Some(default)) = (&peek.model, &snapshot.config.default) {
             request.body = peek::insert_model(&request.body, default.as_str()).into();
         }
@@ -96,6 +100,7 @@ impl Dispatch {
             why,
             snapshot,
             arrived,
+            streamed: peek.stream,
         };
         if peek.stream {
             stream::answer(self.clone(), routed).await
@@ -106,9 +111,13 @@ impl Dispatch {
 }
 
 /// What the name means, or the refusal that says why it means nothing.
-fn decide(snapshot: &Snapshot, model: Option<&str>) -> Result<(Arc<LoadPlan>, Why), ApiError> {
+fn decide(
+    snapshot: &Snapshot,
+    model: Option<&str>,
+    scope: &Scope,
+) -> Result<(Arc<LoadPlan>, Why), ApiError> {
     let refuse = |code, message: String| Err(ApiError::new(code, message).param("model"));
-    match route::decide(snapshot, model, &|_| true) {
+    match route::decide(snapshot, model, &|name| scope.permits(name)) {
         Decision::Serve { plan, why, .. } => Ok((plan, why)),
         Decision::Invalid(error) => refuse(Code::InvalidModelId, error.to_string()),
         Decision::Unknown { name, suggestions } => {
@@ -183,7 +192,7 @@ impl Routed {
         let limit = self.snapshot.config.server.limits.first_token;
         let sent = lease.client().send(
             Method::POST,
-            self.request.path,
+            self.request.endpoint.path(),
             headers,
             self.request.body.clone(),
         );
@@ -194,10 +203,16 @@ impl Routed {
                 Err(Unsent::Unreached)
             }
             Ok(Err(failure)) => Err(Unsent::Refused(crashed(&lease, &failure).await)),
-            Err(_) => Err(Unsent::Refused(ApiError::new(
-                Code::FirstTokenTimeout,
-                format!("{} sent nothing within {limit:?}", self.plan.model),
-            ))),
+            Err(_) => {
+                // An answer that is not streamed may well take so long.
+                if self.streamed {
+                    give_up(&lease);
+                }
+                Err(Unsent::Refused(ApiError::new(
+                    Code::FirstTokenTimeout,
+                    format!("{} sent nothing within {limit:?}", self.plan.model),
+                )))
+            }
         }
     }
 
@@ -224,13 +239,23 @@ impl Routed {
         response
     }
 
+    /// Counts what the engine reports against the day of the caller's key; without
+    /// a report, one token for each of the `events` that went out, so that leaving
+    /// before the end does not make an answer free.
+    fn count(&self, usage: Option<&str>, events: u64) {
+        if let Some(seat) = &self.request.caller.seat {
+            let tokens = usage.and_then(tokens).unwrap_or(events);
+            seat.spend(tokens, SystemTime::now());
+        }
+    }
+
     /// One line for the log. Never the prompt, never the answer.
     fn log(&self, outcome: &str, usage: Option<&str>) {
         tracing::info!(
             request.id = %self.request.request_id,
             caller.id = %self.request.caller.id,
             model.id = %self.plan.model,
-            path = self.request.path,
+            path = self.request.endpoint.path(),
             outcome,
             usage,
             duration_ms = self.arrived.elapsed().as_millis() as u64,
@@ -265,6 +290,15 @@ impl Wait {
             header("x-roundhouse-queue-position", self.position as u64),
         ]
     }
+}
+
+/// The tokens of a usage as workers report it: `prompt=3 completion=5 finish=stop`.
+fn tokens(usage: &str) -> Option<u64> {
+    let number = |name: &str| {
+        let field = usage.split(' ').find_map(|field| field.strip_prefix(name));
+        field?.strip_prefix('=')?.parse::<u64>().ok()
+    };
+    number("prompt")?.checked_add(number("completion")?)
 }
 
 /// The headers of an engine's answer that the client sees.
@@ -332,6 +366,13 @@ async fn crashed(lease: &Lease, failure: &Failure) -> ApiError {
         tracing::warn!(model.id = %model, "the worker lives on after it broke off an answer");
     }
     ended_early(model)
+}
+
+/// An engine that fell silent is not asked again: its worker leaves after its last
+/// lease.
+fn give_up(lease: &Lease) {
+    tracing::warn!(model.id = %lease.plan().model, "an engine fell silent; its worker is given up");
+    lease.give_up();
 }
 
 fn ended_early(model: &str) -> ApiError {

@@ -7,17 +7,22 @@ mod raw;
 mod sampler;
 
 mod access;
+mod bodies;
 mod clients;
 mod command_line;
 mod connections;
 #[cfg(feature = "mlx")]
 mod demo;
 mod faults;
+mod fuzz;
+mod keys;
 mod layers;
 mod names;
+mod openapi;
 mod pool;
 mod proxies;
 mod reload;
+mod routes;
 mod snapshots;
 mod soak;
 mod stopping;

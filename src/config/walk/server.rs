@@ -1,12 +1,13 @@
 //! `server` and `server.limits`.
 
 use std::collections::HashSet;
+use std::num::NonZeroU32;
 
 use super::values::{Span, Zero, quoted};
 use super::{At, Walker, set};
 use crate::config::file::{Node, Value};
 use crate::config::problem::Problem;
-use crate::config::{Limits, Listen, Server, Tls};
+use crate::config::{Counts, Limits, Listen, Server, Tls};
 
 impl Walker<'_> {
     /// `server`
@@ -104,6 +105,9 @@ impl Walker<'_> {
                 path: &path,
                 node: &pair.node,
             };
+            if self.counts(at, &pair.key, &mut limits.counts) {
+                continue;
+            }
             let time = match pair.key.as_str() {
                 "header_time" => &mut limits.header_time,
                 "body_idle" => &mut limits.body_idle,
@@ -124,10 +128,40 @@ impl Walker<'_> {
                     set(&mut limits.connections, self.number(at, Span::COUNT));
                     continue;
                 }
+                "address_rate" => {
+                    let rate = self.number_or_unlimited(at);
+                    set(
+                        &mut limits.address_rate,
+                        rate.map(|rate| rate.and_then(nonzero)),
+                    );
+                    continue;
+                }
+                "wrong_keys" => {
+                    let number = self.number(at, Span::COUNT);
+                    set(&mut limits.wrong_keys, number.and_then(nonzero));
+                    continue;
+                }
                 _ => continue,
             };
             set(time, self.duration(at, Zero::Refused));
         }
+    }
+
+    /// The part of `server.limits` about bodies; answers whether the key was one of it.
+    fn counts(&mut self, at: At, key: &str, counts: &mut Counts) -> bool {
+        let number = match key {
+            "values" => return set_count(&mut counts.values, self.number(at, Span::VALUES)),
+            "image_size" => return set_count(&mut counts.image_size, self.size(at)),
+            "messages" => &mut counts.messages,
+            "images" => &mut counts.images,
+            "tools" => &mut counts.tools,
+            "tool_calls" => &mut counts.tool_calls,
+            "stops" => &mut counts.stops,
+            "choices" => &mut counts.choices,
+            "answers" => &mut counts.answers,
+            _ => return false,
+        };
+        set_count(number, self.number(at, Span::COUNT))
     }
 
     /// A host as it stands in `Host`, without a port.
@@ -169,6 +203,17 @@ impl Walker<'_> {
             }
         }
     }
+}
+
+/// Sets what could be read; the key was known either way.
+fn set_count<T>(to: &mut T, read: Option<T>) -> bool {
+    set(to, read);
+    true
+}
+
+/// A count that was checked to be more than nothing.
+fn nonzero(number: usize) -> Option<NonZeroU32> {
+    u32::try_from(number).ok().and_then(NonZeroU32::new)
 }
 
 /// A DNS name or a literal address.
