@@ -59,18 +59,27 @@ pub enum Door {
 }
 
 impl Door {
-    /// Who dialled, of those that can be told apart.
-    fn peer(&self) -> Option<IpAddr> {
+    /// Where it came from, for records: an address, or `unix`.
+    pub fn peer(&self) -> String {
+        self.address()
+            .map_or_else(|| "unix".to_owned(), |address| address.to_string())
+    }
+
+    /// The address of who dialled; users of Unix sockets cannot be told apart.
+    fn address(&self) -> Option<IpAddr> {
         match self {
             Door::Tcp { peer, .. } => Some(*peer),
             Door::ControlSocket | Door::UnixSocket => None,
         }
     }
 
-    /// Whether only programs of this machine can come in here.
+    /// Whether a program of this machine came in. Behind a listed proxy the peer is
+    /// whom the proxy names, so what it brings from elsewhere is not local.
     fn is_local(&self) -> bool {
         match self {
-            Door::Tcp { local, .. } => local.to_canonical().is_loopback(),
+            Door::Tcp { local, peer } => [local, peer]
+                .iter()
+                .all(|address| address.to_canonical().is_loopback()),
             Door::ControlSocket | Door::UnixSocket => true,
         }
     }
@@ -92,10 +101,9 @@ pub struct Caller {
 impl Caller {
     /// A caller without a key.
     pub fn keyless(id: &str, door: &Door) -> Self {
-        let peer = door.peer();
         Self {
             id: id.to_owned(),
-            peer: peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string()),
+            peer: door.peer(),
             scope: Arc::default(),
             seat: None,
         }
@@ -139,7 +147,7 @@ impl Entrance {
         now: SystemTime,
     ) -> Result<Caller, Refusal> {
         let keys = self.keys.load();
-        let peer = Peer::of(door.peer());
+        let peer = Peer::of(door.address());
         let identified = identify(access, headers, door, &keys, self.insecure, now);
         match identified {
             Ok(Known::Anybody) => Ok(Caller::keyless("anybody", door)),
@@ -200,8 +208,8 @@ fn identify<'k>(
     let wanted = match access {
         Access::Open => return Ok(Known::Anybody),
         Access::Management if *door == Door::ControlSocket => return Ok(Known::Owner),
-        // On an address that others can reach it stays closed, also when the last
-        // key was revoked while the server runs.
+        // To others it stays closed, also when the last key was revoked while the
+        // server runs, and behind a proxy of this machine.
         Access::Inference if !keys.any(KeyClass::Inference) && (door.is_local() || insecure) => {
             return Ok(Known::Local);
         }

@@ -24,8 +24,8 @@ pub struct Operation {
     pub takes: Option<&'static str>,
     /// Statuses that are no refusals, each with its schema; nothing means no body.
     pub answers: &'static [(u16, Option<&'static str>)],
-    /// Whether the answer may be a stream of events instead.
-    pub streams: bool,
+    /// Whether a model answers: on terms of waiting, and in a stream if asked to.
+    pub generates: bool,
     /// Statuses of refusals beside those that every operation has.
     pub refusals: &'static [u16],
 }
@@ -91,9 +91,19 @@ fn describe(operation: &Operation, access: Access) -> Value {
             "content": {"application/json": {"schema": reference(schema)}},
         });
     }
-    let named: Vec<_> = operation
-        .path
-        .split('/')
+    let mut parameters = in_path(operation.path);
+    if operation.generates {
+        parameters.extend(terms());
+    }
+    if !parameters.is_empty() {
+        described["parameters"] = parameters.into();
+    }
+    described
+}
+
+/// The named parts of a path.
+fn in_path(path: &str) -> Vec<Value> {
+    path.split('/')
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
         .map(|name| {
             let (name, schema) = match name.strip_prefix('*') {
@@ -102,11 +112,24 @@ fn describe(operation: &Operation, access: Access) -> Value {
             };
             json!({"name": name, "in": "path", "required": true, "schema": schema})
         })
-        .collect();
-    if !named.is_empty() {
-        described["parameters"] = named.into();
-    }
-    described
+        .collect()
+}
+
+/// On what terms a request waits for its model.
+fn terms() -> [Value; 2] {
+    [
+        json!({
+            "name": "autoload",
+            "in": "query",
+            "description": "Whether a model that is not up may be loaded.",
+            "schema": {"enum": ["true", "false"]},
+        }),
+        json!({
+            "name": "x-priority",
+            "in": "header",
+            "schema": {"enum": ["high", "normal", "low"]},
+        }),
+    ]
 }
 
 fn responses(operation: &Operation, access: Access) -> Map<String, Value> {
@@ -129,20 +152,20 @@ fn responses(operation: &Operation, access: Access) -> Map<String, Value> {
     });
     let mut responses: Map<String, Value> = refusals.collect();
     for (status, schema) in operation.answers {
-        let response = response("answered", *schema, operation.method, operation.streams);
+        let response = response("answered", *schema, operation.method, operation.generates);
         responses.insert(status.to_string(), response);
     }
     responses
 }
 
-fn response(description: &str, schema: Option<&str>, method: &str, streams: bool) -> Value {
+fn response(description: &str, schema: Option<&str>, method: &str, generates: bool) -> Value {
     let mut response = json!({
         "description": description,
         "headers": {"x-request-id": {"schema": {"type": "string"}}},
     });
     if let Some(schema) = schema.filter(|_| method != "HEAD") {
         response["content"]["application/json"]["schema"] = reference(schema);
-        if streams {
+        if generates {
             response["content"]["text/event-stream"]["schema"] = json!({"type": "string"});
         }
     }

@@ -11,6 +11,7 @@ mod bodies;
 mod clients;
 mod command_line;
 mod connections;
+mod counts;
 mod crowds;
 #[cfg(feature = "mlx")]
 mod demo;

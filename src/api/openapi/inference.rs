@@ -15,8 +15,8 @@ pub async fn description(State(service): State<Service>) -> Json<Value> {
     Json(document(title, &crate::api::routes(), OPERATIONS, schemas))
 }
 
-/// Refusals of a model, and of an engine.
-const OF_A_MODEL: &[u16] = &[404, 502, 504];
+/// Refusals of a model, of the terms of waiting for it, and of an engine.
+const OF_A_MODEL: &[u16] = &[404, 409, 502, 504];
 
 /// Every method of every path of the port.
 pub const OPERATIONS: &[Operation] = &[
@@ -26,7 +26,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "Whether there is anybody.",
         takes: None,
         answers: &[(200, None)],
-        streams: false,
+        generates: false,
         refusals: &[],
     },
     Operation {
@@ -35,7 +35,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "Whether the process lives; degraded when the last reload failed.",
         takes: None,
         answers: &[(200, Some("Health"))],
-        streams: false,
+        generates: false,
         refusals: &[],
     },
     Operation {
@@ -44,7 +44,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "Whether what is loaded at start is there.",
         takes: None,
         answers: &[(200, Some("Health")), (503, Some("Health"))],
-        streams: false,
+        generates: false,
         refusals: &[],
     },
     Operation {
@@ -53,7 +53,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "This description.",
         takes: None,
         answers: &[(200, Some("Description"))],
-        streams: false,
+        generates: false,
         refusals: &[],
     },
     Operation {
@@ -62,7 +62,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "What may be asked for.",
         takes: None,
         answers: &[(200, Some("ModelList"))],
-        streams: false,
+        generates: false,
         refusals: &[],
     },
     Operation {
@@ -71,7 +71,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "What may be asked for.",
         takes: None,
         answers: &[(200, Some("ModelList"))],
-        streams: false,
+        generates: false,
         refusals: &[],
     },
     Operation {
@@ -80,7 +80,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "One model; the slash of its id may stand as it is.",
         takes: None,
         answers: &[(200, Some("Model"))],
-        streams: false,
+        generates: false,
         refusals: &[404],
     },
     Operation {
@@ -89,7 +89,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "An answer to messages, or its stream.",
         takes: Some("ChatRequest"),
         answers: &[(200, Some("ChatCompletion"))],
-        streams: true,
+        generates: true,
         refusals: OF_A_MODEL,
     },
     Operation {
@@ -98,7 +98,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "What follows a prompt, or its stream.",
         takes: Some("CompletionRequest"),
         answers: &[(200, Some("Completion"))],
-        streams: true,
+        generates: true,
         refusals: OF_A_MODEL,
     },
 ];

@@ -24,7 +24,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "This description.",
         takes: None,
         answers: &[(200, Some("Description"))],
-        streams: false,
+        generates: false,
         refusals: &[],
     },
     Operation {
@@ -33,7 +33,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "The service at one moment.",
         takes: None,
         answers: &[(200, Some("Status"))],
-        streams: false,
+        generates: false,
         refusals: &[],
     },
     Operation {
@@ -42,7 +42,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "The models alone.",
         takes: None,
         answers: &[(200, Some("Models"))],
-        streams: false,
+        generates: false,
         refusals: &[],
     },
     Operation {
@@ -51,7 +51,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "Reads the configuration again.",
         takes: None,
         answers: &[(200, Some("Reloaded"))],
-        streams: false,
+        generates: false,
         refusals: &[],
     },
     Operation {
@@ -60,7 +60,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "Brings a model up.",
         takes: Some("LoadRequest"),
         answers: &[(200, Some("Done"))],
-        streams: false,
+        generates: false,
         refusals: &[404, 504],
     },
     Operation {
@@ -69,7 +69,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "Takes a model out of memory.",
         takes: Some("UnloadRequest"),
         answers: &[(200, Some("Done"))],
-        streams: false,
+        generates: false,
         refusals: &[404, 409],
     },
     Operation {
@@ -78,7 +78,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "Takes every idle model out of memory.",
         takes: None,
         answers: &[(200, Some("Released"))],
-        streams: false,
+        generates: false,
         refusals: &[],
     },
     Operation {
@@ -87,7 +87,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "The keys, without what opens anything.",
         takes: None,
         answers: &[(200, Some("KeyList"))],
-        streams: false,
+        generates: false,
         refusals: &[],
     },
     Operation {
@@ -96,7 +96,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "Makes a key; its text is in this answer alone.",
         takes: Some("KeyRequest"),
         answers: &[(200, Some("Key"))],
-        streams: false,
+        generates: false,
         refusals: &[409],
     },
     Operation {
@@ -105,7 +105,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "Revokes a key, by its id or its name.",
         takes: None,
         answers: &[(200, Some("Revoked"))],
-        streams: false,
+        generates: false,
         refusals: &[404, 409],
     },
 ];
