@@ -19,7 +19,9 @@ fn help_names_every_command_but_the_hidden_one() {
     let home = home("");
     let (code, out, _) = home.run(&["--help"]);
     assert_eq!(code, 0);
-    for command in ["serve", "import", "check", "models", "allow", "keys"] {
+    for command in [
+        "serve", "import", "check", "doctor", "models", "allow", "keys",
+    ] {
         assert!(out.contains(command), "{command}: {out}");
         let (code, out, _) = home.run(&[command, "--help"]);
         assert!(code == 0 && out.len() > 100, "{command}: {out}");

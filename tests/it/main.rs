@@ -6,14 +6,18 @@ mod harness;
 mod sampler;
 
 mod access;
+mod browser;
 mod clients;
 mod command_line;
 #[cfg(feature = "mlx")]
 mod demo;
+mod doctor;
+mod documents;
 mod faults;
 mod layers;
 mod names;
 mod pool;
+mod profiles;
 mod reload;
 mod snapshots;
 mod stopping;

