@@ -147,8 +147,6 @@ pub struct Setup {
     pub caches: Vec<PathFact>,
     /// The addresses of both ports.
     pub addresses: Vec<AddressFact>,
-    /// Why the log's filter is none.
-    pub log: Option<String>,
 }
 
 /// Every check.

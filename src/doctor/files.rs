@@ -64,10 +64,6 @@ pub fn configured(setup: &Setup) -> Vec<Finding> {
     }
     found.extend(audit(&setup.audit));
     found.extend(setup.caches.iter().filter_map(cache));
-    if let Some(reason) = &setup.log {
-        let message = format!("log is no filter: {reason}");
-        found.push(Finding::fault("log-filter", message).mend("log: info"));
-    }
     found
 }
 

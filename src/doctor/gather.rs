@@ -47,7 +47,6 @@ fn setup(flag: Option<&Path>, scripted: bool, folders: &Folders) -> Result<Setup
     let keys = Keys::read(&config.keys_file);
     let audit = path(&config.audit);
     let caches = config.cache.iter().map(|cache| path(cache)).collect();
-    let log = tracing_subscriber::EnvFilter::try_new(&config.log);
     let registry = Registry::start(config, machine).map_err(LoadError::Problems)?;
     Ok(Setup {
         file: path(&file),
@@ -57,7 +56,6 @@ fn setup(flag: Option<&Path>, scripted: bool, folders: &Folders) -> Result<Setup
         audit,
         caches,
         addresses,
-        log: log.err().map(|error| error.to_string()),
     })
 }
 

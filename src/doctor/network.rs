@@ -99,7 +99,6 @@ pub fn addresses(facts: &Facts, setup: &Setup) -> Vec<Finding> {
             .iter()
             .filter_map(|address| exposure(address, setup)),
     );
-    found.extend(collision(&setup.addresses));
     let taken = |address: &&AddressFact| address.refused == Some(ErrorKind::AddrInUse);
     let all_taken = setup.addresses.iter().all(|address| taken(&address));
     let running = facts.control.kind == Kind::Socket(true);
@@ -140,24 +139,6 @@ fn exposure(address: &AddressFact, setup: &Setup) -> Option<Finding> {
         );
         Finding::fault("exposed-without-key", message)
             .mend(format!("roundhouse keys new{flag}, or listen on 127.0.0.1"))
-    })
-}
-
-/// The same address twice.
-fn collision(addresses: &[AddressFact]) -> Option<Finding> {
-    let chosen_by_the_system =
-        |listen: &Listen| matches!(listen, Listen::Tcp(tcp) if tcp.port() == 0);
-    let twice = addresses.iter().enumerate().find(|(index, address)| {
-        let earlier = &addresses[..*index];
-        !chosen_by_the_system(&address.listen)
-            && earlier.iter().any(|other| other.listen == address.listen)
-    });
-    twice.map(|(_, address)| {
-        let message = format!(
-            "{} is named twice in server.listen and server.management",
-            address.listen
-        );
-        Finding::fault("addresses-collide", message)
     })
 }
 

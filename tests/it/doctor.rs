@@ -120,7 +120,7 @@ fn d07_broken_configurations() {
     });
     broken("configuration-open", |home| mode(&home.config(), 0o666));
     configured(
-        "log-filter",
+        "configuration-invalid",
         &format!("{PORTS}{MODELS}log: \"=nonsense=[\"\n"),
     );
     configured(
@@ -204,7 +204,7 @@ fn d07_broken_addresses() {
     let address = taken.local_addr().expect("an address").to_string();
     configured("address-in-use", &listen(&address));
     configured(
-        "addresses-collide",
+        "configuration-invalid",
         &format!("server: {{ listen: \"{address}\", management: \"{address}\" }}\n{MODELS}"),
     );
 }

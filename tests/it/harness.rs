@@ -131,18 +131,19 @@ impl Home {
 
     /// Starts the server with more arguments and waits until it is ready.
     pub fn serve_with(&self, more: &[&str]) -> Server {
-        let mut args = vec![
-            "serve",
-            "--json",
-            "--scripted-engine",
-            "--listen",
-            "127.0.0.1:0",
-            "--management",
-            "127.0.0.1:0",
-        ];
+        let mut args = vec!["--listen", "127.0.0.1:0", "--management", "127.0.0.1:0"];
+        args.extend(more);
+        self.serve_as(&args, &[])
+    }
+
+    /// Starts the server with these arguments and variables alone and waits until
+    /// it is ready.
+    pub fn serve_as(&self, more: &[&str], environment: &[(&str, &str)]) -> Server {
+        let mut args = vec!["serve", "--json", "--scripted-engine"];
         args.extend(more);
         let mut child = self
             .command(&args)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

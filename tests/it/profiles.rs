@@ -97,7 +97,10 @@ impl Profile {
             false => String::new(),
         };
         let management_key = made(&["keys", "new", "--management", "--name", "admin"]);
-        let server = home.serve_with(&["--listen", self.listen]);
+        let server = home.serve_as(
+            &["--listen", self.listen, "--management", "127.0.0.1:0"],
+            &[],
+        );
         let inference = server.inference.replace("0.0.0.0", "127.0.0.1");
         Target {
             _home: home,

@@ -59,7 +59,7 @@ const SHAPES: &[Shape] = &[
 ];
 
 /// How a private key in PEM begins; the kind stands between.
-const PEM: (&str, &str) = ("-----BEGIN ", "PRIVATE KEY-----");
+const PEM: (&str, &str) = ("-----BEGIN ", "PRIVATE KEY");
 
 /// Scans the tree and the history of this repository.
 pub fn scan() -> Result<()> {
@@ -126,7 +126,13 @@ fn git(repository: &Path, arguments: &[&str]) -> Result<String> {
 
 /// The shape of a secret in a line.
 fn secret(line: &str) -> Option<&'static str> {
-    if line.split(PEM.0).skip(1).any(|rest| rest.contains(PEM.1)) {
+    let kind = |rest: &str| rest.trim_start_matches(|c: char| c.is_ascii_uppercase() || c == ' ');
+    // The kind and the words after it are capitals alike, so the end is what is left.
+    let is_key = |rest: &str| {
+        let capitals = &rest[..rest.len() - kind(rest).len()];
+        capitals.ends_with(PEM.1) && kind(rest).starts_with("-----")
+    };
+    if line.split(PEM.0).skip(1).any(is_key) {
         return Some("a private key");
     }
     let found = SHAPES.iter().find(|shape| {
@@ -160,7 +166,7 @@ mod tests {
             assert_eq!(secret(&format!("{}short", shape.start)), None);
         }
         assert_eq!(
-            secret(&format!("{}EC {}", PEM.0, PEM.1)),
+            secret(&format!("{}EC {}-----", PEM.0, PEM.1)),
             Some("a private key")
         );
         assert_eq!(
