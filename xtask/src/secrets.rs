@@ -126,11 +126,10 @@ fn git(repository: &Path, arguments: &[&str]) -> Result<String> {
 
 /// The shape of a secret in a line.
 fn secret(line: &str) -> Option<&'static str> {
-    let kind = |rest: &str| rest.trim_start_matches(|c: char| c.is_ascii_uppercase() || c == ' ');
-    // The kind and the words after it are capitals alike, so the end is what is left.
     let is_key = |rest: &str| {
-        let capitals = &rest[..rest.len() - kind(rest).len()];
-        capitals.ends_with(PEM.1) && kind(rest).starts_with("-----")
+        let kind = rest.split("-----").next().unwrap_or_default();
+        let is_kind = |c: char| c.is_ascii_uppercase() || c == ' ';
+        kind.len() < rest.len() && kind.ends_with(PEM.1) && kind.chars().all(is_kind)
     };
     if line.split(PEM.0).skip(1).any(is_key) {
         return Some("a private key");
