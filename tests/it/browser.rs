@@ -179,6 +179,7 @@ async fn w09_a_page_of_a_listed_origin_can_chat() {
     let plan = json!({"patience": TRICK.as_millis() as u64, "targets": [
         {"name": "inference", "base": server.inference, "calls": inference_calls()},
     ]});
+    let reached = journals(&home);
     let browser = Chromium::open(&site.attack(&plan), &[]);
     let report = site.report(&browser, BROWSING).await;
     let read = outcome(&report, "inference", "fetch-json");
@@ -186,6 +187,7 @@ async fn w09_a_page_of_a_listed_origin_can_chat() {
         read[0].starts_with("read: 200") && read[0].contains("chat.completion"),
         "{read:?}"
     );
+    assert_ne!(journals(&home), reached, "what reaches a model is seen");
     // A page in a frame without an origin is not the listed one.
     for outcome in outcome(&report, "inference", "sandboxed") {
         assert!(!outcome.starts_with("read"), "{outcome}");

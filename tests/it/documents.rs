@@ -6,6 +6,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use roundhouse::config::keys::{KEYS, Otherwise};
+use serde_json::json;
+
+use super::harness::{Home, PATIENCE};
 
 /// The documents that speak of commands and files.
 fn documents() -> Vec<(PathBuf, String)> {
@@ -336,6 +339,49 @@ fn d04_the_security_document_has_its_sections() {
     }
     for word in ["prompt injection", "TLS", "same user", "timing"] {
         assert!(section(&text, "## Not promised").contains(word), "{word}");
+    }
+}
+
+/// Every command of the section is run, in its order, beside a server that has
+/// been used with the key that is taken away.
+#[tokio::test]
+async fn d04_the_steps_after_an_incident_do_what_they_say() {
+    let home = Home::new(
+        "models: { t/a: {} }\nserver: { listen: 127.0.0.1:0, management: 127.0.0.1:0 }\n",
+    );
+    home.scripted("t/a", json!({"tokens": 1}));
+    let key = home.run(&["keys", "new", "--name", "NAME"]).1;
+    let server = home.serve();
+    let status = async || {
+        let request = server.request(reqwest::Method::GET, "/v1/models");
+        let request = request.header("x-api-key", key.trim());
+        request.send().await.expect("an answer").status().as_u16()
+    };
+    assert_eq!(status().await, 200);
+    let text = document("SECURITY.md");
+    let commands = commands(section(&text, "## After an incident"));
+    assert!(commands.len() >= 5, "{commands:?}");
+    for (command, _) in commands {
+        let mut words = words(&command);
+        if words[1] == "doctor" {
+            // The model of this test is none for a server in earnest.
+            words.push("--scripted-engine".to_owned());
+        }
+        let args: Vec<_> = words[1..].iter().map(String::as_str).collect();
+        let (code, out, error) = home.run(&args);
+        let is_told = words[1] == "doctor" && out.contains("another-server");
+        assert!(code == 0 || is_told, "{command}: {out}{error}");
+        if words[2] == "revoke" {
+            server.signal(rustix::process::Signal::HUP);
+            let start = std::time::Instant::now();
+            while status().await != 401 {
+                assert!(
+                    start.elapsed() < PATIENCE,
+                    "the key still opens\n{}",
+                    server.log()
+                );
+            }
+        }
     }
 }
 
