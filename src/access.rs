@@ -3,12 +3,13 @@
 
 use std::net::IpAddr;
 
-use axum::http::{HeaderMap, header, uri::Authority};
+use axum::http::{HeaderMap, header};
 
 use crate::api::error::{ApiError, Code};
 
 pub mod audit;
 pub mod keys;
+pub mod web;
 
 use keys::{KeyClass, Keys};
 
@@ -121,50 +122,6 @@ fn credential(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
                 Err(invalid_key())
             }
         }
-    }
-}
-
-/// Refuses a Host that is neither `localhost`, nor the literal address that was
-/// dialled, nor listed: a page under a foreign name that resolves to this
-/// machine (DNS rebinding) gets nothing.
-pub fn check_host(host: Option<&str>, door: &Door, allowed: &[String]) -> Result<(), ApiError> {
-    let Door::Tcp { local, .. } = door else {
-        return Ok(());
-    };
-    let authority = host.and_then(|host| host.parse::<Authority>().ok());
-    let plain = authority
-        .as_ref()
-        .filter(|authority| !authority.as_str().contains('@'));
-    let fits = plain.is_some_and(|authority| {
-        let name = authority.host();
-        let literal = name
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<IpAddr>();
-        name.eq_ignore_ascii_case("localhost")
-            || literal.is_ok_and(|address| address.to_canonical() == local.to_canonical())
-            || allowed
-                .iter()
-                .any(|allowed| allowed.eq_ignore_ascii_case(name))
-    });
-    if fits {
-        return Ok(());
-    }
-    Err(ApiError::new(
-        Code::HostNotAllowed,
-        "this Host is not served here; add it to server.allowed_hosts if it should be",
-    ))
-}
-
-/// Refuses effects asked for by a web page that is not listed.
-pub fn check_origin(origin: Option<&str>, allowed: &[String]) -> Result<(), ApiError> {
-    match origin {
-        None => Ok(()),
-        Some(origin) if allowed.iter().any(|allowed| allowed == origin) => Ok(()),
-        Some(_) => Err(ApiError::new(
-            Code::OriginNotAllowed,
-            "requests from this Origin are not served; add it to server.allowed_origins if they should be",
-        )),
     }
 }
 

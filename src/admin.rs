@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::access::{Access, Caller, Door};
 use crate::api::body::read_json;
 use crate::api::error::{ApiError, Code};
+use crate::api::front::Port;
 use crate::api::table::{self, Route};
 use crate::pool::{UnloadError, UnloadMode};
 use crate::registry::Snapshot;
@@ -37,7 +38,7 @@ pub fn routes() -> Vec<Route> {
 
 /// The management port and the control socket.
 pub fn router(service: Service) -> Router {
-    table::router(routes(), service)
+    table::router(routes(), service, Port::Management)
 }
 
 /// `{"model", "mode"}`; anything else in it is refused.
@@ -121,7 +122,8 @@ async fn release(
 
 async fn target(service: &Service, headers: &HeaderMap, body: Body) -> Result<Target, ApiError> {
     let snapshot = service.dispatch.registry.load();
-    let bytes = read_json(headers, body, &snapshot.config.server.limits).await?;
+    let limits = &snapshot.config.server.limits;
+    let bytes = read_json(headers, body, limits, &service.bodies).await?;
     let invalid = |error: serde_json::Error| ApiError::new(Code::InvalidValue, error.to_string());
     serde_json::from_slice(&bytes).map_err(invalid)
 }

@@ -11,10 +11,12 @@ pub mod body;
 pub mod error;
 pub mod front;
 pub mod health;
+pub mod intake;
 pub mod models;
 pub mod openai;
 pub mod table;
 
+use front::Port;
 use table::Route;
 
 /// Every route of the inference port, with what it asks of its caller.
@@ -39,5 +41,5 @@ pub fn routes() -> Vec<Route> {
 
 /// The inference port.
 pub fn router(service: Service) -> Router {
-    table::router(routes(), service)
+    table::router(routes(), service, Port::Inference)
 }

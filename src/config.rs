@@ -6,6 +6,7 @@ pub mod edit;
 pub mod file;
 pub mod keys;
 pub mod locate;
+pub mod network;
 pub mod problem;
 pub mod standard;
 pub mod suggest;
@@ -88,6 +89,12 @@ pub struct Server {
     pub allowed_hosts: Vec<String>,
     /// `server.allowed_origins`: values of Origin that pass.
     pub allowed_origins: Vec<String>,
+    /// `server.trusted_proxies`: whose word about the caller's address is taken.
+    pub trusted_proxies: Vec<network::Network>,
+    /// `server.tls`: what TCP listeners show; nothing means clear text.
+    pub tls: Option<Tls>,
+    /// `server.socket_mode`: who may use Unix sockets of `listen` and `management`.
+    pub socket_mode: u32,
     /// `server.drain`: how long running answers may take after a stop signal.
     pub drain: Duration,
     /// `server.heartbeat_after`: when a stream's headers go out without a first byte.
@@ -98,15 +105,28 @@ pub struct Server {
     pub limits: Limits,
 }
 
+/// `server.tls`: a certificate and its key, both PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The certificate, then those that lead to a root.
+    pub cert: PathBuf,
+    /// The private key; others may not read it.
+    pub key: PathBuf,
+}
+
 /// `server.limits.*`: sizes, counts and times a request must keep to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     /// Largest request body, bytes.
     pub body: ByteSize,
+    /// Most bytes that the bodies of all running requests take together.
+    pub bodies: ByteSize,
     /// How long the head of a request may take.
     pub header_time: Duration,
     /// How long the body of a request may stand still.
     pub body_idle: Duration,
+    /// How long a connection may wait for its next request.
+    pub idle: Duration,
     /// How long a load may take.
     pub load_time: Duration,
     /// How long an engine may take to its first byte once it has the request.

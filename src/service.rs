@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::access::audit::Audit;
 use crate::access::keys::Keys;
+use crate::api::intake::Bodies;
 use crate::config::Config;
 use crate::config::problem::Problems;
 use crate::dispatch::Dispatch;
@@ -26,6 +27,8 @@ pub struct Service {
     pub keys: Arc<ArcSwap<Keys>>,
     /// Where management effects are written down.
     pub audit: Arc<Audit>,
+    /// The memory that the bodies of requests share.
+    pub bodies: Bodies,
     /// Asks for the configuration to be read again.
     pub reload: Reload,
     /// When this process began to serve.

@@ -1,12 +1,11 @@
-//! Reading a request's body: its kind, its size, its pace.
+//! Reading a request's body: its kind. Its size and pace are `intake.rs`.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
-use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
-use tokio::time::timeout;
+use bytes::Bytes;
 
 use super::error::{ApiError, Code};
+use super::intake::{self, Bodies};
 use crate::config::Limits;
 
 /// The whole body of a JSON request. It is refused before it is read if it says
@@ -15,44 +14,10 @@ pub async fn read_json(
     headers: &HeaderMap,
     body: Body,
     limits: &Limits,
+    bodies: &Bodies,
 ) -> Result<Bytes, ApiError> {
     check_kind(headers)?;
-    let too_large = || {
-        let message = format!("the body has more than {}", limits.body);
-        ApiError::new(Code::RequestTooLarge, message)
-    };
-    let declared = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|length| length > limits.body.0) {
-        return Err(too_large());
-    }
-    let mut body = body;
-    let mut bytes = BytesMut::new();
-    loop {
-        let frame = timeout(limits.body_idle, body.frame()).await.map_err(|_| {
-            let message = format!("nothing of the body came for {:?}", limits.body_idle);
-            ApiError::new(Code::RequestTimeout, message)
-        })?;
-        match frame {
-            None => return Ok(bytes.freeze()),
-            Some(Err(_)) => {
-                return Err(ApiError::new(
-                    Code::BadRequest,
-                    "the body broke off or is not well framed",
-                ));
-            }
-            Some(Ok(frame)) => {
-                let Ok(data) = frame.into_data() else {
-                    continue;
-                };
-                if (bytes.len() + data.len()) as u64 > limits.body.0 {
-                    return Err(too_large());
-                }
-                bytes.extend_from_slice(&data);
-            }
-        }
-    }
+    intake::take(headers, body, limits, bodies).await
 }
 
 /// JSON, not compressed.

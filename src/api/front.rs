@@ -1,17 +1,19 @@
 //! What every request passes first, on both ports: its id, the Host it asks for,
-//! the Origin it comes from. A panic behind it costs one request.
+//! the page it comes from, the peer behind a listed proxy. A panic behind it
+//! costs one request.
 
 use std::panic::AssertUnwindSafe;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use futures_util::FutureExt;
 use rand::RngExt;
 
 use super::error::{ApiError, Code};
-use crate::access::{Door, check_host, check_origin};
+use crate::access::{Door, web};
+use crate::config::Server;
 use crate::service::Service;
 
 /// Longest id that is taken from a client.
@@ -22,18 +24,46 @@ const LONGEST_PATH: usize = 200;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Keeps pages of other origins from embedding what they may not read (Fetch, CORP).
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
 /// The id of a request: the client's if it is well formed, else ours.
 #[derive(Clone, Debug)]
 pub struct RequestId(pub String);
 
+/// Which port a request came to. The control socket counts as management.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// Listed pages may use it.
+    Inference,
+    /// No page reads it.
+    Management,
+}
+
 /// The outermost layer.
-pub async fn front(State(service): State<Service>, mut request: Request, next: Next) -> Response {
+pub async fn front(
+    State((service, port)): State<(Service, Port)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let id = request_id(request.headers());
+    let snapshot = service.dispatch.registry.load();
+    let server = &snapshot.config.server;
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     request.extensions_mut().insert(RequestId(id.clone()));
-    let checked = check(&service, &request);
+    believe_listed_proxies(&mut request, server);
+    let checked = check(port, &request, server);
+    let page = match (&checked, port) {
+        (Ok(()), Port::Inference) => {
+            web::listed_origin(request.headers(), &server.allowed_origins).cloned()
+        }
+        _ => None,
+    };
     let mut response = match checked {
         Err(error) => error.into_response(),
+        Ok(()) if page.is_some() && web::is_preflight(&method, request.headers()) => {
+            web::preflight(request.headers())
+        }
         Ok(()) => match AssertUnwindSafe(next.run(request)).catch_unwind().await {
             Ok(response) => response,
             Err(_) => {
@@ -50,43 +80,52 @@ pub async fn front(State(service): State<Service>, mut request: Request, next: N
         let shown: String = path.chars().take(LONGEST_PATH).collect();
         tracing::info!(request.id = %id, %method, path = ?shown, status = response.status().as_u16(), "refused");
     }
-    if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(REQUEST_ID, value);
+    let headers = response.headers_mut();
+    if port == Port::Inference {
+        web::let_read(headers, page.as_ref(), &server.allowed_origins);
     }
-    response.headers_mut().insert(
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        headers.insert(REQUEST_ID, value);
+    }
+    headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
     );
+    headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     response
 }
 
+/// From here on the peer of a listed proxy is whom the proxy names.
+fn believe_listed_proxies(request: &mut Request, server: &Server) {
+    if server.trusted_proxies.is_empty() {
+        return;
+    }
+    if let Some(Door::Tcp { local, peer }) = request.extensions().get::<Door>().cloned() {
+        let peer = web::real_peer(peer, request.headers(), &server.trusted_proxies);
+        request.extensions_mut().insert(Door::Tcp { local, peer });
+    }
+}
+
 /// Host before everything; Origin before every effect.
-fn check(service: &Service, request: &Request) -> Result<(), ApiError> {
-    let server = &service.dispatch.registry.load().config.server;
+fn check(port: Port, request: &Request, server: &Server) -> Result<(), ApiError> {
+    let (method, headers) = (request.method(), request.headers());
     let Some(door) = request.extensions().get::<Door>() else {
         return Err(ApiError::new(
             Code::InternalError,
             "the connection is not known",
         ));
     };
-    let text = |name| {
-        request
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-    };
-    let host = request
-        .uri()
-        .authority()
-        .map(|authority| authority.as_str());
-    check_host(host.or(text(header::HOST)), door, &server.allowed_hosts)?;
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        // An Origin that is no text is no listed one.
-        let present = request.headers().contains_key(header::ORIGIN);
-        let origin = text(header::ORIGIN).or(present.then_some(""));
-        check_origin(origin, &server.allowed_origins)?;
+    web::check_host(request.uri(), headers, door, server)?;
+    web::check_origin(method, headers, &server.allowed_origins)?;
+    match port {
+        Port::Inference => Ok(()),
+        Port::Management => web::check_site(headers, &server.allowed_origins),
     }
-    Ok(())
+}
+
+/// An id for what came without one.
+pub fn new_id() -> String {
+    format!("req-{:024x}", rand::rng().random::<u128>() >> 32)
 }
 
 fn request_id(headers: &HeaderMap) -> String {
@@ -99,10 +138,7 @@ fn request_id(headers: &HeaderMap) -> String {
     let given = headers
         .get(REQUEST_ID)
         .and_then(|value| value.to_str().ok());
-    given.filter(fits).map_or_else(
-        || format!("req-{:024x}", rand::rng().random::<u128>() >> 32),
-        str::to_owned,
-    )
+    given.filter(fits).map_or_else(new_id, str::to_owned)
 }
 
 #[cfg(test)]

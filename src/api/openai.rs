@@ -44,7 +44,8 @@ async fn forward(
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
     let snapshot = service.dispatch.registry.load();
-    let body = read_json(&headers, body, &snapshot.config.server.limits).await?;
+    let limits = &snapshot.config.server.limits;
+    let body = read_json(&headers, body, limits, &service.bodies).await?;
     let request = Request {
         path,
         body,

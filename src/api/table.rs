@@ -9,7 +9,7 @@ use axum::response::Response;
 use axum::routing::MethodRouter;
 
 use super::error::{ApiError, Code};
-use super::front;
+use super::front::{self, Port};
 use crate::access::{Access, Door, authorise};
 use crate::service::Service;
 
@@ -33,8 +33,8 @@ impl Route {
     }
 }
 
-/// The router of a table.
-pub fn router(routes: Vec<Route>, service: Service) -> Router {
+/// The router of a table, as it stands on this port.
+pub fn router(routes: Vec<Route>, service: Service, port: Port) -> Router {
     let mut router = Router::new();
     for route in routes {
         let guard = from_fn_with_state((service.clone(), route.access), check_access);
@@ -43,7 +43,7 @@ pub fn router(routes: Vec<Route>, service: Service) -> Router {
     router
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
-        .layer(from_fn_with_state(service.clone(), front::front))
+        .layer(from_fn_with_state((service.clone(), port), front::front))
         .with_state(service)
 }
 

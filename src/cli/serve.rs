@@ -2,6 +2,7 @@
 //! ports, and serves until it is told to stop.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,12 +16,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{CONFIGURATION, failed};
 use crate::access::audit::Audit;
 use crate::access::keys::{KeyClass, Keys};
-use crate::config::{Config, Listen, locate};
+use crate::api::intake::Bodies;
+use crate::config::{self, Config, Listen, locate};
 use crate::dispatch::{Dispatch, spool};
 use crate::platform::{self, Folders};
 use crate::pool::Pool;
 use crate::registry::{Machine, MachineMemory, Registry};
-use crate::server::{Bound, Limits};
+use crate::server::descriptors::{self, Share};
+use crate::server::tls::Certificate;
+use crate::server::{Bound, Limits, Settings, Times};
 use crate::service::{self, Reload, ReloadError, Service};
 use crate::shutdown::Tasks;
 use crate::worker::process::{Launcher, LauncherOptions};
@@ -118,10 +122,14 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
 
     // Signals first: from here on a stop is an orderly one.
     let mut signals = Signals::listen().map_err(NotStarted::failed)?;
-    let inference = bind(&server.listen).await?;
-    let management = bind(&server.management).await?;
+    let certificate = Certificate::open(server.tls.as_ref()).map_err(NotStarted::configuration)?;
+    warn_of_clear_text(&server);
+    let descriptors = descriptors::raise();
+    let inference = bind(&server.listen, server.socket_mode).await?;
+    let management = bind(&server.management, server.socket_mode).await?;
     let control = Bound::bind_control(&folders.control_socket());
-    announce(args.json, &inference, &management).map_err(NotStarted::failed)?;
+    announce(args.json, certificate.is_there(), &inference, &management)
+        .map_err(NotStarted::failed)?;
 
     let options = LauncherOptions::own().map_err(NotStarted::failed)?;
     let launcher = Launcher::open(options).map_err(NotStarted::failed)?;
@@ -155,23 +163,36 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
             spools: spool::Budget::default(),
             tasks: tasks.clone(),
         },
+        bodies: Bodies::default(),
         reload: Reload::start(read, registry.clone(), keys.clone(), pool.clone(), &tasks),
         keys,
         audit: Arc::new(audit),
         started: Instant::now(),
     };
-    let limits = Limits {
-        header_time: server.limits.header_time,
-        connections: server.limits.connections,
+    let in_force = registry.clone();
+    certificate.follow(move || in_force.load().config.server.tls.clone(), &tasks);
+    let in_force = registry.clone();
+    let settings = |share| Settings {
+        limits: Arc::new({
+            let in_force = in_force.clone();
+            move || limits(&in_force.load().config.server.limits)
+        }),
+        room: descriptors::room(descriptors, share),
+        tls: certificate.clone(),
     };
+    let share = Share::Inference(inference.len());
     for bound in inference {
-        bound.serve(api::router(service.clone()), limits.clone(), &tasks);
+        bound.serve(api::router(service.clone()), settings(share), &tasks);
     }
     for bound in management {
-        bound.serve(admin::router(service.clone()), limits.clone(), &tasks);
+        let settings = settings(Share::Management);
+        bound.serve(admin::router(service.clone()), settings, &tasks);
     }
     match control {
-        Ok(control) => control.serve(admin::router(service.clone()), limits, &tasks),
+        Ok(control) => {
+            let settings = settings(Share::Management);
+            control.serve(admin::router(service.clone()), settings, &tasks);
+        }
         // A second server of the same user has no control socket, and says so.
         Err(error) => tracing::warn!(%error, "there is no control socket"),
     }
@@ -229,10 +250,7 @@ fn refuse_exposure(config: &Config, keys: &Keys) -> Result<(), NotStarted> {
         ),
     ];
     for (setting, listens, class, flag) in doors {
-        let reachable = listens.iter().find_map(|listen| match listen {
-            Listen::Tcp(address) if !address.ip().to_canonical().is_loopback() => Some(address),
-            _ => None,
-        });
+        let reachable = reachable(listens);
         if let Some(address) = reachable.filter(|_| !keys.any(class)) {
             return Err(NotStarted::configuration(format!(
                 "{setting} is {address}, which others can reach, and there is no {} key; \
@@ -244,6 +262,37 @@ fn refuse_exposure(config: &Config, keys: &Keys) -> Result<(), NotStarted> {
     Ok(())
 }
 
+/// What connections are held to, of the limits in force.
+fn limits(limits: &config::Limits) -> Limits {
+    Limits {
+        times: Times {
+            head: limits.header_time,
+            idle: limits.idle,
+            write: limits.write_stall,
+        },
+        connections: limits.connections,
+    }
+}
+
+/// Keys and prompts in clear text are a matter of the network they cross.
+fn warn_of_clear_text(server: &config::Server) {
+    let reachable = reachable(server.listen.iter().chain(&server.management));
+    if let (Some(address), None) = (reachable, &server.tls) {
+        tracing::warn!(
+            "{address} can be reached by others, and keys and texts cross the network in clear \
+             text; set server.tls, or put a proxy with TLS in front"
+        );
+    }
+}
+
+/// The first address that other machines can reach.
+fn reachable<'l>(listens: impl IntoIterator<Item = &'l Listen>) -> Option<&'l SocketAddr> {
+    listens.into_iter().find_map(|listen| match listen {
+        Listen::Tcp(address) if !address.ip().to_canonical().is_loopback() => Some(address),
+        _ => None,
+    })
+}
+
 fn machine_memory() -> Result<MachineMemory, NotStarted> {
     platform::machine_memory()
         .zip(platform::automatic_budget())
@@ -251,18 +300,26 @@ fn machine_memory() -> Result<MachineMemory, NotStarted> {
         .ok_or_else(|| NotStarted::failed("the system does not tell how much memory it has"))
 }
 
-async fn bind(listens: &[Listen]) -> Result<Vec<Bound>, NotStarted> {
+async fn bind(listens: &[Listen], mode: u32) -> Result<Vec<Bound>, NotStarted> {
     let mut bound = Vec::new();
     for listen in listens {
-        let opened = Bound::bind(listen).await;
+        let opened = Bound::bind(listen, mode).await;
         bound.push(opened.map_err(|error| NotStarted::failed(format!("{listen}: {error}")))?);
     }
     Ok(bound)
 }
 
 /// Says where it listens: one line of JSON for programs, two lines for people.
-fn announce(as_json: bool, inference: &[Bound], management: &[Bound]) -> std::io::Result<()> {
-    let urls = |bound: &[Bound]| bound.iter().map(Bound::url).collect::<Vec<_>>().join(" ");
+fn announce(
+    as_json: bool,
+    tls: bool,
+    inference: &[Bound],
+    management: &[Bound],
+) -> std::io::Result<()> {
+    let urls = |bound: &[Bound]| {
+        let urls: Vec<_> = bound.iter().map(|bound| bound.url(tls)).collect();
+        urls.join(" ")
+    };
     let (inference, management) = (urls(inference), urls(management));
     let mut out = std::io::stdout().lock();
     if as_json {

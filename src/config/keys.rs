@@ -129,6 +129,14 @@ pub const KEYS: &[Key] = &[
         "values of `Host` that are accepted besides `localhost` and this machine's own addresses; any port"),
     key("server.allowed_origins", "list of origins", Value("[]"), Live,
         "web pages that may use the server, such as `https://chat.example.com`"),
+    key("server.trusted_proxies", "list of addresses or networks", Value("[]"), Live,
+        "proxies whose `X-Forwarded-For` says who asks; nobody else's counts"),
+    key("server.tls.cert", "file", Absent, Live,
+        "certificate chain in PEM; with it every TCP listener speaks TLS, and a renewed file is taken up by itself"),
+    key("server.tls.key", "file", Absent, Live,
+        "its private key in PEM, which only its owner may read"),
+    key("server.socket_mode", "mode such as `0660`", Value("0600"), Restart,
+        "who may use the Unix sockets of `listen` and `management`"),
     key("server.drain", "duration", Value("10s"), Live,
         "how long running answers may take to end when the server stops"),
     key("server.heartbeat_after", "duration", Value("3s"), Live,
@@ -137,10 +145,14 @@ pub const KEYS: &[Key] = &[
         "distance of such comments while nothing else is sent"),
     key("server.limits.body", "size", Value("32MB"), Live,
         "largest body of a request"),
+    key("server.limits.bodies", "size", Value("512MB"), Live,
+        "most bytes that the bodies of all running requests take together"),
     key("server.limits.header_time", "duration", Value("10s"), Live,
         "longest time for the head of a request"),
     key("server.limits.body_idle", "duration", Value("30s"), Live,
         "longest time in which no byte of a request's body arrives"),
+    key("server.limits.idle", "duration", Value("2m"), Live,
+        "longest time in which a connection asks nothing"),
     key("server.limits.load_time", "duration", Value("10m"), Live,
         "longest load of a model"),
     key("server.limits.first_token", "duration", Value("10m"), Live,
@@ -192,7 +204,7 @@ mod tests {
         assert_eq!(children("models"), [NAME]);
         assert_eq!(children("pool").len(), 5);
         assert!(children("server").contains(&"limits"));
-        assert_eq!(children("server.limits").len(), 8);
+        assert_eq!(children("server.limits").len(), 10);
         assert_eq!(
             elsewhere("idle_unload"),
             ["models.NAME.idle_unload", "pool.idle_unload"]

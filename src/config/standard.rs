@@ -68,6 +68,9 @@ impl Server {
             management: local(MANAGEMENT_PORT),
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            tls: None,
+            socket_mode: 0o600,
             drain: Duration::from_secs(10),
             heartbeat_after: Duration::from_secs(3),
             heartbeat_every: Duration::from_secs(10),
@@ -80,8 +83,10 @@ impl Limits {
     fn standard() -> Self {
         Self {
             body: ByteSize(32_000_000),
+            bodies: ByteSize(512_000_000),
             header_time: Duration::from_secs(10),
             body_idle: Duration::from_secs(30),
+            idle: Duration::from_secs(120),
             load_time: Duration::from_secs(600),
             first_token: Duration::from_secs(600),
             between_tokens: Duration::from_secs(120),

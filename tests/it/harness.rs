@@ -141,9 +141,31 @@ impl Home {
     pub fn serve_as(&self, more: &[&str], environment: &[(&str, &str)]) -> Server {
         let mut args = vec!["serve", "--json", "--scripted-engine"];
         args.extend(more);
-        let mut child = self
-            .command(&args)
-            .envs(environment.iter().copied())
+        let mut command = self.command(&args);
+        command.envs(environment.iter().copied());
+        self.start(command)
+    }
+
+    /// Starts the server from a shell that runs these commands before, such as `ulimit`.
+    pub fn serve_after(&self, commands: &str) -> Server {
+        let plain = self.command(&[]);
+        let mut command = Command::new("sh");
+        let environment = plain.get_envs();
+        command
+            .args(["-c", &format!("{commands}; exec \"$0\" \"$@\"")])
+            .arg(plain.get_program())
+            .args(["serve", "--json", "--scripted-engine"])
+            .args(["--listen", "127.0.0.1:0", "--management", "127.0.0.1:0"])
+            .env_clear()
+            .envs(environment.filter_map(|(name, value)| Some((name, value?))))
+            .current_dir(self.path());
+        self.start(command)
+    }
+
+    /// Starts a command that ends up as the server, with `--json` among its
+    /// arguments, and waits until it is ready.
+    pub fn start(&self, mut command: Command) -> Server {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

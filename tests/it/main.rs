@@ -3,12 +3,14 @@
 //! subject. Nothing is downloaded, nothing is ignored, no test needs another.
 
 mod harness;
+mod raw;
 mod sampler;
 
 mod access;
 mod browser;
 mod clients;
 mod command_line;
+mod connections;
 #[cfg(feature = "mlx")]
 mod demo;
 mod doctor;
@@ -18,7 +20,11 @@ mod layers;
 mod names;
 mod pool;
 mod profiles;
+mod proxies;
 mod reload;
 mod snapshots;
 mod stopping;
 mod streams;
+#[cfg(feature = "tls")]
+mod tls;
+mod web;

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use super::values::{Span, Zero, quoted};
 use super::{At, Walker, set};
-use crate::config::file::Node;
+use crate::config::file::{Node, Value};
 use crate::config::problem::Problem;
-use crate::config::{Limits, Listen, Server};
+use crate::config::{Limits, Listen, Server, Tls};
 
 impl Walker<'_> {
     /// `server`
@@ -28,6 +28,15 @@ impl Walker<'_> {
                     let origins = self.list(at, "a list of origins", Self::origin);
                     set(&mut server.allowed_origins, origins);
                 }
+                "trusted_proxies" => {
+                    let networks =
+                        self.list(at, "a list of addresses or networks", |walker, at| {
+                            walker.read(at, "an address or a network", str::parse)
+                        });
+                    set(&mut server.trusted_proxies, networks);
+                }
+                "tls" => server.tls = self.tls(&pair.node),
+                "socket_mode" => set(&mut server.socket_mode, self.socket_mode(at)),
                 "drain" => set(&mut server.drain, self.duration(at, Zero::Fits)),
                 "heartbeat_after" => {
                     set(&mut server.heartbeat_after, self.duration(at, Zero::Fits));
@@ -45,6 +54,48 @@ impl Walker<'_> {
         self.check_addresses(node, server);
     }
 
+    /// `server.tls`: both files or neither.
+    fn tls(&mut self, node: &Node) -> Option<Tls> {
+        let (mut cert, mut key) = (None, None);
+        for pair in self.pairs("server.tls", "server.tls", node) {
+            let path = format!("server.tls.{}", pair.key);
+            let at = At {
+                path: &path,
+                node: &pair.node,
+            };
+            match pair.key.as_str() {
+                "cert" => cert = self.path(at),
+                "key" => key = self.path(at),
+                _ => {}
+            }
+        }
+        let Value::Map(pairs) = &node.value else {
+            return None;
+        };
+        let missing = ["cert", "key"]
+            .into_iter()
+            .find(|name| !pairs.iter().any(|pair| pair.key == *name));
+        if let Some(missing) = missing {
+            let message = format!("server.tls: expected cert and key, found no {missing}");
+            self.problem(Problem::at(node.place, message));
+        }
+        Some(Tls {
+            cert: cert?,
+            key: key?,
+        })
+    }
+
+    /// Permission bits as `chmod` takes them: three octal digits after a zero.
+    fn socket_mode(&mut self, at: At) -> Option<u32> {
+        let expected = "a mode such as 0600 or 0660";
+        self.read(at, expected, |text| {
+            let digits = text.strip_prefix('0').filter(|digits| digits.len() == 3);
+            digits
+                .and_then(|digits| u32::from_str_radix(digits, 8).ok())
+                .ok_or_else(|| format!("expected {expected}, found {}", quoted(text)))
+        })
+    }
+
     /// `server.limits`
     fn limits(&mut self, node: &Node, limits: &mut Limits) {
         for pair in self.pairs("server.limits", "server.limits", node) {
@@ -56,12 +107,17 @@ impl Walker<'_> {
             let time = match pair.key.as_str() {
                 "header_time" => &mut limits.header_time,
                 "body_idle" => &mut limits.body_idle,
+                "idle" => &mut limits.idle,
                 "load_time" => &mut limits.load_time,
                 "first_token" => &mut limits.first_token,
                 "between_tokens" => &mut limits.between_tokens,
                 "write_stall" => &mut limits.write_stall,
                 "body" => {
                     set(&mut limits.body, self.size(at));
+                    continue;
+                }
+                "bodies" => {
+                    set(&mut limits.bodies, self.size(at));
                     continue;
                 }
                 "connections" => {
@@ -88,9 +144,8 @@ impl Walker<'_> {
 
     /// Text that a test accepts.
     fn plain(&mut self, at: At, expected: &str, fits: fn(&str) -> bool) -> Option<String> {
-        use crate::config::file::Value::Text;
         match &at.node.value {
-            Text(text) if fits(text) => Some(text.clone()),
+            Value::Text(text) if fits(text) => Some(text.clone()),
             _ => {
                 self.expected(at.path, at.node, expected);
                 None

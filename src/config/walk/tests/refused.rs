@@ -222,7 +222,16 @@ fn addresses_hosts_and_paths_are_checked() {
             r#"7:20 server.heartbeat_every: expected more than nothing, found "0s""#,
             r#"8:18 server.limits.body: expected more than nothing, found "0B""#,
             r#"8:35 server.limits.connections: expected a whole number from 1 to 1000000, found "no""#,
-            r#"8:39 unknown key "nope" in server.limits | expected one of body, header_time, body_idle, load_time, first_token, between_tokens, write_stall, connections"#,
+            r#"8:39 unknown key "nope" in server.limits | expected one of body, bodies, header_time, body_idle, idle, load_time, first_token, between_tokens, write_stall, connections"#,
+        ],
+    );
+    check(
+        "server: {trusted_proxies: ['*', 10.0.0.0/33], socket_mode: 660, tls: {cert: a.pem}}",
+        &[
+            r#"1:28 server.trusted_proxies[0]: expected an address such as 10.0.0.1 or a network such as 10.0.0.0/8, found "*""#,
+            r#"1:33 server.trusted_proxies[1]: expected an address such as 10.0.0.1 or a network such as 10.0.0.0/8, found "10.0.0.0/33""#,
+            r#"1:60 server.socket_mode: expected a mode such as 0600 or 0660, found "660""#,
+            "1:70 server.tls: expected cert and key, found no key",
         ],
     );
     check(

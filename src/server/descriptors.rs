@@ -1,0 +1,79 @@
+//! File descriptors: as many as the system allows this process, and how many of
+//! them connections may take, so that workers, files and management keep theirs.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// What macOS grants where the hard limit says "unlimited" (`OPEN_MAX`).
+const UNLIMITED_MEANS: u64 = 10_240;
+
+/// Descriptors that inference never takes: listeners, files, pipes of workers, and
+/// the connections of management.
+const RESERVED: u64 = 128;
+
+/// Least room for connections, whatever the limit.
+const LEAST: u64 = 16;
+
+/// Who the room is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// One of so many listeners for inference.
+    Inference(usize),
+    /// Management, or the control socket.
+    Management,
+}
+
+/// Raises the soft limit to the hard one; answers what holds now.
+pub fn raise() -> u64 {
+    let before = getrlimit(Resource::Nofile);
+    let wanted = before.maximum.unwrap_or(UNLIMITED_MEANS);
+    let raised = Rlimit {
+        current: Some(wanted),
+        maximum: before.maximum,
+    };
+    if before.current.is_some_and(|current| current < wanted)
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Most connections of a listener under this limit. A request for inference may
+/// need a second descriptor, for the connection to its worker.
+pub fn room(limit: u64, share: Share) -> usize {
+    let room = match share {
+        Share::Inference(listeners) => {
+            limit.saturating_sub(RESERVED) / 2 / u64::try_from(listeners).unwrap_or(1).max(1)
+        }
+        Share::Management => (limit / 8).min(RESERVED / 4),
+    };
+    usize::try_from(room.max(LEAST)).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_shares_together_leave_room_for_files_and_workers() {
+        for limit in [256, 1024, 4096, 1_048_576] {
+            let inference = room(limit, Share::Inference(1)) as u64;
+            let two = room(limit, Share::Inference(2)) as u64;
+            let management = room(limit, Share::Management) as u64;
+            assert!(two * 2 <= inference, "{limit}");
+            // Twice for the connections to workers; management and the control socket.
+            let taken = inference * 2 + management * 2;
+            assert!(taken + 32 <= limit, "{limit}: {taken}");
+        }
+        assert_eq!(room(0, Share::Inference(1)), 16);
+        assert_eq!(room(20_480, Share::Inference(0)), 10_176);
+    }
+
+    #[test]
+    fn the_soft_limit_becomes_the_hard_one() {
+        let limit = raise();
+        let now = getrlimit(Resource::Nofile);
+        assert_eq!(now.current.unwrap_or(u64::MAX), limit);
+        assert!(now.maximum.is_none() || now.current == now.maximum);
+    }
+}
