@@ -5,7 +5,7 @@ CARGO ?= cargo
 # Its own compilation is shown the first time only.
 XTASK = $(CARGO) run $(if $(wildcard target/xtask/debug/xtask),--quiet) --locked --manifest-path xtask/Cargo.toml --target-dir target/xtask --
 
-.PHONY: build mlx demo run clients test test-router test-long coverage bench-engine lint supply-chain secrets sbom
+.PHONY: build mlx demo run clients test test-router test-long soak coverage bench-engine lint supply-chain secrets sbom
 
 # target/release/roundhouse
 build: mlx
@@ -46,6 +46,11 @@ test-router: clients
 test-long: clients
 	PROPTEST_CASES=100000 $(CARGO) test --locked --no-default-features --lib --release pool::state
 	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --no-default-features --release --test it
+
+# Many streams, kills, unloads and edits at once, for MINUTES (ten).
+MINUTES ?= 10
+soak:
+	ROUNDHOUSE_SOAK_MINUTES=$(MINUTES) $(CARGO) test --locked --no-default-features --release --test it soak -- --nocapture
 
 # The share of lines that the whole suite runs. ARGS="--write" renews the figures
 # in docs/EVIDENCE.md, ARGS="--last" tells those of the last run.

@@ -152,6 +152,24 @@ pub struct Pool {
     pub queue: usize,
     /// `pool.queue_timeout`: the longest wait.
     pub queue_timeout: Duration,
+    /// `pool.contention`: what becomes of a request that only busy models could
+    /// make room for.
+    pub contention: Contention,
+    /// `pool.autoload`: whether requests load models.
+    pub autoload: bool,
+}
+
+/// What becomes of a request for whose model only busy ones could make room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Contention {
+    /// It waits; after `switch_after` the busy ones are drained.
+    #[default]
+    Wait,
+    /// It is refused at once.
+    Fail,
+    /// It waits; after `switch_after` the busy ones are taken away from those who
+    /// use them, who hear an error.
+    Preempt,
 }
 
 /// A pattern of `allow` or `deny`: `*` stands for anything but `/`.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::access::Caller;
 use crate::api::error::{ApiError, Code};
-use crate::pool::{Ending, Lease, Pool, Refused, UnloadReason};
+use crate::pool::{Ending, Lease, Pool, Refused, Terms, UnloadReason};
 use crate::registry::{Registry, Snapshot};
 use crate::route::{self, Decision, Why};
 use crate::shutdown::Tasks;
@@ -64,6 +64,8 @@ pub struct Request {
     pub request_id: String,
     /// Who asks.
     pub caller: Caller,
+    /// On what terms it waits for its model.
+    pub terms: Terms,
 }
 
 /// A request for which a model has been found.
@@ -166,7 +168,8 @@ impl Routed {
         &self,
         dispatch: &Dispatch,
     ) -> Result<(Lease, Response<crate::worker::client::Body>), Unsent> {
-        let acquired = dispatch.pool.acquire(&self.plan).await;
+        let terms = self.request.terms;
+        let acquired = dispatch.pool.acquire(&self.plan, terms).await;
         let lease = acquired.map_err(|error| Unsent::Refused(refused(error)))?;
         // Nothing of the client's headers: credentials, cookies and framing stay here.
         let mut headers = HeaderMap::new();
@@ -214,14 +217,10 @@ impl Routed {
     }
 
     /// Adds the headers to an answer.
-    fn finish(&self, mut response: Response<Body>, waited: Option<Duration>) -> Response<Body> {
-        response.headers_mut().extend(self.headers());
-        if let Some(waited) = waited {
-            let milliseconds = HeaderValue::from(waited.as_millis() as u64);
-            response
-                .headers_mut()
-                .insert("x-roundhouse-wait-ms", milliseconds);
-        }
+    fn finish(&self, mut response: Response<Body>, wait: Option<Wait>) -> Response<Body> {
+        let headers = response.headers_mut();
+        headers.extend(self.headers());
+        headers.extend(wait.iter().flat_map(Wait::headers));
         response
     }
 
@@ -237,6 +236,34 @@ impl Routed {
             duration_ms = self.arrived.elapsed().as_millis() as u64,
             "answered"
         );
+    }
+}
+
+/// What waiting for a model was like.
+#[derive(Clone, Copy, Debug)]
+struct Wait {
+    /// How long it took.
+    time: Duration,
+    /// How many requests, of all models, stood before it when it came.
+    position: usize,
+}
+
+impl Wait {
+    /// As it was for whoever got this lease.
+    fn of(lease: &Lease) -> Self {
+        Self {
+            time: lease.waited(),
+            position: lease.queue_position(),
+        }
+    }
+
+    /// The same as headers.
+    fn headers(&self) -> [(HeaderName, HeaderValue); 2] {
+        let header = |name, value: u64| (HeaderName::from_static(name), HeaderValue::from(value));
+        [
+            header("x-roundhouse-wait-ms", self.time.as_millis() as u64),
+            header("x-roundhouse-queue-position", self.position as u64),
+        ]
     }
 }
 
@@ -258,6 +285,10 @@ pub fn refused(refused: Refused) -> ApiError {
         }
         Refused::QueueTimeout { .. } => ApiError::new(Code::QueueTimeout, message),
         Refused::LoadFailed { .. } => ApiError::new(Code::LoadFailed, message),
+        Refused::Contended { retry_after, .. } => {
+            ApiError::new(Code::Overloaded, message).retry_after(retry_after)
+        }
+        Refused::NotLoaded { .. } => ApiError::new(Code::Conflict, message).param("model"),
         Refused::LoadTimeout { .. } => ApiError::new(Code::LoadTimeout, message),
         Refused::ShuttingDown => shutting_down(),
         Refused::Unloaded { .. } => ApiError::new(Code::Overloaded, message),

@@ -9,9 +9,11 @@ pub mod state;
 pub mod task;
 pub mod view;
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::Contention;
 use crate::units::ByteSize;
 use crate::worker::LoadPlan;
 
@@ -33,8 +35,84 @@ pub struct Settings {
     pub queue: usize,
     /// `pool.queue_timeout`: the longest wait of one request.
     pub queue_timeout: Duration,
+    /// `pool.contention`: what becomes of a request for whose model only busy ones
+    /// could make room.
+    pub contention: Contention,
+    /// `pool.autoload`: whether a request brings up a model that is not loaded.
+    pub autoload: bool,
     /// `server.limits.load_time`: the longest load.
     pub load_time: Duration,
+}
+
+/// Who is first among those who wait for different models. Whoever has waited
+/// `switch_after` stands before all of them, whatever the class: nobody starves.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// Before all others: somebody sits and waits.
+    High,
+    /// What is said by saying nothing.
+    #[default]
+    Normal,
+    /// After all others: work in the background.
+    Low,
+}
+
+impl Priority {
+    /// The word in requests, files and the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::High => "high",
+            Self::Normal => "normal",
+            Self::Low => "low",
+        }
+    }
+}
+
+/// The word is none of the three.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected high, normal or low")]
+pub struct NoPriority;
+
+impl FromStr for Priority {
+    type Err = NoPriority;
+
+    fn from_str(text: &str) -> Result<Self, NoPriority> {
+        [Self::High, Self::Normal, Self::Low]
+            .into_iter()
+            .find(|priority| priority.as_str() == text)
+            .ok_or(NoPriority)
+    }
+}
+
+/// On what terms a request asks for a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Its place among those who wait for other models.
+    pub priority: Priority,
+    /// Whether the model may be brought up for it.
+    pub autoload: bool,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            priority: Priority::Normal,
+            autoload: true,
+        }
+    }
 }
 
 /// What the registry tells the pool of one served model.
@@ -159,6 +237,20 @@ pub enum Refused {
         model: String,
         /// How long it waited.
         waited: Duration,
+    },
+    /// Only busy models could make room, and `pool.contention` is `fail`.
+    #[error("{model} is not loaded and everything in its way is in use")]
+    Contended {
+        /// The model asked for.
+        model: String,
+        /// When trying again may help.
+        retry_after: Duration,
+    },
+    /// It is not loaded, and the request or `pool.autoload` wants no load.
+    #[error("{model} is not loaded, and requests do not load it")]
+    NotLoaded {
+        /// The model asked for.
+        model: String,
     },
     /// The load failed, or failed lately and is not tried again yet.
     #[error("{model} could not be loaded: {reason}")]

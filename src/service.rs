@@ -142,6 +142,8 @@ pub fn pool_settings(snapshot: &Snapshot) -> crate::pool::Settings {
         switch_after: pool.switch_after,
         queue: pool.queue,
         queue_timeout: pool.queue_timeout,
+        contention: pool.contention,
+        autoload: pool.autoload,
         load_time: snapshot.config.server.limits.load_time,
     }
 }

@@ -138,9 +138,13 @@ impl Code {
         }
     }
 
-    /// Whether trying the same request again can never help, although the status says 5xx.
+    /// Whether trying the same request again cannot help by itself, although clients
+    /// repeat requests after such a status.
     fn is_final(self) -> bool {
-        matches!(self, Code::InsufficientMemory | Code::LoadFailed)
+        matches!(
+            self,
+            Code::InsufficientMemory | Code::LoadFailed | Code::Conflict
+        )
     }
 
     /// The wait to advise when nothing better is known, for refusals that pass.

@@ -4,13 +4,14 @@
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, Response};
+use axum::http::{HeaderMap, Response, Uri};
 
 use super::body::read_json;
-use super::error::ApiError;
+use super::error::{ApiError, Code};
 use super::front::RequestId;
 use crate::access::Caller;
 use crate::dispatch::Request;
+use crate::pool::{Priority, Terms};
 use crate::service::Service;
 
 /// `POST /v1/chat/completions`
@@ -18,10 +19,21 @@ pub async fn chat_completions(
     state: State<Service>,
     caller: Extension<Caller>,
     id: Extension<RequestId>,
+    uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    forward("/v1/chat/completions", state, caller, id, headers, body).await
+    let terms = terms(&uri, &headers)?;
+    forward(
+        "/v1/chat/completions",
+        state,
+        caller,
+        id,
+        terms,
+        headers,
+        body,
+    )
+    .await
 }
 
 /// `POST /v1/completions`
@@ -29,10 +41,12 @@ pub async fn completions(
     state: State<Service>,
     caller: Extension<Caller>,
     id: Extension<RequestId>,
+    uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    forward("/v1/completions", state, caller, id, headers, body).await
+    let terms = terms(&uri, &headers)?;
+    forward("/v1/completions", state, caller, id, terms, headers, body).await
 }
 
 async fn forward(
@@ -40,6 +54,7 @@ async fn forward(
     State(service): State<Service>,
     Extension(caller): Extension<Caller>,
     Extension(RequestId(request_id)): Extension<RequestId>,
+    terms: Terms,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
@@ -51,6 +66,68 @@ async fn forward(
         body,
         request_id,
         caller,
+        terms,
     };
     service.dispatch.answer(request).await
+}
+
+/// On what terms a request waits: `x-priority` and `?autoload=`. Other words of
+/// the query are left to whoever reads them.
+fn terms(uri: &Uri, headers: &HeaderMap) -> Result<Terms, ApiError> {
+    let invalid = |param: &str, expected: &str| {
+        ApiError::new(Code::InvalidValue, format!("{param}: expected {expected}")).param(param)
+    };
+    let priority = match headers.get("x-priority") {
+        None => Priority::default(),
+        Some(value) => value
+            .to_str()
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| invalid("x-priority", "high, normal or low"))?,
+    };
+    let mut autoload = true;
+    for pair in uri.query().unwrap_or_default().split('&') {
+        match pair.split_once('=').unwrap_or((pair, "")) {
+            ("autoload", "true") => autoload = true,
+            ("autoload", "false") => autoload = false,
+            ("autoload", _) => return Err(invalid("autoload", "true or false")),
+            _ => {}
+        }
+    }
+    Ok(Terms { priority, autoload })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn terms_come_from_a_header_and_the_query() {
+        let check = |uri: &str, header: Option<&str>, expected: Option<(Priority, bool)>| {
+            let mut headers = HeaderMap::new();
+            if let Some(text) = header {
+                headers.insert("x-priority", HeaderValue::from_str(text).expect("a value"));
+            }
+            let uri: Uri = uri.parse().expect("a path");
+            let got = terms(&uri, &headers).ok();
+            let got = got.map(|terms| (terms.priority, terms.autoload));
+            assert_eq!(got, expected, "{uri} {header:?}");
+        };
+        check("/v1", None, Some((Priority::Normal, true)));
+        check(
+            "/v1?autoload=false",
+            Some("high"),
+            Some((Priority::High, false)),
+        );
+        check(
+            "/v1?x&autoload=true&y=1",
+            Some("low"),
+            Some((Priority::Low, true)),
+        );
+        check("/v1?autoload=no", None, None);
+        check("/v1?autoload", None, None);
+        check("/v1", Some("urgent"), None);
+    }
 }

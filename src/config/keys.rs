@@ -121,6 +121,10 @@ pub const KEYS: &[Key] = &[
         "most requests that wait for one model"),
     key("pool.queue_timeout", "duration", Value("10m"), Live,
         "longest wait for a model"),
+    key("pool.contention", "`wait`, `fail` or `preempt`", Value("wait"), Live,
+        "a request that only busy models could make room for waits until they are free (from `switch_after` on they are drained), is refused at once (503), or takes their place after `switch_after`, and whoever used them gets an error"),
+    key("pool.autoload", "`true` or `false`", Value("true"), Live,
+        "whether a request loads a model that is not loaded; otherwise it is refused (409), as it is with `?autoload=false`"),
     key("server.listen", "address or list of addresses", Value("127.0.0.1:11440"), Restart,
         "where inference is served: `IP:PORT`, or `unix:PATH`"),
     key("server.management", "address or list of addresses", Value("127.0.0.1:11441"), Restart,
@@ -202,7 +206,7 @@ mod tests {
         assert!(children("").starts_with(&["memory", "allow", "deny"]));
         assert_eq!(children("").iter().filter(|k| **k == "server").count(), 1);
         assert_eq!(children("models"), [NAME]);
-        assert_eq!(children("pool").len(), 5);
+        assert_eq!(children("pool").len(), 7);
         assert!(children("server").contains(&"limits"));
         assert_eq!(children("server.limits").len(), 10);
         assert_eq!(

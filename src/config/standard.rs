@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Budget, Config, Limits, Listen, Pool, Server};
+use super::{Budget, Config, Contention, Limits, Listen, Pool, Server};
 use crate::units::ByteSize;
 
 /// The inference port.
@@ -104,6 +104,8 @@ impl Pool {
             switch_after: Duration::from_secs(30),
             queue: 64,
             queue_timeout: Duration::from_secs(600),
+            contention: Contention::Wait,
+            autoload: true,
         }
     }
 }

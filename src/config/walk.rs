@@ -117,6 +117,8 @@ impl Walker<'_> {
                 "switch_after" => set(&mut pool.switch_after, self.duration(at, Zero::Fits)),
                 "queue" => set(&mut pool.queue, self.number(at, Span::COUNT)),
                 "queue_timeout" => set(&mut pool.queue_timeout, self.duration(at, Zero::Refused)),
+                "contention" => set(&mut pool.contention, self.contention(at)),
+                "autoload" => set(&mut pool.autoload, self.boolean(at)),
                 _ => {}
             }
         }

@@ -20,7 +20,7 @@ use super::body::{EventBody, comment};
 use super::relay::Relay;
 use super::spool::{self, Writer};
 use super::whole::{collect, is_compressed, usage_of};
-use super::{Dispatch, Routed, crashed, ended_early, passed_headers, revoked};
+use super::{Dispatch, Routed, Wait, crashed, ended_early, passed_headers, revoked};
 use crate::api::error::{ApiError, Code};
 use crate::pool::lease::Lease;
 use crate::worker::client;
@@ -28,7 +28,7 @@ use crate::worker::client;
 /// How an answer begins.
 enum Beginning {
     /// A stream of events: what the engine said in headers, and the wait for it.
-    Events(HeaderMap, Duration),
+    Events(HeaderMap, Wait),
     /// A plain answer of the engine: a refusal of its own.
     Plain(Box<Response<Bytes>>),
     /// No answer.
@@ -79,9 +79,9 @@ pub(super) async fn answer(dispatch: Dispatch, routed: Routed) -> Result<Respons
         }
     };
     match began {
-        Some(Beginning::Events(headers, waited)) => {
+        Some(Beginning::Events(headers, wait)) => {
             let body = EventBody::new(reader, every, leave, None);
-            Ok(routed.finish(event_stream(body, headers), Some(waited)))
+            Ok(routed.finish(event_stream(body, headers), Some(wait)))
         }
         Some(Beginning::Plain(response)) => Ok(routed.finish((*response).map(Body::from), None)),
         Some(Beginning::Refused(error)) => Err(error),
@@ -200,7 +200,7 @@ impl ReadingHalf {
                         ))
                     })?;
                     if let Some(events) = events {
-                        self.begin_events(&headers, lease.waited()).await?;
+                        self.begin_events(&headers, Wait::of(&lease)).await?;
                         self.write(events, limits.write_stall).await?;
                     }
                 }
@@ -215,22 +215,20 @@ impl ReadingHalf {
     }
 
     /// Lets the headers go, or says in a comment what they would have said.
-    async fn begin_events(&mut self, headers: &HeaderMap, waited: Duration) -> Result<(), Ending> {
+    async fn begin_events(&mut self, headers: &HeaderMap, wait: Wait) -> Result<(), Ending> {
         let Some(begin) = self.begin.take() else {
             return Ok(());
         };
         let passed = passed_headers(headers);
-        let Err(Beginning::Events(late, _)) = begin.send(Beginning::Events(passed, waited)) else {
+        let Err(Beginning::Events(late, _)) = begin.send(Beginning::Events(passed, wait)) else {
             return Ok(());
         };
         let said: Vec<_> = late
             .into_iter()
             .filter_map(|(name, value)| Some((name?, value)))
             .filter(|(name, _)| name.as_str().starts_with("x-roundhouse-"))
+            .chain(wait.headers())
             .collect();
-        if said.is_empty() {
-            return Ok(());
-        }
         let stall = self.routed.snapshot.config.server.limits.write_stall;
         self.write(comment(&said), stall).await
     }

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
-use super::{Dispatch, Routed, crashed, passed_headers, revoked};
+use super::{Dispatch, Routed, Wait, crashed, passed_headers, revoked};
 use crate::api::error::{ApiError, Code};
 use crate::pool::Lease;
 use crate::worker::{USAGE_TRAILER, client};
@@ -36,7 +36,7 @@ async fn read(
     routed: &Routed,
 ) -> Result<(Response<Body>, Option<String>), ApiError> {
     let (lease, response) = routed.send(dispatch).await?;
-    let waited = lease.waited();
+    let wait = Wait::of(&lease);
     let (head, body) = response.into_parts();
     if is_compressed(&head.headers) {
         let message = format!(
@@ -57,7 +57,7 @@ async fn read(
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = head.status;
     *response.headers_mut() = passed_headers(&head.headers);
-    Ok((routed.finish(response, Some(waited)), usage))
+    Ok((routed.finish(response, Some(wait)), usage))
 }
 
 /// The whole body of an engine's answer, and the usage it reports beside it.

@@ -24,7 +24,7 @@ use self::slot::Slot;
 use super::evict::Room;
 use super::gate::Gate;
 use super::view::Counters;
-use super::{Ending, Refused, Resident, Settings, UnloadError, UnloadMode, UnloadReason};
+use super::{Ending, Refused, Resident, Settings, Terms, UnloadError, UnloadMode, UnloadReason};
 use crate::units::ByteSize;
 use crate::worker::{LoadPlan, Ready};
 
@@ -59,6 +59,8 @@ pub enum Event {
         waiter: WaiterId,
         /// The model, as the request's snapshot describes it.
         plan: Arc<LoadPlan>,
+        /// On what terms.
+        terms: Terms,
     },
     /// Somebody wants a lease for a model known only by name.
     Load {
@@ -264,8 +266,14 @@ impl Machine {
         let mut effects = Vec::new();
         let out = &mut effects;
         match event {
-            Event::Acquire { waiter, plan } => self.acquire(waiter, plan, now, out),
-            Event::Load { waiter, model } => self.load(waiter, &model, now, out),
+            Event::Acquire {
+                waiter,
+                plan,
+                terms,
+            } => self.acquire(waiter, plan, terms, now, out),
+            Event::Load { waiter, model } => {
+                self.load(waiter, &model, Terms::default(), now, out);
+            }
             Event::Cancel { waiter } => self.cancel(waiter),
             Event::Spawned { generation, pid } => self.spawned(generation, pid),
             Event::Ready { generation, ready } => self.ready(generation, ready, now, out),

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::owner::{Owner, now};
 use super::lease::Instance;
 use super::state::{Generation, Machine, WaiterId};
-use super::{Lease, Refused, Resident, Settings, UnloadError, UnloadMode, View};
+use super::{Lease, Refused, Resident, Settings, Terms, UnloadError, UnloadMode, View};
 use crate::shutdown::Tasks;
 use crate::worker::LoadPlan;
 use crate::worker::process::{Launch, Report};
@@ -43,6 +43,7 @@ pub(super) enum Message {
     Acquire {
         waiter: WaiterId,
         plan: Arc<LoadPlan>,
+        terms: Terms,
         answer: oneshot::Sender<Result<Lease, Refused>>,
     },
     /// A model is to be brought up.
@@ -108,13 +109,14 @@ impl Pool {
     }
 
     /// Waits for a lease. Dropping the future gives up the place in the line.
-    pub async fn acquire(&self, plan: &Arc<LoadPlan>) -> Result<Lease, Refused> {
+    pub async fn acquire(&self, plan: &Arc<LoadPlan>, terms: Terms) -> Result<Lease, Refused> {
         if let Some(lease) = self.take_open(&plan.model) {
             return Ok(lease);
         }
         self.wait(|waiter, answer| Message::Acquire {
             waiter,
             plan: plan.clone(),
+            terms,
             answer,
         })
         .await

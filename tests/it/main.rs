@@ -23,8 +23,10 @@ mod profiles;
 mod proxies;
 mod reload;
 mod snapshots;
+mod soak;
 mod stopping;
 mod streams;
 #[cfg(feature = "tls")]
 mod tls;
+mod waiting;
 mod web;

@@ -20,6 +20,8 @@ pub struct Sample {
     pub reserved: u64,
     /// Worker processes alive.
     pub workers: usize,
+    /// Which they are.
+    pub pids: Vec<u32>,
     /// Bytes of memory that all of them hold.
     pub resident: u64,
 }
@@ -77,11 +79,12 @@ fn take(runtime: &tokio::runtime::Runtime, http: &reqwest::Client, router: u32) 
             .expect("a number"),
         workers: workers.len(),
         resident: workers.iter().map(resident).sum(),
+        pids: workers,
     }
 }
 
 /// Living children of a process.
-fn children(parent: u32) -> Vec<u32> {
+pub fn children(parent: u32) -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").expect("the processes of a Linux machine");
     processes
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())

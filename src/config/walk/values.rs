@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{At, Walker};
 use crate::config::file::{Node, Value};
 use crate::config::problem::Problem;
-use crate::config::{Amount, Budget, Listen, Pattern};
+use crate::config::{Amount, Budget, Contention, Listen, Pattern};
 use crate::model::id::Name;
 use crate::units::{ByteSize, UnitError, parse_duration};
 
@@ -195,6 +195,17 @@ impl Walker<'_> {
         self.read(at, expected, |text| match text {
             "true" => Ok(true),
             "false" => Ok(false),
+            _ => Err(format!("expected {expected}, found {}", quoted(text))),
+        })
+    }
+
+    /// What becomes of requests that only busy models could make room for.
+    pub fn contention(&mut self, at: At) -> Option<Contention> {
+        let expected = "wait, fail or preempt";
+        self.read(at, expected, |text| match text {
+            "wait" => Ok(Contention::Wait),
+            "fail" => Ok(Contention::Fail),
+            "preempt" => Ok(Contention::Preempt),
             _ => Err(format!("expected {expected}, found {}", quoted(text))),
         })
     }

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::slot::{Phase, Slot, Turn, Waiter};
 use super::{EARLY, Effect, Generation, Machine, SHORT_GRACE, WaiterId, back_off};
+use crate::config::Contention;
 use crate::pool::gate::Gate;
 use crate::pool::view::LastFailure;
-use crate::pool::{Ending, Refused, UnloadReason};
+use crate::pool::{Ending, Refused, Terms, UnloadReason};
 use crate::units::ByteSize;
 use crate::worker::{LoadPlan, Ready};
 
@@ -20,6 +21,7 @@ impl Machine {
         &mut self,
         waiter: WaiterId,
         plan: Arc<LoadPlan>,
+        terms: Terms,
         now: Instant,
         out: &mut Vec<Effect>,
     ) {
@@ -29,7 +31,8 @@ impl Machine {
                 .entry(model.clone())
                 .or_insert_with(|| Slot::new(plan));
         }
-        self.load(waiter, &model, now, out);
+        let autoload = terms.autoload && self.settings.autoload;
+        self.load(waiter, &model, Terms { autoload, ..terms }, now, out);
     }
 
     /// Grants, queues or refuses.
@@ -37,10 +40,11 @@ impl Machine {
         &mut self,
         waiter: WaiterId,
         model: &str,
+        terms: Terms,
         now: Instant,
         out: &mut Vec<Effect>,
     ) {
-        match self.admit(model, now) {
+        match self.admit(model, terms, now) {
             Err(refused) => out.push(Effect::Refuse { waiter, refused }),
             Ok(Some(generation)) => out.push(Effect::Grant {
                 waiter,
@@ -49,15 +53,16 @@ impl Machine {
                 position: 0,
             }),
             Ok(None) => {
-                let position = self.waiting.len();
                 let turn = Turn {
                     since: now,
                     number: self.turn(),
                 };
+                let position = self.before(terms.priority, now);
                 if let Some(slot) = self.slots.get_mut(model) {
                     slot.waiters.push_back(Waiter {
                         id: waiter,
                         turn,
+                        priority: terms.priority,
                         position,
                     });
                     self.waiting.insert(waiter, model.to_owned());
@@ -67,7 +72,12 @@ impl Machine {
     }
 
     /// A lease at once, a place in the line, or a refusal.
-    fn admit(&mut self, model: &str, now: Instant) -> Result<Option<Generation>, Refused> {
+    fn admit(
+        &mut self,
+        model: &str,
+        terms: Terms,
+        now: Instant,
+    ) -> Result<Option<Generation>, Refused> {
         if self.shutdown.is_some() {
             return Err(Refused::ShuttingDown);
         }
@@ -90,6 +100,17 @@ impl Machine {
                 });
             }
             self.can_ever_fit(model)?;
+            if !terms.autoload && slot.claim().is_none() {
+                return Err(Refused::NotLoaded {
+                    model: model.to_owned(),
+                });
+            }
+            if self.settings.contention == Contention::Fail && !self.fits_beside_busy(model) {
+                return Err(Refused::Contended {
+                    model: model.to_owned(),
+                    retry_after: self.patience(model, now),
+                });
+            }
         }
         if slot.waiters.len() >= self.settings.queue {
             return Err(Refused::QueueFull {

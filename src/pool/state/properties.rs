@@ -10,7 +10,8 @@ use proptest::prelude::*;
 
 use super::Event;
 use super::world::{World, resident, settings};
-use crate::pool::{ModelState, Resident, UnloadMode};
+use crate::config::Contention;
+use crate::pool::{ModelState, Priority, Resident, Terms, UnloadMode};
 use crate::units::ByteSize;
 
 /// Names of the models; the index is what a step says.
@@ -22,7 +23,7 @@ const BUDGET: u64 = 10;
 /// One thing that happens. Numbers choose among what is there at that moment.
 #[derive(Clone, Debug)]
 enum Step {
-    Ask(usize),
+    Ask(usize, Terms),
     GiveBack(usize),
     Leave(usize),
     FinishLoad(usize),
@@ -37,6 +38,25 @@ enum Step {
     Budget(u64),
 }
 
+/// Mostly those of a request that says nothing.
+fn terms() -> impl Strategy<Value = Terms> {
+    let priority = prop_oneof![
+        3 => Just(Priority::Normal),
+        1 => Just(Priority::High),
+        1 => Just(Priority::Low)
+    ];
+    (priority, prop::bool::weighted(0.9))
+        .prop_map(|(priority, autoload)| Terms { priority, autoload })
+}
+
+fn contention() -> impl Strategy<Value = Contention> {
+    prop_oneof![
+        Just(Contention::Wait),
+        Just(Contention::Fail),
+        Just(Contention::Preempt)
+    ]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let mode = prop_oneof![
         Just(UnloadMode::Idle),
@@ -45,7 +65,7 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     let model = 0..MODELS.len();
     prop_oneof![
-        10 => model.clone().prop_map(Step::Ask),
+        10 => (model.clone(), terms()).prop_map(|(model, terms)| Step::Ask(model, terms)),
         8 => (0..64usize).prop_map(Step::GiveBack),
         2 => (0..64usize).prop_map(Step::Leave),
         6 => (0..8usize).prop_map(Step::FinishLoad),
@@ -92,7 +112,7 @@ fn loading(world: &World) -> Vec<String> {
 /// Lets one thing happen, if it can.
 fn happen(world: &mut World, all: &[Resident], step: &Step) {
     match *step {
-        Step::Ask(model) => drop(world.ask(MODELS[model])),
+        Step::Ask(model, terms) => drop(world.ask_on(MODELS[model], terms)),
         Step::GiveBack(number) => {
             let held: Vec<_> = world.held.keys().copied().collect();
             if let Some(waiter) = choose(&held, number) {
@@ -171,8 +191,9 @@ fn come_to_rest(world: &mut World) {
     }
 }
 
-fn check(models: Vec<Resident>, places: Option<usize>, steps: &[Step]) {
+fn check(models: Vec<Resident>, places: Option<usize>, contention: Contention, steps: &[Step]) {
     let mut limits = settings(BUDGET);
+    limits.contention = contention;
     limits.max_models = places;
     limits.queue = 6;
     // So long that whoever is answered at the end was answered for another reason.
@@ -219,8 +240,9 @@ proptest! {
     fn whatever_happens_the_promises_hold(
         models in models(),
         places in prop::option::of(1..4usize),
+        contention in contention(),
         steps in prop::collection::vec(step(), 0..120),
     ) {
-        check(models, places, &steps);
+        check(models, places, contention, &steps);
     }
 }

@@ -10,9 +10,10 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::slot::{Phase, Slot, Turn, Worker};
-use super::{Effect, Machine};
+use super::{Effect, GRACE, Machine};
+use crate::config::Contention;
 use crate::pool::evict::{Room, victims};
-use crate::pool::{Refused, UnloadReason};
+use crate::pool::{Priority, Refused, UnloadReason};
 use crate::units::ByteSize;
 
 /// The longest `retry_after` that is ever told.
@@ -111,7 +112,8 @@ impl Machine {
         }
     }
 
-    /// Everything that waits for a load, in order.
+    /// Everything that waits for a load, in order: first those who have waited
+    /// `switch_after`, then by class, each in the order of coming.
     fn line(&self, now: Instant) -> Vec<(Turn, String)> {
         let mut line: Vec<_> = self
             .slots
@@ -119,8 +121,41 @@ impl Machine {
             .filter(|(_, slot)| !slot.is_served() && slot.quarantine(now).is_none())
             .filter_map(|(model, slot)| Some((slot.claim()?, model.clone())))
             .collect();
-        line.sort_by_key(|(turn, _)| turn.number);
+        line.sort_by_key(|(turn, model)| {
+            let is_due = self.is_due(*turn, now);
+            let class = self.slots[model].priority();
+            (!is_due, (!is_due).then_some(class), turn.number)
+        });
         line
+    }
+
+    /// Whether a claim has waited so long that nothing stands before it any more.
+    fn is_due(&self, turn: Turn, now: Instant) -> bool {
+        turn.since + self.settings.switch_after <= now
+    }
+
+    /// How many requests stand before one of this class that comes now.
+    pub(super) fn before(&self, priority: Priority, now: Instant) -> usize {
+        let waiting = self.slots.values().flat_map(|slot| &slot.waiters);
+        waiting
+            .filter(|waiter| waiter.priority <= priority || self.is_due(waiter.turn, now))
+            .count()
+    }
+
+    /// Whether a load would fit without anything that is in use having to go,
+    /// behind all that wait already.
+    pub(super) fn fits_beside_busy(&self, model: &str) -> bool {
+        let nothing = HashSet::new();
+        let waiting = self
+            .slots
+            .iter()
+            .filter(|(name, slot)| *name != model && !slot.is_served() && slot.claim().is_some());
+        let promised = waiting.fold(Room::default(), |sum, (_, slot)| sum.plus(slot.need()));
+        let need = self.slots[model].need().plus(promised);
+        let missing = self.staying(&nothing).plus(need).less(self.limit());
+        let idle = self.candidates(&nothing).into_iter().filter(|c| !c.busy);
+        let rooms: Vec<_> = idle.map(|candidate| candidate.room).collect();
+        missing == Room::default() || victims(missing, &rooms).is_some()
     }
 
     /// Takes back drains that were begun for somebody who has left.
@@ -174,7 +209,7 @@ impl Machine {
                 self.give_up(&model, refused, out);
                 continue;
             }
-            let may_drain = turn.since + self.settings.switch_after <= now;
+            let may_drain = self.is_due(turn, now);
             let need = self.slots[&model].need();
             if !self.make_room(&model, promised, &mut earmarked, may_drain, out) {
                 promised = promised.plus(need);
@@ -233,8 +268,9 @@ impl Machine {
     }
 
     /// Closes the gate of a model that has to go: at once if nobody uses it, else
-    /// it drains, if that is allowed.
+    /// it drains or is taken away, if that is allowed.
     fn displace(&mut self, model: &str, may_drain: bool, out: &mut Vec<Effect>) {
+        let preempts = self.settings.contention == Contention::Preempt;
         let Some(Phase::Up { gate, draining, .. }) = self.phase(model) else {
             return;
         };
@@ -245,8 +281,11 @@ impl Machine {
         };
         match vacant {
             Some(vacant) => self.retire(model, vacant, UnloadReason::Evicted, out),
-            None if may_drain => *draining = Some(UnloadReason::Evicted),
-            None => {}
+            None if !may_drain => {}
+            None if preempts => {
+                self.revoke(model, UnloadReason::Evicted, GRACE, out);
+            }
+            None => *draining = Some(UnloadReason::Evicted),
         }
     }
 

@@ -8,7 +8,7 @@ use super::{Generation, ReplyId, WaiterId};
 use crate::pool::evict::Room;
 use crate::pool::gate::Gate;
 use crate::pool::view::LastFailure;
-use crate::pool::{ModelState, Resident, UnloadReason};
+use crate::pool::{ModelState, Priority, Resident, UnloadReason};
 use crate::units::ByteSize;
 use crate::worker::{LoadPlan, Ready};
 
@@ -51,6 +51,7 @@ pub(super) struct Turn {
 pub(super) struct Waiter {
     pub id: WaiterId,
     pub turn: Turn,
+    pub priority: Priority,
     /// How many stood before it when it came.
     pub position: usize,
 }
@@ -147,6 +148,13 @@ impl Slot {
             .into_iter()
             .flatten()
             .min_by_key(|turn| turn.number)
+    }
+
+    /// The class in which it stands in the line: the first one of those who wait.
+    pub fn priority(&self) -> Priority {
+        let waiting = self.waiters.iter().map(|waiter| waiter.priority);
+        let wanted = self.wanted.map(|_| Priority::Normal);
+        waiting.chain(wanted).min().unwrap_or_default()
     }
 
     /// Whether a worker loads or answers through an open gate, so that a claim needs no room.

@@ -4,6 +4,7 @@
 mod asking;
 mod failing;
 mod serving;
+mod terms;
 
 use std::time::Duration;
 

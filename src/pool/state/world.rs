@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Effect, Event, Generation, Machine, ReplyId, WaiterId};
-use crate::config::Compute;
+use crate::config::{Compute, Contention};
 use crate::pool::gate::Gate;
 use crate::pool::{
-    Ending, ModelState, ModelView, Refused, Resident, Settings, UnloadError, UnloadMode,
+    Ending, ModelState, ModelView, Refused, Resident, Settings, Terms, UnloadError, UnloadMode,
     UnloadReason,
 };
 use crate::units::ByteSize;
@@ -27,6 +27,8 @@ pub struct World {
     /// Leases that are out.
     pub held: BTreeMap<WaiterId, Generation>,
     pub refused: BTreeMap<WaiterId, Refused>,
+    /// How many stood before those who got a lease.
+    pub positions: BTreeMap<WaiterId, usize>,
     pub unloads: BTreeMap<ReplyId, Result<(), UnloadError>>,
     pub released: Vec<String>,
     /// How workers went: `a evicted`.
@@ -94,6 +96,8 @@ pub fn settings(budget: u64) -> Settings {
         switch_after: Duration::from_secs(30),
         queue: 64,
         queue_timeout: Duration::from_secs(600),
+        contention: Contention::Wait,
+        autoload: true,
         load_time: Duration::from_secs(300),
     }
 }
@@ -117,6 +121,7 @@ impl World {
             workers: BTreeMap::new(),
             held: BTreeMap::new(),
             refused: BTreeMap::new(),
+            positions: BTreeMap::new(),
             unloads: BTreeMap::new(),
             released: Vec::new(),
             gone: Vec::new(),
@@ -140,6 +145,11 @@ impl World {
 
     /// A request for a model. First through the open gate, as requests do.
     pub fn ask(&mut self, model: &str) -> WaiterId {
+        self.ask_on(model, Terms::default())
+    }
+
+    /// The same, on other terms.
+    pub fn ask_on(&mut self, model: &str, terms: Terms) -> WaiterId {
         self.last += 1;
         let waiter = self.last;
         self.asked.insert(waiter, model.to_owned());
@@ -152,9 +162,22 @@ impl World {
             None => {
                 let known = self.residents.get(model);
                 let plan = known.map_or_else(|| plan(model, 1), |r| r.plan.clone());
-                self.on(Event::Acquire { waiter, plan });
+                self.on(Event::Acquire {
+                    waiter,
+                    plan,
+                    terms,
+                });
             }
         }
+        waiter
+    }
+
+    /// A management call wants a model up.
+    pub fn load(&mut self, model: &str) -> WaiterId {
+        self.last += 1;
+        let (waiter, model) = (self.last, model.to_owned());
+        self.asked.insert(waiter, model.clone());
+        self.on(Event::Load { waiter, model });
         waiter
     }
 
@@ -326,8 +349,12 @@ impl World {
                 assert!(worker.gate.replace(gate).is_none(), "opened twice");
             }
             Effect::Grant {
-                waiter, generation, ..
+                waiter,
+                generation,
+                position,
+                ..
             } => {
+                self.positions.insert(waiter, position);
                 let worker = &self.workers[&generation];
                 assert_eq!(worker.model, self.asked[&waiter], "another model");
                 assert!(!worker.is_told_to_end, "a lease on what is ending");

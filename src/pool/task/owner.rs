@@ -107,10 +107,15 @@ impl<L: Launch> Owner<L> {
             Message::Acquire {
                 waiter,
                 plan,
+                terms,
                 answer,
             } => {
                 self.waiters.insert(waiter, answer);
-                self.step(Event::Acquire { waiter, plan });
+                self.step(Event::Acquire {
+                    waiter,
+                    plan,
+                    terms,
+                });
             }
             Message::Load {
                 waiter,

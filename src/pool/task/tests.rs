@@ -144,7 +144,7 @@ async fn fifty_first_requests_are_one_load_and_later_ones_need_no_owner() {
     let fake = Fake::new(7, 1);
     let (pool, _tasks) = pool(10, &[("a", 6)], &fake);
     let plan = plan("a", 6);
-    let leases = join_all((0..50).map(|_| pool.acquire(&plan))).await;
+    let leases = join_all((0..50).map(|_| pool.acquire(&plan, Terms::default()))).await;
     for (position, lease) in leases.iter().enumerate() {
         let lease = lease.as_ref().expect("a lease");
         assert_eq!(lease.pid(), 100);
@@ -152,7 +152,10 @@ async fn fifty_first_requests_are_one_load_and_later_ones_need_no_owner() {
         assert_eq!(lease.queue_position(), position);
     }
     assert_eq!(fake.starts(), ["a"]);
-    let at_once = pool.acquire(&plan).now_or_never().expect("no message");
+    let at_once = pool
+        .acquire(&plan, Terms::default())
+        .now_or_never()
+        .expect("no message");
     assert_eq!(at_once.expect("a lease").waited(), Duration::ZERO);
     assert_eq!(pool.view().model("a").map(|a| a.leases()), Some(50));
     drop(leases);
@@ -168,7 +171,10 @@ async fn alternating_models_all_get_answers_within_the_budget() {
         let (model, size) = models[number % 3];
         let (pool, plan) = (pool.clone(), plan(model, size));
         async move {
-            let lease = pool.acquire(&plan).await.expect("a lease");
+            let lease = pool
+                .acquire(&plan, Terms::default())
+                .await
+                .expect("a lease");
             assert_eq!(lease.plan().model, model);
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
@@ -183,7 +189,10 @@ async fn a_dropped_request_gives_up_its_place() {
     let fake = Fake::new(5, 1);
     let (pool, _tasks) = pool(10, &[("a", 6)], &fake);
     let plan = plan("a", 6);
-    let waiting = tokio::time::timeout(Duration::from_secs(1), pool.acquire(&plan));
+    let waiting = tokio::time::timeout(
+        Duration::from_secs(1),
+        pool.acquire(&plan, Terms::default()),
+    );
     assert!(waiting.await.is_err());
     settle().await;
     assert_eq!(pool.view().waiting(), 0);
@@ -201,7 +210,7 @@ async fn a_lease_that_nobody_takes_gives_itself_back() {
     let fake = Fake::new(5, 1);
     let (pool, _tasks) = pool(10, &[("a", 6)], &fake);
     let plan = plan("a", 6);
-    let mut request = Box::pin(pool.acquire(&plan));
+    let mut request = Box::pin(pool.acquire(&plan, Terms::default()));
     assert!((&mut request).now_or_never().is_none());
     // The grant is made while nobody polls the request.
     tokio::time::sleep(Duration::from_secs(6)).await;
@@ -215,11 +224,17 @@ async fn a_crash_ends_the_lease_and_the_next_request_loads_again() {
     let fake = Fake::new(5, 1);
     let (pool, _tasks) = pool(10, &[("a", 6)], &fake);
     let plan = plan("a", 6);
-    let lease = pool.acquire(&plan).await.expect("a lease");
+    let lease = pool
+        .acquire(&plan, Terms::default())
+        .await
+        .expect("a lease");
     assert_eq!(lease.ending(), None);
     fake.0.crash.send_replace(Some(lease.pid()));
     assert_eq!(lease.ended().await, Ending::Crashed("crashed".to_owned()));
-    let next = pool.acquire(&plan).await.expect("a new worker");
+    let next = pool
+        .acquire(&plan, Terms::default())
+        .await
+        .expect("a new worker");
     assert_ne!(next.pid(), lease.pid());
     drop(lease);
     assert_eq!(
@@ -235,15 +250,15 @@ async fn failures_are_told_to_all_who_wait() {
     let models = [("broken", 6), ("panics", 6), ("whale", 11)];
     let (pool, _tasks) = pool(10, &models, &fake);
     let broken = plan("broken", 6);
-    let refused = join_all((0..5).map(|_| pool.acquire(&broken))).await;
+    let refused = join_all((0..5).map(|_| pool.acquire(&broken, Terms::default()))).await;
     for refusal in refused {
         let is_told =
             matches!(refusal, Err(Refused::LoadFailed { ref reason, .. }) if reason == "no tensor");
         assert!(is_told, "{refusal:?}");
     }
-    let lost = pool.acquire(&plan("panics", 6)).await;
+    let lost = pool.acquire(&plan("panics", 6), Terms::default()).await;
     assert!(matches!(lost, Err(Refused::LoadFailed { .. })), "{lost:?}");
-    let whale = pool.acquire(&plan("whale", 11)).await;
+    let whale = pool.acquire(&plan("whale", 11), Terms::default()).await;
     assert!(matches!(whale, Err(Refused::NeverFits { .. })), "{whale:?}");
     assert_eq!(fake.held().0, 0);
 }
@@ -254,7 +269,10 @@ async fn time_limits_hold() {
     let (pool, _tasks) = pool(10, &[("a", 6), ("b", 6)], &fake);
     let began = tokio::time::Instant::now();
     let (a, b) = (plan("a", 6), plan("b", 6));
-    let (first, second) = tokio::join!(pool.acquire(&a), pool.acquire(&b));
+    let (first, second) = tokio::join!(
+        pool.acquire(&a, Terms::default()),
+        pool.acquire(&b, Terms::default())
+    );
     assert!(
         matches!(first, Err(Refused::LoadTimeout { .. })),
         "{first:?}"
@@ -286,7 +304,10 @@ async fn load_unload_and_release_by_hand() {
     assert_eq!(began.elapsed().as_secs(), 3, "when it has been reaped");
     let again = pool.unload("a", UnloadMode::Idle).await;
     assert!(matches!(again, Err(UnloadError::NotLoaded { .. })));
-    let lease = pool.acquire(&plan("a", 6)).await.expect("a lease");
+    let lease = pool
+        .acquire(&plan("a", 6), Terms::default())
+        .await
+        .expect("a lease");
     pool.load("b").await.expect("loaded");
     settle().await;
     assert_eq!(pool.release().await, ["b"]);
@@ -318,12 +339,12 @@ async fn a_reload_is_felt_only_by_what_it_takes_away() {
     let fake = Fake::new(5, 0);
     let (pool, _tasks) = pool(20, &[("a", 6), ("b", 6)], &fake);
     let (a, b) = (plan("a", 6), plan("b", 6));
-    let kept = pool.acquire(&a).await.expect("a lease");
-    let lost = pool.acquire(&b).await.expect("a lease");
+    let kept = pool.acquire(&a, Terms::default()).await.expect("a lease");
+    let lost = pool.acquire(&b, Terms::default()).await.expect("a lease");
     pool.apply(settings(20), vec![resident("a", 6)]);
     settle().await;
     assert!(matches!(
-        pool.acquire(&b).await,
+        pool.acquire(&b, Terms::default()).await,
         Err(Refused::Unlisted { .. })
     ));
     assert_eq!(
@@ -341,8 +362,14 @@ async fn a_reload_is_felt_only_by_what_it_takes_away() {
 async fn stop_drains_revokes_and_waits_for_every_process() {
     let fake = Fake::new(5, 1);
     let (pool, tasks) = pool(30, &[("a", 6), ("b", 6), ("c", 6)], &fake);
-    let long = pool.acquire(&plan("a", 6)).await.expect("a lease");
-    let short = pool.acquire(&plan("b", 6)).await.expect("a lease");
+    let long = pool
+        .acquire(&plan("a", 6), Terms::default())
+        .await
+        .expect("a lease");
+    let short = pool
+        .acquire(&plan("b", 6), Terms::default())
+        .await
+        .expect("a lease");
     let began = tokio::time::Instant::now();
     let holder = async {
         tokio::time::sleep(Duration::from_secs(4)).await;
@@ -352,12 +379,15 @@ async fn stop_drains_revokes_and_waits_for_every_process() {
         assert_eq!(began.elapsed().as_secs(), 10);
     };
     let c = plan("c", 6);
-    let (refused, (), ()) =
-        tokio::join!(pool.acquire(&c), pool.stop(Duration::from_secs(10)), holder);
+    let (refused, (), ()) = tokio::join!(
+        pool.acquire(&c, Terms::default()),
+        pool.stop(Duration::from_secs(10)),
+        holder
+    );
     assert_eq!(refused.expect_err("no lease"), Refused::ShuttingDown);
     assert_eq!(began.elapsed().as_secs(), 11);
     assert_eq!(fake.held().0, 0);
-    let late = pool.acquire(&c).await;
+    let late = pool.acquire(&c, Terms::default()).await;
     assert_eq!(late.expect_err("no lease"), Refused::ShuttingDown);
     assert!(
         tasks.stop(Duration::from_secs(1)).await,
@@ -369,7 +399,10 @@ async fn stop_drains_revokes_and_waits_for_every_process() {
 async fn the_stop_signal_alone_ends_everything() {
     let fake = Fake::new(5, 1);
     let (pool, tasks) = pool(10, &[("a", 6)], &fake);
-    let lease = pool.acquire(&plan("a", 6)).await.expect("a lease");
+    let lease = pool
+        .acquire(&plan("a", 6), Terms::default())
+        .await
+        .expect("a lease");
     assert!(tasks.stop(Duration::from_secs(5)).await);
     assert!(matches!(lease.ending(), Some(Ending::Revoked(_))));
     assert_eq!(fake.held().0, 0);
@@ -392,7 +425,10 @@ async fn threads_that_race_for_three_models_are_all_served() {
         tokio::spawn(async move {
             for round in 0..100 {
                 let (model, size) = models[(seed * 7 + round * round) % 3];
-                let lease = pool.acquire(&plan(model, size)).await.expect("a lease");
+                let lease = pool
+                    .acquire(&plan(model, size), Terms::default())
+                    .await
+                    .expect("a lease");
                 assert_eq!(lease.plan().model, model);
                 assert_eq!(lease.ending(), None, "nobody takes it away");
                 tokio::task::yield_now().await;
