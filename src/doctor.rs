@@ -145,6 +145,8 @@ pub struct Setup {
     pub audit: PathFact,
     /// The cache folders.
     pub caches: Vec<PathFact>,
+    /// Why the certificate of `server.tls` cannot be used.
+    pub certificate: Option<String>,
     /// The addresses of both ports.
     pub addresses: Vec<AddressFact>,
 }

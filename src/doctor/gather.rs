@@ -17,6 +17,7 @@ use crate::config::locate::{self, LoadError};
 use crate::config::{Config, Listen};
 use crate::platform::{self, Folders};
 use crate::registry::{Machine, MachineMemory, Registry};
+use crate::server::tls::Certificate;
 use crate::units::ByteSize;
 use crate::worker::process::folder;
 
@@ -44,6 +45,7 @@ fn setup(flag: Option<&Path>, scripted: bool, folders: &Folders) -> Result<Setup
     };
     let machine = Machine { memory, scripted };
     let addresses = addresses(&config);
+    let certificate = Certificate::open(config.server.tls.as_ref()).err();
     let keys = Keys::read(&config.keys_file);
     let audit = path(&config.audit);
     let caches = config.cache.iter().map(|cache| path(cache)).collect();
@@ -55,6 +57,7 @@ fn setup(flag: Option<&Path>, scripted: bool, folders: &Folders) -> Result<Setup
         keys,
         audit,
         caches,
+        certificate: certificate.map(|error| error.to_string()),
         addresses,
     })
 }

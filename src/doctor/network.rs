@@ -99,6 +99,7 @@ pub fn addresses(facts: &Facts, setup: &Setup) -> Vec<Finding> {
             .iter()
             .filter_map(|address| exposure(address, setup)),
     );
+    found.extend(encryption(setup));
     let taken = |address: &&AddressFact| address.refused == Some(ErrorKind::AddrInUse);
     let all_taken = setup.addresses.iter().all(|address| taken(&address));
     let running = facts.control.kind == Kind::Socket(true);
@@ -125,12 +126,8 @@ fn exposure(address: &AddressFact, setup: &Setup) -> Option<Finding> {
         "server.listen" => (KeyClass::Inference, ""),
         _ => (KeyClass::Management, " --management"),
     };
-    let reachable = match &address.listen {
-        Listen::Tcp(address) => !address.ip().to_canonical().is_loopback(),
-        _ => false,
-    };
     let has_key = setup.keys.as_ref().is_ok_and(|keys| keys.any(class));
-    (reachable && !has_key).then(|| {
+    (is_reachable(address) && !has_key).then(|| {
         let message = format!(
             "{} is {}, which others can reach, and there is no {} key",
             address.setting,
@@ -139,6 +136,34 @@ fn exposure(address: &AddressFact, setup: &Setup) -> Option<Finding> {
         );
         Finding::fault("exposed-without-key", message)
             .mend(format!("roundhouse keys new{flag}, or listen on 127.0.0.1"))
+    })
+}
+
+/// Whether other machines can reach an address.
+fn is_reachable(address: &AddressFact) -> bool {
+    match &address.listen {
+        Listen::Tcp(address) => !address.ip().to_canonical().is_loopback(),
+        _ => false,
+    }
+}
+
+/// A certificate that cannot be used, or none where others can listen.
+fn encryption(setup: &Setup) -> Option<Finding> {
+    if let Some(reason) = &setup.certificate {
+        return Some(Finding::fault("certificate", reason));
+    }
+    let reachable = setup
+        .addresses
+        .iter()
+        .find(|address| is_reachable(address))?;
+    let is_clear = setup.snapshot.config.server.tls.is_none();
+    is_clear.then(|| {
+        let message = format!(
+            "{} is {}, and keys and texts cross the network in clear text",
+            reachable.setting, reachable.listen
+        );
+        Finding::note("clear-text", message)
+            .mend("set server.tls, or put a proxy with TLS in front")
     })
 }
 

@@ -51,6 +51,7 @@ fn good(text: &str) -> Facts {
             keys: Ok(Keys::default()),
             audit: at("/state/audit.jsonl", Kind::File, 0o600),
             caches: vec![at("/hub", Kind::Folder, 0o755)],
+            certificate: None,
             addresses: vec![
                 address("server.listen", "127.0.0.1:11440"),
                 address("server.management", "127.0.0.1:11441"),
@@ -188,8 +189,14 @@ fn doors() {
             setup(facts).addresses.push(address(setting, text));
         }
     };
-    check(lan("server.listen", "0.0.0.0:1"), &["exposed-without-key"]);
-    check(lan("server.management", "[::]:1"), &["exposed-without-key"]);
+    check(
+        lan("server.listen", "0.0.0.0:1"),
+        &["exposed-without-key", "note:clear-text"],
+    );
+    check(
+        lan("server.management", "[::]:1"),
+        &["exposed-without-key", "note:clear-text"],
+    );
     check(lan("server.listen", "127.0.0.9:1"), &[]);
     check(lan("server.listen", "127.0.0.1:0"), &[]);
     let mut facts = good(PLAIN);
@@ -197,7 +204,11 @@ fn doors() {
     let mut keys = Keys::default();
     keys.make(KeyClass::Inference, "chat").expect("a key");
     setup(&mut facts).keys = Ok(keys);
-    names(&facts, &[]);
+    names(&facts, &["note:clear-text"]);
+    check(
+        |facts| setup(facts).certificate = Some("no certificate in /cert.pem".into()),
+        &["certificate"],
+    );
     let refused = |kind| {
         move |facts: &mut Facts| {
             setup(facts).addresses[1].refused = Some(kind);

@@ -200,6 +200,8 @@ fn d07_broken_addresses() {
     );
     // TEST-NET-1 (RFC 5737) is no address of any machine.
     configured("address-not-here", &listen("192.0.2.1:0"));
+    let listen_tls = "server: { listen: 127.0.0.1:0, management: 127.0.0.1:0, tls: { cert: gone.pem, key: gone.pem } }";
+    configured("certificate", &format!("{listen_tls}\n{MODELS}"));
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
     configured("address-in-use", &listen(&address));
