@@ -92,7 +92,7 @@ impl Connections {
                 Ok((stream, door)) => self.connect(stream, door, &limits, seat, stop.clone()),
                 Err(error) => {
                     if self.refused.is_due(Instant::now()) {
-                        tracing::warn!(%error, "connections are not accepted");
+                        tracing::warn!(?error, "connections are not accepted");
                     }
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -153,7 +153,7 @@ impl Connections {
             };
             match secured {
                 Ok(Ok(secured)) => connection.serve(secured, stop).await,
-                Ok(Err(error)) => tracing::debug!(%error, "a handshake failed"),
+                Ok(Err(error)) => tracing::debug!(?error, "a handshake failed"),
                 Err(_) => tracing::debug!("a handshake took too long"),
             }
         });

@@ -10,6 +10,10 @@ const UNLIMITED_MEANS: u64 = 10_240;
 /// the connections of management.
 const RESERVED: u64 = 128;
 
+/// Most descriptors that are kept for connections to workers: one for each request
+/// that runs or waits for its model, not for idle connections.
+const FOR_WORKERS: u64 = 4096;
+
 /// Least room for connections, whatever the limit.
 const LEAST: u64 = 16;
 
@@ -33,17 +37,17 @@ pub fn raise() -> u64 {
     if before.current.is_some_and(|current| current < wanted)
         && let Err(error) = setrlimit(Resource::Nofile, raised)
     {
-        tracing::warn!(%error, "the limit of open files could not be raised");
+        tracing::warn!(?error, "the limit of open files could not be raised");
     }
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Most connections of a listener under this limit. A request for inference may
-/// need a second descriptor, for the connection to its worker.
+/// Most connections of a listener under this limit.
 pub fn room(limit: u64, share: Share) -> usize {
     let room = match share {
         Share::Inference(listeners) => {
-            limit.saturating_sub(RESERVED) / 2 / u64::try_from(listeners).unwrap_or(1).max(1)
+            let kept = RESERVED + (limit / 4).min(FOR_WORKERS);
+            limit.saturating_sub(kept) / u64::try_from(listeners).unwrap_or(1).max(1)
         }
         Share::Management => (limit / 8).min(RESERVED / 4),
     };
@@ -61,12 +65,13 @@ mod tests {
             let two = room(limit, Share::Inference(2)) as u64;
             let management = room(limit, Share::Management) as u64;
             assert!(two * 2 <= inference, "{limit}");
-            // Twice for the connections to workers; management and the control socket.
-            let taken = inference * 2 + management * 2;
+            // Management and the control socket.
+            let taken = inference + (limit / 4).min(4096) + management * 2;
             assert!(taken + 32 <= limit, "{limit}: {taken}");
         }
         assert_eq!(room(0, Share::Inference(1)), 16);
-        assert_eq!(room(20_480, Share::Inference(0)), 10_176);
+        assert_eq!(room(20_000, Share::Inference(0)), 15_776);
+        assert_eq!(room(256, Share::Inference(1)), 64);
     }
 
     #[test]

@@ -95,8 +95,8 @@ impl<S> Paced<S> {
                 before: 0,
                 since: now,
             },
-            reading: Timer(None),
-            writing: Timer(None),
+            reading: Timer::default(),
+            writing: Timer::default(),
             instead: None,
             discarded: 0,
             lingers_until: None,
@@ -286,10 +286,11 @@ fn late(what: &str) -> Error {
 }
 
 /// A timer that costs nothing before it is needed.
-struct Timer(Option<Pin<Box<Sleep>>>);
+#[derive(Default)]
+pub(super) struct Timer(Option<Pin<Box<Sleep>>>);
 
 impl Timer {
-    fn poll_until(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_until(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
         let sleep = self
             .0
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));

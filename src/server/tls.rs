@@ -112,7 +112,8 @@ impl Certificate {
                         this.in_force.store(Some(config));
                     }
                     Some(Some(Err(error))) => {
-                        tracing::error!(%error, "the certificate was not renewed");
+                        let error = error.to_string();
+                        tracing::error!(error, "the certificate was not renewed");
                     }
                 }
             }

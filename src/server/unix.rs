@@ -40,6 +40,6 @@ pub(super) fn bind(path: &Path, mode: u32) -> Result<UnixListener> {
 /// Removes the file of a socket that nobody listens on any more.
 pub(super) fn remove(path: &Path) {
     if let Err(error) = fs::remove_file(path) {
-        tracing::debug!(%error, "a socket file was not there to remove");
+        tracing::debug!(?error, "a socket file was not there to remove");
     }
 }

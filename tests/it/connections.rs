@@ -26,7 +26,7 @@ fn home(server: &str, script: Value) -> Home {
 /// A normal client that asks so often while something else happens.
 struct Normal {
     stop: Arc<AtomicBool>,
-    asks: tokio::task::JoinHandle<Vec<Duration>>,
+    asks: JoinSet<Vec<Duration>>,
 }
 
 impl Normal {
@@ -34,7 +34,8 @@ impl Normal {
     fn start(server: &Server, every: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (told, url) = (stop.clone(), format!("{}/v1/models", server.inference));
-        let asks = tokio::spawn(async move {
+        let mut asks = JoinSet::new();
+        asks.spawn(async move {
             let (http, mut times) = (Client::new(), Vec::new());
             while !told.load(Ordering::Relaxed) {
                 let start = Instant::now();
@@ -55,9 +56,10 @@ impl Normal {
     }
 
     /// The time within which 99 of 100 answers came.
-    async fn p99(self) -> Duration {
+    async fn p99(mut self) -> Duration {
         self.stop.store(true, Ordering::Relaxed);
-        let mut times = self.asks.await.expect("every answer was good");
+        let times = self.asks.join_next().await.expect("it asks");
+        let mut times = times.expect("every answer was good");
         times.sort();
         assert!(times.len() > 10, "too few answers: {}", times.len());
         let p99 = times[(times.len() - 1) * 99 / 100];
@@ -261,6 +263,10 @@ async fn l09_bodies_together_stay_within_their_budget() {
     server.chat(&question("t/a", "n", false)).await;
     let before = memory(server.pid());
     let mut held = connections(&server, count).await;
+    println!(
+        "{} bytes more for {count} connections",
+        memory(server.pid()).saturating_sub(before)
+    );
     let head =
         format!("POST /v1/chat/completions HTTP/1.1\r\n{HEAD}Content-Length: {size}\r\n\r\n");
     let most = vec![b' '; size - 1];
@@ -405,11 +411,17 @@ async fn l15_idle_connections_cost_little_and_disturb_nobody() {
     let normal = Normal::start(&server, Duration::from_millis(20));
     tokio::time::sleep(Duration::from_millis(500)).await;
     let before = memory(server.pid());
-    let mut idle = connections(&server, count).await;
-    for raw in &mut idle {
-        raw.send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            .await;
-        assert_eq!(raw.reply().await.status, 200);
+    let mut idle = Vec::new();
+    while idle.len() < count {
+        // Each asks at once, or its first head would be late.
+        let some = (0..50).map(async |_| {
+            let mut raw = Raw::connect(&server.inference).await;
+            raw.send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                .await;
+            assert_eq!(raw.reply().await.status, 200);
+            raw
+        });
+        idle.extend(futures_util::future::join_all(some).await);
     }
     let each = memory(server.pid()).saturating_sub(before) / count;
     println!("{count} idle connections: {each} bytes each");
@@ -428,7 +440,7 @@ async fn l15_idle_connections_cost_little_and_disturb_nobody() {
 #[tokio::test]
 async fn l14_the_soft_limit_of_files_is_raised_to_the_hard_one() {
     let home = home("", json!({"tokens": 1}));
-    let server = home.serve_after("ulimit -Hn 2000; ulimit -Sn 100");
+    let server = home.serve_after("ulimit -Sn 100; ulimit -Hn 2000");
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).expect("limits");
     let line = limits
         .lines()
@@ -446,12 +458,16 @@ async fn l14_with_few_descriptors_open_connections_go_on_and_all_is_well_after()
     let health = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
     open.send(health).await;
     assert_eq!(open.reply().await.status, 200);
-    let start = Instant::now();
-    let mut crowd = Vec::new();
+    let mut crowd = JoinSet::new();
     for _ in 0..400 {
-        // Those that are not taken yet wait in the system's queue.
-        crowd.push(Raw::connect(&server.inference).await);
+        let url = server.inference.clone();
+        crowd.spawn(async move {
+            // Those that are not taken yet wait in the system's queue.
+            let _held = Raw::connect(&url).await;
+            std::future::pending::<()>().await;
+        });
     }
+    let start = Instant::now();
     let mut asked = 0;
     while start.elapsed() < Duration::from_secs(6) {
         open.send(health).await;
@@ -465,7 +481,7 @@ async fn l14_with_few_descriptors_open_connections_go_on_and_all_is_well_after()
         server.control(Method::GET, "/admin/status", None).await.0,
         200
     );
-    drop(crowd);
+    crowd.shutdown().await;
     let start = Instant::now();
     let answer = server.chat(&question("t/a", "n", false)).await;
     assert_eq!(answer.status, 200);

@@ -400,6 +400,61 @@ async fn http2_is_spoken_by_those_who_ask_for_it_in_the_handshake() {
     );
 }
 
+#[tokio::test]
+async fn l03_an_answer_over_http2_that_is_not_taken_is_given_up() {
+    let secured = Secured::new("limits: { write_stall: 1s }");
+    let certificate = secured.renew();
+    let server = secured.home.serve();
+    let mut frames = Frames::connect(&server, &certificate).await;
+    // SETTINGS_INITIAL_WINDOW_SIZE 0: nothing of a body may be sent.
+    frames
+        .send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]))
+        .await;
+    frames
+        .send(&frame(
+            HEADERS,
+            END_STREAM | END_HEADERS,
+            1,
+            &get("/v1/models"),
+        ))
+        .await;
+    let start = Instant::now();
+    let reset = async {
+        loop {
+            let (kind, _, stream, _) = frames.next().await.expect("the connection lives");
+            assert!((kind, stream) != (DATA, 1), "a body without room for it");
+            if (kind, stream) == (RST_STREAM, 1) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, reset)
+        .await
+        .expect("given up");
+    let lasted = start.elapsed();
+    assert!(
+        lasted > Duration::from_millis(800) && lasted < Duration::from_secs(5),
+        "{lasted:?}"
+    );
+    // The connection serves other streams.
+    let room = [&[0, 4][..], &65_535u32.to_be_bytes()].concat();
+    frames.send(&frame(SETTINGS, 0, 0, &room)).await;
+    frames
+        .send(&frame(
+            HEADERS,
+            END_STREAM | END_HEADERS,
+            3,
+            &get("/health"),
+        ))
+        .await;
+    while let Some((kind, _, stream, _)) = frames.next().await {
+        if (kind, stream) == (DATA, 3) {
+            return;
+        }
+    }
+    panic!("no answer on the same connection");
+}
+
 /// Resident bytes.
 fn memory(process: u32) -> u64 {
     roundhouse::platform::resident_memory(process)
