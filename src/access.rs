@@ -1,20 +1,27 @@
 //! Who may do what: the access class of each route, the keys, and the caller
 //! that a credential turns into. It is the only place that reads credentials.
+//! It does not know what the routes do.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use axum::http::{HeaderMap, header};
 
 use crate::api::error::{ApiError, Code};
+use crate::config::Limits;
 
 pub mod audit;
 pub mod keys;
+pub mod limit;
 pub mod web;
 
-use keys::{KeyClass, Keys};
+use keys::{Key, KeyClass, KeyRing, Keys, Scope};
+use limit::{Exceeded, Limiter, Peer, Seat};
 
 /// What a route asks of the one who calls it. Every route has one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Access {
     /// Anybody, always; nothing is told but that the service is there.
     Open,
@@ -22,6 +29,17 @@ pub enum Access {
     Inference,
     /// A management key, always; the owner of the control socket needs none.
     Management,
+}
+
+impl Access {
+    /// The word in tables and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Access::Open => "open",
+            Access::Inference => "inference",
+            Access::Management => "management",
+        }
+    }
 }
 
 /// How a request came in.
@@ -40,46 +58,183 @@ pub enum Door {
     UnixSocket,
 }
 
-/// Who asks, once the credential has been checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl Door {
+    /// Who dialled, of those that can be told apart.
+    fn peer(&self) -> Option<IpAddr> {
+        match self {
+            Door::Tcp { peer, .. } => Some(*peer),
+            Door::ControlSocket | Door::UnixSocket => None,
+        }
+    }
+
+    /// Whether only programs of this machine can come in here.
+    fn is_local(&self) -> bool {
+        match self {
+            Door::Tcp { local, .. } => local.to_canonical().is_loopback(),
+            Door::ControlSocket | Door::UnixSocket => true,
+        }
+    }
+}
+
+/// Who asks, once the credential has been checked and the request counted.
+#[derive(Clone, Debug)]
 pub struct Caller {
     /// What logs and the audit name: a key's id, `local` or `owner`.
     pub id: String,
     /// Where it came from.
     pub peer: String,
+    /// What it may use.
+    pub scope: Arc<Scope>,
+    /// Its place among the requests of its key, held while the request is worked on.
+    pub seat: Option<Arc<Seat>>,
+}
+
+impl Caller {
+    /// A caller without a key.
+    pub fn keyless(id: &str, door: &Door) -> Self {
+        let peer = door.peer();
+        Self {
+            id: id.to_owned(),
+            peer: peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string()),
+            scope: Arc::default(),
+            seat: None,
+        }
+    }
+}
+
+/// Why somebody was not let in.
+#[derive(Debug)]
+pub struct Refusal {
+    /// What the client is told.
+    pub error: ApiError,
+    /// The id of the key, if there is one: it is of another class, or has no more
+    /// of something.
+    pub key: Option<String>,
+}
+
+/// What decides who gets in; one for all ports.
+pub struct Entrance {
+    /// The keys in force.
+    pub keys: Arc<KeyRing>,
+    /// What keys and addresses have done.
+    pub limiter: Limiter,
+    /// Whether reachable addresses serve inference without a key, because the
+    /// owner said so at the start.
+    pub insecure: bool,
+}
+
+impl Entrance {
+    /// Whether everybody who can reach an address is let in for inference.
+    pub fn is_open_to_all(&self) -> bool {
+        self.insecure && !self.keys.load().any(KeyClass::Inference)
+    }
+
+    /// Checks the credential against what the route asks, and counts the request.
+    pub fn admit(
+        &self,
+        access: Access,
+        headers: &HeaderMap,
+        door: &Door,
+        limits: &Limits,
+        now: SystemTime,
+    ) -> Result<Caller, Refusal> {
+        let keys = self.keys.load();
+        let peer = Peer::of(door.peer());
+        let identified = identify(access, headers, door, &keys, self.insecure, now);
+        match identified {
+            Ok(Known::Anybody) => Ok(Caller::keyless("anybody", door)),
+            Ok(Known::Owner) => Ok(Caller::keyless("owner", door)),
+            Ok(Known::Local) => {
+                let admitted = self.limiter.admit_keyless(peer, limits.address_rate);
+                admitted.map_err(|exceeded| Refusal::of(too_many(exceeded)))?;
+                Ok(Caller::keyless("local", door))
+            }
+            Ok(Known::Holder(key)) => {
+                let seat = self.limiter.admit(key, now).map_err(|exceeded| Refusal {
+                    error: too_many(exceeded),
+                    key: Some(key.id.clone()),
+                })?;
+                Ok(Caller {
+                    scope: key.scope.clone(),
+                    seat: Some(seat),
+                    ..Caller::keyless(&key.id, door)
+                })
+            }
+            // A right key always passes; who has none is told so only so often.
+            Err(refusal) => match self.limiter.wrong_key(peer, limits.wrong_keys) {
+                Ok(()) => Err(refusal),
+                Err(exceeded) => Err(Refusal::of(too_many(exceeded))),
+            },
+        }
+    }
+}
+
+impl Refusal {
+    fn of(error: ApiError) -> Self {
+        Self { error, key: None }
+    }
+}
+
+/// Who somebody turns out to be.
+#[derive(Debug)]
+enum Known<'k> {
+    /// Nobody was asked for.
+    Anybody,
+    /// A program of this machine, while there are no inference keys.
+    Local,
+    /// The owner of the control socket.
+    Owner,
+    /// The holder of a key of the right class.
+    Holder(&'k Key),
 }
 
 /// Checks the credential against what the route asks.
-pub fn authorise(
+fn identify<'k>(
     access: Access,
     headers: &HeaderMap,
     door: &Door,
-    keys: &Keys,
-) -> Result<Caller, ApiError> {
-    let peer = match door {
-        Door::Tcp { peer, .. } => peer.to_string(),
-        Door::ControlSocket | Door::UnixSocket => "unix".to_owned(),
-    };
-    let caller = |id: &str| Caller {
-        id: id.to_owned(),
-        peer: peer.clone(),
-    };
+    keys: &'k Keys,
+    insecure: bool,
+    now: SystemTime,
+) -> Result<Known<'k>, Refusal> {
     let wanted = match access {
-        Access::Open => return Ok(caller("anybody")),
-        Access::Management if *door == Door::ControlSocket => return Ok(caller("owner")),
-        Access::Inference if !keys.any(KeyClass::Inference) => return Ok(caller("local")),
+        Access::Open => return Ok(Known::Anybody),
+        Access::Management if *door == Door::ControlSocket => return Ok(Known::Owner),
+        // On an address that others can reach it stays closed, also when the last
+        // key was revoked while the server runs.
+        Access::Inference if !keys.any(KeyClass::Inference) && (door.is_local() || insecure) => {
+            return Ok(Known::Local);
+        }
         Access::Inference => KeyClass::Inference,
         Access::Management => KeyClass::Management,
     };
-    let credential = credential(headers)?.ok_or_else(invalid_key)?;
-    let key = keys.find(credential).ok_or_else(invalid_key)?;
+    let credential = credential(headers).map_err(Refusal::of)?;
+    let key = credential
+        .and_then(|text| keys.find(text))
+        .filter(|key| !key.scope.has_expired(now))
+        .ok_or_else(|| Refusal::of(invalid_key()))?;
     if key.class != wanted {
-        return Err(ApiError::new(
-            Code::WrongKeyClass,
-            format!("this path asks for a key of class {}", wanted.as_str()),
-        ));
+        let message = format!("this path asks for a key of class {}", wanted.as_str());
+        return Err(Refusal {
+            error: ApiError::new(Code::WrongKeyClass, message),
+            key: Some(key.id.clone()),
+        });
     }
-    Ok(caller(&key.id))
+    Ok(Known::Holder(key))
+}
+
+/// A limit that was reached, in the words of the API. Clients wait for whole
+/// seconds, so it is rounded up.
+fn too_many(exceeded: Exceeded) -> ApiError {
+    let wait = match exceeded {
+        Exceeded::Rate { wait, .. }
+        | Exceeded::Tokens { wait, .. }
+        | Exceeded::Address { wait }
+        | Exceeded::WrongKeys { wait } => wait,
+        Exceeded::Concurrency(_) => Duration::from_secs(1),
+    };
+    let whole = Duration::from_secs(wait.as_secs_f64().ceil() as u64);
+    ApiError::new(Code::RateLimitExceeded, exceeded.to_string()).retry_after(whole)
 }
 
 /// The one answer to a missing and to a wrong key.

@@ -6,12 +6,11 @@ use std::time::Instant;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, Uri};
-use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::access::{Access, Caller, Door};
+use crate::access::{Access, Caller, Door, Refusal};
 use crate::api::body::read_json;
 use crate::api::error::{ApiError, Code};
 use crate::api::front::Port;
@@ -21,18 +20,23 @@ use crate::registry::Snapshot;
 use crate::route::{self, Decision};
 use crate::service::{ReloadError, Service};
 
+mod keys;
 pub mod status;
 
 /// Every route of the management port and of the control socket.
 pub fn routes() -> Vec<Route> {
     use Access::Management;
     vec![
-        Route::new(Management, "/admin/status", get(status::status)),
-        Route::new(Management, "/admin/models", get(status::models)),
-        Route::new(Management, "/admin/reload", post(reload)),
-        Route::new(Management, "/admin/models/load", post(load)),
-        Route::new(Management, "/admin/models/unload", post(unload)),
-        Route::new(Management, "/admin/models/release", post(release)),
+        Route::new(Management, "/admin/status").get(status::status),
+        Route::new(Management, "/admin/models").get(status::models),
+        Route::new(Management, "/admin/reload").post(reload),
+        Route::new(Management, "/admin/models/load").post(load),
+        Route::new(Management, "/admin/models/unload").post(unload),
+        Route::new(Management, "/admin/models/release").post(release),
+        Route::new(Management, "/admin/keys")
+            .get(keys::list)
+            .post(keys::make),
+        Route::new(Management, "/admin/keys/{id}").delete(keys::revoke),
     ]
 }
 
@@ -159,23 +163,16 @@ pub fn record_refusal(
     door: &Door,
     method: &Method,
     uri: &Uri,
-    error: &ApiError,
+    refusal: &Refusal,
 ) -> Result<(), ApiError> {
-    let peer = match door {
-        Door::Tcp { peer, .. } => peer.to_string(),
-        Door::ControlSocket | Door::UnixSocket => "unix".to_owned(),
-    };
-    let caller = Caller {
-        id: "unknown".to_owned(),
-        peer,
-    };
+    let caller = Caller::keyless(refusal.key.as_deref().unwrap_or("unknown"), door);
     let action = format!(
         "{method} {}",
         uri.path().chars().take(200).collect::<String>()
     );
     service
         .audit
-        .record(&caller, &action, "", error.code.facts().0)
+        .record(&caller, &action, "", refusal.error.code.facts().0)
         .map_err(unwritten)
 }
 

@@ -2,7 +2,6 @@
 //! answers. It knows HTTP and wire JSON; it does not know how models are kept.
 
 use axum::Router;
-use axum::routing::{get, head, post};
 
 use crate::access::Access;
 use crate::service::Service;
@@ -23,19 +22,15 @@ use table::Route;
 pub fn routes() -> Vec<Route> {
     use Access::{Inference, Open};
     vec![
-        Route::new(Open, "/", head(health::head)),
-        Route::new(Open, "/health", get(health::health)),
-        Route::new(Open, "/ready", get(health::ready)),
-        Route::new(Inference, "/v1/models", get(models::list)),
+        Route::new(Open, "/").head(health::head),
+        Route::new(Open, "/health").get(health::health),
+        Route::new(Open, "/ready").get(health::ready),
+        Route::new(Inference, "/v1/models").get(models::list),
         // Some clients keep the slash of their base address.
-        Route::new(Inference, "/v1/models/", get(models::list)),
-        Route::new(Inference, "/v1/models/{*id}", get(models::one)),
-        Route::new(
-            Inference,
-            "/v1/chat/completions",
-            post(openai::chat_completions),
-        ),
-        Route::new(Inference, "/v1/completions", post(openai::completions)),
+        Route::new(Inference, "/v1/models/").get(models::list),
+        Route::new(Inference, "/v1/models/{*id}").get(models::one),
+        Route::new(Inference, "/v1/chat/completions").post(openai::chat_completions),
+        Route::new(Inference, "/v1/completions").post(openai::completions),
     ]
 }
 

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 use crate::worker::WorkerArgs;
 
+pub mod access;
 pub mod allow;
 pub mod check;
 pub mod doctor;
@@ -54,6 +55,8 @@ enum Command {
     Allow(allow::AllowArgs),
     /// Make, list and revoke keys
     Keys(keys::KeysArgs),
+    /// List every route and what it asks of its caller
+    Access(access::AccessArgs),
     #[command(hide = true)]
     Worker(WorkerArgs),
 }
@@ -76,6 +79,7 @@ pub fn run() -> ExitCode {
         Command::Models(args) => models::run(&args),
         Command::Allow(args) => allow::run(&args),
         Command::Keys(args) => keys::run(&args),
+        Command::Access(args) => access::run(&args),
         Command::Worker(args) => crate::worker::serve::run(&args),
     }
 }

@@ -13,6 +13,7 @@ pub mod suggest;
 pub mod walk;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -137,6 +138,10 @@ pub struct Limits {
     pub write_stall: Duration,
     /// Connections at once, for each listener.
     pub connections: usize,
+    /// Requests without a key from one address in a minute; nothing means no limit.
+    pub address_rate: Option<NonZeroU32>,
+    /// Missing or wrong keys from one address in a minute that are answered as such.
+    pub wrong_keys: NonZeroU32,
 }
 
 /// `pool.*`

@@ -3,13 +3,14 @@
 //! dialects stand in `api`.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
 use bytes::Bytes;
 
 use crate::access::Caller;
+use crate::access::keys::Scope;
 use crate::api::error::{ApiError, Code};
 use crate::pool::{Ending, Lease, Pool, Refused, Terms, UnloadReason};
 use crate::registry::{Registry, Snapshot};
@@ -86,7 +87,7 @@ impl Dispatch {
         }
         let snapshot = self.registry.load();
         let peek = peek::peek(&request.body)?;
-        let (plan, why) = decide(&snapshot, peek.model.as_deref())?;
+        let (plan, why) = decide(&snapshot, peek.model.as_deref(), &request.caller.scope)?;
         if let (None, Some(default)) = (&peek.model, &snapshot.config.default) {
             request.body = peek::insert_model(&request.body, default.as_str()).into();
         }
@@ -106,9 +107,13 @@ impl Dispatch {
 }
 
 /// What the name means, or the refusal that says why it means nothing.
-fn decide(snapshot: &Snapshot, model: Option<&str>) -> Result<(Arc<LoadPlan>, Why), ApiError> {
+fn decide(
+    snapshot: &Snapshot,
+    model: Option<&str>,
+    scope: &Scope,
+) -> Result<(Arc<LoadPlan>, Why), ApiError> {
     let refuse = |code, message: String| Err(ApiError::new(code, message).param("model"));
-    match route::decide(snapshot, model, &|_| true) {
+    match route::decide(snapshot, model, &|name| scope.permits(name)) {
         Decision::Serve { plan, why, .. } => Ok((plan, why)),
         Decision::Invalid(error) => refuse(Code::InvalidModelId, error.to_string()),
         Decision::Unknown { name, suggestions } => {
@@ -224,6 +229,16 @@ impl Routed {
         response
     }
 
+    /// Counts what the engine reports against the day of the caller's key; without
+    /// a report, one token for each of the `events` that went out, so that leaving
+    /// before the end does not make an answer free.
+    fn count(&self, usage: Option<&str>, events: u64) {
+        if let Some(seat) = &self.request.caller.seat {
+            let tokens = usage.and_then(tokens).unwrap_or(events);
+            seat.spend(tokens, SystemTime::now());
+        }
+    }
+
     /// One line for the log. Never the prompt, never the answer.
     fn log(&self, outcome: &str, usage: Option<&str>) {
         tracing::info!(
@@ -237,6 +252,15 @@ impl Routed {
             "answered"
         );
     }
+}
+
+/// The tokens of a usage as workers report it: `prompt=3 completion=5 finish=stop`.
+fn tokens(usage: &str) -> Option<u64> {
+    let number = |name: &str| {
+        let field = usage.split(' ').find_map(|field| field.strip_prefix(name));
+        field?.strip_prefix('=')?.parse::<u64>().ok()
+    };
+    number("prompt")?.checked_add(number("completion")?)
 }
 
 /// What waiting for a model was like.

@@ -140,7 +140,7 @@ pub struct Setup {
     /// The machine's memory.
     pub machine: MachineMemory,
     /// The keys, as a server would read them.
-    pub keys: Result<Keys, KeyError>,
+    pub keys: Result<Arc<Keys>, KeyError>,
     /// The audit file.
     pub audit: PathFact,
     /// The cache folders.

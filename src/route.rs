@@ -116,6 +116,8 @@ pub fn decide(snapshot: &Snapshot, model: Option<&str>, permit: Permit) -> Decis
             reason: NotServable::NotCached,
             suggestions: nearest(snapshot, text, permit),
         },
+        // A name that the caller neither said nor may know.
+        None if missing => Decision::Invalid(IdError::Empty),
         None => Decision::Unknown {
             name: text.to_owned(),
             suggestions: nearest(snapshot, text, permit),

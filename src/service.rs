@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::access::Entrance;
 use crate::access::audit::Audit;
-use crate::access::keys::Keys;
+use crate::access::keys::KeyRing;
 use crate::api::intake::Bodies;
 use crate::config::Config;
 use crate::config::problem::Problems;
@@ -23,8 +23,8 @@ use crate::shutdown::Tasks;
 pub struct Service {
     /// The way to models.
     pub dispatch: Dispatch,
-    /// The keys in force.
-    pub keys: Arc<ArcSwap<Keys>>,
+    /// Who gets in.
+    pub entrance: Arc<Entrance>,
     /// Where management effects are written down.
     pub audit: Arc<Audit>,
     /// The memory that the bodies of requests share.
@@ -36,7 +36,7 @@ pub struct Service {
 }
 
 /// Reads the configuration again; made by whoever knows where it lies.
-pub type ReadConfig = Box<dyn Fn() -> Result<(Config, Keys), ReloadError> + Send + Sync>;
+pub type ReadConfig = Box<dyn Fn() -> Result<Config, ReloadError> + Send + Sync>;
 
 /// Why a reload changed nothing.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +67,7 @@ impl Reload {
     pub fn start(
         read: ReadConfig,
         registry: Arc<Registry>,
-        keys: Arc<ArcSwap<Keys>>,
+        keys: Arc<KeyRing>,
         pool: Pool,
         tasks: &Tasks,
     ) -> Self {
@@ -117,17 +117,17 @@ impl Reload {
 async fn replace(
     read: &Arc<ReadConfig>,
     registry: &Arc<Registry>,
-    keys: &ArcSwap<Keys>,
+    keys: &Arc<KeyRing>,
     pool: &Pool,
 ) -> Result<Change, ReloadError> {
-    let (read, preparing) = (read.clone(), registry.clone());
+    let (read, preparing, keys) = (read.clone(), registry.clone(), keys.clone());
     let prepared = tokio::task::spawn_blocking(move || {
-        let (config, keys) = read()?;
-        let snapshot = preparing.prepare(config).map_err(ReloadError::Problems)?;
-        Ok((snapshot, keys))
+        let snapshot = preparing.prepare(read()?).map_err(ReloadError::Problems)?;
+        // The keys are followed by themselves; who reloads wants no second of patience.
+        keys.refresh().map_err(ReloadError::Keys)?;
+        Ok(snapshot)
     });
-    let (snapshot, new_keys) = prepared.await.map_err(|_| ReloadError::Stopping)??;
-    keys.store(Arc::new(new_keys));
+    let snapshot = prepared.await.map_err(|_| ReloadError::Stopping)??;
     // Before the snapshot: then every request that sees it finds its models known.
     pool.apply(pool_settings(&snapshot), residents(&snapshot));
     Ok(registry.publish(snapshot))

@@ -101,10 +101,7 @@ mod tests {
     fn lines_are_numbered_across_restarts_and_control_characters_escaped() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("audit.jsonl");
-        let caller = Caller {
-            id: "key-1".into(),
-            peer: "127.0.0.1".into(),
-        };
+        let caller = Caller::keyless("key-1", &crate::access::Door::UnixSocket);
         for target in ["a/b", "c\n\u{1b}[2J"] {
             let audit = Audit::open(&path).expect("opened");
             audit

@@ -1,19 +1,35 @@
-//! Keys: their file, their making, their comparison. Only hashes are kept; the
-//! text of a key is shown once, when it is made.
+//! Keys: what each may do, their making, their comparison. Only hashes are kept;
+//! the text of a key is shown once, when it is made. Their file, the keys of the
+//! environment and the keys in force have files of their own below this one.
 
-use std::fs;
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rand::TryRng;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::secret::Secret;
+
+mod error;
+pub mod file;
+pub mod given;
+pub mod ring;
+mod scope;
+
+pub use error::KeyError;
+pub use ring::KeyRing;
+pub use scope::{Scope, seconds};
+
 /// Shown before a key of each class, so that a person sees what it opens.
 const INFERENCE_PREFIX: &str = "rh-inference-";
 const MANAGEMENT_PREFIX: &str = "rh-management-";
+
+/// What ids begin with, and names do not.
+const ID_PREFIX: &str = "key-";
+
+/// Longest name, bytes.
+const LONGEST_NAME: usize = 64;
 
 /// What a key opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,112 +52,75 @@ impl KeyClass {
 }
 
 /// One key, as it is kept.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Key {
     /// What logs and the audit name: the beginning of the hash.
     pub id: String,
-    /// What the owner calls it.
+    /// What the owner calls it; of a key of the environment, its variable.
     pub name: String,
     /// What it opens.
     pub class: KeyClass,
     /// SHA-256 of the key's text, hexadecimal. A key is 256 random bits, so no
     /// slow hash is needed.
     pub sha256: String,
+    /// What it may do within its class.
+    #[serde(default)]
+    pub scope: Arc<Scope>,
+    /// Whether it comes from the environment, not from the file.
+    #[serde(skip)]
+    pub given: bool,
+}
+
+impl Key {
+    /// A key with this text.
+    fn of(text: &str, name: Option<&str>, class: KeyClass, scope: Scope) -> Self {
+        let sha256 = hexadecimal(&Sha256::digest(text));
+        let id = format!("{ID_PREFIX}{}", &sha256[..8]);
+        Self {
+            name: name.map_or_else(|| id.clone(), str::to_owned),
+            id,
+            class,
+            sha256,
+            scope: Arc::new(scope),
+            given: false,
+        }
+    }
+
+    /// What a person is told of it: everything but the hash.
+    pub fn told(&self) -> serde_json::Value {
+        let mut told = serde_json::json!({"id": self.id, "name": self.name, "class": self.class});
+        if let Ok(serde_json::Value::Object(scope)) = serde_json::to_value(&*self.scope)
+            && let Some(told) = told.as_object_mut()
+        {
+            told.extend(scope);
+        }
+        told
+    }
 }
 
 /// All keys.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Keys {
     keys: Vec<Key>,
 }
 
-/// Why keys could not be read, made or written.
-#[derive(Debug, thiserror::Error)]
-pub enum KeyError {
-    /// Others may read the file.
-    #[error("{} may be read by others (mode {mode:o}); run chmod 600 on it", path.display())]
-    TooOpen {
-        /// The file.
-        path: PathBuf,
-        /// Its mode bits.
-        mode: u32,
-    },
-    /// The file is not what this program writes.
-    #[error("{} is not a keys file: {reason}", path.display())]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// What the parser said.
-        reason: String,
-    },
-    /// The system refused.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: std::io::Error,
-    },
-    /// The system has no randomness to give.
-    #[error("no random bytes: {0}")]
-    Random(String),
-}
-
 impl Keys {
-    /// Reads the keys file; no file means no keys. A file that others may read is refused.
-    pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let io = |source| KeyError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self::default());
-            }
-            Err(error) => return Err(io(error)),
-        };
-        let mode = fs::metadata(path).map_err(io)?.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(KeyError::TooOpen {
-                path: path.to_owned(),
-                mode,
-            });
+    /// Makes a key, keeps its hash and answers it with its text. Without a name it
+    /// is called by its id.
+    pub fn make(
+        &mut self,
+        class: KeyClass,
+        name: Option<&str>,
+        scope: Scope,
+    ) -> Result<(Key, Secret), KeyError> {
+        if let Some(name) = name {
+            self.check_name(name)?;
         }
-        serde_json::from_str(&text).map_err(|error| KeyError::Malformed {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        })
-    }
-
-    /// Writes the keys file, 0600, whole or not at all.
-    pub fn write(&self, path: &Path) -> Result<(), KeyError> {
-        let io = |source| KeyError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(io)?;
+        if let Some(field) = scope.misplaced(class) {
+            return Err(KeyError::Misplaced(field));
         }
-        let text = serde_json::to_string_pretty(self).map_err(|error| io(error.into()))?;
-        let unfinished = path.with_extension("new");
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&unfinished)
-            .map_err(io)?;
-        file.set_permissions(fs::Permissions::from_mode(0o600))
-            .map_err(io)?;
-        file.write_all(text.as_bytes())
-            .and_then(|()| file.sync_all())
-            .map_err(io)?;
-        fs::rename(&unfinished, path).map_err(io)
-    }
-
-    /// Makes a key, keeps its hash and answers its text.
-    pub fn make(&mut self, class: KeyClass, name: &str) -> Result<String, KeyError> {
         let mut random = [0u8; 32];
         rand::rngs::SysRng
             .try_fill_bytes(&mut random)
@@ -151,26 +130,59 @@ impl Keys {
             KeyClass::Management => MANAGEMENT_PREFIX,
         };
         let text = format!("{prefix}{}", hexadecimal(&random));
-        let sha256 = hexadecimal(&Sha256::digest(&text));
-        let id = format!("key-{}", &sha256[..8]);
-        self.keys.push(Key {
-            id,
-            name: name.to_owned(),
-            class,
-            sha256,
-        });
-        Ok(text)
+        let key = Key::of(&text, name, class, scope);
+        self.keys.push(key.clone());
+        Ok((key, Secret::new(text)))
     }
 
-    /// Removes the key with this id or name. Answers whether there was one.
-    pub fn revoke(&mut self, id_or_name: &str) -> bool {
-        let before = self.keys.len();
-        self.keys
-            .retain(|key| key.id != id_or_name && key.name != id_or_name);
-        self.keys.len() < before
+    fn check_name(&self, name: &str) -> Result<(), KeyError> {
+        let fits = (1..=LONGEST_NAME).contains(&name.len())
+            && !name.starts_with(ID_PREFIX)
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        if !fits {
+            return Err(KeyError::Name(name.to_owned()));
+        }
+        match self.keys.iter().any(|key| key.name == name) {
+            true => Err(KeyError::NameTaken(name.to_owned())),
+            false => Ok(()),
+        }
     }
 
-    /// Whether there is a key of this class.
+    /// Removes the key with this id or name, and answers it.
+    pub fn revoke(&mut self, id_or_name: &str) -> Result<Key, KeyError> {
+        let is_meant = |key: &Key| key.id == id_or_name || key.name == id_or_name;
+        let mut found = (0..self.keys.len()).filter(|&index| is_meant(&self.keys[index]));
+        match (found.next(), found.next()) {
+            (Some(index), None) => Ok(self.keys.remove(index)),
+            (Some(_), Some(_)) => Err(KeyError::Several(id_or_name.to_owned())),
+            (None, _) => Err(KeyError::Unknown(id_or_name.to_owned())),
+        }
+    }
+
+    /// These and the keys of the environment. No two may have the same text.
+    pub fn joined(mut self, given: &[Key]) -> Result<Self, KeyError> {
+        self.keys.extend_from_slice(given);
+        self.check_distinct()?;
+        Ok(self)
+    }
+
+    /// Whether no two keys have the same text; one would have the rights of both.
+    fn check_distinct(&self) -> Result<(), KeyError> {
+        for (index, key) in self.keys.iter().enumerate() {
+            let twin = self.keys[..index]
+                .iter()
+                .find(|other| other.sha256 == key.sha256);
+            if let Some(twin) = twin {
+                return Err(KeyError::Equal(twin.name.clone(), key.name.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is a key of this class. One that has expired counts: what it
+    /// closed stays closed.
     pub fn any(&self, class: KeyClass) -> bool {
         self.keys.iter().any(|key| key.class == class)
     }
@@ -188,7 +200,7 @@ impl Keys {
         found
     }
 
-    /// All keys, in the order they were made.
+    /// All keys, in the order they were made; those of the environment last.
     pub fn iter(&self) -> impl Iterator<Item = &Key> {
         self.keys.iter()
     }
@@ -200,46 +212,4 @@ pub fn hexadecimal(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_survive_the_file_without_their_text() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("state/keys.json");
-        let mut keys = Keys::read(&path).expect("no file is no keys");
-        let text = keys.make(KeyClass::Management, "laptop").expect("a key");
-        keys.write(&path).expect("written");
-        let again = Keys::read(&path).expect("read");
-        assert_eq!(again, keys);
-        assert_eq!(
-            again.find(&text).map(|key| key.name.as_str()),
-            Some("laptop")
-        );
-        assert!(again.find(&text[..text.len() - 1]).is_none());
-        assert!(!fs::read_to_string(&path).expect("text").contains(&text));
-        let mode = fs::metadata(&path).expect("metadata").permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-    }
-
-    #[test]
-    fn a_file_that_others_may_read_is_refused() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("keys.json");
-        Keys::default().write(&path).expect("written");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("mode");
-        assert!(matches!(
-            Keys::read(&path),
-            Err(KeyError::TooOpen { mode: 0o640, .. })
-        ));
-    }
-
-    #[test]
-    fn a_revoked_key_is_gone() {
-        let mut keys = Keys::default();
-        let text = keys.make(KeyClass::Inference, "old").expect("a key");
-        assert!(keys.revoke("old"));
-        assert!(!keys.revoke("old"));
-        assert!(keys.find(&text).is_none() && !keys.any(KeyClass::Inference));
-    }
-}
+mod tests;

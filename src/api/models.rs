@@ -3,22 +3,26 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
+use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 use super::error::{ApiError, Code};
+use crate::access::Caller;
 use crate::model::id::Name;
 use crate::pool::{ModelState, View};
 use crate::route::{self, Listed};
 use crate::service::Service;
 
 /// The whole list.
-pub async fn list(State(service): State<Service>) -> Json<Value> {
+pub async fn list(
+    State(service): State<Service>,
+    Extension(caller): Extension<Caller>,
+) -> Json<Value> {
     let snapshot = service.dispatch.registry.load();
     let view = service.dispatch.pool.view();
-    let data: Vec<_> = route::list(&snapshot, &|_| true)
+    let data: Vec<_> = route::list(&snapshot, &|name| caller.scope.permits(name))
         .iter()
         .map(|listed| object(listed, &view))
         .collect();
@@ -28,6 +32,7 @@ pub async fn list(State(service): State<Service>) -> Json<Value> {
 /// One model; its id may hold a slash, plain or as `%2F`.
 pub async fn one(
     State(service): State<Service>,
+    Extension(caller): Extension<Caller>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let invalid = |message: String| ApiError::new(Code::InvalidModelId, message).param("model");
@@ -35,7 +40,7 @@ pub async fn one(
     let name = Name::parse(id.trim_end_matches('/')).map_err(|error| invalid(error.to_string()))?;
     let snapshot = service.dispatch.registry.load();
     let view = service.dispatch.pool.view();
-    let listed = route::list(&snapshot, &|_| true);
+    let listed = route::list(&snapshot, &|name| caller.scope.permits(name));
     listed
         .iter()
         .find(|listed| listed.id == name.as_str())

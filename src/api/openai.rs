@@ -10,8 +10,9 @@ use super::body::read_json;
 use super::error::{ApiError, Code};
 use super::front::RequestId;
 use crate::access::Caller;
+use crate::access::keys::Scope;
 use crate::dispatch::Request;
-use crate::pool::{Priority, Terms};
+use crate::pool::Terms;
 use crate::service::Service;
 
 /// `POST /v1/chat/completions`
@@ -23,7 +24,7 @@ pub async fn chat_completions(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    let terms = terms(&uri, &headers)?;
+    let terms = terms(&uri, &headers, &caller.scope)?;
     forward(
         "/v1/chat/completions",
         state,
@@ -45,7 +46,7 @@ pub async fn completions(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    let terms = terms(&uri, &headers)?;
+    let terms = terms(&uri, &headers, &caller.scope)?;
     forward("/v1/completions", state, caller, id, terms, headers, body).await
 }
 
@@ -71,20 +72,20 @@ async fn forward(
     service.dispatch.answer(request).await
 }
 
-/// On what terms a request waits: `x-priority` and `?autoload=`. Other words of
-/// the query are left to whoever reads them.
-fn terms(uri: &Uri, headers: &HeaderMap) -> Result<Terms, ApiError> {
+/// On what terms a request waits: `x-priority`, which may lower the class of its
+/// key, and `?autoload=`. Other words of the query are left to whoever reads them.
+fn terms(uri: &Uri, headers: &HeaderMap, scope: &Scope) -> Result<Terms, ApiError> {
     let invalid = |param: &str, expected: &str| {
         ApiError::new(Code::InvalidValue, format!("{param}: expected {expected}")).param(param)
     };
-    let priority = match headers.get("x-priority") {
-        None => Priority::default(),
-        Some(value) => value
-            .to_str()
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .ok_or_else(|| invalid("x-priority", "high, normal or low"))?,
+    let asked = match headers.get("x-priority") {
+        None => None,
+        Some(value) => {
+            let asked = value.to_str().ok().and_then(|text| text.parse().ok());
+            Some(asked.ok_or_else(|| invalid("x-priority", "high, normal or low"))?)
+        }
     };
+    let priority = scope.priority(asked);
     let mut autoload = true;
     for pair in uri.query().unwrap_or_default().split('&') {
         match pair.split_once('=').unwrap_or((pair, "")) {
@@ -102,6 +103,7 @@ mod tests {
     use axum::http::HeaderValue;
 
     use super::*;
+    use crate::pool::Priority;
 
     #[test]
     fn terms_come_from_a_header_and_the_query() {
@@ -111,7 +113,7 @@ mod tests {
                 headers.insert("x-priority", HeaderValue::from_str(text).expect("a value"));
             }
             let uri: Uri = uri.parse().expect("a path");
-            let got = terms(&uri, &headers).ok();
+            let got = terms(&uri, &headers, &Scope::default()).ok();
             let got = got.map(|terms| (terms.priority, terms.autoload));
             assert_eq!(got, expected, "{uri} {header:?}");
         };
@@ -126,6 +128,14 @@ mod tests {
             Some("low"),
             Some((Priority::Low, true)),
         );
+        let low = Scope {
+            priority: Some(Priority::Low),
+            ..Scope::default()
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert("x-priority", HeaderValue::from_static("high"));
+        let got = terms(&Uri::from_static("/v1"), &headers, &low);
+        assert_eq!(got.map(|terms| terms.priority), Ok(Priority::Low));
         check("/v1?autoload=no", None, None);
         check("/v1?autoload", None, None);
         check("/v1", Some("urgent"), None);

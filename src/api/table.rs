@@ -1,35 +1,78 @@
 //! One table per port, one row per path; a row without an access class cannot be
 //! written. Here the table becomes a router in which each row checks its class
-//! and everything passes the same front.
+//! and everything passes the same front. What `roundhouse access` prints is read
+//! from the same rows.
+
+use std::time::SystemTime;
 
 use axum::Router;
 use axum::extract::{Request, State};
+use axum::handler::Handler;
+use axum::http::Method;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::MethodRouter;
+use axum::routing::{MethodFilter, MethodRouter};
 
 use super::error::{ApiError, Code};
 use super::front::{self, Port};
-use crate::access::{Access, Door, authorise};
+use crate::access::{Access, Door};
 use crate::service::Service;
 
-/// A row: a path, what it asks of its caller, and who answers.
+/// A row: a path, what it asks of its caller, and who answers to which method.
 pub struct Route {
     /// What it asks.
     pub access: Access,
     /// The path, as axum writes patterns.
     pub path: &'static str,
+    methods: Vec<Method>,
     handler: MethodRouter<Service>,
 }
 
 impl Route {
-    /// A row.
-    pub fn new(access: Access, path: &'static str, handler: MethodRouter<Service>) -> Self {
+    /// A row that answers to nothing yet.
+    pub fn new(access: Access, path: &'static str) -> Self {
         Self {
             access,
             path,
-            handler,
+            methods: Vec::new(),
+            handler: MethodRouter::new(),
         }
+    }
+
+    /// Answers to GET, and to HEAD without the body.
+    pub fn get<H: Handler<T, Service>, T: 'static>(self, handler: H) -> Self {
+        self.on(MethodFilter::GET, &[Method::GET, Method::HEAD], handler)
+    }
+
+    /// Answers to HEAD alone.
+    pub fn head<H: Handler<T, Service>, T: 'static>(self, handler: H) -> Self {
+        self.on(MethodFilter::HEAD, &[Method::HEAD], handler)
+    }
+
+    /// Answers to POST.
+    pub fn post<H: Handler<T, Service>, T: 'static>(self, handler: H) -> Self {
+        self.on(MethodFilter::POST, &[Method::POST], handler)
+    }
+
+    /// Answers to DELETE.
+    pub fn delete<H: Handler<T, Service>, T: 'static>(self, handler: H) -> Self {
+        self.on(MethodFilter::DELETE, &[Method::DELETE], handler)
+    }
+
+    /// The methods it answers to.
+    pub fn methods(&self) -> &[Method] {
+        &self.methods
+    }
+
+    fn on<H: Handler<T, Service>, T: 'static>(
+        mut self,
+        filter: MethodFilter,
+        methods: &[Method],
+        handler: H,
+    ) -> Self {
+        self.methods.extend_from_slice(methods);
+        self.handler = self.handler.on(filter, handler);
+        self
     }
 }
 
@@ -38,11 +81,12 @@ pub fn router(routes: Vec<Route>, service: Service, port: Port) -> Router {
     let mut router = Router::new();
     for route in routes {
         let guard = from_fn_with_state((service.clone(), route.access), check_access);
-        router = router.route(route.path, route.handler.layer(guard));
+        // The guard stands before the answer to a wrong method too.
+        let handler = route.handler.fallback(wrong_method).layer(guard);
+        router = router.route(route.path, handler);
     }
     router
         .fallback(unknown_path)
-        .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state((service.clone(), port), front::front))
         .with_state(service)
 }
@@ -53,28 +97,26 @@ async fn check_access(
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let keys = service.keys.load_full();
     let door = request
         .extensions()
         .get::<Door>()
         .cloned()
         .ok_or_else(|| ApiError::new(Code::InternalError, "the connection is not known"))?;
-    match authorise(access, request.headers(), &door, &keys) {
+    let snapshot = service.dispatch.registry.load();
+    let limits = &snapshot.config.server.limits;
+    let entrance = &service.entrance;
+    match entrance.admit(access, request.headers(), &door, limits, SystemTime::now()) {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             Ok(next.run(request).await)
         }
-        Err(error) => {
-            if access == Access::Management {
-                crate::admin::record_refusal(
-                    &service,
-                    &door,
-                    request.method(),
-                    request.uri(),
-                    &error,
-                )?;
+        Err(refusal) => {
+            // A line for each call of a flood would fill the disk.
+            if access == Access::Management && refusal.error.code != Code::RateLimitExceeded {
+                let (method, uri) = (request.method(), request.uri());
+                crate::admin::record_refusal(&service, &door, method, uri, &refusal)?;
             }
-            Err(error)
+            Err(refusal.error)
         }
     }
 }

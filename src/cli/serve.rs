@@ -8,14 +8,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use clap::Args;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{CONFIGURATION, failed};
+use crate::access::Entrance;
 use crate::access::audit::Audit;
-use crate::access::keys::{KeyClass, Keys};
+use crate::access::keys::{KeyClass, KeyRing, Keys, given};
+use crate::access::limit::Limiter;
 use crate::api::intake::Bodies;
 use crate::config::{self, Config, Listen, locate};
 use crate::dispatch::{Dispatch, spool};
@@ -45,6 +46,9 @@ pub struct ServeArgs {
     /// Where management is served, instead of server.management
     #[arg(long, value_name = "ADDRESS", value_parser = locate::parse_listen)]
     management: Option<Listen>,
+    /// Serve inference without a key on addresses that others can reach
+    #[arg(long)]
+    insecure_no_auth: bool,
     /// Print the addresses as one line of JSON on standard output
     #[arg(long)]
     json: bool,
@@ -109,8 +113,9 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
     };
     let config = read_config(&overrides, folders).map_err(NotStarted::configuration)?;
     telemetry::start(&config.log).map_err(NotStarted::configuration)?;
-    let keys = Keys::read(&config.keys_file).map_err(NotStarted::configuration)?;
-    refuse_exposure(&config, &keys)?;
+    let given = given::read(|name| std::env::var_os(name)).map_err(NotStarted::configuration)?;
+    let keys = KeyRing::open(config.keys_file.clone(), given).map_err(NotStarted::configuration)?;
+    refuse_exposure(&config, &keys.load(), args.insecure_no_auth)?;
     let memory = machine_memory()?;
     let machine = Machine {
         memory,
@@ -149,13 +154,10 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         launcher,
         &owner,
     );
-    let keys = Arc::new(ArcSwap::from_pointee(keys));
+    let keys = Arc::new(keys);
+    keys.follow(&tasks);
     let again = folders.clone();
-    let read = Box::new(move || {
-        let config = read_config(&overrides, &again).map_err(ReloadError::Config)?;
-        let keys = Keys::read(&config.keys_file).map_err(ReloadError::Keys)?;
-        Ok((config, keys))
-    });
+    let read = Box::new(move || read_config(&overrides, &again).map_err(ReloadError::Config));
     let service = Service {
         dispatch: Dispatch {
             registry: registry.clone(),
@@ -165,7 +167,11 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         },
         bodies: Bodies::default(),
         reload: Reload::start(read, registry.clone(), keys.clone(), pool.clone(), &tasks),
-        keys,
+        entrance: Arc::new(Entrance {
+            keys,
+            limiter: Limiter::default(),
+            insecure: args.insecure_no_auth,
+        }),
         audit: Arc::new(audit),
         started: Instant::now(),
     };
@@ -233,8 +239,9 @@ async fn drain(
     }
 }
 
-/// A reachable address without keys is refused before any port opens.
-fn refuse_exposure(config: &Config, keys: &Keys) -> Result<(), NotStarted> {
+/// A reachable address without keys is refused before any port opens. For
+/// inference the owner may insist, and is warned; for management nobody may.
+fn refuse_exposure(config: &Config, keys: &Keys, insecure: bool) -> Result<(), NotStarted> {
     let doors = [
         (
             "server.listen",
@@ -250,8 +257,15 @@ fn refuse_exposure(config: &Config, keys: &Keys) -> Result<(), NotStarted> {
         ),
     ];
     for (setting, listens, class, flag) in doors {
-        let reachable = reachable(listens);
-        if let Some(address) = reachable.filter(|_| !keys.any(class)) {
+        let Some(address) = reachable(listens).filter(|_| !keys.any(class)) else {
+            continue;
+        };
+        if insecure && class == KeyClass::Inference {
+            tracing::warn!(
+                "{setting} is {address} and there is no inference key: everybody who can reach \
+                 it can use every model, because of --insecure-no-auth"
+            );
+        } else {
             return Err(NotStarted::configuration(format!(
                 "{setting} is {address}, which others can reach, and there is no {} key; \
                  make one with `roundhouse keys new{flag}` or listen on 127.0.0.1",

@@ -2,6 +2,7 @@
 //! on besides its text.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +14,12 @@ pub const INFERENCE_PORT: u16 = 11440;
 
 /// The management port.
 pub const MANAGEMENT_PORT: u16 = 11441;
+
+/// `server.limits.address_rate`: more than local programs ask, less than a flood.
+const ADDRESS_RATE: NonZeroU32 = NonZeroU32::new(100_000).expect("more than nothing");
+
+/// `server.limits.wrong_keys`: more than a program with an old key asks.
+const WRONG_KEYS: NonZeroU32 = NonZeroU32::new(100).expect("more than nothing");
 
 /// Folders that the meaning of a file depends on. Read from the environment by
 /// `read`, given by tests.
@@ -92,6 +99,8 @@ impl Limits {
             between_tokens: Duration::from_secs(120),
             write_stall: Duration::from_secs(60),
             connections: 16_384,
+            address_rate: Some(ADDRESS_RATE),
+            wrong_keys: WRONG_KEYS,
         }
     }
 }

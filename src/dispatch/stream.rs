@@ -60,6 +60,7 @@ pub(super) async fn answer(dispatch: Dispatch, routed: Routed) -> Result<Respons
         routed: routed.clone(),
         writer,
         begin: Some(begin),
+        events: 0,
     };
     half.dispatch.tasks.clone().spawn(half.run(gone));
 
@@ -111,6 +112,8 @@ struct ReadingHalf {
     writer: Writer,
     /// Taken when the beginning has been told, or the headers went out without it.
     begin: Option<oneshot::Sender<Beginning>>,
+    /// How many events of the engine have gone out.
+    events: u64,
 }
 
 impl ReadingHalf {
@@ -126,6 +129,7 @@ impl ReadingHalf {
             Err(Ending::Told) => "refused_by_engine",
             Err(Ending::Failed(error)) => error.code.facts().0,
         };
+        self.routed.count(usage.as_deref(), self.events);
         self.routed.log(outcome, usage.as_deref());
         if let Err(Ending::Failed(error)) = ended {
             self.tell(error);
@@ -201,6 +205,8 @@ impl ReadingHalf {
                     })?;
                     if let Some(events) = events {
                         self.begin_events(&headers, Wait::of(&lease)).await?;
+                        let ends = events.windows(2).filter(|pair| pair == b"\n\n");
+                        self.events += ends.count() as u64;
                         self.write(events, limits.write_stall).await?;
                     }
                 }

@@ -27,6 +27,7 @@ pub(super) async fn answer(
         .as_ref()
         .map_or_else(|error| error.code.facts().0, |_| "complete");
     let usage = answered.as_ref().ok().and_then(|(_, usage)| usage.clone());
+    routed.count(usage.as_deref(), 0);
     routed.log(outcome, usage.as_deref());
     answered.map(|(response, _)| response)
 }

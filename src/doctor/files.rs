@@ -76,6 +76,12 @@ fn keys(error: &KeyError) -> Finding {
         KeyError::Malformed { path, .. } => Finding::fault("keys-file-malformed", message).mend(
             format!("mv {0} {0}.old, then make keys anew", path.display()),
         ),
+        KeyError::Weak { .. } => {
+            Finding::fault("key-weak", message).mend("a key such as `openssl rand -hex 32` prints")
+        }
+        KeyError::Both(..) | KeyError::Equal(..) | KeyError::GivenFile { .. } => {
+            Finding::fault("key-environment", message)
+        }
         _ => Finding::fault("keys-file-unreadable", message),
     }
 }

@@ -12,7 +12,7 @@ use rustix::fs::{Access, access, statvfs};
 use rustix::process::{Resource, getrlimit};
 
 use super::{AddressFact, Facts, Kind, PathFact, Setup};
-use crate::access::keys::Keys;
+use crate::access::keys::{KeyRing, given};
 use crate::config::locate::{self, LoadError};
 use crate::config::{Config, Listen};
 use crate::platform::{self, Folders};
@@ -46,7 +46,9 @@ fn setup(flag: Option<&Path>, scripted: bool, folders: &Folders) -> Result<Setup
     let machine = Machine { memory, scripted };
     let addresses = addresses(&config);
     let certificate = Certificate::open(config.server.tls.as_ref()).err();
-    let keys = Keys::read(&config.keys_file);
+    let keys = given::read(|name| std::env::var_os(name))
+        .and_then(|given| KeyRing::open(config.keys_file.clone(), given))
+        .map(|ring| ring.load());
     let audit = path(&config.audit);
     let caches = config.cache.iter().map(|cache| path(cache)).collect();
     let registry = Registry::start(config, machine).map_err(LoadError::Problems)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::access::keys::KeyClass;
+use crate::access::keys::{KeyClass, Scope};
 use crate::registry::fixture::{Shelf, snapshot};
 
 const GB: u64 = 1_000_000_000;
@@ -48,7 +48,7 @@ fn good(text: &str) -> Facts {
                 total: ByteSize(64 * GB),
                 auto: ByteSize(48 * GB),
             },
-            keys: Ok(Keys::default()),
+            keys: Ok(Arc::default()),
             audit: at("/state/audit.jsonl", Kind::File, 0o600),
             caches: vec![at("/hub", Kind::Folder, 0o755)],
             certificate: None,
@@ -179,6 +179,11 @@ fn files_of_the_configuration() {
         path: "/keys.json".into(),
         mode: 0o644,
     };
+    let weak = || KeyError::Weak {
+        setting: "ROUNDHOUSE_INFERENCE_KEY",
+        expected: "at least 20 characters",
+    };
+    check(|facts| setup(facts).keys = Err(weak()), &["key-weak"]);
     check(|facts| setup(facts).keys = Err(open()), &["keys-file-open"]);
 }
 
@@ -202,8 +207,9 @@ fn doors() {
     let mut facts = good(PLAIN);
     lan("server.listen", "0.0.0.0:1")(&mut facts);
     let mut keys = Keys::default();
-    keys.make(KeyClass::Inference, "chat").expect("a key");
-    setup(&mut facts).keys = Ok(keys);
+    keys.make(KeyClass::Inference, Some("chat"), Scope::default())
+        .expect("a key");
+    setup(&mut facts).keys = Ok(Arc::new(keys));
     names(&facts, &["note:clear-text"]);
     check(
         |facts| setup(facts).certificate = Some("no certificate in /cert.pem".into()),

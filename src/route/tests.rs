@@ -203,7 +203,11 @@ fn suggestions_and_lists_come_from_the_permitted_set_alone() {
         assert_eq!(decided(model), "unknown, nearest coder", "{model}");
     }
     let missing = decide(&snapshot, None, &coder);
-    assert_eq!(shown(&missing), "unknown, nearest coder");
+    assert_eq!(
+        missing,
+        Decision::Invalid(IdError::Empty),
+        "not by its name"
+    );
     let nobody = decide(&snapshot, Some("coder"), &|_| false);
     assert_eq!(shown(&nobody), "unknown, nearest nothing");
     let listed = list(&snapshot, &coder);

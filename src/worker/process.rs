@@ -25,6 +25,7 @@ use self::life::{Worker, beside};
 use self::spawn::Spawner;
 use super::client::Client;
 use super::{EngineKind, LoadPlan, Ready};
+use crate::secret::Secret;
 
 /// The names of the variables a worker gets, if the router has them; nothing
 /// else of the router's environment reaches it. Keys and proxies are never here.
@@ -236,8 +237,8 @@ fn engine_word(engine: EngineKind) -> &'static str {
 }
 
 /// 256 random bits, as hexadecimal digits.
-fn secret() -> io::Result<String> {
-    Ok(hex(&random::<32>()?))
+fn secret() -> io::Result<Secret> {
+    Ok(Secret::new(hex(&random::<32>()?)))
 }
 
 /// Bytes from the system's random numbers.

@@ -21,12 +21,13 @@ use rustix::fs::Mode;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::http::{Secret, Served};
+use self::http::Served;
 use self::source::Engine;
 use crate::engine::EngineError;
 use crate::engine::scripted::{Script, Scripted, name_of};
 use crate::engine::thread::Ended;
 use crate::platform;
+use crate::secret::Secret;
 use crate::shutdown::Tasks;
 use crate::worker::{EngineKind, FirstWord, Ready, WorkerArgs};
 

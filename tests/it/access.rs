@@ -478,6 +478,155 @@ fn a12_a_reachable_address_without_a_key_does_not_start() {
 }
 
 #[test]
+fn a12_no_port_opens_before_the_refusal() {
+    let home = home();
+    // Held, so that nobody else takes it: were the server to try, it would fail with 1.
+    let taken = std::net::TcpListener::bind("0.0.0.0:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    for flag in ["--listen", "--management"] {
+        let (code, _, error) = home.run(&["serve", "--json", flag, &address]);
+        assert_eq!(code, 78, "{flag}: {error}");
+    }
+    let insisted = ["--insecure-no-auth", "--management", &address];
+    let (code, _, error) = home.run(&[&["serve", "--json"], &insisted[..]].concat());
+    assert_eq!(code, 78, "for management nobody may insist: {error}");
+}
+
+#[tokio::test]
+async fn a13_without_authentication_only_by_insisting_and_it_shows() {
+    let home = home();
+    let listen = ["--listen", "0.0.0.0:0", "--management", "127.0.0.1:0"];
+    let (code, _, error) = home.run(&[&["serve", "--json"], &listen[..]].concat());
+    assert_eq!(code, 78, "{error}");
+    let server = home.serve_as(&[&listen[..], &["--insecure-no-auth"]].concat(), &[]);
+    assert!(
+        server.log().contains("--insecure-no-auth"),
+        "{}",
+        server.log()
+    );
+    let url = server.inference.replace("0.0.0.0", "127.0.0.1");
+    let health = async || {
+        let answer = Client::new().get(format!("{url}/health")).send().await;
+        Answer::read(answer.expect("an answer")).await.json()
+    };
+    assert_eq!(
+        health().await,
+        json!({"status": "ok", "authentication": "off"})
+    );
+    let list = Client::new().get(format!("{url}/v1/models")).send().await;
+    assert_eq!(list.expect("an answer").status(), 200);
+    // With a key it is an ordinary server again.
+    assert_eq!(home.run(&["keys", "new"]).0, 0);
+    assert_eq!(
+        server.control(Method::POST, "/admin/reload", None).await.0,
+        200
+    );
+    assert_eq!(health().await, json!({"status": "ok"}));
+    let list = Client::new().get(format!("{url}/v1/models")).send().await;
+    assert_eq!(list.expect("an answer").status(), 401);
+}
+
+#[tokio::test]
+async fn a14_management_stays_on_loopback_when_inference_is_reachable() {
+    let home = home();
+    let key = home.run(&["keys", "new"]).1;
+    let listen = ["--listen", "0.0.0.0:0", "--management", "127.0.0.1:0"];
+    let server = home.serve_as(&listen, &[]);
+    // Another address of the loopback range stands for one that others can reach.
+    if cfg!(target_os = "linux") {
+        let inference = server.inference.replace("0.0.0.0", "127.0.0.2");
+        let list = Client::new().get(format!("{inference}/v1/models"));
+        let list = list.header("x-api-key", key.trim()).send().await;
+        assert_eq!(list.expect("an answer").status(), 200);
+        let management = server.management.replace("127.0.0.1", "127.0.0.2");
+        let refused = Client::new()
+            .get(format!("{management}/admin/status"))
+            .send()
+            .await;
+        assert!(refused.is_err_and(|error| error.is_connect()));
+    }
+    let status = manage(&server, Method::GET, "/admin/status", &[]).await;
+    assert_eq!(status.status, 401);
+}
+
+#[tokio::test]
+async fn a14_the_last_key_revoked_on_a_reachable_address_opens_nothing_to_others() {
+    let home = home();
+    assert_eq!(home.run(&["keys", "new", "--name", "only"]).0, 0);
+    let server = home.serve_as(
+        &["--listen", "0.0.0.0:0", "--management", "127.0.0.1:0"],
+        &[],
+    );
+    assert_eq!(home.run(&["keys", "revoke", "only"]).0, 0);
+    assert_eq!(
+        server.control(Method::POST, "/admin/reload", None).await.0,
+        200
+    );
+    let ask = async |host: &str| {
+        let url = format!("{}/v1/models", server.inference.replace("0.0.0.0", host));
+        let answer = Client::new().get(url).send().await;
+        answer.expect("an answer").status().as_u16()
+    };
+    assert_eq!(
+        ask("127.0.0.1").await,
+        200,
+        "as on any server without a key"
+    );
+    // Where this machine has an address that others reach, they meet a closed door.
+    let own = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    if own.connect("192.0.2.1:9").is_ok() {
+        let own = own.local_addr().expect("an address").ip();
+        if !own.is_loopback() && !own.is_unspecified() {
+            assert_eq!(ask(&own.to_string()).await, 401);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a16_the_first_start_in_an_empty_home_is_closed_and_a_key_is_shown_once() {
+    let home = home();
+    let server = home.serve();
+    let state = home.path().join(".local/state/roundhouse");
+    for path in ["/admin/status", "/admin/keys"] {
+        for headers in [
+            &[][..],
+            &[("x-api-key", "")],
+            &[("authorization", "Bearer ")],
+        ] {
+            let answer = manage(&server, Method::GET, path, headers).await;
+            assert_eq!(answer.code(), "invalid_api_key", "{path}");
+        }
+    }
+    let made = json!({"class": "management"}).to_string();
+    let request = Client::new()
+        .post(format!("{}/admin/keys", server.management))
+        .header("content-type", "application/json")
+        .body(made);
+    let answer = Answer::read(request.send().await.expect("an answer")).await;
+    assert_eq!(
+        answer.code(),
+        "invalid_api_key",
+        "the first key is not made over the network"
+    );
+    assert!(!state.join("keys.json").exists());
+    assert_eq!(
+        server.control(Method::GET, "/admin/status", None).await.0,
+        200,
+        "the owner"
+    );
+    let (code, key, _) = home.run(&["keys", "new", "--management"]);
+    assert_eq!((code, key.lines().count()), (0, 1));
+    let kept = std::fs::read_to_string(state.join("keys.json")).expect("the keys");
+    assert!(!kept.contains(key.trim()));
+    for file in ["keys.json", "keys.lock", "audit.jsonl"] {
+        let mode = std::fs::metadata(state.join(file)).expect("metadata");
+        assert_eq!(mode.permissions().mode() & 0o777, 0o600, "{file}");
+    }
+    let (_, listed, _) = home.run(&["keys", "list"]);
+    assert!(!listed.contains(key.trim()));
+}
+
+#[test]
 fn s04_a_key_is_no_argument() {
     let home = home();
     assert_eq!(home.run(&["serve", "--key", "x"]).0, 2);

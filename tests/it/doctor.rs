@@ -189,6 +189,21 @@ fn d07_broken_keys_and_audits() {
 }
 
 #[test]
+fn d07_broken_keys_of_the_environment() {
+    let home = home();
+    let weak = Path::new("changeme");
+    check(
+        &home,
+        &[("ROUNDHOUSE_INFERENCE_KEY", weak)],
+        "key-weak",
+        "fault",
+    );
+    let nowhere = home.path().join("nowhere");
+    let variables = [("ROUNDHOUSE_MANAGEMENT_KEY_FILE", nowhere.as_path())];
+    check(&home, &variables, "key-environment", "fault");
+}
+
+#[test]
 fn d07_broken_addresses() {
     let listen = |address: &str| {
         format!("server: {{ listen: \"{address}\", management: 127.0.0.1:0 }}\n{MODELS}")

@@ -23,6 +23,8 @@ const BORDERS: &[(&[&str], &[&str])] = &[
 /// Files that decide: they read no clock, do no I/O and start nothing.
 const PURE: &[&str] = &[
     "route.rs",
+    "access/limit.rs",
+    "access/keys/scope.rs",
     "pool/state",
     "pool/evict.rs",
     "dispatch/peek.rs",

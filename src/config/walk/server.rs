@@ -1,6 +1,7 @@
 //! `server` and `server.limits`.
 
 use std::collections::HashSet;
+use std::num::NonZeroU32;
 
 use super::values::{Span, Zero, quoted};
 use super::{At, Walker, set};
@@ -124,6 +125,19 @@ impl Walker<'_> {
                     set(&mut limits.connections, self.number(at, Span::COUNT));
                     continue;
                 }
+                "address_rate" => {
+                    let rate = self.number_or_unlimited(at);
+                    set(
+                        &mut limits.address_rate,
+                        rate.map(|rate| rate.and_then(nonzero)),
+                    );
+                    continue;
+                }
+                "wrong_keys" => {
+                    let number = self.number(at, Span::COUNT);
+                    set(&mut limits.wrong_keys, number.and_then(nonzero));
+                    continue;
+                }
                 _ => continue,
             };
             set(time, self.duration(at, Zero::Refused));
@@ -169,6 +183,11 @@ impl Walker<'_> {
             }
         }
     }
+}
+
+/// A count that was checked to be more than nothing.
+fn nonzero(number: usize) -> Option<NonZeroU32> {
+    u32::try_from(number).ok().and_then(NonZeroU32::new)
 }
 
 /// A DNS name or a literal address.

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Report, lines};
+use crate::secret::Secret;
 use crate::worker::client::Client;
 use crate::worker::{FirstWord, Ready};
 
@@ -37,7 +38,7 @@ pub struct Worker<'a> {
     pub child: Child,
     pub pid: u32,
     pub socket: &'a Path,
-    pub secret: String,
+    pub secret: Secret,
 }
 
 impl Worker<'_> {
@@ -56,7 +57,7 @@ impl Worker<'_> {
             _ = stop.wait_for(Option::is_some) => FirstWords::NotWanted,
         };
         match said {
-            FirstWords::Ready(ready) => match Client::new(self.socket, &self.secret) {
+            FirstWords::Ready(ready) => match Client::new(self.socket, self.secret.expose()) {
                 Ok(client) => report(Report::Ready { ready, client }),
                 Err(failure) => report(Report::Failed {
                     reason: failure.to_string(),
@@ -96,13 +97,15 @@ enum FirstWords {
 async fn first_word(
     stdin: Option<&mut ChildStdin>,
     stdout: Option<&mut BufReader<ChildStdout>>,
-    secret: &str,
+    secret: &Secret,
 ) -> FirstWords {
     let (Some(stdin), Some(stdout)) = (stdin, stdout) else {
         return FirstWords::None;
     };
     // A worker that is gone already shows that by saying nothing.
-    let _ = stdin.write_all(format!("{secret}\n").as_bytes()).await;
+    let _ = stdin
+        .write_all(format!("{}\n", secret.expose()).as_bytes())
+        .await;
     let Ok(Some(line)) = lines::next(stdout, LONGEST_FIRST_LINE).await else {
         return FirstWords::None;
     };

@@ -13,7 +13,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
-use subtle::ConstantTimeEq;
 use tokio::net::{UnixListener, UnixStream};
 
 use super::answer::Answer;
@@ -22,6 +21,7 @@ use super::request::{self, Asked, Route};
 use super::source::scripted::disguised;
 use super::source::{Begun, Engine};
 use crate::api::error::{ApiError, Code};
+use crate::secret::Secret;
 use crate::shutdown::Tasks;
 use crate::worker::{SECRET_HEADER, USAGE_TRAILER};
 
@@ -41,21 +41,12 @@ pub struct Served {
     pub secret: Secret,
 }
 
-/// The per-spawn secret. It is compared in constant time and never printed.
-pub struct Secret(String);
-
-impl Secret {
-    /// The secret as the router sent it.
-    pub fn new(secret: String) -> Self {
-        Self(secret)
-    }
-
-    fn is_known_by<T>(&self, request: &Request<T>) -> bool {
-        let mut told = request.headers().get_all(SECRET_HEADER).iter();
-        match (told.next(), told.next()) {
-            (Some(told), None) => told.as_bytes().ct_eq(self.0.as_bytes()).into(),
-            _ => false,
-        }
+/// Whether a request knows the per-spawn secret.
+fn knows<T>(secret: &Secret, request: &Request<T>) -> bool {
+    let mut told = request.headers().get_all(SECRET_HEADER).iter();
+    match (told.next(), told.next()) {
+        (Some(told), None) => secret.is(told.as_bytes()),
+        _ => false,
     }
 }
 
@@ -112,7 +103,7 @@ async fn guarded(served: &Served, request: Request<Incoming>) -> Response<Body> 
 }
 
 async fn answer(served: &Served, request: Request<Incoming>) -> Response<Body> {
-    if !served.secret.is_known_by(&request) {
+    if !knows(&served.secret, &request) {
         let mut refused = Response::new(Body::empty());
         *refused.status_mut() = StatusCode::FORBIDDEN;
         return refused;

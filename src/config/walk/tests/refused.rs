@@ -222,7 +222,10 @@ fn addresses_hosts_and_paths_are_checked() {
             r#"7:20 server.heartbeat_every: expected more than nothing, found "0s""#,
             r#"8:18 server.limits.body: expected more than nothing, found "0B""#,
             r#"8:35 server.limits.connections: expected a whole number from 1 to 1000000, found "no""#,
-            r#"8:39 unknown key "nope" in server.limits | expected one of body, bodies, header_time, body_idle, idle, load_time, first_token, between_tokens, write_stall, connections"#,
+            &format!(
+                r#"8:39 unknown key "nope" in server.limits | expected one of {}"#,
+                crate::config::keys::children("server.limits").join(", ")
+            ),
         ],
     );
     check(
