@@ -11,9 +11,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::access::{Access, Caller, Door, Refusal};
-use crate::api::body::read_json;
+use crate::api::body::{parse, read_json};
 use crate::api::error::{ApiError, Code};
 use crate::api::front::Port;
+use crate::api::openapi;
 use crate::api::table::{self, Route};
 use crate::pool::{UnloadError, UnloadMode};
 use crate::registry::Snapshot;
@@ -27,6 +28,7 @@ pub mod status;
 pub fn routes() -> Vec<Route> {
     use Access::Management;
     vec![
+        Route::new(Management, "/openapi.json").get(openapi::management::description),
         Route::new(Management, "/admin/status").get(status::status),
         Route::new(Management, "/admin/models").get(status::models),
         Route::new(Management, "/admin/reload").post(reload),
@@ -128,8 +130,7 @@ async fn target(service: &Service, headers: &HeaderMap, body: Body) -> Result<Ta
     let snapshot = service.dispatch.registry.load();
     let limits = &snapshot.config.server.limits;
     let bytes = read_json(headers, body, limits, &service.bodies).await?;
-    let invalid = |error: serde_json::Error| ApiError::new(Code::InvalidValue, error.to_string());
-    serde_json::from_slice(&bytes).map_err(invalid)
+    parse(&bytes)
 }
 
 /// The pool's key for a name.

@@ -8,11 +8,13 @@ use crate::service::Service;
 
 pub mod body;
 pub mod error;
+pub mod fields;
 pub mod front;
 pub mod health;
 pub mod intake;
 pub mod models;
 pub mod openai;
+pub mod openapi;
 pub mod table;
 
 use front::Port;
@@ -25,6 +27,7 @@ pub fn routes() -> Vec<Route> {
         Route::new(Open, "/").head(health::head),
         Route::new(Open, "/health").get(health::health),
         Route::new(Open, "/ready").get(health::ready),
+        Route::new(Inference, "/openapi.json").get(openapi::inference::description),
         Route::new(Inference, "/v1/models").get(models::list),
         // Some clients keep the slash of their base address.
         Route::new(Inference, "/v1/models/").get(models::list),

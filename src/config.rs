@@ -142,6 +142,31 @@ pub struct Limits {
     pub address_rate: Option<NonZeroU32>,
     /// Missing or wrong keys from one address in a minute that are answered as such.
     pub wrong_keys: NonZeroU32,
+    /// How much may stand in a body.
+    pub counts: Counts,
+}
+
+/// The part of `server.limits.*` that counts what stands in a request's body.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Counts {
+    /// JSON values altogether.
+    pub values: usize,
+    /// Messages.
+    pub messages: usize,
+    /// Images and other parts that are no text, over all messages.
+    pub images: usize,
+    /// Largest of them, decoded.
+    pub image_size: ByteSize,
+    /// Tools.
+    pub tools: usize,
+    /// Earlier calls of tools, over all messages.
+    pub tool_calls: usize,
+    /// Stop strings.
+    pub stops: usize,
+    /// Answers to one prompt (`n`).
+    pub choices: usize,
+    /// Answers over all prompts.
+    pub answers: usize,
 }
 
 /// `pool.*`

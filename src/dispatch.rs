@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::access::Caller;
 use crate::access::keys::Scope;
 use crate::api::error::{ApiError, Code};
+use crate::api::fields::Endpoint;
 use crate::pool::{Ending, Lease, Pool, Refused, Terms, UnloadReason};
 use crate::registry::{Registry, Snapshot};
 use crate::route::{self, Decision, Why};
@@ -57,8 +58,8 @@ pub struct Dispatch {
 /// A request in the inner language: a path of the OpenAI API and its body.
 #[derive(Debug)]
 pub struct Request {
-    /// The path at the engine.
-    pub path: &'static str,
+    /// Which of the paths.
+    pub endpoint: Endpoint,
     /// The body as it came.
     pub body: Bytes,
     /// The id under which everything about it is logged.
@@ -76,6 +77,7 @@ struct Routed {
     why: Why,
     snapshot: Arc<Snapshot>,
     arrived: Instant,
+    streamed: bool,
 }
 
 impl Dispatch {
@@ -86,7 +88,8 @@ impl Dispatch {
             return Err(shutting_down());
         }
         let snapshot = self.registry.load();
-        let peek = peek::peek(&request.body)?;
+        let limits = &snapshot.config.server.limits;
+        let peek = peek::peek(request.endpoint, &request.body, &limits.counts)?;
         let (plan, why) = decide(&snapshot, peek.model.as_deref(), &request.caller.scope)?;
         if let (None, Some(default)) = (&peek.model, &snapshot.config.default) {
             request.body = peek::insert_model(&request.body, default.as_str()).into();
@@ -97,6 +100,7 @@ impl Dispatch {
             why,
             snapshot,
             arrived,
+            streamed: peek.stream,
         };
         if peek.stream {
             stream::answer(self.clone(), routed).await
@@ -188,7 +192,7 @@ impl Routed {
         let limit = self.snapshot.config.server.limits.first_token;
         let sent = lease.client().send(
             Method::POST,
-            self.request.path,
+            self.request.endpoint.path(),
             headers,
             self.request.body.clone(),
         );
@@ -199,10 +203,16 @@ impl Routed {
                 Err(Unsent::Unreached)
             }
             Ok(Err(failure)) => Err(Unsent::Refused(crashed(&lease, &failure).await)),
-            Err(_) => Err(Unsent::Refused(ApiError::new(
-                Code::FirstTokenTimeout,
-                format!("{} sent nothing within {limit:?}", self.plan.model),
-            ))),
+            Err(_) => {
+                // An answer that is not streamed may well take so long.
+                if self.streamed {
+                    give_up(&lease);
+                }
+                Err(Unsent::Refused(ApiError::new(
+                    Code::FirstTokenTimeout,
+                    format!("{} sent nothing within {limit:?}", self.plan.model),
+                )))
+            }
         }
     }
 
@@ -245,7 +255,7 @@ impl Routed {
             request.id = %self.request.request_id,
             caller.id = %self.request.caller.id,
             model.id = %self.plan.model,
-            path = self.request.path,
+            path = self.request.endpoint.path(),
             outcome,
             usage,
             duration_ms = self.arrived.elapsed().as_millis() as u64,
@@ -356,6 +366,13 @@ async fn crashed(lease: &Lease, failure: &Failure) -> ApiError {
         tracing::warn!(model.id = %model, "the worker lives on after it broke off an answer");
     }
     ended_early(model)
+}
+
+/// An engine that fell silent is not asked again: its worker leaves after its last
+/// lease.
+fn give_up(lease: &Lease) {
+    tracing::warn!(model.id = %lease.plan().model, "an engine fell silent; its worker is given up");
+    lease.give_up();
 }
 
 fn ended_early(model: &str) -> ApiError {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::record;
 use crate::access::Caller;
 use crate::access::keys::{Key, KeyClass, KeyError, KeyRing, Scope};
-use crate::api::body::read_json;
+use crate::api::body::{parse, read_json};
 use crate::api::error::{ApiError, Code};
 use crate::service::Service;
 
@@ -50,8 +50,7 @@ pub async fn make(
         &service.bodies,
     )
     .await?;
-    let wanted: Wanted = serde_json::from_slice(&bytes)
-        .map_err(|error| ApiError::new(Code::InvalidValue, error.to_string()))?;
+    let wanted: Wanted = parse(&bytes)?;
     let target = wanted.name.clone().unwrap_or_default();
     record(&service, &caller, "keys.make", &target)?;
     let (key, text) = on(&service, move |ring| {

@@ -3,6 +3,7 @@
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 
 use super::error::{ApiError, Code};
 use super::intake::{self, Bodies};
@@ -18,6 +19,20 @@ pub async fn read_json(
 ) -> Result<Bytes, ApiError> {
     check_kind(headers)?;
     intake::take(headers, body, limits, bodies).await
+}
+
+/// What a body of management says.
+///
+/// # Errors
+/// `invalid_json` if it is no JSON, `invalid_value` if it is something else than asked for.
+pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| {
+        let code = match error.is_data() {
+            true => Code::InvalidValue,
+            false => Code::InvalidJson,
+        };
+        ApiError::new(code, error.to_string())
+    })
 }
 
 /// JSON, not compressed.

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, Response, Uri};
 
 use super::body::read_json;
 use super::error::{ApiError, Code};
+use super::fields::Endpoint;
 use super::front::RequestId;
 use crate::access::Caller;
 use crate::access::keys::Scope;
@@ -25,16 +26,7 @@ pub async fn chat_completions(
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
     let terms = terms(&uri, &headers, &caller.scope)?;
-    forward(
-        "/v1/chat/completions",
-        state,
-        caller,
-        id,
-        terms,
-        headers,
-        body,
-    )
-    .await
+    forward(Endpoint::Chat, state, caller, id, terms, headers, body).await
 }
 
 /// `POST /v1/completions`
@@ -47,11 +39,20 @@ pub async fn completions(
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
     let terms = terms(&uri, &headers, &caller.scope)?;
-    forward("/v1/completions", state, caller, id, terms, headers, body).await
+    forward(
+        Endpoint::Completions,
+        state,
+        caller,
+        id,
+        terms,
+        headers,
+        body,
+    )
+    .await
 }
 
 async fn forward(
-    path: &'static str,
+    endpoint: Endpoint,
     State(service): State<Service>,
     Extension(caller): Extension<Caller>,
     Extension(RequestId(request_id)): Extension<RequestId>,
@@ -63,7 +64,7 @@ async fn forward(
     let limits = &snapshot.config.server.limits;
     let body = read_json(&headers, body, limits, &service.bodies).await?;
     let request = Request {
-        path,
+        endpoint,
         body,
         request_id,
         caller,

@@ -167,6 +167,24 @@ pub const KEYS: &[Key] = &[
         "longest time in which a client takes no byte of an answer that is ready"),
     key("server.limits.connections", "number", Value("16384"), Live,
         "most connections to one listener"),
+    key("server.limits.values", "number", Value("1000000"), Live,
+        "most JSON values in a body, however they are nested"),
+    key("server.limits.messages", "number", Value("4096"), Live,
+        "most messages of a request"),
+    key("server.limits.images", "number", Value("64"), Live,
+        "most images and other parts that are no text, over all messages"),
+    key("server.limits.image_size", "size", Value("20MB"), Live,
+        "largest of them, decoded"),
+    key("server.limits.tools", "number", Value("1024"), Live,
+        "most tools of a request"),
+    key("server.limits.tool_calls", "number", Value("4096"), Live,
+        "most earlier calls of tools, over all messages"),
+    key("server.limits.stops", "number", Value("16"), Live,
+        "most stop strings"),
+    key("server.limits.choices", "number", Value("8"), Live,
+        "most answers to one prompt, `n`"),
+    key("server.limits.answers", "number", Value("64"), Live,
+        "most answers of a request: prompts times `n`"),
     key("server.limits.address_rate", "number or `unlimited`", Value("100000"), Live,
         "most requests without a key from one address in a minute"),
     key("server.limits.wrong_keys", "number", Value("100"), Live,
@@ -212,7 +230,7 @@ mod tests {
         assert_eq!(children("models"), [NAME]);
         assert_eq!(children("pool").len(), 7);
         assert!(children("server").contains(&"limits"));
-        assert_eq!(children("server.limits").len(), 10);
+        assert_eq!(children("server.limits").len(), 19);
         assert_eq!(
             elsewhere("idle_unload"),
             ["models.NAME.idle_unload", "pool.idle_unload"]

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Budget, Config, Contention, Limits, Listen, Pool, Server};
+use super::{Budget, Config, Contention, Counts, Limits, Listen, Pool, Server};
 use crate::units::ByteSize;
 
 /// The inference port.
@@ -101,6 +101,24 @@ impl Limits {
             connections: 16_384,
             address_rate: Some(ADDRESS_RATE),
             wrong_keys: WRONG_KEYS,
+            counts: Counts::standard(),
+        }
+    }
+}
+
+impl Counts {
+    /// What holds without a word in the file.
+    pub fn standard() -> Self {
+        Self {
+            values: 1_000_000,
+            messages: 4096,
+            images: 64,
+            image_size: ByteSize(20_000_000),
+            tools: 1024,
+            tool_calls: 4096,
+            stops: 16,
+            choices: 8,
+            answers: 64,
         }
     }
 }

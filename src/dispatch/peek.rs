@@ -1,14 +1,36 @@
-//! What the router reads of a body: `model` and `stream`, nothing else. The
-//! bytes themselves go on unchanged. Pure.
+//! What the router reads of a body: `model` and `stream`, whether the fields
+//! that are known hold what they may, and how much of what counts there is. No
+//! tree is built and no byte changed: the body goes on as it came. Pure.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
+use self::count::{Spot, Tally, Within};
 use crate::api::error::{ApiError, Code};
+use crate::api::fields::{Endpoint, Field, Takes, invalid, known, shortened};
+use crate::config::Counts;
 
-/// Deepest nesting of a body that is forwarded.
-pub const DEEPEST: usize = 128;
+mod count;
+mod extent;
+mod insert;
+
+pub use self::extent::DEEPEST;
+pub use self::insert::insert_model;
+
+/// Most fields of a body.
+const MOST_FIELDS: usize = 1024;
+
+/// Longest text of a known field but the prompt, the messages, the tools and what
+/// the template is given, bytes: so much of a body may become a tree here.
+const LONGEST_FIELD: usize = 256 * 1024;
+
+/// As much of a key as a refusal shows, characters.
+const LONGEST_KEY: usize = 40;
 
 /// The facts of a request that routing needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,74 +41,116 @@ pub struct Peek {
     pub stream: bool,
 }
 
-/// Reads `model` and `stream` from a JSON object. A body in which the engine
-/// might read something else than the router did (a key twice, however it is
-/// escaped) is refused, and so is one nested too deeply to be looked through.
-pub fn peek(body: &[u8]) -> Result<Peek, ApiError> {
-    check_depth(body)?;
+/// Reads a JSON object. A body in which the engine might read something else than
+/// the router did (a key twice, however it is escaped) is refused, and so is one
+/// that is nested too deeply to be looked through, holds more than `counts`
+/// permits, or has a value no known field takes.
+///
+/// # Errors
+/// A 400 of the error contract; `param` names the field where one is at fault.
+pub fn peek(endpoint: Endpoint, body: &[u8], counts: &Counts) -> Result<Peek, ApiError> {
+    extent::check(body, counts.values)?;
     let text = std::str::from_utf8(body)
         .map_err(|_| ApiError::new(Code::InvalidJson, "the body is not UTF-8"))?;
+    let mut reader = Reader {
+        endpoint,
+        counts,
+        tally: Tally::new(counts),
+        model: None,
+        stream: false,
+        choices: 1,
+    };
     let mut json = serde_json::Deserializer::from_str(text);
-    let seen = json.deserialize_any(PeekVisitor).map_err(invalid_json)?;
-    json.end().map_err(invalid_json)?;
-    let model = match seen.model {
-        None => None,
-        Some(serde_json::Value::String(model)) => Some(model),
-        Some(other) => {
-            let message = format!("model must be a string, found {}", kind(&other));
-            return Err(ApiError::new(Code::InvalidModelId, message).param("model"));
-        }
-    };
-    let stream = match seen.stream {
-        None | Some(serde_json::Value::Null) => false,
-        Some(serde_json::Value::Bool(stream)) => stream,
-        Some(other) => {
-            let message = format!("stream must be true or false, found {}", kind(&other));
-            return Err(ApiError::new(Code::InvalidValue, message).param("stream"));
-        }
-    };
-    Ok(Peek { model, stream })
+    let read = reader.deserialize(&mut json).and_then(|()| json.end());
+    if let Err(error) = read {
+        return Err(reader.tally.refusal.unwrap_or_else(|| invalid_json(error)));
+    }
+    reader.check_answers()?;
+    Ok(Peek {
+        model: reader.model,
+        stream: reader.stream,
+    })
 }
 
-/// Puts a `model` into a body that has none. The rest stays byte for byte.
-pub fn insert_model(body: &[u8], model: &str) -> Vec<u8> {
-    let start = body
-        .iter()
-        .position(|&byte| byte == b'{')
-        .map_or(0, |at| at + 1);
-    let (head, rest) = body.split_at(start);
-    let empty = rest.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'}');
-    let field = serde_json::Value::from(model);
-    let comma = if empty { "" } else { "," };
-    [head, format!("\"model\":{field}{comma}").as_bytes(), rest].concat()
+/// What has been read so far.
+struct Reader<'c> {
+    endpoint: Endpoint,
+    counts: &'c Counts,
+    tally: Tally<'c>,
+    model: Option<String>,
+    stream: bool,
+    choices: u64,
 }
 
-/// Refuses bodies nested more than [`DEEPEST`] levels. Counting brackets outside
-/// strings is enough: whatever is no JSON at all is found later.
-fn check_depth(body: &[u8]) -> Result<(), ApiError> {
-    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
-    for &byte in body {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
+impl Reader<'_> {
+    /// Reads the value of a field of which only itself is of interest.
+    fn field(&mut self, field: &Field, raw: &RawValue) -> Result<(), ApiError> {
+        if raw.get() == "null" {
+            return match field.takes {
+                Takes::Name => Err(field.wrong("null")),
+                _ => Ok(()),
+            };
+        }
+        let value = value_of(field, raw)?;
+        field.check(&value)?;
+        match (field.name, value) {
+            ("model", Value::String(model)) => self.model = Some(model),
+            ("stream", Value::Bool(stream)) => self.stream = stream,
+            ("n", value) => {
+                self.choices = value.as_u64().unwrap_or(1);
+                if self.choices > self.counts.choices as u64 {
+                    let most = self.counts.choices;
+                    let message =
+                        format!("n: expected a whole number from 1 to {most}, found {value}");
+                    return Err(invalid("n", message));
+                }
             }
-            continue;
-        }
-        match byte {
-            b'"' => in_string = true,
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => depth = depth.saturating_sub(1),
+            ("stop", Value::Array(stops)) if stops.len() > self.counts.stops => {
+                let (most, found) = (self.counts.stops, stops.len());
+                let message = format!("stop: expected at most {most} strings, found {found}");
+                return Err(invalid("stop", message));
+            }
             _ => {}
         }
-        if depth > DEEPEST {
-            let message = format!("the body is nested more than {DEEPEST} levels deep");
-            return Err(ApiError::new(Code::InvalidJson, message));
-        }
+        Ok(())
     }
-    Ok(())
+
+    /// Prompts and answers to each multiply.
+    fn check_answers(&self) -> Result<(), ApiError> {
+        let answers = (self.tally.prompts.max(1) as u64).saturating_mul(self.choices);
+        if answers <= self.counts.answers as u64 {
+            return Ok(());
+        }
+        let param = if self.choices > 1 { "n" } else { "prompt" };
+        let most = self.counts.answers;
+        let message =
+            format!("{param}: expected at most {most} answers over all prompts, found {answers}");
+        Err(invalid(param, message))
+    }
+}
+
+/// The value of a field, or the empty one of its kind where the kind is enough.
+fn value_of(field: &Field, raw: &RawValue) -> Result<Value, ApiError> {
+    let text = raw.get();
+    let kind_is_enough = matches!(
+        field.takes,
+        Takes::Object | Takes::Array | Takes::Whole(..) | Takes::Number(..) | Takes::Flag
+    );
+    match text.as_bytes().first() {
+        Some(b'{') if kind_is_enough => return Ok(Value::Object(serde_json::Map::new())),
+        Some(b'[') if kind_is_enough => return Ok(Value::Array(Vec::new())),
+        _ => {}
+    }
+    if text.len() > LONGEST_FIELD {
+        let message = format!(
+            "{}: expected at most {LONGEST_FIELD} bytes, found {}",
+            field.name,
+            text.len()
+        );
+        return Err(invalid(field.name, message));
+    }
+    // A number that nothing holds, half a surrogate pair, or nesting.
+    serde_json::from_str(text).map_err(|_| field.wrong(&shortened(text)))
 }
 
 fn invalid_json(error: serde_json::Error) -> ApiError {
@@ -97,145 +161,57 @@ fn invalid_json(error: serde_json::Error) -> ApiError {
     )
 }
 
-fn kind(value: &serde_json::Value) -> &'static str {
-    match value {
-        serde_json::Value::Null => "null",
-        serde_json::Value::Bool(_) => "a boolean",
-        serde_json::Value::Number(_) => "a number",
-        serde_json::Value::String(_) => "a string",
-        serde_json::Value::Array(_) => "an array",
-        serde_json::Value::Object(_) => "an object",
+impl<'de> DeserializeSeed<'de> for &mut Reader<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
+        json.deserialize_any(self)
     }
 }
 
-#[derive(Default)]
-struct Seen {
-    model: Option<serde_json::Value>,
-    stream: Option<serde_json::Value>,
-}
-
-struct PeekVisitor;
-
-impl<'de> Visitor<'de> for PeekVisitor {
-    type Value = Seen;
+impl<'de> Visitor<'de> for &mut Reader<'_> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Seen, A::Error> {
-        let mut seen = Seen::default();
-        let mut keys = std::collections::HashSet::new();
-        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-            let slot = match key.as_ref() {
-                "model" => Some(&mut seen.model),
-                "stream" => Some(&mut seen.stream),
-                _ => None,
-            };
-            match slot {
-                Some(slot) => *slot = Some(map.next_value()?),
-                None => drop(map.next_value::<IgnoredAny>()?),
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut keys = HashSet::new();
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            match spot_of(self.endpoint, &key) {
+                Some(spot) => map.next_value_seed(Within::new(spot, &mut self.tally))?,
+                None => match known(self.endpoint, &key) {
+                    None => drop(map.next_value::<IgnoredAny>()?),
+                    Some(field) => {
+                        let raw = map.next_value::<&'de RawValue>()?;
+                        if let Err(refusal) = self.field(field, raw) {
+                            return Err(self.tally.refuse(refusal));
+                        }
+                    }
+                },
             }
             if let Some(twice) = keys.replace(key) {
-                let short: String = twice.chars().take(40).collect();
-                return Err(serde::de::Error::custom(format!(
-                    "the key {short:?} stands twice"
-                )));
+                let short: String = twice.chars().take(LONGEST_KEY).collect();
+                return Err(A::Error::custom(format!("the key {short:?} stands twice")));
+            }
+            if keys.len() > MOST_FIELDS {
+                return Err(A::Error::custom(format!("more than {MOST_FIELDS} fields")));
             }
         }
-        Ok(seen)
+        Ok(())
+    }
+}
+
+/// The fields in which something is counted.
+fn spot_of(endpoint: Endpoint, key: &str) -> Option<Spot> {
+    match (endpoint, key) {
+        (Endpoint::Chat, "messages") => Some(Spot::Messages),
+        (Endpoint::Chat, "tools") => Some(Spot::Tools),
+        (Endpoint::Completions, "prompt") => Some(Spot::Prompt),
+        _ => None,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(body: &str, expected: Result<(Option<&str>, bool), Code>) {
-        let got = peek(body.as_bytes())
-            .map(|p| (p.model, p.stream))
-            .map_err(|e| e.code);
-        let expected = expected.map(|(model, stream)| (model.map(str::to_owned), stream));
-        assert_eq!(got, expected, "{}", &body[..body.len().min(80)]);
-    }
-
-    #[test]
-    fn model_and_stream_are_found_wherever_they_stand() {
-        check(r#"{"model":"a/b"}"#, Ok((Some("a/b"), false)));
-        check(
-            r#" {"messages":[{"model":"x"}],"stream":true,"model":"a"} "#,
-            Ok((Some("a"), true)),
-        );
-        check(r#"{"mod\u0065l":"a"}"#, Ok((Some("a"), false)));
-        check(r#"{"stream":null}"#, Ok((None, false)));
-        check("{}", Ok((None, false)));
-    }
-
-    #[test]
-    fn what_could_be_read_in_two_ways_is_refused() {
-        check(r#"{"model":"a","model":"b"}"#, Err(Code::InvalidJson));
-        check(r#"{"model":"a","mod\u0065l":"b"}"#, Err(Code::InvalidJson));
-        check(r#"{"x":1,"x":2,"model":"a"}"#, Err(Code::InvalidJson));
-    }
-
-    #[test]
-    fn wrong_kinds_are_named() {
-        for body in ["null", "1", "[]", "{}", "true"] {
-            check(&format!(r#"{{"model":{body}}}"#), Err(Code::InvalidModelId));
-        }
-        check(r#"{"model":"a","stream":"yes"}"#, Err(Code::InvalidValue));
-    }
-
-    #[test]
-    fn what_is_no_json_object_is_refused() {
-        for body in [
-            "",
-            "[]",
-            "\"a\"",
-            "{",
-            "{} x",
-            "\u{feff}{}",
-            "{\"a\":NaN}",
-            "{'a':1}",
-        ] {
-            check(body, Err(Code::InvalidJson));
-        }
-        assert!(peek(b"{\"a\":\"\xff\"}").is_err());
-    }
-
-    #[test]
-    fn nesting_is_bounded_and_brackets_in_strings_do_not_count() {
-        let nested = |depth: usize| {
-            format!(
-                "{{\"model\":\"a\",\"x\":{}{}}}",
-                "[".repeat(depth),
-                "]".repeat(depth)
-            )
-        };
-        check(&nested(127), Ok((Some("a"), false)));
-        check(&nested(128), Err(Code::InvalidJson));
-        check(&nested(200_000), Err(Code::InvalidJson));
-        let text = format!(r#"{{"model":"a","x":"{}\""}}"#, "[".repeat(1000));
-        check(&text, Ok((Some("a"), false)));
-    }
-
-    #[test]
-    fn a_missing_model_is_put_in_and_nothing_else_changes() {
-        let check = |body: &str, expected: &str| {
-            assert_eq!(
-                String::from_utf8(insert_model(body.as_bytes(), "a/b")).expect("text"),
-                expected
-            );
-        };
-        check("{}", r#"{"model":"a/b"}"#);
-        check(" { } ", r#" {"model":"a/b" } "#);
-        check(r#"{ "n": 1e3 }"#, r#"{"model":"a/b", "n": 1e3 }"#);
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_bytes_end_in_an_answer(body: Vec<u8>) {
-            let _ = peek(&body);
-        }
-    }
-}
+mod tests;

@@ -20,7 +20,7 @@ use super::body::{EventBody, comment};
 use super::relay::Relay;
 use super::spool::{self, Writer};
 use super::whole::{collect, is_compressed, usage_of};
-use super::{Dispatch, Routed, Wait, crashed, ended_early, passed_headers, revoked};
+use super::{Dispatch, Routed, Wait, crashed, ended_early, give_up, passed_headers, revoked};
 use crate::api::error::{ApiError, Code};
 use crate::pool::lease::Lease;
 use crate::worker::client;
@@ -184,6 +184,7 @@ impl ReadingHalf {
                 error = revoked(&lease) => return Err(Ending::Failed(error)),
             };
             let frame = frame.map_err(|_| {
+                give_up(&lease);
                 Ending::Failed(ApiError::new(silence.1, format!("{model} fell silent")))
             })?;
             let frame = match frame {

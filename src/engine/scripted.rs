@@ -71,6 +71,9 @@ pub struct Script {
     /// A file, relative to the model folder, that gets a line for every
     /// `started`, `finished` and `cancelled` answer.
     pub journal: Option<PathBuf>,
+    /// A file, relative to the model folder, that holds the body of the last
+    /// request as it came.
+    pub last_body: Option<PathBuf>,
 }
 
 impl Default for Script {
@@ -92,6 +95,7 @@ impl Default for Script {
             odd: None,
             odd_size: 64 * 1024 * 1024,
             journal: None,
+            last_body: None,
         }
     }
 }
@@ -307,6 +311,14 @@ impl Scripted {
     /// The child process of the script, if it has one.
     pub fn child(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
+    }
+
+    /// Keeps the body of a request, if the script asks for it.
+    pub fn keep(&self, body: &[u8]) {
+        if let Some(path) = &self.script.last_body {
+            // What cannot be written is seen by the test that reads it.
+            let _ = std::fs::write(self.dir.join(path), body);
+        }
     }
 
     fn note(&self, line: &str) {

@@ -5,12 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::UnloadReason;
 use super::gate::Gate;
 use super::state::Generation;
 use super::task::Message;
+use super::{UnloadMode, UnloadReason};
 use crate::worker::client::Client;
 use crate::worker::{LoadPlan, Ready};
 
@@ -95,6 +95,18 @@ impl Lease {
     /// How many requests, of all models, were waiting when it joined the queue.
     pub fn queue_position(&self) -> usize {
         self.position
+    }
+
+    /// Has the worker leave after its last lease, this one among them: it has
+    /// fallen silent, and who comes next gets another.
+    pub fn give_up(&self) {
+        let (answer, _) = oneshot::channel();
+        // Without an owner there is nothing left to give up.
+        let _ = self.instance.owner.send(Message::Unload {
+            model: self.instance.plan.model.clone(),
+            mode: UnloadMode::Drain,
+            answer,
+        });
     }
 
     /// Why the lease ended early, if it has.

@@ -136,7 +136,7 @@ async fn a_crash_of_one_model_leaves_the_others_alone() {
 }
 
 #[tokio::test]
-async fn a_load_that_takes_too_long_is_504_and_its_worker_is_ended() {
+async fn l04_a_load_that_takes_too_long_is_504_and_its_worker_is_ended() {
     let home = Home::new("server: { limits: { load_time: 300ms } }\nmodels: { t/a: {} }\n");
     home.scripted(
         "t/a",
@@ -153,21 +153,74 @@ async fn a_load_that_takes_too_long_is_504_and_its_worker_is_ended() {
         .await;
 }
 
+/// Waits until the worker is gone and nothing of it is reserved.
+async fn until_recycled(server: &super::harness::Server, workers: u64) {
+    server
+        .until("recycled", |status| {
+            status["counters"]["unloads"]["requested"] == workers
+                && status["memory"]["reserved_bytes"] == 0
+                && status["requests"]["running"] == 0
+        })
+        .await;
+}
+
 #[tokio::test]
-async fn an_engine_that_never_says_a_first_word_is_504() {
+async fn l04_an_engine_that_never_says_a_first_word_is_504_and_its_worker_is_replaced() {
     let home = Home::new("server: { limits: { first_token: 300ms } }\nmodels: { t/a: {} }\n");
-    home.scripted("t/a", json!({"hang": {"at": "headers"}}));
+    home.scripted("t/a", json!({"tokens": 1}));
     let server = home.serve();
-    for stream in [false, true] {
-        let answer = server.chat(&question("t/a", "n", stream)).await;
+    for (workers, stream) in [(0, false), (1, true)] {
+        let mut body = question("t/a", "n", stream);
+        body["scripted"] = json!({"hang": {"at": "headers"}});
+        let answer = server.chat(&body).await;
         assert_eq!(
             (answer.status, answer.code().as_str()),
             (504, "first_token_timeout")
         );
+        match workers {
+            0 => {
+                let free = |status: &serde_json::Value| status["requests"]["running"] == 0;
+                server.until("free", free).await;
+            }
+            workers => until_recycled(&server, workers).await,
+        }
+        assert_eq!(server.chat(&question("t/a", "n", false)).await.status, 200);
     }
-    server
-        .until("free", |status| status["requests"]["running"] == 0)
-        .await;
+}
+
+#[tokio::test]
+async fn l04_an_engine_that_stops_between_tokens_is_an_error_event_and_its_worker_is_replaced() {
+    let home = Home::new("server: { limits: { between_tokens: 300ms } }\nmodels: { t/a: {} }\n");
+    home.scripted("t/a", json!({"tokens": 4}));
+    let server = home.serve();
+    let mut body = question("t/a", "n", true);
+    body["scripted"] = json!({"hang": {"at": "token", "token": 2}});
+    let answer = server.chat(&body).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(!answer.text.contains("[DONE]"), "{answer:?}");
+    let events = answer.events();
+    let last: serde_json::Value =
+        serde_json::from_str(events.last().expect("an event").trim()).expect("JSON");
+    assert_eq!(last["error"]["code"], "upstream_timeout", "{last}");
+    let pid = answer.told()["pid"].clone();
+    until_recycled(&server, 1).await;
+    let again = server.chat(&question("t/a", "again", false)).await;
+    assert_eq!(again.status, 200, "{again:?}");
+    assert_ne!(again.told()["pid"], pid);
+}
+
+#[tokio::test]
+async fn l04_a_silent_stream_leaves_the_others_of_its_model_alone() {
+    let home = Home::new("server: { limits: { between_tokens: 300ms } }\nmodels: { t/a: {} }\n");
+    home.scripted("t/a", json!({"tokens": 40, "token_ms": 50}));
+    let server = home.serve();
+    let mut silent = question("t/a", "silent", true);
+    silent["scripted"] = json!({"hang": {"at": "token", "token": 2}});
+    let well = question("t/a", "well", true);
+    let (silent, well) = tokio::join!(server.chat(&silent), server.chat(&well));
+    assert!(!silent.text.contains("[DONE]"), "{silent:?}");
+    assert_eq!(well.events().last().map(String::as_str), Some("[DONE]"));
+    until_recycled(&server, 1).await;
 }
 
 #[tokio::test]

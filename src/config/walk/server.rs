@@ -7,7 +7,7 @@ use super::values::{Span, Zero, quoted};
 use super::{At, Walker, set};
 use crate::config::file::{Node, Value};
 use crate::config::problem::Problem;
-use crate::config::{Limits, Listen, Server, Tls};
+use crate::config::{Counts, Limits, Listen, Server, Tls};
 
 impl Walker<'_> {
     /// `server`
@@ -105,6 +105,9 @@ impl Walker<'_> {
                 path: &path,
                 node: &pair.node,
             };
+            if self.counts(at, &pair.key, &mut limits.counts) {
+                continue;
+            }
             let time = match pair.key.as_str() {
                 "header_time" => &mut limits.header_time,
                 "body_idle" => &mut limits.body_idle,
@@ -142,6 +145,23 @@ impl Walker<'_> {
             };
             set(time, self.duration(at, Zero::Refused));
         }
+    }
+
+    /// The part of `server.limits` about bodies; answers whether the key was one of it.
+    fn counts(&mut self, at: At, key: &str, counts: &mut Counts) -> bool {
+        let number = match key {
+            "values" => return set_count(&mut counts.values, self.number(at, Span::VALUES)),
+            "image_size" => return set_count(&mut counts.image_size, self.size(at)),
+            "messages" => &mut counts.messages,
+            "images" => &mut counts.images,
+            "tools" => &mut counts.tools,
+            "tool_calls" => &mut counts.tool_calls,
+            "stops" => &mut counts.stops,
+            "choices" => &mut counts.choices,
+            "answers" => &mut counts.answers,
+            _ => return false,
+        };
+        set_count(number, self.number(at, Span::COUNT))
     }
 
     /// A host as it stands in `Host`, without a port.
@@ -183,6 +203,12 @@ impl Walker<'_> {
             }
         }
     }
+}
+
+/// Sets what could be read; the key was known either way.
+fn set_count<T>(to: &mut T, read: Option<T>) -> bool {
+    set(to, read);
+    true
 }
 
 /// A count that was checked to be more than nothing.

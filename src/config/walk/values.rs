@@ -42,6 +42,8 @@ pub struct Span(pub u64, pub u64);
 impl Span {
     /// A count of things that are there.
     pub const COUNT: Self = Self(1, 1_000_000);
+    /// JSON values in a body.
+    pub const VALUES: Self = Self(1, 100_000_000);
     /// A number of tokens.
     pub const TOKENS: Self = Self(1, 100_000_000);
     /// Sequences at once.

@@ -9,7 +9,7 @@ use rand::rngs::SysRng;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::request::Route;
+use crate::api::fields::Endpoint;
 use crate::engine::Finish;
 
 /// The last event of a stream that is complete.
@@ -68,7 +68,7 @@ pub struct Choice {
 
 /// What all chunks of one answer have in common.
 pub struct Answer {
-    route: Route,
+    endpoint: Endpoint,
     id: String,
     created: u64,
     model: String,
@@ -89,14 +89,14 @@ struct Chunk<'a> {
 impl Answer {
     /// An answer of `model`, as the caller named it. `logprobs` says whether
     /// log-probabilities were asked for.
-    pub fn new(route: Route, model: String, logprobs: bool) -> Self {
-        let prefix = match route {
-            Route::Chat => "chatcmpl",
-            Route::Completions => "cmpl",
+    pub fn new(endpoint: Endpoint, model: String, logprobs: bool) -> Self {
+        let prefix = match endpoint {
+            Endpoint::Chat => "chatcmpl",
+            Endpoint::Completions => "cmpl",
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
-            route,
+            endpoint,
             id: format!("{prefix}-{:016x}{:016x}", random(), random()),
             created: now.map_or(0, |now| now.as_secs()),
             model,
@@ -107,23 +107,24 @@ impl Answer {
     /// The first event of a choice: who speaks. The older completions have none.
     pub fn begin(&self, choice: usize) -> Option<Vec<u8>> {
         let delta = json!({"role": "assistant", "content": ""});
-        (self.route == Route::Chat).then(|| self.event(&[self.delta(choice, delta, &[], None)]))
+        (self.endpoint == Endpoint::Chat)
+            .then(|| self.event(&[self.delta(choice, delta, &[], None)]))
     }
 
     /// An event with text of a choice. `offset` is where it begins in the choice's
     /// text, in characters.
     pub fn text(&self, choice: usize, text: &str, tokens: &[ToldToken], offset: usize) -> Vec<u8> {
-        self.event(&[match self.route {
-            Route::Chat => self.delta(choice, json!({"content": text}), tokens, None),
-            Route::Completions => self.piece(choice, text, tokens, offset, None),
+        self.event(&[match self.endpoint {
+            Endpoint::Chat => self.delta(choice, json!({"content": text}), tokens, None),
+            Endpoint::Completions => self.piece(choice, text, tokens, offset, None),
         }])
     }
 
     /// The event that ends a choice.
     pub fn end(&self, choice: usize, finish: Finish) -> Vec<u8> {
-        self.event(&[match self.route {
-            Route::Chat => self.delta(choice, json!({}), &[], Some(finish)),
-            Route::Completions => self.piece(choice, "", &[], 0, Some(finish)),
+        self.event(&[match self.endpoint {
+            Endpoint::Chat => self.delta(choice, json!({}), &[], Some(finish)),
+            Endpoint::Completions => self.piece(choice, "", &[], 0, Some(finish)),
         }])
     }
 
@@ -137,21 +138,21 @@ impl Answer {
         let choices: Vec<Value> = choices
             .iter()
             .enumerate()
-            .map(|(index, choice)| match self.route {
-                Route::Chat => json!({
+            .map(|(index, choice)| match self.endpoint {
+                Endpoint::Chat => json!({
                     "index": index,
                     "message": {"role": "assistant", "content": choice.text, "refusal": null},
                     "logprobs": self.chat_logprobs(&choice.tokens),
                     "finish_reason": choice.finish.map(Finish::as_str),
                 }),
-                Route::Completions => {
+                Endpoint::Completions => {
                     self.piece(index, &choice.text, &choice.tokens, 0, choice.finish)
                 }
             })
             .collect();
-        let object = match self.route {
-            Route::Chat => "chat.completion",
-            Route::Completions => "text_completion",
+        let object = match self.endpoint {
+            Endpoint::Chat => "chat.completion",
+            Endpoint::Completions => "text_completion",
         };
         self.json(object, &choices, Some(usage))
     }
@@ -217,9 +218,9 @@ impl Answer {
     }
 
     fn render(&self, choices: &[Value], usage: Option<Usage>) -> Vec<u8> {
-        let object = match self.route {
-            Route::Chat => "chat.completion.chunk",
-            Route::Completions => "text_completion",
+        let object = match self.endpoint {
+            Endpoint::Chat => "chat.completion.chunk",
+            Endpoint::Completions => "text_completion",
         };
         let mut event = b"data: ".to_vec();
         event.extend(self.json(object, choices, usage));

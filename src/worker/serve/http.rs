@@ -17,10 +17,11 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::answer::Answer;
 use super::body::{self, Event};
-use super::request::{self, Asked, Route};
+use super::request::{self, Asked};
 use super::source::scripted::disguised;
 use super::source::{Begun, Engine};
 use crate::api::error::{ApiError, Code};
+use crate::api::fields::Endpoint;
 use crate::secret::Secret;
 use crate::shutdown::Tasks;
 use crate::worker::{SECRET_HEADER, USAGE_TRAILER};
@@ -112,8 +113,10 @@ async fn answer(served: &Served, request: Request<Incoming>) -> Response<Body> {
     let answered = match (request.method(), path.as_str()) {
         (&Method::GET, "/health") => Ok(json_response(&json!({"status": "ok"}))),
         (&Method::GET, "/status") => Ok(json_response(&served.engine.status().json())),
-        (&Method::POST, "/v1/chat/completions") => generate(served, Route::Chat, request).await,
-        (&Method::POST, "/v1/completions") => generate(served, Route::Completions, request).await,
+        (&Method::POST, "/v1/chat/completions") => generate(served, Endpoint::Chat, request).await,
+        (&Method::POST, "/v1/completions") => {
+            generate(served, Endpoint::Completions, request).await
+        }
         (_, "/health" | "/status") => Ok(wrong_method("GET")),
         (_, "/v1/chat/completions" | "/v1/completions") => Ok(wrong_method("POST")),
         _ => Err(ApiError::new(
@@ -141,12 +144,17 @@ fn wrong_method(allowed: &'static str) -> Response<Body> {
 
 async fn generate(
     served: &Served,
-    route: Route,
+    endpoint: Endpoint,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ApiError> {
     let nonce = request.headers().get(NONCE_HEADER).cloned();
     let body = read_body(request).await?;
-    let mut asked = request::read(route, &body)?;
+    // Without the embedded engine there is only one kind.
+    #[cfg_attr(not(any(feature = "mlx", test)), expect(irrefutable_let_patterns))]
+    if let Engine::Scripted(source) = &served.engine {
+        source.keep(&body);
+    }
+    let mut asked = request::read(endpoint, &body)?;
     drop(body);
     if let Some(nonce) = nonce.as_ref().and_then(|nonce| nonce.to_str().ok()) {
         asked.nonce = Some(nonce.to_owned());
@@ -172,7 +180,7 @@ async fn read_body(request: Request<Incoming>) -> Result<bytes::Bytes, ApiError>
 /// is a plain status; then the response goes out.
 async fn respond(served: &Served, mut asked: Asked) -> Result<Response<Body>, ApiError> {
     let name = asked.model.take().unwrap_or_else(|| served.name.clone());
-    let answer = Answer::new(asked.route, name, asked.logprobs.is_some());
+    let answer = Answer::new(asked.endpoint, name, asked.logprobs.is_some());
     let (stream, include_usage) = (asked.stream, asked.include_usage);
     let ignored = std::mem::take(&mut asked.ignored);
     let Begun {

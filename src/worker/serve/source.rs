@@ -113,7 +113,7 @@ pub fn allowance(
     room: u64,
 ) -> Result<Allowance, ApiError> {
     if prompt == 0 {
-        return Err(super::fields::invalid(
+        return Err(crate::api::fields::invalid(
             param,
             format!("{param}: expected at least one token, found none"),
         ));

@@ -11,13 +11,13 @@ use serde_json::Value;
 
 use super::{Begun, Status, allowance};
 use crate::api::error::{ApiError, Code};
+use crate::api::fields::{invalid, wrong};
 use crate::engine::Finish;
 use crate::engine::scripted::play::{Beat, Play};
 use crate::engine::scripted::{Odd, Scripted};
 use crate::engine::stop::StopStrings;
 use crate::worker::serve::answer::ToldToken;
 use crate::worker::serve::body::{Event, Events};
-use crate::worker::serve::fields::{invalid, wrong};
 use crate::worker::serve::request::{Asked, Input, Prompt};
 
 /// Bytes of an odd line that are written at once.
@@ -36,6 +36,11 @@ impl Source {
             engine: Arc::new(engine),
             context,
         }
+    }
+
+    /// Keeps the body of a request, if the script asks for it.
+    pub fn keep(&self, body: &[u8]) {
+        self.engine.keep(body);
     }
 
     /// Begins an answer; see [`super::Engine::begin`].

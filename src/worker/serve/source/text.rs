@@ -12,9 +12,9 @@ use futures_util::stream::{self, StreamExt};
 use self::telling::Telling;
 use super::{Allowance, Begun, Status, allowance};
 use crate::api::error::{ApiError, Code};
+use crate::api::fields::invalid;
 use crate::engine::sampling::Sampling;
 use crate::engine::thread::{Engine, Job};
-use crate::worker::serve::fields::invalid;
 use crate::worker::serve::request::{Asked, Chat, Input, Prompt, Wishes};
 
 /// No token stands for more bytes of text than this, in any vocabulary of today:

@@ -6,10 +6,11 @@ use std::sync::mpsc;
 use serde_json::json;
 
 use super::*;
+use crate::api::fields::Endpoint;
 use crate::engine::thread::Settings;
 use crate::engine::{EngineError, Finish, Network};
 use crate::worker::serve::body::Event;
-use crate::worker::serve::request::{Route, read};
+use crate::worker::serve::request::read;
 
 /// Says, after a byte, the next higher one.
 struct NextByte {
@@ -149,7 +150,7 @@ fn asked(prompt: &str, more: serde_json::Value) -> Asked {
     for (name, value) in more.as_object().expect("an object") {
         body[name] = value.clone();
     }
-    read(Route::Chat, body.to_string().as_bytes()).expect("accepted")
+    read(Endpoint::Chat, body.to_string().as_bytes()).expect("accepted")
 }
 
 /// The texts of the choices, their ends, the tokens told and counted.
@@ -240,7 +241,7 @@ fn answers_end_where_they_should() {
 #[tokio::test]
 async fn choices_and_prompts_are_answered_side_by_side() {
     let body = json!({"prompt": ["ab", "xx", [99, 100]], "n": 2, "max_tokens": 1});
-    let asked = read(Route::Completions, body.to_string().as_bytes()).expect("accepted");
+    let asked = read(Endpoint::Completions, body.to_string().as_bytes()).expect("accepted");
     let begun = source().begin(asked).await.expect("begun");
     assert_eq!((begun.choices, begun.prompt), (6, 6));
     let heard = hear(begun).await;
@@ -351,7 +352,7 @@ fn refusals_name_what_is_wrong() {
         "prompt",
     );
     let body = json!({"prompt": ["a", [5, 300]]});
-    let tokens = read(Route::Completions, body.to_string().as_bytes()).expect("accepted");
+    let tokens = read(Endpoint::Completions, body.to_string().as_bytes()).expect("accepted");
     check(tokens, invalid, Some("prompt[1][1]"), "300");
 }
 

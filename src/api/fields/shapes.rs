@@ -1,0 +1,104 @@
+//! Fields whose values have a form of their own. Counts that the configuration
+//! may set are not checked here.
+
+use serde_json::Value;
+
+use super::{Shape, invalid, wrong};
+use crate::api::error::ApiError;
+
+/// Longest stop string, bytes.
+const LONGEST_STOP: usize = 1024;
+
+/// Most entries of `logit_bias`.
+const MOST_BIASES: usize = 4096;
+
+/// Checks a value that is not `null`.
+pub(super) fn check(shape: Shape, name: &str, value: &Value) -> Result<(), ApiError> {
+    match shape {
+        Shape::Stops => stops(name, value),
+        Shape::Biases => biases(name, value),
+        Shape::StreamOptions => stream_options(name, value),
+        Shape::Format => format(name, value),
+        Shape::Prompt => match value {
+            Value::String(_) | Value::Array(_) => Ok(()),
+            other => Err(wrong(name, expected(shape), other)),
+        },
+    }
+}
+
+/// What would be right, in words.
+pub(super) fn expected(shape: Shape) -> &'static str {
+    match shape {
+        Shape::Stops => "a string or an array of strings",
+        Shape::Biases => "an object of token ids and numbers",
+        Shape::StreamOptions => "an object",
+        Shape::Format => "{\"type\": \"text\"} (the model's answer cannot be constrained yet)",
+        Shape::Prompt => "a string, an array of strings, or one or more arrays of token ids",
+    }
+}
+
+fn stops(name: &str, value: &Value) -> Result<(), ApiError> {
+    let one = |value: &Value| match value {
+        Value::String(text) if text.len() > LONGEST_STOP => Err(invalid(
+            name,
+            format!(
+                "{name}: expected strings of at most {LONGEST_STOP} bytes, found one of {}",
+                text.len()
+            ),
+        )),
+        Value::String(_) => Ok(()),
+        other => Err(wrong(name, expected(Shape::Stops), other)),
+    };
+    match value {
+        Value::Array(list) => list.iter().try_for_each(one),
+        other => one(other),
+    }
+}
+
+fn biases(name: &str, value: &Value) -> Result<(), ApiError> {
+    let Value::Object(map) = value else {
+        return Err(wrong(name, expected(Shape::Biases), value));
+    };
+    if map.len() > MOST_BIASES {
+        let found = map.len();
+        let message = format!("{name}: expected at most {MOST_BIASES} tokens, found {found}");
+        return Err(invalid(name, message));
+    }
+    map.iter().try_for_each(|(token, bias)| {
+        if token.parse::<u32>().is_err() {
+            let found = Value::from(token.as_str());
+            return Err(wrong(name, "token ids as keys", &found));
+        }
+        match bias.as_f64() {
+            Some(bias) if (-100.0..=100.0).contains(&bias) => Ok(()),
+            _ => Err(wrong(name, "numbers from -100 to 100", bias)),
+        }
+    })
+}
+
+fn stream_options(name: &str, value: &Value) -> Result<(), ApiError> {
+    let Value::Object(map) = value else {
+        return Err(wrong(name, expected(Shape::StreamOptions), value));
+    };
+    match map.get("include_usage") {
+        None | Some(Value::Null | Value::Bool(_)) => Ok(()),
+        Some(other) => Err(wrong(
+            &format!("{name}.include_usage"),
+            "true or false",
+            other,
+        )),
+    }
+}
+
+/// Only plain text, until output can be constrained.
+fn format(name: &str, value: &Value) -> Result<(), ApiError> {
+    match value.as_object().map(|map| map.get("type")) {
+        Some(Some(Value::String(kind))) if kind == "text" => Ok(()),
+        Some(kind) => Err(wrong(
+            name,
+            expected(Shape::Format),
+            kind.unwrap_or(&Value::Null),
+        )),
+        None => Err(wrong(name, "an object", value)),
+    }
+}

@@ -1,0 +1,104 @@
+//! What the inference port does, operation by operation.
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::Value;
+
+use super::{Operation, document, schemas};
+use crate::service::Service;
+
+/// `GET /openapi.json`
+pub async fn description(State(service): State<Service>) -> Json<Value> {
+    let snapshot = service.dispatch.registry.load();
+    let schemas = schemas::inference(&snapshot.config.server.limits.counts);
+    let title = "Roundhouse, inference";
+    Json(document(title, &crate::api::routes(), OPERATIONS, schemas))
+}
+
+/// Refusals of a model, of the terms of waiting for it, and of an engine.
+const OF_A_MODEL: &[u16] = &[404, 409, 502, 504];
+
+/// Every method of every path of the port.
+pub const OPERATIONS: &[Operation] = &[
+    Operation {
+        method: "HEAD",
+        path: "/",
+        summary: "Whether there is anybody.",
+        takes: None,
+        answers: &[(200, None)],
+        generates: false,
+        refusals: &[],
+    },
+    Operation {
+        method: "GET",
+        path: "/health",
+        summary: "Whether the process lives; degraded when the last reload failed.",
+        takes: None,
+        answers: &[(200, Some("Health"))],
+        generates: false,
+        refusals: &[],
+    },
+    Operation {
+        method: "GET",
+        path: "/ready",
+        summary: "Whether what is loaded at start is there.",
+        takes: None,
+        answers: &[(200, Some("Health")), (503, Some("Health"))],
+        generates: false,
+        refusals: &[],
+    },
+    Operation {
+        method: "GET",
+        path: "/openapi.json",
+        summary: "This description.",
+        takes: None,
+        answers: &[(200, Some("Description"))],
+        generates: false,
+        refusals: &[],
+    },
+    Operation {
+        method: "GET",
+        path: "/v1/models",
+        summary: "What may be asked for.",
+        takes: None,
+        answers: &[(200, Some("ModelList"))],
+        generates: false,
+        refusals: &[],
+    },
+    Operation {
+        method: "GET",
+        path: "/v1/models/",
+        summary: "What may be asked for.",
+        takes: None,
+        answers: &[(200, Some("ModelList"))],
+        generates: false,
+        refusals: &[],
+    },
+    Operation {
+        method: "GET",
+        path: "/v1/models/{*id}",
+        summary: "One model; the slash of its id may stand as it is.",
+        takes: None,
+        answers: &[(200, Some("Model"))],
+        generates: false,
+        refusals: &[404],
+    },
+    Operation {
+        method: "POST",
+        path: "/v1/chat/completions",
+        summary: "An answer to messages, or its stream.",
+        takes: Some("ChatRequest"),
+        answers: &[(200, Some("ChatCompletion"))],
+        generates: true,
+        refusals: OF_A_MODEL,
+    },
+    Operation {
+        method: "POST",
+        path: "/v1/completions",
+        summary: "What follows a prompt, or its stream.",
+        takes: Some("CompletionRequest"),
+        answers: &[(200, Some("Completion"))],
+        generates: true,
+        refusals: OF_A_MODEL,
+    },
+];

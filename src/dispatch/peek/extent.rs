@@ -1,0 +1,44 @@
+//! How deep a body is nested and how many values it holds, by its brackets and
+//! commas outside strings: whatever is no JSON at all is found later.
+
+use crate::api::error::{ApiError, Code};
+
+/// Deepest nesting of a body, itself included. The worker reads each field with a
+/// parser of its own, whose limit of 127 levels is this one without the body.
+pub const DEEPEST: usize = 128;
+
+/// Refuses bodies nested more than [`DEEPEST`] levels or of more than `most` values.
+pub(super) fn check(body: &[u8], most: usize) -> Result<(), ApiError> {
+    let (mut depth, mut values) = (0usize, 0usize);
+    let (mut in_string, mut escaped) = (false, false);
+    for &byte in body {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'{' | b'[' => {
+                depth += 1;
+                values += 1;
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b',' => values += 1,
+            _ => {}
+        }
+        if depth > DEEPEST {
+            let message = format!("the body is nested more than {DEEPEST} levels deep");
+            return Err(ApiError::new(Code::InvalidJson, message));
+        }
+        if values > most {
+            let message = format!("the body holds more than {most} values");
+            return Err(ApiError::new(Code::InvalidValue, message));
+        }
+    }
+    Ok(())
+}
