@@ -174,6 +174,7 @@ fn d07_broken_keys_and_audits() {
     });
     broken("keys-file-unreadable", |home| {
         fs::create_dir_all(keys(home)).expect("a folder");
+        mode(&keys(home), 0o700);
     });
     broken("audit-open", |home| {
         put(&state(home).join("audit.jsonl"), "", 0o644)
