@@ -264,15 +264,6 @@ impl Routed {
     }
 }
 
-/// The tokens of a usage as workers report it: `prompt=3 completion=5 finish=stop`.
-fn tokens(usage: &str) -> Option<u64> {
-    let number = |name: &str| {
-        let field = usage.split(' ').find_map(|field| field.strip_prefix(name));
-        field?.strip_prefix('=')?.parse::<u64>().ok()
-    };
-    number("prompt")?.checked_add(number("completion")?)
-}
-
 /// What waiting for a model was like.
 #[derive(Clone, Copy, Debug)]
 struct Wait {
@@ -299,6 +290,15 @@ impl Wait {
             header("x-roundhouse-queue-position", self.position as u64),
         ]
     }
+}
+
+/// The tokens of a usage as workers report it: `prompt=3 completion=5 finish=stop`.
+fn tokens(usage: &str) -> Option<u64> {
+    let number = |name: &str| {
+        let field = usage.split(' ').find_map(|field| field.strip_prefix(name));
+        field?.strip_prefix('=')?.parse::<u64>().ok()
+    };
+    number("prompt")?.checked_add(number("completion")?)
 }
 
 /// The headers of an engine's answer that the client sees.

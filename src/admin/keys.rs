@@ -43,13 +43,8 @@ pub async fn make(
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
     let snapshot = service.dispatch.registry.load();
-    let bytes = read_json(
-        &headers,
-        body,
-        &snapshot.config.server.limits,
-        &service.bodies,
-    )
-    .await?;
+    let limits = &snapshot.config.server.limits;
+    let bytes = read_json(&headers, body, limits, &service.bodies).await?;
     let wanted: Wanted = parse(&bytes)?;
     let target = wanted.name.clone().unwrap_or_default();
     record(&service, &caller, "keys.make", &target)?;

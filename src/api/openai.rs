@@ -73,8 +73,8 @@ async fn forward(
     service.dispatch.answer(request).await
 }
 
-/// On what terms a request waits: `x-priority`, which may lower the class of its
-/// key, and `?autoload=`. Other words of the query are left to whoever reads them.
+/// On what terms a request waits: `x-priority` and `?autoload=`. Other words of
+/// the query are left to whoever reads them.
 fn terms(uri: &Uri, headers: &HeaderMap, scope: &Scope) -> Result<Terms, ApiError> {
     let invalid = |param: &str, expected: &str| {
         ApiError::new(Code::InvalidValue, format!("{param}: expected {expected}")).param(param)
@@ -82,8 +82,8 @@ fn terms(uri: &Uri, headers: &HeaderMap, scope: &Scope) -> Result<Terms, ApiErro
     let asked = match headers.get("x-priority") {
         None => None,
         Some(value) => {
-            let asked = value.to_str().ok().and_then(|text| text.parse().ok());
-            Some(asked.ok_or_else(|| invalid("x-priority", "high, normal or low"))?)
+            let text = value.to_str().ok().and_then(|text| text.parse().ok());
+            Some(text.ok_or_else(|| invalid("x-priority", "high, normal or low"))?)
         }
     };
     let priority = scope.priority(asked);

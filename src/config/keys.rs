@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(children("models"), [NAME]);
         assert_eq!(children("pool").len(), 7);
         assert!(children("server").contains(&"limits"));
-        assert_eq!(children("server.limits").len(), 19);
+        assert_eq!(children("server.limits").len(), 21);
         assert_eq!(
             elsewhere("idle_unload"),
             ["models.NAME.idle_unload", "pool.idle_unload"]
