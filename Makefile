@@ -45,7 +45,7 @@ test-router: clients
 # over a hundred thousand sequences of events, the cases that name large numbers.
 test-long: clients
 	PROPTEST_CASES=100000 $(CARGO) test --locked --no-default-features --lib --release pool::state
-	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --no-default-features --release --test it
+	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --no-default-features --features tls --release --test it
 
 # Many streams, kills, unloads and edits at once, for MINUTES (ten).
 MINUTES ?= 10

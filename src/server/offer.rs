@@ -38,7 +38,7 @@ pub(super) fn note(offered: bool) {
 /// Runs a stream to its end, or until its client took nothing of what was offered
 /// for so long.
 #[cfg_attr(
-    not(feature = "tls"),
+    not(any(feature = "tls", test)),
     expect(dead_code, reason = "HTTP/2 is spoken within TLS alone")
 )]
 pub(super) async fn until_stalled<F: Future>(stream: F, patience: Duration) {
