@@ -59,8 +59,14 @@ pub enum Door {
 }
 
 impl Door {
-    /// Who dialled, of those that can be told apart.
-    fn peer(&self) -> Option<IpAddr> {
+    /// Where it came from, for records: an address, or `unix`.
+    pub fn peer(&self) -> String {
+        self.address()
+            .map_or_else(|| "unix".to_owned(), |address| address.to_string())
+    }
+
+    /// The address of who dialled; users of Unix sockets cannot be told apart.
+    fn address(&self) -> Option<IpAddr> {
         match self {
             Door::Tcp { peer, .. } => Some(*peer),
             Door::ControlSocket | Door::UnixSocket => None,
@@ -92,10 +98,9 @@ pub struct Caller {
 impl Caller {
     /// A caller without a key.
     pub fn keyless(id: &str, door: &Door) -> Self {
-        let peer = door.peer();
         Self {
             id: id.to_owned(),
-            peer: peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string()),
+            peer: door.peer(),
             scope: Arc::default(),
             seat: None,
         }
@@ -139,7 +144,7 @@ impl Entrance {
         now: SystemTime,
     ) -> Result<Caller, Refusal> {
         let keys = self.keys.load();
-        let peer = Peer::of(door.peer());
+        let peer = Peer::of(door.address());
         let identified = identify(access, headers, door, &keys, self.insecure, now);
         match identified {
             Ok(Known::Anybody) => Ok(Caller::keyless("anybody", door)),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, Method, Uri};
+use axum::http::HeaderMap;
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -162,18 +162,13 @@ fn record(service: &Service, caller: &Caller, action: &str, target: &str) -> Res
 pub fn record_refusal(
     service: &Service,
     door: &Door,
-    method: &Method,
-    uri: &Uri,
+    action: &str,
     refusal: &Refusal,
 ) -> Result<(), ApiError> {
     let caller = Caller::keyless(refusal.key.as_deref().unwrap_or("unknown"), door);
-    let action = format!(
-        "{method} {}",
-        uri.path().chars().take(200).collect::<String>()
-    );
     service
         .audit
-        .record(&caller, &action, "", refusal.error.code.facts().0)
+        .record(&caller, action, "", refusal.error.code.facts().0)
         .map_err(unwritten)
 }
 

@@ -18,6 +18,9 @@ use super::front::{self, Port};
 use crate::access::{Access, Door};
 use crate::service::Service;
 
+/// As much of a path as the audit shows, characters.
+const LONGEST_PATH: usize = 200;
+
 /// A row: a path, what it asks of its caller, and who answers to which method.
 pub struct Route {
     /// What it asks.
@@ -113,8 +116,9 @@ async fn check_access(
         Err(refusal) => {
             // A line for each call of a flood would fill the disk.
             if access == Access::Management && refusal.error.code != Code::RateLimitExceeded {
-                let (method, uri) = (request.method(), request.uri());
-                crate::admin::record_refusal(&service, &door, method, uri, &refusal)?;
+                let path: String = request.uri().path().chars().take(LONGEST_PATH).collect();
+                let action = format!("{} {path}", request.method());
+                crate::admin::record_refusal(&service, &door, &action, &refusal)?;
             }
             Err(refusal.error)
         }

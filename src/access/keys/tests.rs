@@ -141,3 +141,9 @@ fn what_is_told_of_a_key_is_not_its_hash() {
     assert!(!told.to_string().contains(&key.sha256));
     assert_eq!(format!("{text:?}"), "***");
 }
+
+#[test]
+fn bytes_are_written_as_two_digits_each() {
+    assert_eq!(hexadecimal(&[0, 1, 0x9f, 0xff]), "00019fff");
+    assert_eq!(hexadecimal(&[]), "");
+}
