@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use futures_util::{FutureExt, StreamExt, stream};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -25,9 +25,6 @@ use crate::api::fields::Endpoint;
 use crate::secret::Secret;
 use crate::shutdown::Tasks;
 use crate::worker::{SECRET_HEADER, USAGE_TRAILER};
-
-/// Largest request body, bytes. The router's own limit is at or below it.
-const LARGEST_BODY: usize = 64 * 1024 * 1024;
 
 /// The header with a mark that the scripted engine repeats.
 const NONCE_HEADER: &str = "x-nonce";
@@ -162,16 +159,11 @@ async fn generate(
     respond(served, asked).await
 }
 
+/// The whole body. How large it may be is the router's business, and nobody else
+/// knows the secret.
 async fn read_body(request: Request<Incoming>) -> Result<bytes::Bytes, ApiError> {
-    match Limited::new(request.into_body(), LARGEST_BODY)
-        .collect()
-        .await
-    {
+    match request.into_body().collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::new(
-            Code::RequestTooLarge,
-            format!("expected a body of at most {LARGEST_BODY} bytes"),
-        )),
         Err(_) => Err(ApiError::new(Code::BadRequest, "the body ended early")),
     }
 }
