@@ -1,4 +1,4 @@
-//! The packages of both lock files against published advisories. What is known is
+//! The packages of all lock files against published advisories. What is known is
 //! a dated file in `xtask/data`, so that the check needs no network; it is made
 //! anew from a checkout of the RustSec advisory database. Only facts are taken from
 //! there: which versions of which crate an advisory is about.
@@ -17,7 +17,7 @@ use crate::place::{self, output_of};
 const FILE: &str = "xtask/data/advisories.txt";
 
 /// The lock files that are checked.
-const LOCKS: &[&str] = &["Cargo.lock", "xtask/Cargo.lock"];
+const LOCKS: &[&str] = &["Cargo.lock", "xtask/Cargo.lock", "fuzz/Cargo.lock"];
 
 /// One advisory.
 #[derive(Debug, PartialEq)]
@@ -37,7 +37,7 @@ struct Hit<'a> {
     excuse: Option<String>,
 }
 
-/// Checks both lock files against the known advisories, or against those of a
+/// Checks the lock files against the known advisories, or against those of a
 /// checkout of the database, which then become the known ones.
 pub fn check(database: Option<&Path>) -> Result<()> {
     let file = place::repository().join(FILE);
