@@ -65,6 +65,8 @@ async fn loaded(home: &Home) -> Server {
 /// What an effect would change: counters, the configuration's generation, and of
 /// each model its state, process and whether it was used since `since`.
 async fn state(server: &Server, since: Instant) -> Value {
+    // Before the server is asked: what was not used is idle for at least so long.
+    let elapsed = since.elapsed().as_secs_f64();
     let status = server.status().await;
     let models: Vec<_> = status["models"]
         .as_array()
@@ -72,8 +74,8 @@ async fn state(server: &Server, since: Instant) -> Value {
         .iter()
         .map(|model| {
             let idle = model["idle_seconds"].as_f64();
-            // A little less, since the server's clock reading is the earlier one.
-            let used = idle.is_some_and(|idle| idle + 0.5 < since.elapsed().as_secs_f64());
+            // It is told in whole milliseconds.
+            let used = idle.is_some_and(|idle| idle + 0.001 < elapsed);
             json!([model["model"], model["state"], model["process"], used])
         })
         .collect();
