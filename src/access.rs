@@ -11,7 +11,6 @@ use axum::http::{HeaderMap, header};
 use crate::api::error::{ApiError, Code};
 use crate::config::Limits;
 
-pub mod audit;
 pub mod keys;
 pub mod limit;
 pub mod web;
@@ -71,6 +70,12 @@ impl Door {
             Door::Tcp { peer, .. } => Some(*peer),
             Door::ControlSocket | Door::UnixSocket => None,
         }
+    }
+
+    /// Where it came from, for records: an address, or `unix`.
+    pub fn origin(&self) -> String {
+        self.peer()
+            .map_or_else(|| "unix".to_owned(), |peer| peer.to_string())
     }
 
     /// Whether only programs of this machine can come in here.

@@ -15,6 +15,7 @@ pub mod follow;
 pub mod model;
 pub mod platform;
 pub mod pool;
+pub mod records;
 pub mod registry;
 pub mod route;
 pub mod secret;

@@ -164,7 +164,11 @@ fn response(description: &str, schema: Option<&str>, method: &str, generates: bo
         "headers": {"x-request-id": {"schema": {"type": "string"}}},
     });
     if let Some(schema) = schema.filter(|_| method != "HEAD") {
-        response["content"]["application/json"]["schema"] = reference(schema);
+        let kind = match schema {
+            schemas::METRICS => "application/openmetrics-text",
+            _ => "application/json",
+        };
+        response["content"][kind]["schema"] = reference(schema);
         if generates {
             response["content"]["text/event-stream"]["schema"] = json!({"type": "string"});
         }
