@@ -72,16 +72,13 @@ impl Door {
         }
     }
 
-    /// Where it came from, for records: an address, or `unix`.
-    pub fn origin(&self) -> String {
-        self.peer()
-            .map_or_else(|| "unix".to_owned(), |peer| peer.to_string())
-    }
-
-    /// Whether only programs of this machine can come in here.
+    /// Whether a program of this machine came in. Behind a listed proxy the peer is
+    /// whom the proxy names, so what it brings from elsewhere is not local.
     fn is_local(&self) -> bool {
         match self {
-            Door::Tcp { local, .. } => local.to_canonical().is_loopback(),
+            Door::Tcp { local, peer } => [local, peer]
+                .iter()
+                .all(|address| address.to_canonical().is_loopback()),
             Door::ControlSocket | Door::UnixSocket => true,
         }
     }
@@ -210,8 +207,8 @@ fn identify<'k>(
     let wanted = match access {
         Access::Open => return Ok(Known::Anybody),
         Access::Management if *door == Door::ControlSocket => return Ok(Known::Owner),
-        // On an address that others can reach it stays closed, also when the last
-        // key was revoked while the server runs.
+        // To others it stays closed, also when the last key was revoked while the
+        // server runs, and behind a proxy of this machine.
         Access::Inference if !keys.any(KeyClass::Inference) && (door.is_local() || insecure) => {
             return Ok(Known::Local);
         }

@@ -121,6 +121,11 @@ fn without_keys_inference_is_open_on_this_machine_and_management_is_not() {
     // As when the last key is revoked while the server runs.
     let closed = Err(Code::InvalidApiKey);
     check(Access::Inference, &reachable, &none, closed);
+    let behind_a_proxy = Door::Tcp {
+        local: IpAddr::from([127, 0, 0, 1]),
+        peer: IpAddr::from([192, 0, 2, 2]),
+    };
+    check(Access::Inference, &behind_a_proxy, &none, closed);
     let insisted = identify(
         Access::Inference,
         &headers(&[]),

@@ -128,7 +128,7 @@ pub async fn front(
 /// Begins the record of a request.
 fn record(service: &Service, request: &Request, id: &str) -> Entry {
     let door = request.extensions().get::<Door>();
-    let peer = door.map_or_else(String::new, Door::origin);
+    let peer = door.map_or_else(String::new, Door::peer);
     let entry = Entry::open(&service.records, id, peer, request.method().as_str());
     if let Some(path) = request.extensions().get::<MatchedPath>() {
         entry.path(path.as_str());

@@ -1,6 +1,5 @@
-//! Bodies of requests: what is JSON, what is too much, what each field may hold,
-//! and that what passes reaches the engine byte for byte (group J, and of group L
-//! the cases about bodies and engines).
+//! Bodies of requests: what is JSON, what each field may hold, and that what
+//! passes reaches the engine byte for byte (group J).
 
 use std::path::PathBuf;
 
@@ -12,10 +11,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::harness::{Answer, Home, Server, long, question};
 
-const CHAT: &str = "/v1/chat/completions";
+pub const CHAT: &str = "/v1/chat/completions";
 
 /// A server with the model `t/a`; the second is where its worker keeps the last body.
-fn one_model(more: &str) -> (Home, Server, PathBuf) {
+pub fn one_model(more: &str) -> (Home, Server, PathBuf) {
     let home = Home::new(&format!("{more}\nmodels: {{ t/a: {{}} }}\n"));
     let snapshot = home.scripted("t/a", json!({"tokens": 1, "last_body": "last"}));
     let server = home.serve();
@@ -23,7 +22,7 @@ fn one_model(more: &str) -> (Home, Server, PathBuf) {
 }
 
 /// Posts bytes as JSON.
-async fn post(server: &Server, path: &str, body: impl Into<Vec<u8>>) -> Answer {
+pub async fn post(server: &Server, path: &str, body: impl Into<Vec<u8>>) -> Answer {
     let request = server
         .request(Method::POST, path)
         .header("content-type", "application/json")
@@ -32,7 +31,7 @@ async fn post(server: &Server, path: &str, body: impl Into<Vec<u8>>) -> Answer {
 }
 
 /// A chat request with fields besides those it needs.
-fn chat(more: Value) -> Value {
+pub fn chat(more: Value) -> Value {
     let mut body = question("t/a", "n", false);
     for (name, value) in more.as_object().expect("an object") {
         body[name] = value.clone();
@@ -42,7 +41,7 @@ fn chat(more: Value) -> Value {
 
 /// A refusal: status, code and field.
 #[track_caller]
-fn check_refused(answer: &Answer, status: u16, code: &str, param: Option<&str>) {
+pub fn check_refused(answer: &Answer, status: u16, code: &str, param: Option<&str>) {
     let got = (answer.status, answer.code());
     assert_eq!(got, (status, code.to_owned()), "{answer:?}");
     assert_eq!(
@@ -53,7 +52,7 @@ fn check_refused(answer: &Answer, status: u16, code: &str, param: Option<&str>) 
 }
 
 /// Nothing was loaded for what was refused.
-async fn check_nothing_loaded(server: &Server) {
+pub async fn check_nothing_loaded(server: &Server) {
     assert_eq!(server.status().await["counters"]["loads"], 0);
 }
 
@@ -454,105 +453,4 @@ async fn j09_what_names_a_path_or_a_model_is_refused_unless_it_is_the_model() {
     let more = json!({"lora_path": "/etc/passwd", "documents": null});
     let answer = server.chat(&chat(more)).await;
     assert_eq!(answer.header("x-roundhouse-ignored"), Some("lora_path"));
-}
-
-#[tokio::test]
-async fn l05_too_many_choices_and_stops_and_a_prompt_too_long_are_400_and_max_tokens_is_a_bound() {
-    let (_home, server, last) = one_model("");
-    let answer = server.chat(&chat(json!({"n": 1000}))).await;
-    check_refused(&answer, 400, "invalid_value", Some("n"));
-    let answer = server.chat(&chat(json!({"stop": vec!["x"; 10_000]}))).await;
-    check_refused(&answer, 400, "invalid_value", Some("stop"));
-    let body = json!({"model": "t/a", "prompt": vec!["a"; 33], "n": 2});
-    let answer = post(&server, "/v1/completions", body.to_string()).await;
-    check_refused(&answer, 400, "invalid_value", Some("n"));
-    assert!(!last.exists());
-    check_nothing_loaded(&server).await;
-    // The scripted engine counts words; its context is 4096.
-    let mut body = chat(json!({}));
-    body["messages"][0]["content"] = "word ".repeat(4096).into();
-    let answer = server.chat(&body).await;
-    check_refused(&answer, 400, "context_length_exceeded", Some("messages"));
-    assert!(
-        answer.text.contains("4096") && answer.text.contains("4097"),
-        "{answer:?}"
-    );
-    let mut body = chat(json!({"max_tokens": 1_000_000, "scripted": {"tokens": 1_000_000}}));
-    body["messages"][0]["content"] = "word ".repeat(4085).into();
-    for stream in [false, true] {
-        body["stream"] = stream.into();
-        let answer = server.chat(&body).await;
-        assert_eq!(answer.status, 200, "{answer:?}");
-        assert_eq!(answer.header("x-roundhouse-limited"), Some("max_tokens=10"));
-        assert!(
-            answer.text.contains(r#""finish_reason":"length""#),
-            "{answer:?}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn l07_more_than_the_counts_of_the_file_is_400_and_they_can_be_changed() {
-    let (home, server, last) = one_model("");
-    let user = json!({"role": "user", "content": "hi"});
-    let messages = |count: usize| chat(json!({"messages": vec![user.clone(); count]}));
-    let image = json!({"type": "image_url", "image_url": {"url": "data:,"}});
-    let images = json!({"messages": [{"role": "user", "content": vec![image; 1000]}]});
-    let call = json!({"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}});
-    let calls = |count: usize| {
-        let said = json!({"role": "assistant", "tool_calls": vec![call.clone(); count]});
-        chat(json!({"messages": [said]}))
-    };
-    for body in [messages(10_000), chat(images), calls(100_000)] {
-        let answer = server.chat(&body).await;
-        check_refused(&answer, 400, "invalid_value", Some("messages"));
-    }
-    let answer = server
-        .chat(&chat(json!({"tools": vec![json!({}); 1025]})))
-        .await;
-    check_refused(&answer, 400, "invalid_value", Some("tools"));
-    assert!(!last.exists());
-    check_nothing_loaded(&server).await;
-    assert_eq!(server.chat(&messages(2000)).await.status, 200);
-    home.configure(
-        "server: { limits: { messages: 2, tool_calls: 1, choices: 2 } }\nmodels: { t/a: {} }\n",
-    );
-    let (status, _) = server.control(Method::POST, "/admin/reload", None).await;
-    assert_eq!(status, 200);
-    assert_eq!(server.chat(&messages(2)).await.status, 200);
-    assert_eq!(server.chat(&messages(3)).await.status, 400);
-    assert_eq!(server.chat(&calls(2)).await.status, 400);
-    assert_eq!(server.chat(&chat(json!({"n": 3}))).await.status, 400);
-    assert_eq!(server.chat(&chat(json!({"n": 2}))).await.status, 200);
-}
-
-#[tokio::test]
-async fn l08_a_compressed_body_is_415_unread() {
-    let (_home, server, last) = one_model("");
-    for encoding in [
-        "gzip",
-        "br",
-        "zstd",
-        "deflate",
-        "gzip, gzip",
-        "identity, gzip",
-        "x",
-        "",
-    ] {
-        let request = server
-            .request(Method::POST, CHAT)
-            .header("content-type", "application/json")
-            .header("content-encoding", encoding)
-            .body(question("t/a", "n", false).to_string());
-        let answer = Answer::read(request.send().await.expect("an answer")).await;
-        check_refused(&answer, 415, "unsupported_media_type", None);
-    }
-    assert!(!last.exists());
-    check_nothing_loaded(&server).await;
-    let plain = server
-        .request(Method::POST, CHAT)
-        .header("content-type", "application/json; charset=utf-8")
-        .header("content-encoding", "identity")
-        .body(question("t/a", "n", false).to_string());
-    assert_eq!(plain.send().await.expect("an answer").status(), 200);
 }

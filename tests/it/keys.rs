@@ -480,6 +480,52 @@ async fn l11_a_flood_without_a_key_is_limited_and_management_stays() {
 }
 
 #[tokio::test]
+async fn h15_behind_a_listed_proxy_limits_are_those_of_the_real_peer() {
+    let limits = "limits: { address_rate: 5, wrong_keys: 5 }";
+    let home = Home::new(&format!(
+        "server: {{ trusted_proxies: [127.0.0.1], {limits} }}\nmodels: {{ t/a: {{}} }}\n"
+    ));
+    home.scripted("t/a", json!({"tokens": 1}));
+    let server = home.serve();
+    let ask = async |peer: &str| {
+        let request = server
+            .request(Method::GET, "/v1/models")
+            .header("x-forwarded-for", peer);
+        Answer::read(request.send().await.expect("an answer")).await
+    };
+    let statuses = async |peer: &str| {
+        let mut statuses = Vec::new();
+        for _ in 0..8 {
+            statuses.push(ask(peer).await.status);
+        }
+        statuses.dedup();
+        statuses
+    };
+    assert_eq!(statuses("127.0.0.7").await, [200, 429], "a local program");
+    // From elsewhere there is nothing without a key, though the proxy is local.
+    assert_eq!(statuses("192.0.2.1").await, [401, 429]);
+    assert_eq!(
+        ask("192.0.2.2").await.status,
+        401,
+        "another one has its own count"
+    );
+    let key = new_key(&home, &[]);
+    assert_eq!(
+        server.control(Method::POST, "/admin/reload", None).await.0,
+        200
+    );
+    let request = server
+        .request(Method::GET, "/v1/models")
+        .header("x-api-key", &key);
+    let answer = request.header("x-forwarded-for", "192.0.2.1").send().await;
+    assert_eq!(
+        answer.expect("an answer").status(),
+        200,
+        "a right key always passes"
+    );
+}
+
+#[tokio::test]
 async fn l12_wrong_keys_are_answered_so_often_and_the_right_one_always() {
     let home = home();
     let inference = new_key(&home, &[]);

@@ -12,6 +12,7 @@ mod browser;
 mod clients;
 mod command_line;
 mod connections;
+mod counts;
 #[cfg(feature = "mlx")]
 mod demo;
 mod doctor;
