@@ -5,7 +5,7 @@ CARGO ?= cargo
 # Its own compilation is shown the first time only.
 XTASK = $(CARGO) run $(if $(wildcard target/xtask/debug/xtask),--quiet) --locked --manifest-path xtask/Cargo.toml --target-dir target/xtask --
 
-.PHONY: build mlx demo run clients test test-router test-long soak coverage bench-engine lint
+.PHONY: build mlx demo run clients test test-router test-long soak coverage bench-engine lint supply-chain secrets sbom
 
 # target/release/roundhouse
 build: mlx
@@ -69,3 +69,16 @@ lint: mlx
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --all-targets --no-default-features -- -D warnings
 	$(CARGO) clippy --locked --all-targets --manifest-path xtask/Cargo.toml --target-dir target/xtask -- -D warnings
+
+# Licences, sources and versions of the crates (deny.toml), and what advisories say
+# of them. ADVISORIES=folder takes in a newer checkout of the RustSec database.
+supply-chain:
+	@$(XTASK) supply-chain $(ADVISORIES)
+
+# Texts in the shape of keys, in the tree and in every commit.
+secrets:
+	@$(XTASK) secrets
+
+# The bill of materials, CycloneDX, into target/roundhouse.cdx.json.
+sbom:
+	@$(XTASK) sbom
