@@ -8,12 +8,16 @@ mod sampler;
 
 mod access;
 mod bodies;
+mod browser;
 mod clients;
 mod command_line;
 mod connections;
 mod counts;
+mod crowds;
 #[cfg(feature = "mlx")]
 mod demo;
+mod doctor;
+mod documents;
 mod faults;
 mod fuzz;
 mod keys;
@@ -23,6 +27,7 @@ mod names;
 mod openapi;
 mod panics;
 mod pool;
+mod profiles;
 mod proxies;
 mod records;
 mod reload;

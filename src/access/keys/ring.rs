@@ -89,10 +89,11 @@ impl KeyRing {
             Ok(true) => tracing::info!("the keys have changed"),
             Ok(false) => {}
             Err(error) => {
+                let error = error.to_string();
                 tracing::error!(
-                    ?error,
+                    error,
                     "the keys were not read again; those before stay in force"
-                )
+                );
             }
         };
         // Taken after the first reading: if it changed in between, nothing is told
