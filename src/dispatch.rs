@@ -408,7 +408,10 @@ async fn crashed(request_id: &str, lease: &Lease, failure: &Failure) -> ApiError
 /// An engine that fell silent is not asked again: its worker leaves after its last
 /// lease.
 fn give_up(lease: &Lease) {
-    tracing::warn!(model.id = %lease.plan().model, "an engine fell silent; its worker is given up");
+    tracing::warn!(
+        model.id = lease.plan().model,
+        "an engine fell silent; its worker is given up"
+    );
     lease.give_up();
 }
 

@@ -108,7 +108,7 @@ fn refused(error: KeyError) -> ApiError {
         }
         KeyError::Unknown(_) => ApiError::new(Code::NotFound, message),
         error => {
-            tracing::error!(%error, "the keys file could not be changed");
+            tracing::error!(?error, "the keys file could not be changed");
             ApiError::new(
                 Code::InternalError,
                 "the keys file could not be changed; the log says why",

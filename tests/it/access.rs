@@ -372,7 +372,7 @@ async fn a_request_id_goes_in_and_out_and_into_the_log() {
     };
     assert_eq!(ask("my-id.1").await, "my-id.1");
     assert!(ask("not an id").await.starts_with("req-"));
-    assert!(server.log().contains("my-id.1"));
+    server.logged(&["my-id.1"]);
 }
 
 #[tokio::test]
@@ -499,11 +499,7 @@ async fn a13_without_authentication_only_by_insisting_and_it_shows() {
     let (code, _, error) = home.run(&[&["serve", "--json"], &listen[..]].concat());
     assert_eq!(code, 78, "{error}");
     let server = home.serve_as(&[&listen[..], &["--insecure-no-auth"]].concat(), &[]);
-    assert!(
-        server.log().contains("--insecure-no-auth"),
-        "{}",
-        server.log()
-    );
+    server.logged(&["--insecure-no-auth"]);
     let url = server.inference.replace("0.0.0.0", "127.0.0.1");
     let health = async || {
         let answer = Client::new().get(format!("{url}/health")).send().await;

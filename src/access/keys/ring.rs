@@ -89,7 +89,10 @@ impl KeyRing {
             Ok(true) => tracing::info!("the keys have changed"),
             Ok(false) => {}
             Err(error) => {
-                tracing::error!(%error, "the keys were not read again; those before stay in force")
+                tracing::error!(
+                    ?error,
+                    "the keys were not read again; those before stay in force"
+                )
             }
         };
         // Taken after the first reading: if it changed in between, nothing is told
