@@ -13,6 +13,7 @@ mod clients;
 mod command_line;
 mod connections;
 mod counts;
+mod crowds;
 #[cfg(feature = "mlx")]
 mod demo;
 mod doctor;
