@@ -22,12 +22,23 @@ pub struct Operation {
     pub summary: &'static str,
     /// The schema of the JSON body it takes.
     pub takes: Option<&'static str>,
-    /// Statuses that are no refusals, each with its schema; nothing means no body.
-    pub answers: &'static [(u16, Option<&'static str>)],
+    /// Statuses that are no refusals, each with what comes with it.
+    pub answers: &'static [(u16, Answer)],
     /// Whether a model answers: on terms of waiting, and in a stream if asked to.
     pub generates: bool,
     /// Statuses of refusals beside those that every operation has.
     pub refusals: &'static [u16],
+}
+
+/// The body of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// There is none.
+    Empty,
+    /// JSON of this schema.
+    Json(&'static str),
+    /// Text of this media type.
+    Text(&'static str),
 }
 
 /// Refusals before a request is looked at: its framing, its Host and Origin, its
@@ -143,35 +154,37 @@ fn responses(operation: &Operation, access: Access) -> Map<String, Value> {
     };
     let mut statuses = [ALWAYS, guarded, of_a_body, operation.refusals].concat();
     statuses.sort_unstable();
-    let refusals = statuses.into_iter().map(|status| {
-        let schema = (!matches!(status, 414 | 431)).then_some("Error");
-        (
-            status.to_string(),
-            response("refused", schema, operation.method, false),
-        )
-    });
-    let mut responses: Map<String, Value> = refusals.collect();
-    for (status, schema) in operation.answers {
-        let response = response("answered", *schema, operation.method, operation.generates);
+    let mut responses = Map::new();
+    for status in statuses {
+        let refusal = match status {
+            414 | 431 => Answer::Empty,
+            _ => Answer::Json("Error"),
+        };
+        responses.insert(status.to_string(), response("refused", refusal, operation));
+    }
+    for (status, answer) in operation.answers {
+        let mut response = response("answered", *answer, operation);
+        if operation.generates {
+            response["content"]["text/event-stream"]["schema"] = json!({"type": "string"});
+        }
         responses.insert(status.to_string(), response);
     }
     responses
 }
 
-fn response(description: &str, schema: Option<&str>, method: &str, generates: bool) -> Value {
+fn response(description: &str, answer: Answer, operation: &Operation) -> Value {
     let mut response = json!({
         "description": description,
         "headers": {"x-request-id": {"schema": {"type": "string"}}},
     });
-    if let Some(schema) = schema.filter(|_| method != "HEAD") {
-        let kind = match schema {
-            schemas::METRICS => "application/openmetrics-text",
-            _ => "application/json",
-        };
-        response["content"][kind]["schema"] = reference(schema);
-        if generates {
-            response["content"]["text/event-stream"]["schema"] = json!({"type": "string"});
+    match answer {
+        // The body of a refusal stays away like any other.
+        _ if operation.method == "HEAD" => {}
+        Answer::Empty => {}
+        Answer::Json(schema) => {
+            response["content"]["application/json"]["schema"] = reference(schema);
         }
+        Answer::Text(kind) => response["content"][kind]["schema"] = json!({"type": "string"}),
     }
     response
 }

@@ -65,6 +65,7 @@ async fn w01_no_answer_has_cors_headers_by_default() {
             (inference, "GET", "/health", with(&[]), 200),
             (inference, "GET", "/v1/models", with(&[]), 401),
             (inference, "GET", "/nothing", with(&[]), 404),
+            (inference, "GET", "/v1/chat/completions", with(&[]), 401),
             (inference, "GET", "/", with(&[]), 405),
             (inference, "POST", "/v1/chat/completions", with(&[]), 403),
             (

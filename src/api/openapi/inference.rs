@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::Value;
 
-use super::{Operation, document, schemas};
+use super::{Answer, Operation, document, schemas};
 use crate::service::Service;
 
 /// `GET /openapi.json`
@@ -25,7 +25,7 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/",
         summary: "Whether there is anybody.",
         takes: None,
-        answers: &[(200, None)],
+        answers: &[(200, Answer::Empty)],
         generates: false,
         refusals: &[],
     },
@@ -34,7 +34,7 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/health",
         summary: "Whether the process lives; degraded when the last reload failed.",
         takes: None,
-        answers: &[(200, Some("Health"))],
+        answers: &[(200, Answer::Json("Health"))],
         generates: false,
         refusals: &[],
     },
@@ -43,7 +43,7 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/ready",
         summary: "Whether what is loaded at start is there.",
         takes: None,
-        answers: &[(200, Some("Health")), (503, Some("Health"))],
+        answers: &[(200, Answer::Json("Health")), (503, Answer::Json("Health"))],
         generates: false,
         refusals: &[],
     },
@@ -52,7 +52,7 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/openapi.json",
         summary: "This description.",
         takes: None,
-        answers: &[(200, Some("Description"))],
+        answers: &[(200, Answer::Json("Description"))],
         generates: false,
         refusals: &[],
     },
@@ -61,7 +61,7 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/v1/models",
         summary: "What may be asked for.",
         takes: None,
-        answers: &[(200, Some("ModelList"))],
+        answers: &[(200, Answer::Json("ModelList"))],
         generates: false,
         refusals: &[],
     },
@@ -70,7 +70,7 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/v1/models/",
         summary: "What may be asked for.",
         takes: None,
-        answers: &[(200, Some("ModelList"))],
+        answers: &[(200, Answer::Json("ModelList"))],
         generates: false,
         refusals: &[],
     },
@@ -79,7 +79,7 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/v1/models/{*id}",
         summary: "One model; the slash of its id may stand as it is.",
         takes: None,
-        answers: &[(200, Some("Model"))],
+        answers: &[(200, Answer::Json("Model"))],
         generates: false,
         refusals: &[404],
     },
@@ -88,7 +88,7 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/v1/chat/completions",
         summary: "An answer to messages, or its stream.",
         takes: Some("ChatRequest"),
-        answers: &[(200, Some("ChatCompletion"))],
+        answers: &[(200, Answer::Json("ChatCompletion"))],
         generates: true,
         refusals: OF_A_MODEL,
     },
@@ -97,7 +97,7 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/v1/completions",
         summary: "What follows a prompt, or its stream.",
         takes: Some("CompletionRequest"),
-        answers: &[(200, Some("Completion"))],
+        answers: &[(200, Answer::Json("Completion"))],
         generates: true,
         refusals: OF_A_MODEL,
     },

@@ -41,9 +41,6 @@ pub(super) fn inference(counts: &Counts) -> Map<String, Value> {
     schemas
 }
 
-/// The one answer that is no JSON.
-pub(super) const METRICS: &str = "Metrics";
-
 /// The schemas of the management port.
 pub(super) fn management() -> Map<String, Value> {
     let target = |more: Value| {
@@ -77,7 +74,6 @@ pub(super) fn management() -> Map<String, Value> {
         ("Status", object(&status)),
         ("Models", object(&["models"])),
         ("Settings", object(&["generation", "config", "keys"])),
-        (METRICS, json!({"type": "string"})),
         ("Reloaded", object(&["generation", "change"])),
         ("Done", object(&["success", "model"])),
         ("Released", object(&["success", "models"])),
