@@ -5,7 +5,7 @@ CARGO ?= cargo
 # Its own compilation is shown the first time only.
 XTASK = $(CARGO) run $(if $(wildcard target/xtask/debug/xtask),--quiet) --locked --manifest-path xtask/Cargo.toml --target-dir target/xtask --
 
-.PHONY: build mlx demo run clients test test-router test-long soak coverage bench-engine lint
+.PHONY: build mlx demo run clients test test-router test-long soak coverage bench-engine lint supply-chain secrets sbom
 
 # target/release/roundhouse
 build: mlx
@@ -45,7 +45,7 @@ test-router: clients
 # over a hundred thousand sequences of events, the cases that name large numbers.
 test-long: clients
 	PROPTEST_CASES=100000 $(CARGO) test --locked --no-default-features --lib --release pool::state
-	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --no-default-features --release --test it
+	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --no-default-features --features tls --release --test it
 
 # Many streams, kills, unloads and edits at once, for MINUTES (ten).
 MINUTES ?= 10
@@ -69,3 +69,16 @@ lint: mlx
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --all-targets --no-default-features -- -D warnings
 	$(CARGO) clippy --locked --all-targets --manifest-path xtask/Cargo.toml --target-dir target/xtask -- -D warnings
+
+# Licences, sources and versions of the crates (deny.toml), and what advisories say
+# of them. ADVISORIES=folder takes in a newer checkout of the RustSec database.
+supply-chain:
+	@$(XTASK) supply-chain $(ADVISORIES)
+
+# Texts in the shape of keys, in the tree and in every commit.
+secrets:
+	@$(XTASK) secrets
+
+# The bill of materials, CycloneDX, into target/roundhouse.cdx.json.
+sbom:
+	@$(XTASK) sbom

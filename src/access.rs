@@ -11,7 +11,6 @@ use axum::http::{HeaderMap, header};
 use crate::api::error::{ApiError, Code};
 use crate::config::Limits;
 
-pub mod audit;
 pub mod keys;
 pub mod limit;
 pub mod web;

@@ -22,6 +22,8 @@ use crate::route::{self, Decision};
 use crate::service::{ReloadError, Service};
 
 mod keys;
+pub mod metrics;
+pub mod settings;
 pub mod status;
 
 /// Every route of the management port and of the control socket.
@@ -31,6 +33,8 @@ pub fn routes() -> Vec<Route> {
         Route::new(Management, "/openapi.json").get(openapi::management::description),
         Route::new(Management, "/admin/status").get(status::status),
         Route::new(Management, "/admin/models").get(status::models),
+        Route::new(Management, "/admin/config").get(settings::config),
+        Route::new(Management, "/metrics").get(metrics::metrics),
         Route::new(Management, "/admin/reload").post(reload),
         Route::new(Management, "/admin/models/load").post(load),
         Route::new(Management, "/admin/models/unload").post(unload),
@@ -60,7 +64,7 @@ async fn reload(
     State(service): State<Service>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<Value>, ApiError> {
-    record(&service, &caller, "reload", "")?;
+    record(&service, &caller, "reload", "").await?;
     match service.reload.reload().await {
         Ok(change) => Ok(Json(json!({
             "generation": service.dispatch.registry.load().generation,
@@ -70,7 +74,24 @@ async fn reload(
             Code::ShuttingDown,
             "the server is shutting down",
         )),
-        Err(error) => Err(ApiError::new(Code::InvalidValue, error.to_string())),
+        Err(error @ ReloadError::Panicked) => {
+            Err(ApiError::new(Code::InternalError, error.to_string()))
+        }
+        Err(error) => {
+            let folder = service.dispatch.registry.load().config.source.clone();
+            let folder = folder.as_deref().and_then(std::path::Path::parent);
+            let message = without_folder(&error.to_string(), folder);
+            Err(ApiError::new(Code::InvalidValue, message))
+        }
+    }
+}
+
+/// What is wrong with the configuration, by the file's name alone: where it lies
+/// is nothing that a key should learn.
+fn without_folder(message: &str, folder: Option<&std::path::Path>) -> String {
+    match folder {
+        Some(folder) => message.replace(&format!("{}/", folder.display()), ""),
+        None => message.to_owned(),
     }
 }
 
@@ -86,7 +107,7 @@ async fn load(
         return Err(ApiError::new(Code::InvalidValue, "a load has no mode").param("mode"));
     }
     let model = resolve(&service.dispatch.registry.load(), &target.model)?;
-    record(&service, &caller, "load", &model)?;
+    record(&service, &caller, "load", &model).await?;
     service
         .dispatch
         .pool
@@ -106,13 +127,22 @@ async fn unload(
     let target = target(&service, &headers, body).await?;
     let model = resolve(&service.dispatch.registry.load(), &target.model)?;
     let mode = target.mode.unwrap_or(UnloadMode::Idle);
-    record(&service, &caller, "unload", &model)?;
+    record(&service, &caller, "unload", &model).await?;
     match service.dispatch.pool.unload(&model, mode).await {
         Ok(()) => Ok(Json(json!({"success": true, "model": model}))),
-        Err(error @ UnloadError::ShuttingDown) => {
-            Err(ApiError::new(Code::ShuttingDown, error.to_string()))
+        Err(error) => Err(not_unloaded(&error)),
+    }
+}
+
+/// Why nothing was unloaded, in the words of the API.
+fn not_unloaded(error: &UnloadError) -> ApiError {
+    let message = error.to_string();
+    match error {
+        UnloadError::ShuttingDown => ApiError::new(Code::ShuttingDown, message),
+        UnloadError::Lost => ApiError::new(Code::InternalError, message),
+        UnloadError::NotLoaded { .. } | UnloadError::Busy { .. } => {
+            ApiError::new(Code::Conflict, message).param("model")
         }
-        Err(error) => Err(ApiError::new(Code::Conflict, error.to_string()).param("model")),
     }
 }
 
@@ -121,8 +151,9 @@ async fn release(
     State(service): State<Service>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<Value>, ApiError> {
-    record(&service, &caller, "release", "")?;
-    let models = service.dispatch.pool.release().await;
+    record(&service, &caller, "release", "").await?;
+    let released = service.dispatch.pool.release().await;
+    let models = released.map_err(|error| not_unloaded(&error))?;
     Ok(Json(json!({"success": true, "models": models})))
 }
 
@@ -151,30 +182,33 @@ fn resolve(snapshot: &Snapshot, name: &str) -> Result<String, ApiError> {
 }
 
 /// Writes the line of an effect that is about to happen.
-fn record(service: &Service, caller: &Caller, action: &str, target: &str) -> Result<(), ApiError> {
-    service
-        .audit
-        .record(caller, action, target, "allowed")
-        .map_err(unwritten)
+async fn record(
+    service: &Service,
+    caller: &Caller,
+    action: &str,
+    target: &str,
+) -> Result<(), ApiError> {
+    let written = service.audit.allowed(caller, action, target).await;
+    written.map_err(|error| unwritten(service, error))
 }
 
 /// Writes the line of a management call that was refused.
-pub fn record_refusal(
+pub async fn record_refusal(
     service: &Service,
     door: &Door,
     action: &str,
     refusal: &Refusal,
 ) -> Result<(), ApiError> {
     let caller = Caller::keyless(refusal.key.as_deref().unwrap_or("unknown"), door);
-    service
-        .audit
-        .record(&caller, action, "", refusal.error.code.facts().0)
-        .map_err(unwritten)
+    let code = refusal.error.code.facts().0;
+    let written = service.audit.refused(&caller, action, code).await;
+    written.map_err(|error| unwritten(service, error))
 }
 
 /// What cannot be written down does not happen.
-fn unwritten(error: std::io::Error) -> ApiError {
-    tracing::error!(%error, "the audit could not be written");
+fn unwritten(service: &Service, error: std::io::Error) -> ApiError {
+    tracing::error!(?error, "the audit could not be written");
+    service.records.counters.audit_failed();
     ApiError::new(
         Code::InternalError,
         "the audit could not be written, so nothing was done",

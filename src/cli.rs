@@ -12,6 +12,7 @@ use crate::worker::WorkerArgs;
 pub mod access;
 pub mod allow;
 pub mod check;
+pub mod doctor;
 pub mod keys;
 pub mod models;
 pub mod serve;
@@ -46,6 +47,8 @@ enum Command {
     Import(import::ImportArgs),
     /// Check the configuration and show what it would serve
     Check(check::CheckArgs),
+    /// Look for what is wrong with a setup, and say what mends it
+    Doctor(doctor::DoctorArgs),
     /// List the cached and allowed models, and say why others are not served
     Models(models::ModelsArgs),
     /// Allow a cached model, or all that match a pattern
@@ -58,6 +61,11 @@ enum Command {
     Worker(WorkerArgs),
 }
 
+/// The whole command line as clap knows it: what the documents say is held against it.
+pub fn grammar() -> clap::Command {
+    <CommandLine as clap::CommandFactory>::command()
+}
+
 /// Reads the command line and runs the command.
 pub fn run() -> ExitCode {
     match CommandLine::parse().command {
@@ -67,6 +75,7 @@ pub fn run() -> ExitCode {
             Err(error) => failed(1, error),
         },
         Command::Check(args) => check::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Models(args) => models::run(&args),
         Command::Allow(args) => allow::run(&args),
         Command::Keys(args) => keys::run(&args),

@@ -47,6 +47,8 @@ pub struct Config {
     pub audit: PathBuf,
     /// `log`: the filter of the log, as tracing reads it.
     pub log: String,
+    /// `request_log`: where a line for each request goes; nothing means nowhere.
+    pub request_log: Option<PathBuf>,
 }
 
 /// `memory`: a size, or what the device, machine or cgroup allows.

@@ -14,6 +14,7 @@ use crate::access::keys::Scope;
 use crate::api::error::{ApiError, Code};
 use crate::api::fields::Endpoint;
 use crate::pool::{Ending, Lease, Pool, Refused, Terms, UnloadReason};
+use crate::records::entry::Entry;
 use crate::registry::{Registry, Snapshot};
 use crate::route::{self, Decision, Why};
 use crate::shutdown::Tasks;
@@ -53,6 +54,9 @@ pub struct Dispatch {
     pub spools: spool::Budget,
     /// Where the halves that read engines run.
     pub tasks: Tasks,
+    /// Whether prompts and answers go to the log: only if the owner asked for it
+    /// on the command line.
+    pub log_bodies: bool,
 }
 
 /// A request in the inner language: a path of the OpenAI API and its body.
@@ -66,6 +70,8 @@ pub struct Request {
     pub request_id: String,
     /// Who asks.
     pub caller: Caller,
+    /// Where it is recorded.
+    pub entry: Entry,
     /// On what terms it waits for its model.
     pub terms: Terms,
 }
@@ -88,9 +94,11 @@ impl Dispatch {
             return Err(shutting_down());
         }
         let snapshot = self.registry.load();
+        self.log_body(&request.request_id, "a request's body", &request.body);
         let limits = &snapshot.config.server.limits;
         let peek = peek::peek(request.endpoint, &request.body, &limits.counts)?;
         let (plan, why) = decide(&snapshot, peek.model.as_deref(), &request.caller.scope)?;
+        request.entry.routed(&plan.model, why.as_str());
         if let (None, Some(default)) = (&peek.model, &snapshot.config.default) {
             request.body = peek::insert_model(&request.body, default.as_str()).into();
         }
@@ -106,6 +114,14 @@ impl Dispatch {
             stream::answer(self.clone(), routed).await
         } else {
             whole::answer(self, routed).await
+        }
+    }
+
+    /// Writes what is said to the log, if the owner asked for that.
+    fn log_body(&self, request_id: &str, what: &str, bytes: &[u8]) {
+        if self.log_bodies {
+            let body = String::from_utf8_lossy(bytes);
+            tracing::info!(request.id = request_id, body = body.as_ref(), "{what}");
         }
     }
 }
@@ -179,7 +195,14 @@ impl Routed {
     ) -> Result<(Lease, Response<crate::worker::client::Body>), Unsent> {
         let terms = self.request.terms;
         let acquired = dispatch.pool.acquire(&self.plan, terms).await;
-        let lease = acquired.map_err(|error| Unsent::Refused(refused(error)))?;
+        let lease = acquired.map_err(|error| {
+            if let Refused::LoadFailed { model, reason, .. } = &error {
+                let id = &self.request.request_id;
+                tracing::warn!(request.id = id, model.id = model, reason, "not loaded");
+            }
+            Unsent::Refused(refused(error))
+        })?;
+        self.request.entry.granted(lease.waited());
         // Nothing of the client's headers: credentials, cookies and framing stay here.
         let mut headers = HeaderMap::new();
         headers.insert(
@@ -199,10 +222,12 @@ impl Routed {
         match tokio::time::timeout(limit, sent).await {
             Ok(Ok(response)) => Ok((lease, response)),
             Ok(Err(failure @ Failure::Unreached(_))) => {
-                crashed(&lease, &failure).await;
+                crashed(&self.request.request_id, &lease, &failure).await;
                 Err(Unsent::Unreached)
             }
-            Ok(Err(failure)) => Err(Unsent::Refused(crashed(&lease, &failure).await)),
+            Ok(Err(failure)) => Err(Unsent::Refused(
+                crashed(&self.request.request_id, &lease, &failure).await,
+            )),
             Err(_) => {
                 // An answer that is not streamed may well take so long.
                 if self.streamed {
@@ -251,10 +276,13 @@ impl Routed {
 
     /// One line for the log. Never the prompt, never the answer.
     fn log(&self, outcome: &str, usage: Option<&str>) {
+        if let Some(usage) = usage {
+            self.request.entry.usage(usage);
+        }
         tracing::info!(
-            request.id = %self.request.request_id,
-            caller.id = %self.request.caller.id,
-            model.id = %self.plan.model,
+            request.id = self.request.request_id,
+            caller.id = self.request.caller.id,
+            model.id = self.plan.model,
             path = self.request.endpoint.path(),
             outcome,
             usage,
@@ -318,7 +346,11 @@ pub fn refused(refused: Refused) -> ApiError {
             ApiError::new(Code::QueueFull, message).retry_after(retry_after)
         }
         Refused::QueueTimeout { .. } => ApiError::new(Code::QueueTimeout, message),
-        Refused::LoadFailed { .. } => ApiError::new(Code::LoadFailed, message),
+        // Why is the engine's own word, and for the owner: the log and the status
+        // of the model tell it.
+        Refused::LoadFailed { model, .. } => {
+            ApiError::new(Code::LoadFailed, format!("{model} could not be loaded"))
+        }
         Refused::Contended { retry_after, .. } => {
             ApiError::new(Code::Overloaded, message).retry_after(retry_after)
         }
@@ -326,6 +358,7 @@ pub fn refused(refused: Refused) -> ApiError {
         Refused::LoadTimeout { .. } => ApiError::new(Code::LoadTimeout, message),
         Refused::ShuttingDown => shutting_down(),
         Refused::Unloaded { .. } => ApiError::new(Code::Overloaded, message),
+        Refused::Lost => ApiError::new(Code::InternalError, message),
         Refused::Unlisted { .. } => ApiError::new(Code::ModelNotFound, message).param("model"),
     }
 }
@@ -336,6 +369,7 @@ pub fn refused(refused: Refused) -> ApiError {
 async fn revoked(lease: &Lease) -> ApiError {
     match lease.ended().await {
         Ending::Revoked(UnloadReason::Shutdown) => shutting_down(),
+        Ending::Lost => ApiError::new(Code::InternalError, Refused::Lost.to_string()),
         Ending::Revoked(_) => {
             let message = format!("{} was unloaded while it answered", lease.plan().model);
             ApiError::new(Code::Overloaded, message)
@@ -359,11 +393,14 @@ enum Unsent {
 /// The worker is gone or broke off. The cause is for the log alone. It is told
 /// only when the pool knows too, so that whoever asks again after this refusal
 /// does not meet the same dead worker.
-async fn crashed(lease: &Lease, failure: &Failure) -> ApiError {
+async fn crashed(request_id: &str, lease: &Lease, failure: &Failure) -> ApiError {
     let model = &lease.plan().model;
-    tracing::warn!(model.id = %model, cause = %failure, "a worker broke off");
+    tracing::warn!(request.id = request_id, model.id = model, cause = ?failure, "a worker broke off");
     if tokio::time::timeout(SETTLING, lease.ended()).await.is_err() {
-        tracing::warn!(model.id = %model, "the worker lives on after it broke off an answer");
+        tracing::warn!(
+            model.id = model,
+            "the worker lives on after it broke off an answer"
+        );
     }
     ended_early(model)
 }

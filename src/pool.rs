@@ -157,6 +157,9 @@ pub enum UnloadError {
         /// Leases out, or requests that wait for the load.
         leases: u64,
     },
+    /// The pool lost its state while it worked on this.
+    #[error("the pool failed and starts again with nothing loaded")]
+    Lost,
     /// The server is going down, which unloads everything anyway.
     #[error("the server is shutting down")]
     ShuttingDown,
@@ -276,6 +279,9 @@ pub enum Refused {
         /// The model asked for.
         model: String,
     },
+    /// The pool lost its state while the request waited.
+    #[error("an internal error; the log has it")]
+    Lost,
     /// It is not, or no longer, served; the request may have begun before a reload.
     #[error("{model} is not served")]
     Unlisted {

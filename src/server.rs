@@ -18,6 +18,7 @@ pub mod descriptors;
 mod exchange;
 #[cfg(feature = "tls")]
 mod http2;
+mod offer;
 mod pace;
 mod refusal;
 #[cfg(feature = "tls")]

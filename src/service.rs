@@ -1,13 +1,14 @@
 //! What the handlers of both ports share, and the one task that replaces the
 //! configuration: prepare (may fail), publish (cannot), tell the pool.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::access::Entrance;
-use crate::access::audit::Audit;
 use crate::access::keys::KeyRing;
 use crate::api::intake::Bodies;
 use crate::config::Config;
@@ -15,8 +16,10 @@ use crate::config::problem::Problems;
 use crate::dispatch::Dispatch;
 use crate::pool::Resident;
 use crate::pool::task::Pool;
+use crate::records::Records;
+use crate::records::audit::Audit;
 use crate::registry::{Change, Registry, Snapshot};
-use crate::shutdown::Tasks;
+use crate::shutdown::{Place, Tasks};
 
 /// Shared by all handlers. Cloning gives another handle.
 #[derive(Clone)]
@@ -26,7 +29,9 @@ pub struct Service {
     /// Who gets in.
     pub entrance: Arc<Entrance>,
     /// Where management effects are written down.
-    pub audit: Arc<Audit>,
+    pub audit: Audit,
+    /// Where requests are written down and counted.
+    pub records: Records,
     /// The memory that the bodies of requests share.
     pub bodies: Bodies,
     /// Asks for the configuration to be read again.
@@ -37,6 +42,9 @@ pub struct Service {
 
 /// Reads the configuration again; made by whoever knows where it lies.
 pub type ReadConfig = Box<dyn Fn() -> Result<Config, ReloadError> + Send + Sync>;
+
+/// What follows the configuration besides the pool: the log and the request log.
+pub type Follow = Box<dyn Fn(&Config) + Send + Sync>;
 
 /// Why a reload changed nothing.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +58,9 @@ pub enum ReloadError {
     /// The keys file could not be read.
     #[error("{0}")]
     Keys(crate::access::keys::KeyError),
+    /// It panicked.
+    #[error("an internal error while the configuration was read; the log has it")]
+    Panicked,
     /// The task that reloads is gone.
     #[error("the server is shutting down")]
     Stopping,
@@ -66,6 +77,8 @@ impl Reload {
     /// Starts the task. It reads with `read`, off the runtime's threads.
     pub fn start(
         read: ReadConfig,
+        follow: Follow,
+        records: Records,
         registry: Arc<Registry>,
         keys: Arc<KeyRing>,
         pool: Pool,
@@ -75,6 +88,7 @@ impl Reload {
         let (failed, last_failure) = watch::channel(None);
         let stop = tasks.stop_signal();
         let read = Arc::new(read);
+        let fail_points = tasks.clone();
         tasks.spawn(async move {
             loop {
                 let reply = tokio::select! {
@@ -82,10 +96,25 @@ impl Reload {
                     () = stop.cancelled() => None,
                 };
                 let Some(reply) = reply else { return };
-                let outcome = replace(&read, &registry, &keys, &pool).await;
+                let replacing = async {
+                    fail_points.pass(Place::Reload);
+                    replace(&read, &follow, &registry, &keys, &pool).await
+                };
+                // A panic costs whoever asked; the next reload is a new attempt.
+                let outcome = AssertUnwindSafe(replacing).catch_unwind().await;
+                let outcome = outcome.unwrap_or(Err(ReloadError::Panicked));
                 match &outcome {
-                    Ok(change) => tracing::info!(%change, "configuration reloaded"),
-                    Err(error) => tracing::error!(%error, "configuration not reloaded"),
+                    Ok(change) => {
+                        let change = change.to_string();
+                        tracing::info!(change, "configuration reloaded");
+                    }
+                    Err(error) => {
+                        if matches!(error, ReloadError::Panicked) {
+                            records.counters.panicked(Place::Reload.as_str());
+                        }
+                        let error = error.to_string();
+                        tracing::error!(error, "configuration not reloaded");
+                    }
                 }
                 failed.send_replace(outcome.as_ref().err().map(ToString::to_string));
                 // Whoever asked may be gone.
@@ -116,6 +145,7 @@ impl Reload {
 
 async fn replace(
     read: &Arc<ReadConfig>,
+    follow: &Follow,
     registry: &Arc<Registry>,
     keys: &Arc<KeyRing>,
     pool: &Pool,
@@ -127,7 +157,12 @@ async fn replace(
         keys.refresh().map_err(ReloadError::Keys)?;
         Ok(snapshot)
     });
-    let snapshot = prepared.await.map_err(|_| ReloadError::Stopping)??;
+    let prepared = prepared.await.map_err(|error| match error.is_panic() {
+        true => ReloadError::Panicked,
+        false => ReloadError::Stopping,
+    });
+    let snapshot = prepared??;
+    follow(&snapshot.config);
     // Before the snapshot: then every request that sees it finds its models known.
     pool.apply(pool_settings(&snapshot), residents(&snapshot));
     Ok(registry.publish(snapshot))

@@ -47,7 +47,7 @@ pub async fn make(
     let bytes = read_json(&headers, body, limits, &service.bodies).await?;
     let wanted: Wanted = parse(&bytes)?;
     let target = wanted.name.clone().unwrap_or_default();
-    record(&service, &caller, "keys.make", &target)?;
+    record(&service, &caller, "keys.make", &target).await?;
     let (key, text) = on(&service, move |ring| {
         ring.change(|keys| keys.make(wanted.class, wanted.name.as_deref(), wanted.scope))
     })
@@ -67,7 +67,7 @@ pub async fn revoke(
     let Path(id) =
         id.map_err(|_| ApiError::new(Code::InvalidValue, "the path is not UTF-8").param("id"))?;
     let shown: String = id.chars().take(100).collect();
-    record(&service, &caller, "keys.revoke", &shown)?;
+    record(&service, &caller, "keys.revoke", &shown).await?;
     let key = on(&service, move |ring| ring.revoke(&id)).await?;
     Ok(Json(json!({"success": true, "id": key.id})))
 }

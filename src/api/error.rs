@@ -206,6 +206,8 @@ impl ApiError {
         let (_, status, _) = self.code.facts();
         let mut response = Response::new(Body::from(self.body().to_string()));
         *response.status_mut() = status;
+        // For the records; extensions never reach the wire.
+        response.extensions_mut().insert(self.code);
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,

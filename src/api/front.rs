@@ -4,8 +4,9 @@
 
 use std::panic::AssertUnwindSafe;
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use futures_util::FutureExt;
@@ -14,15 +15,19 @@ use rand::RngExt;
 use super::error::{ApiError, Code};
 use crate::access::{Door, web};
 use crate::config::Server;
+use crate::records::body::Counted;
+use crate::records::entry::Entry;
+use crate::records::redact;
 use crate::service::Service;
+use crate::shutdown::Place;
 
 /// Longest id that is taken from a client.
 const LONGEST_ID: usize = 128;
 
-/// As much of a path as a log line shows, characters.
-const LONGEST_PATH: usize = 200;
-
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Names a fail point to arm; see `shutdown::FailPoints`.
+const FAIL: HeaderName = HeaderName::from_static("x-roundhouse-fail");
 
 /// Keeps pages of other origins from embedding what they may not read (Fetch, CORP).
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
@@ -52,6 +57,8 @@ pub async fn front(
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     request.extensions_mut().insert(RequestId(id.clone()));
     believe_listed_proxies(&mut request, server);
+    let entry = record(&service, &request, &id);
+    request.extensions_mut().insert(entry.clone());
     let checked = check(port, &request, server);
     let page = match (&checked, port) {
         (Ok(()), Port::Inference) => {
@@ -59,15 +66,22 @@ pub async fn front(
         }
         _ => None,
     };
-    let mut response = match checked {
-        Err(error) => error.into_response(),
-        Ok(()) if page.is_some() && web::is_preflight(&method, request.headers()) => {
-            web::preflight(request.headers())
-        }
-        Ok(()) => match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+    let is_head = method == Method::HEAD;
+    let preflight = page
+        .as_ref()
+        .filter(|_| web::is_preflight(&method, request.headers()))
+        .map(|_| web::preflight(request.headers()));
+    let handled = async {
+        service.dispatch.tasks.pass(Place::Handler);
+        next.run(request).await
+    };
+    let response = match (checked, preflight) {
+        (Err(error), _) => error.into_response(),
+        (Ok(()), Some(preflight)) => preflight,
+        (Ok(()), None) => match AssertUnwindSafe(handled).catch_unwind().await {
             Ok(response) => response,
             Err(_) => {
-                tracing::error!(request.id = %id, "a handler panicked");
+                entry.panicked(Place::Handler);
                 ApiError::new(
                     Code::InternalError,
                     "an internal error; the log has it under the request id",
@@ -76,10 +90,26 @@ pub async fn front(
             }
         },
     };
-    if response.status().is_client_error() || response.status().is_server_error() {
-        let shown: String = path.chars().take(LONGEST_PATH).collect();
-        tracing::info!(request.id = %id, %method, path = ?shown, status = response.status().as_u16(), "refused");
+    let status = response.status();
+    if let Some(code) = response.extensions().get::<Code>() {
+        entry.failed(code.facts().0);
+        service.records.counters.refused(code.facts().0);
     }
+    if status.is_client_error() || status.is_server_error() {
+        tracing::info!(
+            request.id = id,
+            ?method,
+            path = redact::path(&path),
+            status = status.as_u16(),
+            "refused"
+        );
+    }
+    entry.answered(status.as_u16());
+    if is_head {
+        // Its body is never asked for.
+        entry.delivered();
+    }
+    let mut response = response.map(|body| Body::new(Counted::new(body, entry)));
     let headers = response.headers_mut();
     if port == Port::Inference {
         web::let_read(headers, page.as_ref(), &server.allowed_origins);
@@ -93,6 +123,24 @@ pub async fn front(
     );
     headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     response
+}
+
+/// Begins the record of a request.
+fn record(service: &Service, request: &Request, id: &str) -> Entry {
+    let door = request.extensions().get::<Door>();
+    let peer = door.map_or_else(String::new, Door::peer);
+    let entry = Entry::open(&service.records, id, peer, request.method().as_str());
+    if let Some(path) = request.extensions().get::<MatchedPath>() {
+        entry.path(path.as_str());
+    }
+    if let Some(place) = request
+        .headers()
+        .get(FAIL)
+        .and_then(|name| name.to_str().ok())
+    {
+        service.dispatch.tasks.arm(place);
+    }
+    entry
 }
 
 /// From here on the peer of a listed proxy is whom the proxy names.

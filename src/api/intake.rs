@@ -20,7 +20,11 @@ use crate::config::Limits;
 const SLOWEST: u64 = 240;
 
 /// Room that a body of unknown length begins with, bytes.
-const FIRST_ROOM: u64 = 8 * 1024;
+const FIRST_ROOM: usize = 8 * 1024;
+
+/// Room that is added when there is no more, bytes. Pieces of one size leave no
+/// holes in the heap, which growing buffers do.
+const MORE_ROOM: usize = 64 * 1024;
 
 /// The memory that all bodies share. Cloning gives another handle.
 #[derive(Clone, Debug, Default)]
@@ -50,9 +54,8 @@ impl Bodies {
 }
 
 impl Held {
-    /// Holds this much in all, if there is room under the limit.
-    fn grow(&mut self, bytes: u64, limit: u64) -> Result<(), ApiError> {
-        let more = bytes.saturating_sub(self.bytes);
+    /// Holds so many more bytes, if there is room under the limit.
+    fn grow(&mut self, more: u64, limit: u64) -> Result<(), ApiError> {
         let fits = |taken: u64| taken.checked_add(more).filter(|sum| *sum <= limit);
         let taken = &self.bodies.taken;
         match taken.fetch_update(Ordering::AcqRel, Ordering::Relaxed, fits) {
@@ -106,11 +109,11 @@ pub async fn take(
     }
     let most = declared.unwrap_or(limits.body.0);
     let mut held = bodies.hold_nothing();
-    let mut bytes = Vec::new();
+    let mut pieces = Pieces::default();
     let began = Instant::now();
     let mut last = began;
     loop {
-        let deadline = deadline(began, last, bytes.len() as u64, limits.body_idle);
+        let deadline = deadline(began, last, pieces.length, limits.body_idle);
         let frame = timeout_at(deadline, body.frame()).await.map_err(|_| {
             let message = format!(
                 "the body came too slowly: nothing for {:?}, or less than {SLOWEST} bytes a second",
@@ -132,19 +135,56 @@ pub async fn take(
             },
         };
         last = Instant::now();
-        let length = (bytes.len() + data.len()) as u64;
-        if length > limits.body.0 {
+        let mut data = &data[..];
+        if pieces.length + data.len() as u64 > limits.body.0 {
             return Err(too_large());
         }
-        if length > bytes.capacity() as u64 {
-            let room = room(length, most);
-            held.grow(room, limits.bodies.0)?;
-            // Counted before it is there, and exactly as much.
-            bytes.reserve_exact(usize::try_from(room).unwrap_or(usize::MAX) - bytes.len());
+        while !data.is_empty() {
+            if pieces.room() == 0 {
+                let room = room(pieces.length, most);
+                // Counted before it is there, and exactly as much.
+                held.grow(room as u64, limits.bodies.0)?;
+                pieces.list.push(Vec::with_capacity(room));
+            }
+            data = pieces.fill(data);
         }
-        bytes.extend_from_slice(&data);
     }
-    Ok(Bytes::from_owner(Taken { bytes, _held: held }))
+    Ok(Bytes::from_owner(Taken {
+        bytes: pieces.join(),
+        _held: held,
+    }))
+}
+
+/// A body as it comes in.
+#[derive(Default)]
+struct Pieces {
+    list: Vec<Vec<u8>>,
+    length: u64,
+}
+
+impl Pieces {
+    fn room(&self) -> usize {
+        self.list
+            .last()
+            .map_or(0, |last| last.capacity() - last.len())
+    }
+
+    /// Puts in what there is room for; answers the rest.
+    fn fill<'d>(&mut self, data: &'d [u8]) -> &'d [u8] {
+        let (fits, rest) = data.split_at(self.room().min(data.len()));
+        if let Some(last) = self.list.last_mut() {
+            last.extend_from_slice(fits);
+        }
+        self.length += fits.len() as u64;
+        rest
+    }
+
+    fn join(mut self) -> Vec<u8> {
+        match self.list.len() {
+            0 | 1 => self.list.pop().unwrap_or_default(),
+            _ => self.list.concat(),
+        }
+    }
 }
 
 /// When the next bytes have to be there.
@@ -153,14 +193,16 @@ fn deadline(began: Instant, last: Instant, received: u64, idle: Duration) -> Ins
     (last + idle).min(began + idle + slowest)
 }
 
-/// Room for a body that has so many bytes by now: twice of them, never more than
-/// the body can have.
-fn room(length: u64, most: u64) -> u64 {
-    length
-        .saturating_mul(2)
-        .max(FIRST_ROOM)
-        .min(most)
-        .max(length)
+/// Room to add to a body that has so many bytes and can have `most` of them.
+fn room(length: u64, most: u64) -> usize {
+    let left = usize::try_from(most.saturating_sub(length)).unwrap_or(usize::MAX);
+    let usual = if length == 0 && most > MORE_ROOM as u64 {
+        FIRST_ROOM
+    } else {
+        MORE_ROOM
+    };
+    // A body longer than it said is refused by whoever frames it.
+    left.min(usual).max(1)
 }
 
 #[cfg(test)]

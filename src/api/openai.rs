@@ -14,6 +14,7 @@ use crate::access::Caller;
 use crate::access::keys::Scope;
 use crate::dispatch::Request;
 use crate::pool::Terms;
+use crate::records::entry::Entry;
 use crate::service::Service;
 
 /// `POST /v1/chat/completions`
@@ -21,12 +22,21 @@ pub async fn chat_completions(
     state: State<Service>,
     caller: Extension<Caller>,
     id: Extension<RequestId>,
+    entry: Extension<Entry>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    let terms = terms(&uri, &headers, &caller.scope)?;
-    forward(Endpoint::Chat, state, caller, id, terms, headers, body).await
+    forward(
+        Endpoint::Chat,
+        state,
+        caller,
+        id,
+        entry,
+        (uri, headers),
+        body,
+    )
+    .await
 }
 
 /// `POST /v1/completions`
@@ -34,18 +44,18 @@ pub async fn completions(
     state: State<Service>,
     caller: Extension<Caller>,
     id: Extension<RequestId>,
+    entry: Extension<Entry>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    let terms = terms(&uri, &headers, &caller.scope)?;
     forward(
         Endpoint::Completions,
         state,
         caller,
         id,
-        terms,
-        headers,
+        entry,
+        (uri, headers),
         body,
     )
     .await
@@ -56,18 +66,21 @@ async fn forward(
     State(service): State<Service>,
     Extension(caller): Extension<Caller>,
     Extension(RequestId(request_id)): Extension<RequestId>,
-    terms: Terms,
-    headers: HeaderMap,
+    Extension(entry): Extension<Entry>,
+    (uri, headers): (Uri, HeaderMap),
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
+    let terms = terms(&uri, &headers, &caller.scope)?;
     let snapshot = service.dispatch.registry.load();
     let limits = &snapshot.config.server.limits;
     let body = read_json(&headers, body, limits, &service.bodies).await?;
+    entry.received(body.len());
     let request = Request {
         endpoint,
         body,
         request_id,
         caller,
+        entry,
         terms,
     };
     service.dispatch.answer(request).await

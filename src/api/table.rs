@@ -16,10 +16,9 @@ use axum::routing::{MethodFilter, MethodRouter};
 use super::error::{ApiError, Code};
 use super::front::{self, Port};
 use crate::access::{Access, Door};
+use crate::records::entry::Entry;
+use crate::records::redact;
 use crate::service::Service;
-
-/// As much of a path as the audit shows, characters.
-const LONGEST_PATH: usize = 200;
 
 /// A row: a path, what it asks of its caller, and who answers to which method.
 pub struct Route {
@@ -110,15 +109,18 @@ async fn check_access(
     let entrance = &service.entrance;
     match entrance.admit(access, request.headers(), &door, limits, SystemTime::now()) {
         Ok(caller) => {
+            if let Some(entry) = request.extensions().get::<Entry>() {
+                entry.caller(&caller.id);
+            }
             request.extensions_mut().insert(caller);
             Ok(next.run(request).await)
         }
         Err(refusal) => {
             // A line for each call of a flood would fill the disk.
             if access == Access::Management && refusal.error.code != Code::RateLimitExceeded {
-                let path: String = request.uri().path().chars().take(LONGEST_PATH).collect();
-                let action = format!("{} {path}", request.method());
-                crate::admin::record_refusal(&service, &door, &action, &refusal)?;
+                let (method, path) = (request.method().clone(), request.uri().path());
+                let action = format!("{method} {}", redact::path(path));
+                crate::admin::record_refusal(&service, &door, &action, &refusal).await?;
             }
             Err(refusal.error)
         }

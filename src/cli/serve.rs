@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use rustix::fs::Mode;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{CONFIGURATION, failed};
 use crate::access::Entrance;
-use crate::access::audit::Audit;
 use crate::access::keys::{KeyClass, KeyRing, Keys, given};
 use crate::access::limit::Limiter;
 use crate::api::intake::Bodies;
@@ -22,12 +22,16 @@ use crate::config::{self, Config, Listen, locate};
 use crate::dispatch::{Dispatch, spool};
 use crate::platform::{self, Folders};
 use crate::pool::Pool;
+use crate::records::audit::Audit;
+use crate::records::counters::Counters;
+use crate::records::requests::RequestLog;
+use crate::records::{Records, private};
 use crate::registry::{Machine, MachineMemory, Registry};
 use crate::server::descriptors::{self, Share};
 use crate::server::tls::Certificate;
 use crate::server::{Bound, Limits, Settings, Times};
 use crate::service::{self, Reload, ReloadError, Service};
-use crate::shutdown::Tasks;
+use crate::shutdown::{FailPoints, Tasks};
 use crate::worker::process::{Launcher, LauncherOptions};
 use crate::{admin, api, telemetry};
 
@@ -52,6 +56,9 @@ pub struct ServeArgs {
     /// Print the addresses as one line of JSON on standard output
     #[arg(long)]
     json: bool,
+    /// Write prompts and answers to the log, where anybody who reads it finds them
+    #[arg(long)]
+    log_bodies: bool,
     /// Also serve models of the engine that plays a file, which exists for tests
     #[arg(long, hide = true)]
     scripted_engine: bool,
@@ -72,6 +79,11 @@ impl NotStarted {
 
 /// Runs the command.
 pub fn run(args: &ServeArgs) -> ExitCode {
+    // Whatever this process makes is its owner's alone.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    // What the process that started this one left open, such as the pipes of a
+    // build tool or another server's sockets, must not reach workers.
+    close_fds::set_fds_cloexec(3, &[]);
     let Some(folders) = Folders::from_environment() else {
         return failed(1, "there is no home folder");
     };
@@ -112,7 +124,16 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         management: args.management.clone(),
     };
     let config = read_config(&overrides, folders).map_err(NotStarted::configuration)?;
-    telemetry::start(&config.log).map_err(NotStarted::configuration)?;
+    let counters = Counters::default();
+    let lost = counters.clone();
+    let log = telemetry::start(&config.log, move || lost.log_lost())
+        .map_err(NotStarted::configuration)?;
+    let _last_words = log.last_words();
+    telemetry::log_panics(args.log_bodies);
+    if args.log_bodies {
+        tracing::warn!("prompts and answers are written to the log (--log-bodies)");
+    }
+    close_to_others(&config)?;
     let given = given::read(|name| std::env::var_os(name)).map_err(NotStarted::configuration)?;
     let keys = KeyRing::open(config.keys_file.clone(), given).map_err(NotStarted::configuration)?;
     refuse_exposure(&config, &keys.load(), args.insecure_no_auth)?;
@@ -138,8 +159,12 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
 
     let options = LauncherOptions::own().map_err(NotStarted::failed)?;
     let launcher = Launcher::open(options).map_err(NotStarted::failed)?;
-    let tasks = Tasks::new();
-    let owner = Tasks::new();
+    let fail_points = match args.scripted_engine {
+        true => FailPoints::switched_on(),
+        false => FailPoints::default(),
+    };
+    let tasks = Tasks::with_fail_points(fail_points.clone());
+    let owner = Tasks::with_fail_points(fail_points);
     let snapshot = registry.load();
     if snapshot.budget > memory.auto {
         tracing::warn!(
@@ -158,21 +183,41 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
     keys.follow(&tasks);
     let again = folders.clone();
     let read = Box::new(move || read_config(&overrides, &again).map_err(ReloadError::Config));
+    let records = Records {
+        // Its task ends last: requests are written down while the others end.
+        requests: RequestLog::start(snapshot.config.request_log.clone(), &counters, &owner),
+        counters,
+    };
+    let requests = records.requests.clone();
+    let follow = Box::new(move |config: &Config| {
+        log.follow(&config.log);
+        requests.follow(config.request_log.clone());
+    });
     let service = Service {
         dispatch: Dispatch {
             registry: registry.clone(),
             pool: pool.clone(),
             spools: spool::Budget::default(),
             tasks: tasks.clone(),
+            log_bodies: args.log_bodies,
         },
         bodies: Bodies::default(),
-        reload: Reload::start(read, registry.clone(), keys.clone(), pool.clone(), &tasks),
+        reload: Reload::start(
+            read,
+            follow,
+            records.clone(),
+            registry.clone(),
+            keys.clone(),
+            pool.clone(),
+            &tasks,
+        ),
         entrance: Arc::new(Entrance {
             keys,
             limiter: Limiter::default(),
             insecure: args.insecure_no_auth,
         }),
-        audit: Arc::new(audit),
+        audit,
+        records,
         started: Instant::now(),
     };
     let in_force = registry.clone();
@@ -200,7 +245,7 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
             control.serve(admin::router(service.clone()), settings, &tasks);
         }
         // A second server of the same user has no control socket, and says so.
-        Err(error) => tracing::warn!(%error, "there is no control socket"),
+        Err(error) => tracing::warn!(?error, "there is no control socket"),
     }
 
     signals.until_stop(&service).await;
@@ -237,6 +282,22 @@ async fn drain(
             ExitCode::FAILURE
         }
     }
+}
+
+/// Nobody but its owner may change what is served. The configuration itself holds
+/// no secrets and may be read by others.
+fn close_to_others(config: &Config) -> Result<(), NotStarted> {
+    let Some(path) = &config.source else {
+        return Ok(());
+    };
+    let closed = std::fs::File::open(path)
+        .and_then(|file| private::take_back(&file, path, private::OTHERS_WRITE));
+    closed.map_err(|error| {
+        NotStarted::configuration(format!(
+            "{} may be changed by others, and that could not be ended: {error}; run chmod go-w on it",
+            path.display()
+        ))
+    })
 }
 
 /// A reachable address without keys is refused before any port opens. For

@@ -195,6 +195,8 @@ pub const KEYS: &[Key] = &[
         "one line for each management action"),
     key("log", "filter", Value("info"), Live,
         "what is logged: a level, or `target=level` separated by commas"),
+    key("request_log", "`true`, `false` or a file", Value("false"), Live,
+        "one line for each request, without its content; `true` is `requests.jsonl` in the state folder"),
 ];
 
 /// The names that may stand directly under a path; the top is `""`.

@@ -1,5 +1,6 @@
 //! A network address with its length, `10.0.0.0/8`, as lists of proxies name them.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -31,6 +32,13 @@ impl Network {
 /// Whether two numbers are equal without their last bits.
 fn same(one: u128, other: u128, last: u8) -> bool {
     (one ^ other).checked_shr(last.into()).unwrap_or(0) == 0
+}
+
+impl fmt::Display for Network {
+    /// As it is written in the file, with its length.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
 }
 
 impl FromStr for Network {

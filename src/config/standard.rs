@@ -63,6 +63,7 @@ impl Config {
             keys_file: around.state.join("keys.json"),
             audit: around.state.join("audit.jsonl"),
             log: "info".to_owned(),
+            request_log: None,
         }
     }
 }

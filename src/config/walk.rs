@@ -93,6 +93,7 @@ impl Walker<'_> {
                 "keys_file" => set(&mut config.keys_file, self.path(at)),
                 "audit" => set(&mut config.audit, self.path(at)),
                 "log" => set(&mut config.log, self.filter(at)),
+                "request_log" => set(&mut config.request_log, self.request_log(at)),
                 _ => {}
             }
         }

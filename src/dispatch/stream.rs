@@ -5,12 +5,14 @@
 //! refusal is a plain status; after that a failure is one error event and the
 //! body ends cleanly without `[DONE]`.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -19,10 +21,11 @@ use tokio_util::sync::CancellationToken;
 use super::body::{EventBody, comment};
 use super::relay::Relay;
 use super::spool::{self, Writer};
-use super::whole::{collect, is_compressed, usage_of};
+use super::whole::{collect, engine_failed, is_compressed, usage_of};
 use super::{Dispatch, Routed, Wait, crashed, ended_early, give_up, passed_headers, revoked};
 use crate::api::error::{ApiError, Code};
 use crate::pool::lease::Lease;
+use crate::shutdown::Place;
 use crate::worker::client;
 
 /// How an answer begins.
@@ -105,6 +108,13 @@ fn event_stream(body: EventBody, headers: HeaderMap) -> Response<Body> {
     response
 }
 
+fn panicked() -> ApiError {
+    ApiError::new(
+        Code::InternalError,
+        "an internal error; the log has it under the request id",
+    )
+}
+
 /// From the wait for the model to the engine's last byte.
 struct ReadingHalf {
     dispatch: Dispatch,
@@ -119,8 +129,13 @@ struct ReadingHalf {
 impl ReadingHalf {
     async fn run(mut self, gone: CancellationToken) {
         let mut usage = None;
+        let entry = self.routed.request.entry.clone();
+        let passing = AssertUnwindSafe(self.pass_on(&mut usage)).catch_unwind();
         let ended = tokio::select! {
-            ended = self.pass_on(&mut usage) => ended,
+            ended = passing => ended.unwrap_or_else(|_| {
+                entry.panicked(Place::Stream);
+                Err(Ending::Failed(panicked()))
+            }),
             () = gone.cancelled() => Err(Ending::ClientGone),
         };
         let outcome = match &ended {
@@ -131,8 +146,13 @@ impl ReadingHalf {
         };
         self.routed.count(usage.as_deref(), self.events);
         self.routed.log(outcome, usage.as_deref());
-        if let Err(Ending::Failed(error)) = ended {
-            self.tell(error);
+        match ended {
+            Err(Ending::Failed(error)) => {
+                entry.failed(error.code.facts().0);
+                self.tell(error);
+            }
+            Err(Ending::Told) => entry.refused_by_engine(),
+            Ok(()) | Err(Ending::ClientGone) => {}
         }
     }
 
@@ -151,6 +171,7 @@ impl ReadingHalf {
 
     /// Waits for the model, asks it, and passes on what it says.
     async fn pass_on(&mut self, usage: &mut Option<String>) -> Result<(), Ending> {
+        self.dispatch.tasks.pass(Place::Stream);
         let routed = self.routed.clone();
         let (lease, response) = routed.send(&self.dispatch).await.map_err(Ending::Failed)?;
         let (head, body) = response.into_parts();
@@ -191,7 +212,10 @@ impl ReadingHalf {
                 None => break,
                 // After the engine's own ending a broken connection is no failure.
                 Some(Err(_)) if relay.ended() => break,
-                Some(Err(failure)) => return Err(Ending::Failed(crashed(&lease, &failure).await)),
+                Some(Err(failure)) => {
+                    let id = &self.routed.request.request_id;
+                    return Err(Ending::Failed(crashed(id, &lease, &failure).await));
+                }
                 Some(Ok(frame)) => frame,
             };
             silence = (limits.between_tokens, Code::UpstreamTimeout);
@@ -226,6 +250,7 @@ impl ReadingHalf {
         let Some(begin) = self.begin.take() else {
             return Ok(());
         };
+        self.routed.request.entry.first_event();
         let passed = passed_headers(headers);
         let Err(Beginning::Events(late, _)) = begin.send(Beginning::Events(passed, wait)) else {
             return Ok(());
@@ -242,6 +267,8 @@ impl ReadingHalf {
 
     /// Puts events into the spool; a client that takes nothing for too long is cut off.
     async fn write(&self, events: Bytes, stall: Duration) -> Result<(), Ending> {
+        let id = &self.routed.request.request_id;
+        self.dispatch.log_body(id, "events of an answer", &events);
         match timeout(stall, self.writer.write(events)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(spool::Gone)) => Err(Ending::ClientGone),
@@ -265,6 +292,9 @@ impl ReadingHalf {
             .await
             .map_err(Ending::Failed)?;
         drop(lease);
+        if status.is_server_error() {
+            return Err(Ending::Failed(engine_failed(&routed, status)));
+        }
         let refusal = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
         let Some(refusal) =
             refusal.filter(|value| !status.is_success() && value["error"].is_object())

@@ -2,7 +2,7 @@
 //! goes out, so that an answer cut short becomes an honest refusal.
 
 use axum::body::Body;
-use axum::http::{HeaderMap, Response, header};
+use axum::http::{HeaderMap, Response, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
@@ -51,6 +51,10 @@ async fn read(
         error = revoked(&lease) => return Err(error),
     };
     drop(lease);
+    dispatch.log_body(&routed.request.request_id, "an answer", &bytes);
+    if head.status.is_server_error() {
+        return Err(engine_failed(routed, head.status));
+    }
     if serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err() {
         let message = format!("{} did not answer with JSON", routed.plan.model);
         return Err(ApiError::new(Code::BadUpstreamResponse, message));
@@ -77,7 +81,9 @@ pub(super) async fn collect(
         })?;
         match frame {
             None => return Ok((bytes.freeze(), usage)),
-            Some(Err(failure)) => return Err(crashed(lease, &failure).await),
+            Some(Err(failure)) => {
+                return Err(crashed(&routed.request.request_id, lease, &failure).await);
+            }
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) if bytes.len() + data.len() > LARGEST => {
                     let message = "the engine's answer is larger than can be passed on";
@@ -88,6 +94,19 @@ pub(super) async fn collect(
             },
         }
     }
+}
+
+/// The engine answered that it failed. Its words are not passed on: they may name
+/// inner things, and the worker's own lines in the log say more.
+pub(super) fn engine_failed(routed: &Routed, status: StatusCode) -> ApiError {
+    tracing::warn!(
+        request.id = routed.request.request_id,
+        model.id = routed.plan.model,
+        status = status.as_u16(),
+        "an engine failed to answer"
+    );
+    let message = format!("the engine of {} failed to answer", routed.plan.model);
+    ApiError::new(Code::BadUpstreamResponse, message)
 }
 
 /// Whether an engine compressed its answer, which nobody asked it to.

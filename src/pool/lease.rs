@@ -22,6 +22,8 @@ pub enum Ending {
     /// The pool takes the model away: an unload with mode `now`, or the drain
     /// deadline of the server has passed.
     Revoked(UnloadReason),
+    /// The pool lost its state and starts again with nothing loaded.
+    Lost,
 }
 
 /// One ready worker, shared by its leases and the pool's map of open gates.

@@ -217,6 +217,13 @@ pub enum Effect {
     },
 }
 
+/// What outlives a machine that panicked.
+#[derive(Clone, Debug)]
+pub struct Past {
+    last_generation: Generation,
+    counters: Counters,
+}
+
 /// The machine.
 #[derive(Debug)]
 pub struct Machine {
@@ -259,6 +266,25 @@ impl Machine {
         let wanted = machine.slots.iter().filter(|(_, s)| s.wanted.is_some());
         machine.preloading = wanted.map(|(model, _)| model.clone()).collect();
         machine
+    }
+
+    /// A machine that starts again with nothing loaded, in the place of one that
+    /// panicked: every process that it started has been reaped. Numbers go on, so
+    /// that a late word about one of those means nobody, and so do the counters.
+    pub fn after(past: Past, settings: Settings, models: Vec<Resident>, now: Instant) -> Self {
+        Self {
+            last_generation: past.last_generation,
+            counters: past.counters,
+            ..Self::new(settings, models, now)
+        }
+    }
+
+    /// What outlives the machine.
+    pub fn past(&self) -> Past {
+        Past {
+            last_generation: self.last_generation,
+            counters: self.counters.clone(),
+        }
     }
 
     /// Takes in one event and answers what is to be done, in order.

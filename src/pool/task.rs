@@ -71,7 +71,7 @@ pub(super) enum Message {
     },
     /// Everything idle is to go.
     Release {
-        answer: oneshot::Sender<Vec<String>>,
+        answer: oneshot::Sender<Result<Vec<String>, UnloadError>>,
     },
     /// A reload.
     Apply {
@@ -94,6 +94,7 @@ impl Pool {
         tasks: &Tasks,
     ) -> Self {
         let now = now();
+        let told = (settings.clone(), models.clone());
         let machine = Machine::new(settings, models, now);
         let (owner, inbox) = mpsc::unbounded_channel();
         let (show, view) = watch::channel(Arc::new(machine.view(now)));
@@ -103,8 +104,8 @@ impl Pool {
             view,
             last_number: AtomicU64::new(0),
         });
-        let owner = Owner::new(machine, launcher, tasks, shared.clone(), inbox, show);
-        tasks.spawn(owner.run());
+        let owner = Owner::new(machine, told, launcher, tasks, shared.clone(), inbox, show);
+        tasks.spawn(owner.supervise());
         Self { shared }
     }
 
@@ -153,15 +154,24 @@ impl Pool {
             mode,
             answer,
         });
-        result.await.unwrap_or(Err(UnloadError::ShuttingDown))
+        result.await.unwrap_or_else(|_| Err(self.unanswered()))
+    }
+
+    /// Why a message was dropped without an answer: the owner is gone for good, or
+    /// it panicked over that message.
+    fn unanswered(&self) -> UnloadError {
+        match self.shared.owner.is_closed() {
+            true => UnloadError::ShuttingDown,
+            false => UnloadError::Lost,
+        }
     }
 
     /// Unloads every idle model that is not kept; answers which, as soon as
     /// nobody can take a lease on them any more.
-    pub async fn release(&self) -> Vec<String> {
+    pub async fn release(&self) -> Result<Vec<String>, UnloadError> {
         let (answer, result) = oneshot::channel();
         let _ = self.shared.owner.send(Message::Release { answer });
-        result.await.unwrap_or_default()
+        result.await.unwrap_or_else(|_| Err(self.unanswered()))
     }
 
     /// The pool as it is shown.
@@ -202,7 +212,12 @@ impl Pool {
             is_answered: false,
         };
         let _ = self.shared.owner.send(message(waiter, answer));
-        let result = result.await.unwrap_or(Err(Refused::ShuttingDown));
+        let result = result.await.unwrap_or_else(|_| {
+            Err(match self.unanswered() {
+                UnloadError::ShuttingDown => Refused::ShuttingDown,
+                _ => Refused::Lost,
+            })
+        });
         place.is_answered = true;
         result
     }

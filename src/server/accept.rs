@@ -1,7 +1,7 @@
 //! Taking connections: one loop for each listener, with a bound on how many
 //! there are at once. What is beyond it waits in the system's queue.
 
-use std::io::Result;
+use std::io::{ErrorKind, Result};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,21 +35,24 @@ enum Stream {
 }
 
 impl Listener {
-    async fn accept(&self) -> Result<(Stream, Door)> {
+    /// The next connection; nothing if it was gone before it could be taken.
+    async fn accept(&self) -> Result<Option<(Stream, Door)>> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 // Events are small and must not wait for each other.
-                stream.set_nodelay(true)?;
-                let door = Door::Tcp {
-                    local: stream.local_addr()?.ip(),
-                    peer: peer.ip(),
-                };
-                Ok((Stream::Tcp(stream), door))
+                let local = stream.set_nodelay(true).and_then(|()| stream.local_addr());
+                Ok(local.ok().map(|local| {
+                    let door = Door::Tcp {
+                        local: local.ip(),
+                        peer: peer.ip(),
+                    };
+                    (Stream::Tcp(stream), door)
+                }))
             }
             Self::Unix(listener, door) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Stream::Unix(stream), door.clone()))
+                Ok(Some((Stream::Unix(stream), door.clone())))
             }
         }
     }
@@ -89,7 +92,11 @@ impl Connections {
                 () = stop.cancelled() => return,
             };
             match accepted {
-                Ok((stream, door)) => self.connect(stream, door, &limits, seat, stop.clone()),
+                Ok(Some((stream, door))) => {
+                    self.connect(stream, door, &limits, seat, stop.clone());
+                }
+                Ok(None) => {}
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     if self.refused.is_due(Instant::now()) {
                         tracing::warn!(?error, "connections are not accepted");

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::exchange::{Activity, AnswerBody, RequestBody};
+use super::offer;
 use super::pace::{Paced, Times};
 use super::tls::Secured;
 use crate::access::Door;
@@ -105,6 +106,7 @@ pub(super) fn service(
         async move {
             let response = answer.await?;
             let exchange = exchange.answered();
+            offer::note(true);
             Ok(response.map(|body| AnswerBody::new(body, exchange)))
         }
     })

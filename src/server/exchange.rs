@@ -11,6 +11,8 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
 
+use super::offer;
+
 /// The exchanges of one connection. Shared by its reader, its requests and its answers.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
@@ -115,7 +117,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for AnswerBody<B> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        offer::note(frame.is_ready());
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

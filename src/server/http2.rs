@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Connection, LARGEST_HEAD, log, service};
 use super::exchange::Activity;
+use super::offer::until_stalled;
 use super::pace::Paced;
 use crate::shutdown::Tasks;
 
@@ -43,16 +44,19 @@ where
     } = connection;
     let activity = Arc::new(Activity::default());
     let stream = Paced::new(stream, activity.clone(), times, true);
-    let connection = http2::Builder::new(Streams(tasks))
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MOST_STREAMS)
-        .max_header_list_size(LARGEST_HEAD as u32)
-        .max_pending_accept_reset_streams(MOST_RESET)
-        .max_local_error_reset_streams(MOST_RESET)
-        .max_send_buf_size(SEND_BUFFER)
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING)
-        .serve_connection(TokioIo::new(stream), service(app, door, activity));
+    let connection = http2::Builder::new(Streams {
+        tasks,
+        patience: times.write,
+    })
+    .timer(TokioTimer::new())
+    .max_concurrent_streams(MOST_STREAMS)
+    .max_header_list_size(LARGEST_HEAD as u32)
+    .max_pending_accept_reset_streams(MOST_RESET)
+    .max_local_error_reset_streams(MOST_RESET)
+    .max_send_buf_size(SEND_BUFFER)
+    .keep_alive_interval(PING)
+    .keep_alive_timeout(PING)
+    .serve_connection(TokioIo::new(stream), service(app, door, activity));
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -66,7 +70,10 @@ where
 
 /// Runs the streams of a connection where the end of the server waits for them.
 #[derive(Clone)]
-struct Streams(Tasks);
+struct Streams {
+    tasks: Tasks,
+    patience: Duration,
+}
 
 impl<F> hyper::rt::Executor<F> for Streams
 where
@@ -74,6 +81,6 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, stream: F) {
-        self.0.spawn(stream);
+        self.tasks.spawn(until_stalled(stream, self.patience));
     }
 }

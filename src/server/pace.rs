@@ -23,6 +23,10 @@ const LINGER: Duration = Duration::from_millis(500);
 /// Most bytes that are thrown away meanwhile.
 const MOST_DISCARDED: usize = 256 * 1024;
 
+/// Most bytes that are read at once. The framing keeps buffers of the size it last
+/// filled, for each connection, and no limit counts them.
+const READ_AT_ONCE: usize = 8 * 1024;
+
 /// So many exchanges that the client gave up, within [`GIVEN_UP_WITHIN`], end its
 /// connection (HTTP/2 rapid reset, CVE-2023-44487).
 const MOST_GIVEN_UP: usize = 100;
@@ -95,8 +99,8 @@ impl<S> Paced<S> {
                 before: 0,
                 since: now,
             },
-            reading: Timer(None),
-            writing: Timer(None),
+            reading: Timer::default(),
+            writing: Timer::default(),
             instead: None,
             discarded: 0,
             lingers_until: None,
@@ -173,7 +177,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     ) -> Poll<Result<()>> {
         let this = &mut *self;
         let before = buffer.filled().len();
-        let read = Pin::new(&mut this.stream).poll_read(context, buffer);
+        let read = read_some(Pin::new(&mut this.stream), context, buffer);
         let now = Instant::now();
         if this.multiplexed && this.gives_up_too_much(now) {
             let message = "the client gives up too many requests";
@@ -281,15 +285,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     }
 }
 
+fn read_some<S: AsyncRead>(
+    stream: Pin<&mut S>,
+    context: &mut Context<'_>,
+    buffer: &mut ReadBuf<'_>,
+) -> Poll<Result<()>> {
+    if buffer.remaining() <= READ_AT_ONCE {
+        return stream.poll_read(context, buffer);
+    }
+    let mut space = [0; READ_AT_ONCE];
+    let mut some = ReadBuf::new(&mut space);
+    ready!(stream.poll_read(context, &mut some))?;
+    buffer.put_slice(some.filled());
+    Poll::Ready(Ok(()))
+}
+
 fn late(what: &str) -> Error {
     Error::new(ErrorKind::TimedOut, what)
 }
 
 /// A timer that costs nothing before it is needed.
-struct Timer(Option<Pin<Box<Sleep>>>);
+#[derive(Default)]
+pub(super) struct Timer(Option<Pin<Box<Sleep>>>);
 
 impl Timer {
-    fn poll_until(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_until(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
         let sleep = self
             .0
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));

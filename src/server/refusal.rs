@@ -5,9 +5,15 @@
 use crate::api::error::{ApiError, Code};
 use crate::api::front;
 
+/// Longest reply that the framing makes by itself, bytes.
+const LONGEST: usize = 512;
+
 /// What to send instead, if this is such a refusal: a whole head of HTTP/1.1
 /// without a body and without the request id that all other answers have.
 pub(super) fn instead_of(written: &[u8]) -> Option<Vec<u8>> {
+    if written.len() > LONGEST {
+        return None;
+    }
     let text = std::str::from_utf8(written).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;
     let (line, headers) = head.strip_prefix("HTTP/1.1 ")?.split_once("\r\n")?;

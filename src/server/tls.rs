@@ -3,10 +3,9 @@
 //! is in force when they begin.
 
 use std::io::Result as IoResult;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use rustls::ServerConfig;
@@ -17,10 +16,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::config::Tls;
+use crate::follow::{self, Identity};
 use crate::shutdown::Tasks;
-
-/// How often the files are looked at.
-const EVERY: Duration = Duration::from_secs(1);
 
 /// The word for HTTP/2 in a handshake (RFC 9113, 3.1).
 pub(super) const HTTP2: &[u8] = b"h2";
@@ -88,7 +85,7 @@ impl Certificate {
         tasks.spawn(async move {
             loop {
                 tokio::select! {
-                    () = tokio::time::sleep(EVERY) => {}
+                    () = tokio::time::sleep(follow::EVERY) => {}
                     () = stop.cancelled() => return,
                 }
                 let wanted = pair();
@@ -112,7 +109,8 @@ impl Certificate {
                         this.in_force.store(Some(config));
                     }
                     Some(Some(Err(error))) => {
-                        tracing::error!(?error, "the certificate was not renewed");
+                        let error = error.to_string();
+                        tracing::error!(error, "the certificate was not renewed");
                     }
                 }
             }
@@ -141,18 +139,8 @@ impl Certificate {
 #[derive(Clone, Debug, PartialEq)]
 struct Seen {
     pair: Tls,
-    cert: Option<Identity>,
-    key: Option<Identity>,
-}
-
-/// What is another one when a file was written or replaced.
-#[derive(Clone, Debug, PartialEq)]
-struct Identity {
-    device: u64,
-    inode: u64,
-    length: u64,
-    mode: u32,
-    modified: Option<SystemTime>,
+    cert: Identity,
+    key: Identity,
 }
 
 impl Seen {
@@ -162,20 +150,6 @@ impl Seen {
             key: Identity::of(&pair.key),
             pair,
         }
-    }
-}
-
-impl Identity {
-    /// Nothing if the file is not there.
-    fn of(path: &Path) -> Option<Self> {
-        let found = std::fs::metadata(path).ok()?;
-        Some(Self {
-            device: found.dev(),
-            inode: found.ino(),
-            length: found.len(),
-            mode: found.mode(),
-            modified: found.modified().ok(),
-        })
     }
 }
 

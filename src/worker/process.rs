@@ -2,7 +2,7 @@
 //! here knows why. One [`Launcher`] serves the whole router: it has the private
 //! folder for sockets and the one thread that spawns.
 
-mod folder;
+pub mod folder;
 mod life;
 mod lines;
 mod spawn;

@@ -65,6 +65,7 @@ pub fn run(args: &WorkerArgs) -> ExitCode {
     // Whatever this process makes is its owner's alone.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     log_to_standard_error();
+    crate::telemetry::log_panics(false);
     match work(args, began) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

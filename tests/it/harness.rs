@@ -219,6 +219,21 @@ impl Server {
         self.log.lock().expect("log").clone()
     }
 
+    /// Waits until the log has a line with these words in it, and answers that line.
+    pub fn logged(&self, words: &[&str]) -> String {
+        let start = Instant::now();
+        loop {
+            let log = self.log();
+            let mut lines = log.lines();
+            let found = lines.find(|line| words.iter().all(|word| line.contains(word)));
+            if let Some(line) = found {
+                return line.to_owned();
+            }
+            assert!(start.elapsed() < PATIENCE, "never logged {words:?}\n{log}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// A request to the inference port.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.http

@@ -34,6 +34,9 @@ const PURE: &[&str] = &[
     "config/walk",
     "config/file.rs",
     "model/estimate.rs",
+    "doctor/files.rs",
+    "doctor/models.rs",
+    "doctor/network.rs",
 ];
 
 const IMPURE: &[&str] = &[

@@ -129,8 +129,16 @@ async fn a_failed_load_refuses_every_waiter_once_and_is_tried_once() {
             (503, "load_failed")
         );
         assert_eq!(answer.header("x-should-retry"), Some("false"));
-        assert!(answer.text.contains("cheese"), "{answer:?}");
+        // Why is for the owner, in the log and in the status.
+        assert!(!answer.text.contains("cheese"), "{answer:?}");
     }
+    let failure = &server.status().await["models"][0]["last_failure"]["reason"];
+    assert!(
+        failure
+            .as_str()
+            .is_some_and(|reason| reason.contains("cheese"))
+    );
+    server.logged(&["cheese"]);
     assert_eq!(server.status().await["counters"]["loads"], 1);
     assert_eq!(
         server.chat(&question("t/b", "n", false)).await.status,

@@ -1,24 +1,31 @@
 //! Set-up commands of Roundhouse, called by the Makefile.
 //!
 //! `mlx` provides MLX on Linux, `demo` the demo models, `run` a server with them;
-//! `coverage` measures what the tests run.
+//! `coverage` measures what the tests run; `supply-chain`, `secrets` and `sbom` look
+//! at what the program is made of.
 //! Each is quick when there is nothing to do and goes on where it was
 //! interrupted: everything is written to a temporary name and renamed when
 //! complete. This is not part of the shipped program.
 
+mod advisories;
 mod bindings;
 mod compile;
 mod coverage;
 mod demo;
+mod lock;
 mod mlx;
 mod packages;
 mod place;
 mod run;
+mod sbom;
+mod secrets;
+mod supply;
 
+use std::path::Path;
 use std::process::ExitCode;
 
-const USAGE: &str =
-    "usage: xtask mlx | demo | run [options of roundhouse serve] | coverage [--last] [--write]";
+const USAGE: &str = "usage: xtask mlx | demo | run [options of roundhouse serve] | coverage [--last] [--write] \
+     | supply-chain [folder of advisories] | secrets | sbom";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -28,6 +35,9 @@ fn main() -> ExitCode {
         ["demo"] => demo::provide(),
         ["run", options @ ..] => run::serve(options),
         ["coverage", options @ ..] => coverage::measure(options),
+        ["supply-chain", database @ ..] => supply::check(database.first().map(Path::new)),
+        ["secrets"] => secrets::scan(),
+        ["sbom"] => sbom::write(),
         [run::WELCOME] => run::welcome(),
         _ => Err(USAGE.into()),
     };

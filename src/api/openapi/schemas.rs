@@ -73,6 +73,7 @@ pub(super) fn management() -> Map<String, Value> {
         ("UnloadRequest", target(mode)),
         ("Status", object(&status)),
         ("Models", object(&["models"])),
+        ("Settings", object(&["generation", "config", "keys"])),
         ("Reloaded", object(&["generation", "change"])),
         ("Done", object(&["success", "model"])),
         ("Released", object(&["success", "models"])),

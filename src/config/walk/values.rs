@@ -224,6 +224,21 @@ impl Walker<'_> {
         })
     }
 
+    /// `request_log`: a switch, or the file to write; the outer nothing is a problem.
+    pub fn request_log(&mut self, at: At) -> Option<Option<PathBuf>> {
+        let around = self.around;
+        self.read(at, "true, false or a file", |text| match text {
+            "true" => Ok(Some(around.state.join("requests.jsonl"))),
+            "false" => Ok(None),
+            _ => around.resolve(text).map(Some).ok_or_else(|| {
+                let found = quoted(text);
+                format!(
+                    "expected true, false or a path that begins with /, ~/ or a name, found {found}"
+                )
+            }),
+        })
+    }
+
     /// Folders; at least one.
     pub fn folders(&mut self, at: At) -> Option<Vec<PathBuf>> {
         let folders = self.list(at, "a list of folders", |walker, at| walker.path(at))?;

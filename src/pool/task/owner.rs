@@ -1,18 +1,23 @@
 //! The owner itself: messages in, events to the machine, effects carried out.
+//! What it does after a panic is in `recover`.
 
-use std::collections::HashMap;
+mod recover;
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Message, Shared};
 use crate::pool::gate::Gate;
 use crate::pool::lease::Instance;
 use crate::pool::state::{Effect, Event, Generation, Machine, ReplyId, WaiterId};
-use crate::pool::{Ending, Lease, Refused, UnloadError, UnloadReason, View};
-use crate::shutdown::Tasks;
+use crate::pool::{Ending, Lease, Refused, Resident, Settings, UnloadError, UnloadReason, View};
+use crate::shutdown::{Place, Tasks};
 use crate::worker::client::Client;
 use crate::worker::process::{Launch, Report};
 use crate::worker::{LoadPlan, Ready};
@@ -30,9 +35,13 @@ pub(super) struct Owner<L> {
     show: watch::Sender<Arc<View>>,
     waiters: HashMap<WaiterId, oneshot::Sender<Result<Lease, Refused>>>,
     unloads: HashMap<ReplyId, oneshot::Sender<Result<(), UnloadError>>>,
-    releases: HashMap<ReplyId, oneshot::Sender<Vec<String>>>,
+    releases: HashMap<ReplyId, oneshot::Sender<Result<Vec<String>, UnloadError>>>,
     workers: HashMap<Generation, Process>,
     stopped: Vec<oneshot::Sender<()>>,
+    /// What the machine was told last, to make another one if it panics.
+    told: (Settings, Vec<Resident>),
+    /// Messages that wait for a new machine.
+    deferred: VecDeque<Message>,
 }
 
 /// What the owner holds of a worker process.
@@ -50,6 +59,7 @@ impl<L: Launch> Owner<L> {
     /// An owner that has done nothing yet.
     pub fn new(
         machine: Machine,
+        told: (Settings, Vec<Resident>),
         launcher: L,
         tasks: &Tasks,
         shared: Arc<Shared>,
@@ -68,14 +78,36 @@ impl<L: Launch> Owner<L> {
             releases: HashMap::new(),
             workers: HashMap::new(),
             stopped: Vec::new(),
+            told,
+            deferred: VecDeque::new(),
         }
     }
 
-    /// Runs until the server goes down and every process has been reaped.
-    pub async fn run(mut self) {
+    /// Runs until the server goes down and every process has been reaped. A panic
+    /// costs what was loaded and whoever waited, and is told to them.
+    pub async fn supervise(mut self) {
+        while AssertUnwindSafe(self.run()).catch_unwind().await.is_err() {
+            self.start_over().await;
+        }
+        for done in self.stopped {
+            let _ = done.send(());
+        }
+    }
+
+    /// Runs the machine until it is over.
+    async fn run(&mut self) {
         let stop = self.tasks.stop_signal();
         let mut is_told = false;
-        self.step(Event::Tick);
+        self.step(match self.stopped.is_empty() {
+            true => Event::Tick,
+            // Told to the machine before this one.
+            false => Event::Shutdown {
+                drain: Duration::ZERO,
+            },
+        });
+        while let Some(message) = self.deferred.pop_front() {
+            self.take(message);
+        }
         while !self.machine.is_over() {
             self.show.send_replace(Arc::new(self.machine.view(now())));
             let wake = self.machine.next_wake(now());
@@ -96,9 +128,6 @@ impl<L: Launch> Owner<L> {
         }
         self.show.send_replace(Arc::new(self.machine.view(now())));
         self.shared.open.store(Arc::default());
-        for done in self.stopped {
-            let _ = done.send(());
-        }
     }
 
     /// Turns a message into an event.
@@ -146,7 +175,10 @@ impl<L: Launch> Owner<L> {
                 self.releases.insert(reply, answer);
                 self.step(Event::Release { reply });
             }
-            Message::Apply { settings, models } => self.step(Event::Apply { settings, models }),
+            Message::Apply { settings, models } => {
+                self.told = (settings.clone(), models.clone());
+                self.step(Event::Apply { settings, models });
+            }
             Message::Stop { drain, done } => {
                 self.stopped.push(done);
                 self.step(Event::Shutdown { drain });
@@ -179,6 +211,7 @@ impl<L: Launch> Owner<L> {
 
     /// One event in, its effects carried out.
     fn step(&mut self, event: Event) {
+        self.tasks.pass(Place::Pool);
         for effect in self.machine.on(event, now()) {
             self.carry_out(effect);
         }
@@ -224,7 +257,7 @@ impl<L: Launch> Owner<L> {
             }
             Effect::Released { reply, models } => {
                 if let Some(answer) = self.releases.remove(&reply) {
-                    let _ = answer.send(models);
+                    let _ = answer.send(Ok(models));
                 }
             }
             Effect::Forget {

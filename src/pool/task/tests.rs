@@ -18,6 +18,8 @@ use crate::pool::{Ending, ModelState, UnloadReason};
 use crate::units::ByteSize;
 use crate::worker::client::Client;
 
+mod panics;
+
 /// Starts workers that are no processes.
 #[derive(Clone)]
 struct Fake(Arc<FakeInner>);
@@ -310,7 +312,7 @@ async fn load_unload_and_release_by_hand() {
         .expect("a lease");
     pool.load("b").await.expect("loaded");
     settle().await;
-    assert_eq!(pool.release().await, ["b"]);
+    assert_eq!(pool.release().await.expect("released"), ["b"]);
     let ended = lease.ended();
     let (unloaded, ending) = tokio::join!(pool.unload("a", UnloadMode::Now), ended);
     assert_eq!(unloaded, Ok(()));

@@ -92,7 +92,7 @@ impl Drop for Socket {
 }
 
 /// `$XDG_RUNTIME_DIR` if it is a folder, else the folder for temporary files.
-fn usual_parent() -> PathBuf {
+pub fn usual_parent() -> PathBuf {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     runtime
         .filter(|path| path.is_absolute() && path.is_dir())

@@ -5,6 +5,8 @@ use std::io;
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader};
 
+use crate::telemetry::escape;
+
 /// The longest line of standard error that is passed on, bytes.
 const LONGEST_LINE: usize = 8 * 1024;
 
@@ -43,26 +45,9 @@ pub async fn next(
     }
 }
 
-/// Text in which nothing can steer a terminal: control characters and those that
-/// change the direction of writing are spelled out.
+/// Text in which nothing can steer a terminal.
 pub fn printable(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for character in String::from_utf8_lossy(bytes).trim_end().chars() {
-        if character.is_control() || turns_writing(character) {
-            text.extend(character.escape_unicode());
-        } else {
-            text.push(character);
-        }
-    }
-    text
-}
-
-/// Whether a character changes the direction of writing (Unicode's `Bidi_Control`).
-fn turns_writing(character: char) -> bool {
-    matches!(
-        character,
-        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-    )
+    escape::text(String::from_utf8_lossy(bytes).trim_end()).into_owned()
 }
 
 #[cfg(test)]

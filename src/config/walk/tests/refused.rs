@@ -31,7 +31,7 @@ fn every_problem_is_told_at_once() {
             r#"1:1 unknown key "memroy" | did you mean "memory""#,
             r#"2:10 unknown key "listn" in server | did you mean "listen""#,
             r#"3:1 unknown key "idle_unload" | it belongs at models.NAME.idle_unload or pool.idle_unload"#,
-            r#"4:1 unknown key "engines" | expected one of memory, allow, deny, default, cache, models, pool, server, keys_file, audit, log"#,
+            r#"4:1 unknown key "engines" | expected one of memory, allow, deny, default, cache, models, pool, server, keys_file, audit, log, request_log"#,
         ],
     );
     check(
@@ -297,7 +297,7 @@ fn text_that_is_more_than_plain_yaml_is_refused() {
     check(
         "a: b\n---\nc: d",
         &[
-            r#"1:1 unknown key "a" | expected one of memory, allow, deny, default, cache, models, pool, server, keys_file, audit, log"#,
+            r#"1:1 unknown key "a" | expected one of memory, allow, deny, default, cache, models, pool, server, keys_file, audit, log, request_log"#,
             "2:1 expected one document, found a second one",
         ],
     );
@@ -305,7 +305,7 @@ fn text_that_is_more_than_plain_yaml_is_refused() {
         "&x a: b\n<<: *x\n",
         &[
             "1:1 anchors are not supported; expected the value alone",
-            r#"1:1 unknown key "a" | expected one of memory, allow, deny, default, cache, models, pool, server, keys_file, audit, log"#,
+            r#"1:1 unknown key "a" | expected one of memory, allow, deny, default, cache, models, pool, server, keys_file, audit, log, request_log"#,
             "2:1 merge keys are not supported; expected the keys themselves",
             "2:5 aliases are not supported; expected the value itself",
         ],
@@ -330,7 +330,7 @@ fn text_that_is_more_than_plain_yaml_is_refused() {
     check(
         "a: !!str b",
         &[
-            r#"1:1 unknown key "a" | expected one of memory, allow, deny, default, cache, models, pool, server, keys_file, audit, log"#,
+            r#"1:1 unknown key "a" | expected one of memory, allow, deny, default, cache, models, pool, server, keys_file, audit, log, request_log"#,
             r#"1:4 tags are not supported; expected the value alone, found "!!str""#,
         ],
     );

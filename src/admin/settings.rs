@@ -1,0 +1,174 @@
+//! `GET /admin/config`: the configuration in force, with every default. Secrets
+//! are not in it: of keys there is how many, and nothing here can be written back,
+//! since there is no way to change the configuration but its file.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Map, Value, json};
+
+use crate::access::keys::{KeyClass, Keys};
+use crate::config::{
+    Amount, Budget, Config, Contention, Entry, Limits, Listen, Pattern, Pool, Server, Source,
+};
+use crate::service::Service;
+
+/// The answer.
+pub async fn config(State(service): State<Service>) -> Json<Value> {
+    let snapshot = service.dispatch.registry.load();
+    Json(json!({
+        "generation": snapshot.generation,
+        "config": shown(&snapshot.config),
+        "keys": counted(&service.entrance.keys.load()),
+    }))
+}
+
+/// How many keys there are, and nothing more.
+fn counted(keys: &Keys) -> Value {
+    let count = |class| keys.iter().filter(|key| key.class == class).count();
+    json!({
+        "inference": count(KeyClass::Inference),
+        "management": count(KeyClass::Management),
+    })
+}
+
+fn shown(config: &Config) -> Value {
+    let memory = match config.memory {
+        Budget::Auto => "auto".to_owned(),
+        Budget::Size(size) => size.to_string(),
+        Budget::Share(share) => percent(share),
+    };
+    let models: Map<_, _> = config
+        .models
+        .iter()
+        .map(|model| (model.name.to_string(), entry(model)))
+        .collect();
+    json!({
+        "memory": memory,
+        "allow": patterns(&config.allow),
+        "deny": patterns(&config.deny),
+        "default": config.default.as_ref().map(ToString::to_string),
+        "cache": config.cache,
+        "models": models,
+        "pool": pool(&config.pool),
+        "server": server(&config.server),
+        "keys_file": config.keys_file,
+        "audit": config.audit,
+        "log": config.log,
+        "request_log": config.request_log,
+    })
+}
+
+fn pool(pool: &Pool) -> Value {
+    json!({
+        "max_models": pool.max_models.map_or(json!("unlimited"), |most| json!(most)),
+        "idle_unload": never_or(pool.idle_unload),
+        "switch_after": duration(pool.switch_after),
+        "queue": pool.queue,
+        "queue_timeout": duration(pool.queue_timeout),
+        "contention": match pool.contention {
+            Contention::Wait => "wait",
+            Contention::Fail => "fail",
+            Contention::Preempt => "preempt",
+        },
+        "autoload": pool.autoload,
+    })
+}
+
+fn server(server: &Server) -> Value {
+    json!({
+        "listen": listens(&server.listen),
+        "management": listens(&server.management),
+        "allowed_hosts": server.allowed_hosts,
+        "allowed_origins": server.allowed_origins,
+        "trusted_proxies": server.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        // Where the private key lies, never what is in it.
+        "tls": {
+            "cert": server.tls.as_ref().map(|tls| &tls.cert),
+            "key": server.tls.as_ref().map(|tls| &tls.key),
+        },
+        "socket_mode": format!("{:04o}", server.socket_mode),
+        "drain": duration(server.drain),
+        "heartbeat_after": duration(server.heartbeat_after),
+        "heartbeat_every": duration(server.heartbeat_every),
+        "limits": limits(&server.limits),
+    })
+}
+
+fn limits(limits: &Limits) -> Value {
+    json!({
+        "body": limits.body.to_string(),
+        "header_time": duration(limits.header_time),
+        "body_idle": duration(limits.body_idle),
+        "load_time": duration(limits.load_time),
+        "first_token": duration(limits.first_token),
+        "between_tokens": duration(limits.between_tokens),
+        "write_stall": duration(limits.write_stall),
+        "connections": limits.connections,
+        "bodies": limits.bodies.to_string(),
+        "idle": duration(limits.idle),
+        "address_rate": limits.address_rate.map_or(json!("unlimited"), |most| json!(most.get())),
+        "wrong_keys": limits.wrong_keys.get(),
+        "values": limits.counts.values,
+        "messages": limits.counts.messages,
+        "images": limits.counts.images,
+        "image_size": limits.counts.image_size.to_string(),
+        "tools": limits.counts.tools,
+        "tool_calls": limits.counts.tool_calls,
+        "stops": limits.counts.stops,
+        "choices": limits.counts.choices,
+        "answers": limits.counts.answers,
+    })
+}
+
+fn entry(entry: &Entry) -> Value {
+    let (repo, revision, path) = match &entry.source {
+        Source::Repository { id, revision } => (Some(id.to_string()), revision.clone(), None),
+        Source::Path(path) => (None, None, Some(path.clone())),
+    };
+    let amount = |amount: Option<Amount>| {
+        amount.map(|amount| match amount {
+            Amount::Size(size) => size.to_string(),
+            Amount::Share(_) => percent(amount.share()),
+        })
+    };
+    json!({
+        "repo": repo,
+        "revision": revision,
+        "path": path,
+        "aliases": entry.aliases.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "context": entry.load.context,
+        "parallel": entry.load.parallel,
+        "kv": amount(entry.load.kv),
+        "compute": entry.load.compute.as_str(),
+        "memory": amount(entry.load.memory),
+        "keep": entry.keep.then_some("always"),
+        "preload": entry.preload,
+        "idle_unload": entry.idle_unload.map(never_or),
+    })
+}
+
+fn patterns(patterns: &[Pattern]) -> Vec<&str> {
+    patterns.iter().map(Pattern::as_str).collect()
+}
+
+fn listens(listens: &[Listen]) -> Vec<String> {
+    listens.iter().map(ToString::to_string).collect()
+}
+
+fn percent(share: f64) -> String {
+    format!("{}%", share * 100.0)
+}
+
+/// A duration as it can be written in the file.
+fn duration(time: Duration) -> String {
+    match time.as_millis() {
+        milliseconds if milliseconds % 1000 != 0 => format!("{milliseconds}ms"),
+        milliseconds => format!("{}s", milliseconds / 1000),
+    }
+}
+
+fn never_or(time: Option<Duration>) -> String {
+    time.map_or_else(|| "never".to_owned(), duration)
+}

@@ -1,0 +1,314 @@
+//! One request while it is recorded: everybody who learns something of it adds
+//! that, and when the last of them lets go it becomes a line and is counted. So
+//! the line says how the request really ended, also if its client left.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use super::Records;
+use super::counters::OTHER;
+use crate::shutdown::Place;
+
+/// A handle to the record of one request.
+#[derive(Clone, Debug)]
+pub struct Entry(Arc<Open>);
+
+#[derive(Debug)]
+struct Open {
+    records: Records,
+    began: Instant,
+    time: SystemTime,
+    facts: Mutex<Facts>,
+    /// Bytes of the answer's body that went to the connection.
+    sent: AtomicU64,
+    /// Whether that was all of them.
+    is_delivered: AtomicBool,
+}
+
+/// What is known. In a line it stands in this order.
+#[derive(Debug, Default, Serialize)]
+struct Facts {
+    request_id: String,
+    peer: String,
+    caller: Option<String>,
+    method: String,
+    /// The route as it is written in the table of routes; never what the client
+    /// wrote there.
+    path: Option<String>,
+    model: Option<String>,
+    route: Option<&'static str>,
+    status: Option<u16>,
+    code: Option<&'static str>,
+    wait_ms: Option<u64>,
+    first_event_ms: Option<u64>,
+    prompt_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
+    request_bytes: Option<u64>,
+    #[serde(skip)]
+    is_refused_by_engine: bool,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// The whole answer went out.
+    Complete,
+    /// The client went away first.
+    ClientLeft,
+    /// The engine failed, before or in its answer.
+    EngineFailed,
+    /// The request was not accepted, or not to the end.
+    Refused,
+    /// The server itself failed.
+    Failed,
+}
+
+impl Ending {
+    /// The word in lines and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::ClientLeft => "client_left",
+            Self::EngineFailed => "engine_failed",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One line of the request log.
+#[derive(Serialize)]
+struct Line<'a> {
+    /// Milliseconds since 1970 when the request came.
+    time_ms: u64,
+    #[serde(flatten)]
+    facts: &'a Facts,
+    response_bytes: u64,
+    duration_ms: u64,
+    ending: Ending,
+}
+
+impl Entry {
+    /// A request has come.
+    pub fn open(records: &Records, request_id: &str, peer: String, method: &str) -> Self {
+        let facts = Facts {
+            request_id: request_id.to_owned(),
+            peer,
+            method: method.to_owned(),
+            ..Facts::default()
+        };
+        Self(Arc::new(Open {
+            records: records.clone(),
+            began: Instant::now(),
+            time: SystemTime::now(),
+            facts: Mutex::new(facts),
+            sent: AtomicU64::new(0),
+            is_delivered: AtomicBool::new(false),
+        }))
+    }
+
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        // Facts are set one by one, so a poisoned lock hides no half of one.
+        self.0.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which route it was, as the table of routes writes it.
+    pub fn path(&self, pattern: &str) {
+        self.facts().path = Some(pattern.to_owned());
+    }
+
+    /// Who asks: the id of a key, never a key.
+    pub fn caller(&self, id: &str) {
+        self.facts().caller = Some(id.to_owned());
+    }
+
+    /// The body has been read.
+    pub fn received(&self, bytes: usize) {
+        self.facts().request_bytes = Some(bytes as u64);
+    }
+
+    /// A model has been found, for this reason.
+    pub fn routed(&self, model: &str, route: &'static str) {
+        let mut facts = self.facts();
+        facts.model = Some(model.to_owned());
+        facts.route = Some(route);
+    }
+
+    /// The model was there after this time.
+    pub fn granted(&self, waited: Duration) {
+        let mut facts = self.facts();
+        facts.wait_ms = Some(milliseconds(waited));
+        let model = facts.model.as_deref().unwrap_or(OTHER);
+        self.0.records.counters.waited(model, waited);
+    }
+
+    /// The first event is on its way to the client.
+    pub fn first_event(&self) {
+        let time = self.0.began.elapsed();
+        let mut facts = self.facts();
+        facts.first_event_ms = Some(milliseconds(time));
+        let model = facts.model.as_deref().unwrap_or(OTHER);
+        self.0.records.counters.began(model, time);
+    }
+
+    /// The engine reported its usage: `prompt=12 completion=34 finish=stop`.
+    pub fn usage(&self, usage: &str) {
+        let number = |name: &str| {
+            let mut parts = usage.split(' ').filter_map(|part| part.split_once('='));
+            parts.find(|(key, _)| *key == name)?.1.parse::<u64>().ok()
+        };
+        let mut facts = self.facts();
+        facts.prompt_tokens = number("prompt");
+        facts.completion_tokens = number("completion");
+        let model = facts.model.as_deref().unwrap_or(OTHER);
+        let counters = &self.0.records.counters;
+        for (kind, tokens) in [
+            ("prompt", facts.prompt_tokens),
+            ("completion", facts.completion_tokens),
+        ] {
+            counters.used(model, kind, tokens.unwrap_or_default());
+        }
+    }
+
+    /// Something panicked while it worked on the request.
+    pub fn panicked(&self, place: Place) {
+        let request_id = &self.facts().request_id;
+        tracing::error!(
+            request.id = request_id,
+            place = place.as_str(),
+            "a panic cost this request"
+        );
+        self.0.records.counters.panicked(place.as_str());
+    }
+
+    /// The engine refused in its own words.
+    pub fn refused_by_engine(&self) {
+        self.facts().is_refused_by_engine = true;
+    }
+
+    /// It failed with this code of the error contract.
+    pub fn failed(&self, code: &'static str) {
+        self.facts().code = Some(code);
+    }
+
+    /// The head of the answer goes out.
+    pub fn answered(&self, status: u16) {
+        self.facts().status = Some(status);
+    }
+
+    /// So much of the answer's body went to the connection.
+    pub fn sent(&self, bytes: usize) {
+        self.0.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// That was all of it.
+    pub fn delivered(&self) {
+        self.0.is_delivered.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let facts = self.facts.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let ending = ending(facts, *self.is_delivered.get_mut());
+        let model = facts.model.as_deref().unwrap_or(OTHER);
+        self.records.counters.ended(model, ending.as_str());
+        if !self.records.requests.is_on() {
+            return;
+        }
+        let time = self.time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let line = Line {
+            time_ms: milliseconds(time),
+            facts,
+            response_bytes: *self.sent.get_mut(),
+            duration_ms: milliseconds(self.began.elapsed()),
+            ending,
+        };
+        if let Ok(line) = serde_json::to_string(&line) {
+            self.records.requests.write(line);
+        }
+    }
+}
+
+/// How it ended.
+fn ending(facts: &Facts, is_delivered: bool) -> Ending {
+    let is_error = facts.status.is_some_and(|status| status >= 400);
+    match facts.code {
+        // Within an answer this is a client that takes nothing.
+        Some("request_timeout") if !is_error => Ending::ClientLeft,
+        Some(
+            "worker_crashed"
+            | "bad_upstream_response"
+            | "load_failed"
+            | "load_timeout"
+            | "first_token_timeout"
+            | "upstream_timeout",
+        ) => Ending::EngineFailed,
+        Some("internal_error") => Ending::Failed,
+        Some(_) => Ending::Refused,
+        None if is_error || facts.is_refused_by_engine => Ending::Refused,
+        None if is_delivered => Ending::Complete,
+        None => Ending::ClientLeft,
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ending_is_what_happened() {
+        let check = |status: Option<u16>, code, is_delivered, expected| {
+            let facts = Facts {
+                status,
+                code,
+                ..Facts::default()
+            };
+            assert_eq!(
+                ending(&facts, is_delivered),
+                expected,
+                "{status:?} {code:?}"
+            );
+        };
+        check(Some(200), None, true, Ending::Complete);
+        check(Some(200), None, false, Ending::ClientLeft);
+        check(None, None, false, Ending::ClientLeft);
+        check(Some(401), Some("invalid_api_key"), true, Ending::Refused);
+        check(Some(400), None, true, Ending::Refused);
+        check(
+            Some(502),
+            Some("worker_crashed"),
+            true,
+            Ending::EngineFailed,
+        );
+        check(
+            Some(200),
+            Some("worker_crashed"),
+            false,
+            Ending::EngineFailed,
+        );
+        check(
+            Some(200),
+            Some("request_timeout"),
+            false,
+            Ending::ClientLeft,
+        );
+        check(Some(408), Some("request_timeout"), true, Ending::Refused);
+        check(Some(500), Some("internal_error"), true, Ending::Failed);
+        check(Some(200), Some("shutting_down"), true, Ending::Refused);
+        let engine = Facts {
+            status: Some(200),
+            is_refused_by_engine: true,
+            ..Facts::default()
+        };
+        assert_eq!(ending(&engine, true), Ending::Refused);
+    }
+}

@@ -1,0 +1,159 @@
+//! The way of log lines to standard error: a bounded channel and a thread of its
+//! own. A terminal that was stopped or a pipe that nobody reads then holds up that
+//! thread alone, and costs lines, which are counted.
+
+use std::io::{self, Write};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use super::escape;
+
+/// Lines that wait to be written.
+const WAITING: usize = 4096;
+
+/// What the thread is told.
+enum Said {
+    Line(Vec<u8>),
+    /// Answer when everything before this has been written.
+    Flush(SyncSender<()>),
+}
+
+/// A handle to the thread.
+#[derive(Clone, Debug)]
+pub(super) struct Outlet(SyncSender<Said>);
+
+impl Outlet {
+    /// Starts the thread, which ends with the last handle.
+    pub fn start(
+        out: impl Write + Send + 'static,
+        lost: impl Fn() + Send + 'static,
+    ) -> io::Result<Self> {
+        let (lines, said) = sync_channel(WAITING);
+        std::thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || write(out, &said, lost))?;
+        Ok(Self(lines))
+    }
+
+    /// Waits until what was said so far has been written, at most this long.
+    pub fn flush(&self, patience: Duration) {
+        let (done, written) = sync_channel(1);
+        if self.0.try_send(Said::Flush(done)).is_ok() {
+            // A reader that does not read gets no more time than that.
+            let _ = written.recv_timeout(patience);
+        }
+    }
+}
+
+fn write(mut out: impl Write, said: &Receiver<Said>, lost: impl Fn()) {
+    for said in said {
+        match said {
+            Said::Line(line) => {
+                if out.write_all(&line).is_err() {
+                    lost();
+                }
+            }
+            Said::Flush(done) => drop(done.send(())),
+        }
+    }
+}
+
+/// What a line is written to; each comes whole.
+pub(super) struct Lines<L> {
+    pub outlet: Outlet,
+    /// Whether to escape what JSON leaves as it is.
+    pub is_json: bool,
+    pub lost: L,
+}
+
+impl<L: Fn()> Write for Lines<L> {
+    /// Never fails: who writes a line of the log has nowhere to complain.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let line = match self.is_json {
+            true => {
+                let text = String::from_utf8_lossy(bytes);
+                let line = text.strip_suffix('\n').unwrap_or(&text);
+                format!("{}\n", escape::json(line)).into_bytes()
+            }
+            false => bytes.to_vec(),
+        };
+        if self.outlet.0.try_send(Said::Line(line)).is_err() {
+            (self.lost)();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// A writer whose bytes can be looked at.
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("not poisoned").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_stays_one_line() {
+        let shared = Shared::default();
+        let lost = || panic!("nothing was lost");
+        let outlet = Outlet::start(shared.clone(), lost).expect("started");
+        let mut lines = Lines {
+            outlet: outlet.clone(),
+            is_json: true,
+            lost,
+        };
+        let line = "{\"a\":\"\u{9b}31m\u{202e}\u{2028}\"}\n";
+        assert_eq!(lines.write(line.as_bytes()).expect("written"), line.len());
+        outlet.flush(Duration::from_secs(60));
+        let bytes = shared.0.lock().expect("not poisoned").clone();
+        let text = String::from_utf8(bytes).expect("text");
+        assert_eq!(text, "{\"a\":\"\\u009b31m\\u202e\\u2028\"}\n");
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let count = Arc::new(AtomicU64::new(0));
+        let counted = count.clone();
+        let lost = move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+        };
+        let outlet = Outlet::start(Full, lost.clone()).expect("started");
+        let mut lines = Lines {
+            outlet: outlet.clone(),
+            is_json: false,
+            lost,
+        };
+        for _ in 0..3 {
+            assert_eq!(lines.write(b"line\n").expect("no failure"), 5);
+        }
+        outlet.flush(Duration::from_secs(60));
+        assert_eq!(count.load(Ordering::SeqCst), 3);
+    }
+}
