@@ -165,7 +165,8 @@ fn responses(operation: &Operation, access: Access) -> Map<String, Value> {
     for (status, answer) in operation.answers {
         let mut response = response("answered", *answer, operation);
         if operation.generates {
-            response["content"]["text/event-stream"]["schema"] = json!({"type": "string"});
+            // A schema here would be one for each event, or for all of them: readers differ.
+            response["content"]["text/event-stream"] = json!({});
         }
         responses.insert(status.to_string(), response);
     }
