@@ -39,7 +39,7 @@ test: demo clients
 
 # The same without the embedded engine: router, pool, scripted engine.
 test-router: clients
-	$(CARGO) test --locked --no-default-features
+	$(CARGO) test --locked --no-default-features --features tls
 
 # What is too large for every run, at its whole size: the properties of the pool
 # over a hundred thousand sequences of events, the cases that name large numbers.

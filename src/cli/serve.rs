@@ -395,12 +395,14 @@ fn announce(
         let urls: Vec<_> = bound.iter().map(|bound| bound.url(tls)).collect();
         urls.join(" ")
     };
-    let (inference, management) = (urls(inference), urls(management));
+    let inference = urls(inference);
+    let management = (!management.is_empty()).then(|| urls(management));
     let mut out = std::io::stdout().lock();
     if as_json {
         let line = json!({"event": "listening", "inference": inference, "management": management});
         writeln!(out, "{line}")?;
     } else {
+        let management = management.as_deref().unwrap_or("the control socket alone");
         writeln!(out, "inference   {inference}\nmanagement  {management}")?;
     }
     out.flush()

@@ -128,7 +128,7 @@ pub const KEYS: &[Key] = &[
     key("server.listen", "address or list of addresses", Value("127.0.0.1:11440"), Restart,
         "where inference is served: `IP:PORT`, or `unix:PATH`"),
     key("server.management", "address or list of addresses", Value("127.0.0.1:11441"), Restart,
-        "where management is served"),
+        "where management is served; an empty list: on the control socket alone"),
     key("server.allowed_hosts", "list of hosts", Value("[]"), Live,
         "values of `Host` that are accepted besides `localhost` and this machine's own addresses; any port"),
     key("server.allowed_origins", "list of origins", Value("[]"), Live,

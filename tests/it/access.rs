@@ -628,3 +628,36 @@ fn s04_a_key_is_no_argument() {
     assert_eq!(home.run(&["serve", "--key", "x"]).0, 2);
     assert_eq!(home.run(&["serve", "--api-key", "x"]).0, 2);
 }
+
+#[tokio::test]
+async fn a18_management_that_is_switched_off_is_not_there() {
+    let home = Home::new("server: { management: [] }\nmodels: { t/a: {} }\n");
+    home.scripted("t/a", json!({"tokens": 1}));
+    let (code, key, _) = home.run(&["keys", "new", "--management", "--name", "owner"]);
+    assert_eq!(code, 0);
+    let server = home.serve_as(&["--listen", "127.0.0.1:0"], &[]);
+    assert_eq!(server.management, "", "no address is told");
+    let ask = async |method: &str, path: &str| {
+        let request = server.request(method.parse().expect("a method"), path);
+        let request = request.header("x-api-key", key.trim());
+        Answer::read(request.send().await.expect("an answer")).await
+    };
+    let unknown = ask("GET", "/no/such/path").await;
+    assert_eq!(
+        (unknown.status, unknown.code().as_str()),
+        (404, "not_found")
+    );
+    for (method, path) in MANAGEMENT.into_iter().chain([("GET", "/metrics")]) {
+        let answer = ask(method, path).await;
+        assert_eq!(
+            (answer.status, &answer.text),
+            (404, &unknown.text),
+            "{method} {path}"
+        );
+    }
+    assert_eq!(
+        server.status().await["counters"]["loads"],
+        0,
+        "its owner has the socket"
+    );
+}

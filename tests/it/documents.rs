@@ -61,6 +61,15 @@ fn d02_every_threat_names_tests_that_exist() {
 }
 
 #[test]
+fn o10_what_one_holder_may_learn_of_another_by_timing_is_not_promised_away() {
+    let policy = document("SECURITY.md");
+    let not_promised = section(&policy, "## Not promised");
+    assert!(not_promised.contains("by timing"), "{not_promised}");
+    let hardening = document("docs/HARDENING.md");
+    assert!(hardening.contains("**A side channel that stays.**"));
+}
+
+#[test]
 fn d01_the_policy_says_scope_channel_times_and_versions() {
     let text = document("SECURITY.md");
     let scope = rows(section(&text, "## Scope"));

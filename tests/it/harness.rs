@@ -182,7 +182,7 @@ impl Home {
                 log.lock().expect("log")
             );
         };
-        let url = |key: &str| listening[key].as_str().expect("an address").to_owned();
+        let url = |key: &str| listening[key].as_str().unwrap_or_default().to_owned();
         Server {
             child,
             inference: url("inference"),

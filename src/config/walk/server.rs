@@ -19,8 +19,8 @@ impl Walker<'_> {
                 node: &pair.node,
             };
             match pair.key.as_str() {
-                "listen" => set(&mut server.listen, self.listens(at)),
-                "management" => set(&mut server.management, self.listens(at)),
+                "listen" => set(&mut server.listen, self.listens(at, 1)),
+                "management" => set(&mut server.management, self.listens(at, 0)),
                 "allowed_hosts" => {
                     let hosts = self.list(at, "a list of hosts", Self::host);
                     set(&mut server.allowed_hosts, hosts);

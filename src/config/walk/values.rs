@@ -266,7 +266,7 @@ impl Walker<'_> {
     }
 
     /// One address or a list of them; at least one, none of them twice.
-    pub fn listens(&mut self, at: At) -> Option<Vec<Listen>> {
+    pub fn listens(&mut self, at: At, least: usize) -> Option<Vec<Listen>> {
         if matches!(at.node.value, Value::Text(_)) {
             return Some(vec![self.listen(at)?]);
         }
@@ -275,7 +275,7 @@ impl Walker<'_> {
             self.expected(at.path, at.node, expected);
             return None;
         };
-        if items.is_empty() {
+        if items.len() < least {
             self.expected(at.path, at.node, "at least one address");
         }
         Some(self.items(at.path, items, &mut |walker, at| walker.listen(at)))
