@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use futures_util::FutureExt;
@@ -91,18 +91,13 @@ pub async fn front(
         },
     };
     let status = response.status();
-    if let Some(code) = response.extensions().get::<Code>() {
+    let code = response.extensions().get::<Code>().copied();
+    if let Some(code) = code {
         entry.failed(code.facts().0);
         service.records.counters.refused(code.facts().0);
     }
     if status.is_client_error() || status.is_server_error() {
-        tracing::info!(
-            request.id = id,
-            ?method,
-            path = redact::path(&path),
-            status = status.as_u16(),
-            "refused"
-        );
+        log_refusal(&id, &method, &path, status, code);
     }
     entry.answered(status.as_u16());
     if is_head {
@@ -123,6 +118,16 @@ pub async fn front(
     );
     headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     response
+}
+
+/// One line for a refusal; of a flood only whoever looks closely wants each.
+fn log_refusal(id: &str, method: &Method, path: &str, status: StatusCode, code: Option<Code>) {
+    let (path, status) = (redact::path(path), status.as_u16());
+    if code == Some(Code::RateLimitExceeded) {
+        tracing::debug!(request.id = id, ?method, path, status, "refused");
+    } else {
+        tracing::info!(request.id = id, ?method, path, status, "refused");
+    }
 }
 
 /// Begins the record of a request.

@@ -22,6 +22,12 @@ struct Normal {
 impl Normal {
     /// Asks for the list of models over one connection; every answer has to be good.
     fn start(server: &Server, every: Duration) -> Self {
+        Self::start_with_key(server, every, None)
+    }
+
+    /// The same with a key, where one is asked for.
+    fn start_with_key(server: &Server, every: Duration, key: Option<&str>) -> Self {
+        let key = key.map(str::to_owned);
         let stop = Arc::new(AtomicBool::new(false));
         let (told, url) = (stop.clone(), format!("{}/v1/models", server.inference));
         let mut asks = JoinSet::new();
@@ -29,12 +35,11 @@ impl Normal {
             let (http, mut times) = (Client::new(), Vec::new());
             while !told.load(Ordering::Relaxed) {
                 let start = Instant::now();
-                let answer = http
-                    .get(&url)
-                    .timeout(PATIENCE)
-                    .send()
-                    .await
-                    .expect("an answer");
+                let mut request = http.get(&url).timeout(PATIENCE);
+                if let Some(key) = &key {
+                    request = request.bearer_auth(key);
+                }
+                let answer = request.send().await.expect("an answer");
                 assert_eq!(answer.status(), 200);
                 answer.bytes().await.expect("a body");
                 times.push(start.elapsed());
@@ -217,6 +222,7 @@ async fn l14_with_few_descriptors_open_connections_go_on_and_all_is_well_after()
     let health = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
     open.send(health).await;
     assert_eq!(open.reply().await.status, 200);
+    let normal = Normal::start(&server, Duration::from_millis(50));
     let mut crowd = JoinSet::new();
     for _ in 0..400 {
         let url = server.inference.clone();
@@ -240,6 +246,8 @@ async fn l14_with_few_descriptors_open_connections_go_on_and_all_is_well_after()
         server.control(Method::GET, "/admin/status", None).await.0,
         200
     );
+    let p99 = normal.p99().await;
+    assert!(p99 < Duration::from_millis(250), "{p99:?}");
     crowd.shutdown().await;
     let start = Instant::now();
     let answer = server.chat(&question("t/a", "n", false)).await;
@@ -264,6 +272,35 @@ async fn l14_with_few_descriptors_open_connections_go_on_and_all_is_well_after()
         !server.log().contains("not accepted"),
         "descriptors never ran out"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l12_a_flood_of_wrong_keys_is_not_noticed_by_the_holder_of_a_right_one() {
+    let home = home("", json!({"tokens": 1}));
+    let (code, key, _) = home.run(&["keys", "new", "--name", "normal"]);
+    assert_eq!(code, 0);
+    let server = home.serve();
+    let normal = Normal::start_with_key(&server, Duration::from_millis(20), Some(key.trim()));
+    let lasts = Duration::from_secs(if long() { 60 } else { 3 });
+    let mut flood = JoinSet::new();
+    for _ in 0..16 {
+        let url = format!("{}/v1/models", server.inference);
+        flood.spawn(async move {
+            let (http, start, mut asked) = (Client::new(), Instant::now(), 0_u64);
+            while start.elapsed() < lasts {
+                let request = http.get(&url).bearer_auth("wrong-wrong-wrong-wrong");
+                let status = request.send().await.expect("an answer").status();
+                assert!(status == 401 || status == 429, "{status}");
+                asked += 1;
+            }
+            asked
+        });
+    }
+    let asked: u64 = flood.join_all().await.into_iter().sum();
+    let p99 = normal.p99().await;
+    println!("beside {asked} wrong keys in {lasts:?}");
+    assert!(asked > 100, "no flood: {asked}");
+    assert!(p99 < Duration::from_millis(250), "{p99:?}");
 }
 
 /// Runs one of slowhttptest's attacks to its end. Debian's package is `slowhttptest`.
