@@ -44,13 +44,13 @@ test-router: clients
 # What is too large for every run, at its whole size: the properties of the pool
 # over a hundred thousand sequences of events, the cases that name large numbers.
 test-long: clients
-	PROPTEST_CASES=100000 $(CARGO) test --locked --no-default-features --lib --release pool::state
-	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --no-default-features --features tls --release --test it
+	PROPTEST_CASES=100000 $(CARGO) test --locked --no-default-features --features tls --release --lib pool::state
+	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --no-default-features --features tls --release --test it -- --nocapture
 
 # Many streams, kills, unloads and edits at once, for MINUTES (ten).
 MINUTES ?= 10
 soak:
-	ROUNDHOUSE_SOAK_MINUTES=$(MINUTES) $(CARGO) test --locked --no-default-features --release --test it soak -- --nocapture
+	ROUNDHOUSE_SOAK_MINUTES=$(MINUTES) $(CARGO) test --locked --no-default-features --features tls --release --test it soak -- --nocapture
 
 # The share of lines that the whole suite runs. ARGS="--write" renews the figures
 # in docs/EVIDENCE.md, ARGS="--last" tells those of the last run.
