@@ -45,6 +45,7 @@ test-router: clients
 # over a hundred thousand sequences of events, the cases that name large numbers.
 test-long: clients
 	PROPTEST_CASES=100000 $(CARGO) test --locked --no-default-features --features tls --release --lib pool::state
+	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --no-default-features --features tls --release --lib access:: -- --nocapture
 	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --no-default-features --features tls --release --test it -- --nocapture
 
 # Many streams, kills, unloads and edits at once, for MINUTES (ten).
