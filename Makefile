@@ -37,9 +37,10 @@ test: demo clients
 	$(CARGO) test --locked
 	$(CARGO) test --locked --manifest-path xtask/Cargo.toml --target-dir target/xtask
 
-# The same without the embedded engine: router, pool, scripted engine.
+# The same without the embedded engine: router, pool, scripted engine. ARGS go to
+# `cargo test`.
 test-router: clients
-	$(CARGO) test --locked --no-default-features --features tls
+	$(CARGO) test --locked --no-default-features --features tls $(ARGS)
 
 # What is too large for every run, at its whole size: the properties of the pool
 # over a hundred thousand sequences of events, the cases that name large numbers.
