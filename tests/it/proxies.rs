@@ -333,16 +333,8 @@ async fn w10_an_ssh_tunnel_to_a_unix_socket_by_its_recipe() {
     let home = home("");
     let socket = home.path().join("inference.sock").display().to_string();
     let listen = format!("unix:{socket}");
-    let args = [
-        "serve",
-        "--json",
-        "--scripted-engine",
-        "--management",
-        "127.0.0.1:0",
-        "--listen",
-        &listen,
-    ];
-    let _server = home.start(home.command(&args));
+    let args = ["--management", "127.0.0.1:0", "--listen", &listen];
+    let _server = home.serve_as(&args, &[]);
     let (_sshd, login) = sshd(home.path()).await;
     let (_ssh, url) = tunnel(
         home.path(),

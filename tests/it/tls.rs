@@ -230,16 +230,8 @@ fn a_reachable_address_in_clear_text_is_warned_of() {
             secured.home.configure("models: { t/a: {} }\n");
         }
         secured.home.run(&["keys", "new"]);
-        let args = [
-            "serve",
-            "--json",
-            "--scripted-engine",
-            "--management",
-            "127.0.0.1:0",
-            "--listen",
-            "0.0.0.0:0",
-        ];
-        let server = secured.home.start(secured.home.command(&args));
+        let args = ["--management", "127.0.0.1:0", "--listen", "0.0.0.0:0"];
+        let server = secured.home.serve_as(&args, &[]);
         if warned {
             server.logged(&["clear text"]);
         }
