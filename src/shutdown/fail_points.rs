@@ -12,7 +12,7 @@ pub enum Place {
     Handler,
     /// When a stream is about to be read from its engine.
     Stream,
-    /// In the pool's owner, between two events.
+    /// In the pool's owner, when it is asked for a lease.
     Pool,
     /// While the configuration is read again.
     Reload,

@@ -140,6 +140,7 @@ impl<L: Launch> Owner<L> {
                 answer,
             } => {
                 self.waiters.insert(waiter, answer);
+                self.tasks.pass(Place::Pool);
                 self.step(Event::Acquire {
                     waiter,
                     plan,
@@ -211,7 +212,6 @@ impl<L: Launch> Owner<L> {
 
     /// One event in, its effects carried out.
     fn step(&mut self, event: Event) {
-        self.tasks.pass(Place::Pool);
         for effect in self.machine.on(event, now()) {
             self.carry_out(effect);
         }

@@ -22,10 +22,14 @@ async fn f26_a_panic_of_the_owner_is_told_to_all_and_leaves_no_worker() {
     let waiter = plan("c", 6);
     let mut waits = Box::pin(pool.acquire(&waiter, Terms::default()));
     assert!((&mut waits).now_or_never().is_none());
+    let drained = pool.unload("b", UnloadMode::Drain);
+    let mut drained = Box::pin(drained);
+    assert!((&mut drained).now_or_never().is_none());
     settle().await;
     tasks.arm(Place::Pool.as_str());
-    let unloaded = pool.unload("a", UnloadMode::Drain).await;
-    assert_eq!(unloaded, Err(UnloadError::Lost));
+    let asked = pool.acquire(&waiter, Terms::default()).await;
+    assert!(matches!(asked, Err(Refused::Lost)));
+    assert_eq!(drained.await, Err(UnloadError::Lost));
     assert!(matches!(waits.await, Err(Refused::Lost)));
     assert!(!pool.ready(), "it is not, until it starts again");
     // Who comes now waits for the new beginning and is served.
@@ -60,6 +64,8 @@ async fn f26_a_stop_is_obeyed_also_after_a_panic() {
     let stop = tokio::spawn(async move { stopping.stop(Duration::from_secs(60)).await });
     settle().await;
     tasks.arm(Place::Pool.as_str());
+    let asked = pool.acquire(&plan("a", 6), Terms::default()).await;
+    assert!(matches!(asked, Err(Refused::Lost)), "{:?}", asked.err());
     drop(lease);
     stop.await.expect("stopped");
     assert_eq!(fake.held().0, 0);
