@@ -13,18 +13,22 @@ use serde_json::{Value, json};
 use crate::access::{Access, Caller, Door, Refusal};
 use crate::api::body::{parse, read_json};
 use crate::api::error::{ApiError, Code};
-use crate::api::front::Port;
+use crate::api::front::{Port, RequestId};
 use crate::api::openapi;
 use crate::api::table::{self, Route};
-use crate::pool::{UnloadError, UnloadMode};
+use crate::pool::{Asker, UnloadError, UnloadMode};
 use crate::registry::Snapshot;
 use crate::route::{self, Decision};
 use crate::service::{ReloadError, Service};
 
+pub mod events;
+pub mod explain;
 mod keys;
 pub mod metrics;
+pub mod requests;
 pub mod settings;
 pub mod status;
+pub mod swaps;
 
 /// Every route of the management port and of the control socket.
 pub fn routes() -> Vec<Route> {
@@ -33,6 +37,12 @@ pub fn routes() -> Vec<Route> {
         Route::new(Management, "/openapi.json").get(openapi::management::description),
         Route::new(Management, "/admin/status").get(status::status),
         Route::new(Management, "/admin/models").get(status::models),
+        Route::new(Management, "/admin/queue").get(requests::queue),
+        Route::new(Management, "/admin/requests").get(requests::list),
+        Route::new(Management, "/admin/requests/{id}").delete(requests::cancel),
+        Route::new(Management, "/admin/swaps").get(swaps::swaps),
+        Route::new(Management, "/admin/events").get(events::events),
+        Route::new(Management, "/admin/explain").get(explain::explain),
         Route::new(Management, "/admin/config").get(settings::config),
         Route::new(Management, "/metrics").get(metrics::metrics),
         Route::new(Management, "/admin/reload").post(reload),
@@ -99,6 +109,7 @@ fn without_folder(message: &str, folder: Option<&std::path::Path>) -> String {
 async fn load(
     State(service): State<Service>,
     Extension(caller): Extension<Caller>,
+    Extension(RequestId(request_id)): Extension<RequestId>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
@@ -108,12 +119,9 @@ async fn load(
     }
     let model = resolve(&service.dispatch.registry.load(), &target.model)?;
     record(&service, &caller, "load", &model).await?;
-    service
-        .dispatch
-        .pool
-        .load(&model)
-        .await
-        .map_err(crate::dispatch::refused)?;
+    let asker = Asker::new(&request_id, &caller.id, &target.model);
+    let pool = service.dispatch.pool.asked_by(asker.into());
+    pool.load(&model).await.map_err(crate::dispatch::refused)?;
     Ok(Json(json!({"success": true, "model": model})))
 }
 

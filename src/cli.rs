@@ -12,7 +12,9 @@ use crate::worker::WorkerArgs;
 pub mod access;
 pub mod allow;
 pub mod check;
+mod control;
 pub mod doctor;
+pub mod explain;
 pub mod keys;
 pub mod models;
 pub mod serve;
@@ -51,6 +53,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// List the cached and allowed models, and say why others are not served
     Models(models::ModelsArgs),
+    /// Say why a name means its model, and what would be done for it now
+    Explain(explain::ExplainArgs),
     /// Allow a cached model, or all that match a pattern
     Allow(allow::AllowArgs),
     /// Make, list and revoke keys
@@ -77,6 +81,7 @@ pub fn run() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Models(args) => models::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Allow(args) => allow::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Access(args) => access::run(&args),

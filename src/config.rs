@@ -104,6 +104,8 @@ pub struct Server {
     pub heartbeat_after: Duration,
     /// `server.heartbeat_every`: the distance of heartbeats.
     pub heartbeat_every: Duration,
+    /// `server.heartbeat`: what heartbeats look like.
+    pub heartbeat: Heartbeat,
     /// `server.limits.*`
     pub limits: Limits,
 }
@@ -130,7 +132,7 @@ pub struct Limits {
     pub body_idle: Duration,
     /// How long a connection may wait for its next request.
     pub idle: Duration,
-    /// How long a load may take.
+    /// How long a load may come no further; all of it, where the engine does not tell.
     pub load_time: Duration,
     /// How long an engine may take to its first byte once it has the request.
     pub first_token: Duration,
@@ -202,6 +204,32 @@ pub enum Contention {
     /// It waits; after `switch_after` the busy ones are taken away from those who
     /// use them, who hear an error.
     Preempt,
+}
+
+/// What fills the silence of a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Heartbeat {
+    /// Comments, which clients pass over.
+    #[default]
+    Comment,
+    /// Events without text, for clients that count nothing else as a sign of life.
+    EmptyDelta,
+    /// Nothing; the headers wait for the engine's first event, however long.
+    Off,
+}
+
+impl Heartbeat {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Comment, Self::EmptyDelta, Self::Off];
+
+    /// The word in files and the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Comment => "comment",
+            Self::EmptyDelta => "empty_delta",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// A pattern of `allow` or `deny`: `*` stands for anything but `/`.

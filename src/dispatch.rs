@@ -13,7 +13,7 @@ use crate::access::Caller;
 use crate::access::keys::Scope;
 use crate::api::error::{ApiError, Code};
 use crate::api::fields::Endpoint;
-use crate::pool::{Ending, Lease, Pool, Refused, Terms, UnloadReason};
+use crate::pool::{Asker, Ending, Lease, Pool, Refused, Terms, UnloadReason};
 use crate::records::entry::Entry;
 use crate::registry::{Registry, Snapshot};
 use crate::route::{self, Decision, Why};
@@ -22,6 +22,9 @@ use crate::worker::LoadPlan;
 use crate::worker::client::Failure;
 
 mod body;
+mod explained;
+mod heartbeat;
+pub mod live;
 pub mod peek;
 pub mod relay;
 pub mod spool;
@@ -52,6 +55,8 @@ pub struct Dispatch {
     pub pool: Pool,
     /// Room for what slow clients have not taken yet.
     pub spools: spool::Budget,
+    /// The requests that are worked on now.
+    pub live: live::Live,
     /// Where the halves that read engines run.
     pub tasks: Tasks,
     /// Whether prompts and answers go to the log: only if the owner asked for it
@@ -74,6 +79,8 @@ pub struct Request {
     pub entry: Entry,
     /// On what terms it waits for its model.
     pub terms: Terms,
+    /// Whether the answer is to say what was done for it (`x-roundhouse-explain`).
+    pub explain: bool,
 }
 
 /// A request for which a model has been found.
@@ -84,6 +91,9 @@ struct Routed {
     snapshot: Arc<Snapshot>,
     arrived: Instant,
     streamed: bool,
+    place: live::Place,
+    /// What was going to be done for it when it came, if it wants to know.
+    explained: Option<HeaderValue>,
 }
 
 impl Dispatch {
@@ -99,6 +109,20 @@ impl Dispatch {
         let peek = peek::peek(request.endpoint, &request.body, &limits.counts)?;
         let (plan, why) = decide(&snapshot, peek.model.as_deref(), &request.caller.scope)?;
         request.entry.routed(&plan.model, why.as_str());
+        let default = snapshot.config.default.as_ref();
+        let name = peek.model.as_deref().or(default.map(|name| name.as_str()));
+        let asker = Asker::new(
+            &request.request_id,
+            &request.caller.id,
+            name.unwrap_or_default(),
+        );
+        let place = self
+            .live
+            .begin(asker.into(), &plan.model, why.as_str(), peek.stream);
+        let explained = match request.explain {
+            true => self.explained(&request, &plan, why).await,
+            false => None,
+        };
         if let (None, Some(default)) = (&peek.model, &snapshot.config.default) {
             request.body = peek::insert_model(&request.body, default.as_str()).into();
         }
@@ -109,12 +133,16 @@ impl Dispatch {
             snapshot,
             arrived,
             streamed: peek.stream,
+            place,
+            explained: explained.clone(),
         };
-        if peek.stream {
+        let model = routed.plan.model.clone();
+        let answered = if peek.stream {
             stream::answer(self.clone(), routed).await
         } else {
             whole::answer(self, routed).await
-        }
+        };
+        answered.map_err(|error| self.with_outlook(error, &model, explained))
     }
 
     /// Writes what is said to the log, if the owner asked for that.
@@ -194,7 +222,8 @@ impl Routed {
         dispatch: &Dispatch,
     ) -> Result<(Lease, Response<crate::worker::client::Body>), Unsent> {
         let terms = self.request.terms;
-        let acquired = dispatch.pool.acquire(&self.plan, terms).await;
+        let pool = dispatch.pool.asked_by(self.place.running().asker.clone());
+        let acquired = pool.acquire(&self.plan, terms).await;
         let lease = acquired.map_err(|error| {
             if let Refused::LoadFailed { model, reason, .. } = &error {
                 let id = &self.request.request_id;
@@ -203,6 +232,9 @@ impl Routed {
             Unsent::Refused(refused(error))
         })?;
         self.request.entry.granted(lease.waited());
+        self.place.running().granted(lease.waited());
+        let overhead = self.arrived.elapsed().saturating_sub(lease.waited());
+        self.request.entry.handed_over(overhead);
         // Nothing of the client's headers: credentials, cookies and framing stay here.
         let mut headers = HeaderMap::new();
         headers.insert(
@@ -250,6 +282,7 @@ impl Routed {
                 "x-roundhouse-route",
                 Some(HeaderValue::from_static(self.why.as_str())),
             ),
+            (explained::HEADER, self.explained.clone()),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((HeaderName::from_static(name), value?)))
@@ -376,6 +409,14 @@ async fn revoked(lease: &Lease) -> ApiError {
         }
         Ending::Crashed(_) => std::future::pending().await,
     }
+}
+
+/// Somebody ended the request from outside.
+fn cancelled() -> ApiError {
+    ApiError::new(
+        Code::RequestCancelled,
+        "the request was ended by management",
+    )
 }
 
 fn shutting_down() -> ApiError {

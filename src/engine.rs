@@ -6,6 +6,7 @@
 pub mod detokenizer;
 #[cfg(feature = "mlx")]
 pub mod mlx;
+pub mod progress;
 pub mod sampling;
 pub mod scheduler;
 pub mod scripted;

@@ -2,10 +2,14 @@
 //! (pure), `task` does (the one owner), `gate` is the fast way to a ready
 //! model, `lease` the permission to use one. It knows no HTTP.
 
+mod asker;
+mod eta;
 mod evict;
+pub mod forecast;
 pub mod gate;
 pub mod lease;
 pub mod state;
+pub mod swaps;
 pub mod task;
 pub mod view;
 
@@ -17,6 +21,7 @@ use crate::config::Contention;
 use crate::units::ByteSize;
 use crate::worker::LoadPlan;
 
+pub use asker::Asker;
 pub use lease::{Ending, Lease};
 pub use task::Pool;
 pub use view::{Counters, LastFailure, ModelView, View};
@@ -40,7 +45,7 @@ pub struct Settings {
     pub contention: Contention,
     /// `pool.autoload`: whether a request brings up a model that is not loaded.
     pub autoload: bool,
-    /// `server.limits.load_time`: the longest load.
+    /// `server.limits.load_time`: the longest time in which a load comes no further.
     pub load_time: Duration,
 }
 
@@ -265,8 +270,8 @@ pub enum Refused {
         /// When it is tried again.
         retry_after: Duration,
     },
-    /// The load took longer than is allowed.
-    #[error("{model} was not ready within {limit:?}")]
+    /// The load stood still for longer than is allowed.
+    #[error("the load of {model} came no further within {limit:?}")]
     LoadTimeout {
         /// The model asked for.
         model: String,

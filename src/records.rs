@@ -6,12 +6,14 @@ pub mod audit;
 pub mod body;
 pub mod counters;
 pub mod entry;
+pub mod events;
 pub mod file;
 pub mod private;
 pub mod redact;
 pub mod requests;
 
 use counters::Counters;
+use events::Events;
 use requests::RequestLog;
 
 /// Where requests are written down. Cloning gives another handle.
@@ -21,4 +23,6 @@ pub struct Records {
     pub counters: Counters,
     /// One line for each request, if it is switched on.
     pub requests: RequestLog,
+    /// What happens, for whoever looks on.
+    pub events: Events,
 }

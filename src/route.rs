@@ -1,6 +1,8 @@
 //! Which model a name means, and why. Total and pure: it always answers, reads
 //! no clock and opens no file. The caller loads one snapshot and asks.
 
+pub mod path;
+
 use std::sync::Arc;
 
 use crate::config::suggest;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::FutureExt;
+use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::access::Entrance;
@@ -117,6 +118,10 @@ impl Reload {
                     }
                 }
                 failed.send_replace(outcome.as_ref().err().map(ToString::to_string));
+                records.events.tell("config_reload", || {
+                    let change = outcome.as_ref().map(ToString::to_string).ok();
+                    json!({"success": outcome.is_ok(), "change": change}).to_string()
+                });
                 // Whoever asked may be gone.
                 let _ = reply.send(outcome);
             }

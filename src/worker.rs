@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Compute;
+use crate::engine::progress::Progress;
 use crate::units::ByteSize;
 
 /// The header with the per-spawn secret, on every request to a worker.
@@ -56,10 +57,13 @@ pub struct WorkerArgs {
     pub compute: Compute,
 }
 
-/// The first line on a worker's standard output.
+/// A line on a worker's standard output: as many as it likes of how far its load
+/// is, then one that says what came of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
-pub enum FirstWord {
+pub enum Word {
+    /// The load is so far.
+    Loading(Progress),
     /// The model is loaded and the socket listens.
     Ready(Ready),
     /// It could not be loaded; the process ends.

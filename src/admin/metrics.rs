@@ -28,6 +28,7 @@ const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
 pub async fn metrics(State(service): State<Service>) -> Result<Response, ApiError> {
     let mut registry = Registry::with_prefix("roundhouse");
     service.records.counters.register(&mut registry);
+    service.dispatch.pool.book().register(&mut registry);
     registry.register_collector(Box::new(Moment {
         view: service.dispatch.pool.view(),
         is_ready: service.dispatch.pool.ready(),

@@ -92,6 +92,7 @@ fn server(server: &Server) -> Value {
         "drain": duration(server.drain),
         "heartbeat_after": duration(server.heartbeat_after),
         "heartbeat_every": duration(server.heartbeat_every),
+        "heartbeat": server.heartbeat.as_str(),
         "limits": limits(&server.limits),
     })
 }

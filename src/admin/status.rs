@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::seconds_since;
 use crate::platform;
-use crate::pool::ModelView;
+use crate::pool::{ModelView, View};
 use crate::service::Service;
 
 /// One call that tells how the service stands.
@@ -19,7 +19,7 @@ pub async fn status(State(service): State<Service>) -> Json<Value> {
     let models: Vec<_> = view
         .models
         .iter()
-        .map(|model| model_status(model, now))
+        .map(|model| model_status(&view, model, now))
         .collect();
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -59,16 +59,18 @@ pub async fn models(State(service): State<Service>) -> Json<Value> {
     let models: Vec<_> = view
         .models
         .iter()
-        .map(|model| model_status(model, now))
+        .map(|model| model_status(&view, model, now))
         .collect();
     Json(json!({"models": models}))
 }
 
-fn model_status(model: &ModelView, now: Instant) -> Value {
+fn model_status(view: &View, model: &ModelView, now: Instant) -> Value {
     let ready = model.ready.as_deref();
     json!({
         "model": model.model,
         "state": model.state,
+        "loaded_percent": model.progress.map(|progress| progress.percent()),
+        "eta_ms": view.eta(&model.model, now).map(|eta| eta.as_millis() as u64),
         "keep": model.keep,
         "engine": model.plan.engine,
         "commit": model.plan.commit,

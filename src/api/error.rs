@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
 /// Longest `retry-after`, as clients honour it.
@@ -22,6 +22,8 @@ pub struct ApiError {
     pub param: Option<String>,
     /// When trying again may help.
     pub retry_after: Option<Duration>,
+    /// What else goes into the head of the response.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// The codes of the error contract.
@@ -46,6 +48,7 @@ pub enum Code {
     UnsupportedMediaType,
     HeadersTooLarge,
     Conflict,
+    RequestCancelled,
     RateLimitExceeded,
     QueueFull,
     InternalError,
@@ -110,6 +113,7 @@ impl Code {
                 invalid,
             ),
             Conflict => ("conflict", StatusCode::CONFLICT, invalid),
+            RequestCancelled => ("request_cancelled", StatusCode::CONFLICT, invalid),
             RateLimitExceeded => (
                 "rate_limit_exceeded",
                 StatusCode::TOO_MANY_REQUESTS,
@@ -143,7 +147,7 @@ impl Code {
     fn is_final(self) -> bool {
         matches!(
             self,
-            Code::InsufficientMemory | Code::LoadFailed | Code::Conflict
+            Code::InsufficientMemory | Code::LoadFailed | Code::Conflict | Code::RequestCancelled
         )
     }
 
@@ -170,6 +174,7 @@ impl ApiError {
             message: message.into(),
             param: None,
             retry_after: code.usual_retry(),
+            headers: Vec::new(),
         }
     }
 
@@ -182,6 +187,12 @@ impl ApiError {
     /// Says when trying again may help.
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
+        self
+    }
+
+    /// Adds a header to the response, if there is something to say.
+    pub fn header(mut self, name: HeaderName, value: Option<HeaderValue>) -> Self {
+        self.headers.extend(value.map(|value| (name, value)));
         self
     }
 
@@ -206,6 +217,7 @@ impl ApiError {
         let (_, status, _) = self.code.facts();
         let mut response = Response::new(Body::from(self.body().to_string()));
         *response.status_mut() = status;
+        response.headers_mut().extend(self.headers);
         // For the records; extensions never reach the wire.
         response.extensions_mut().insert(self.code);
         let headers = response.headers_mut();

@@ -1,7 +1,7 @@
 //! `GET /v1/models` and `GET /v1/models/{org}/{repo}`: what may be asked for,
 //! with the state of each. Listing never loads and never waits for a load.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
@@ -57,6 +57,12 @@ fn object(listed: &Listed, view: &View) -> Value {
     let plan = served.plan.as_ref().ok();
     let known = plan.and_then(|plan| view.model(&plan.model));
     let state = known.map_or(ModelState::Unloaded, |model| model.state);
+    let mut status = json!({"value": state});
+    if let (Some(known), ModelState::Loading | ModelState::Waiting) = (known, state) {
+        let eta = view.eta(&known.model, Instant::now());
+        status["loaded_percent"] = json!(known.progress.map(|progress| progress.percent()));
+        status["eta_ms"] = json!(eta.map(|eta| eta.as_millis() as u64));
+    }
     let created = served.modified.map_or(0, seconds);
     let owner = listed
         .id
@@ -68,7 +74,7 @@ fn object(listed: &Listed, view: &View) -> Value {
         "created": created,
         "owned_by": owner,
         "state": state,
-        "status": {"value": state},
+        "status": status,
         "cached": plan.is_some(),
         "context_length": plan.map(|plan| plan.context),
         "max_model_len": plan.map(|plan| plan.context),

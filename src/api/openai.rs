@@ -71,6 +71,9 @@ async fn forward(
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
     let terms = terms(&uri, &headers, &caller.scope)?;
+    let explain = headers
+        .get("x-roundhouse-explain")
+        .is_some_and(|value| value.as_bytes() == b"1");
     let snapshot = service.dispatch.registry.load();
     let limits = &snapshot.config.server.limits;
     let body = read_json(&headers, body, limits, &service.bodies).await?;
@@ -82,6 +85,7 @@ async fn forward(
         caller,
         entry,
         terms,
+        explain,
     };
     service.dispatch.answer(request).await
 }

@@ -103,6 +103,7 @@ fn describe(operation: &Operation, access: Access) -> Value {
         });
     }
     let mut parameters = in_path(operation.path);
+    parameters.extend(in_query(operation.path));
     if operation.generates {
         parameters.extend(terms());
     }
@@ -127,7 +128,7 @@ fn in_path(path: &str) -> Vec<Value> {
 }
 
 /// On what terms a request waits for its model.
-fn terms() -> [Value; 2] {
+fn terms() -> [Value; 3] {
     [
         json!({
             "name": "autoload",
@@ -140,7 +141,37 @@ fn terms() -> [Value; 2] {
             "in": "header",
             "schema": {"enum": ["high", "normal", "low"]},
         }),
+        json!({
+            "name": "x-roundhouse-explain",
+            "in": "header",
+            "description": "Whether the answer says what was done for it, in a header of this name.",
+            "schema": {"enum": ["1"]},
+        }),
     ]
+}
+
+/// What a path takes after its question mark, beside the terms of waiting.
+fn in_query(path: &str) -> Vec<Value> {
+    let words: &[(&str, &str)] = match path {
+        "/admin/explain" => &[
+            ("model", "A name as requests say it."),
+            ("request", "The id of a request that waits or is answered."),
+        ],
+        "/admin/swaps" => &[(
+            "since",
+            "Milliseconds since 1970, or how long ago, such as 1h.",
+        )],
+        _ => &[],
+    };
+    let described = words.iter().map(|(name, description)| {
+        json!({
+            "name": name,
+            "in": "query",
+            "description": description,
+            "schema": {"type": "string"},
+        })
+    });
+    described.collect()
 }
 
 fn responses(operation: &Operation, access: Access) -> Map<String, Value> {

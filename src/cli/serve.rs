@@ -19,11 +19,12 @@ use crate::access::keys::{KeyClass, KeyRing, Keys, given};
 use crate::access::limit::Limiter;
 use crate::api::intake::Bodies;
 use crate::config::{self, Config, Listen, locate};
-use crate::dispatch::{Dispatch, spool};
+use crate::dispatch::{Dispatch, live, spool};
 use crate::platform::{self, Folders};
 use crate::pool::Pool;
 use crate::records::audit::Audit;
 use crate::records::counters::Counters;
+use crate::records::events::Events;
 use crate::records::requests::RequestLog;
 use crate::records::{Records, private};
 use crate::registry::{Machine, MachineMemory, Registry};
@@ -187,6 +188,7 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         // Its task ends last: requests are written down while the others end.
         requests: RequestLog::start(snapshot.config.request_log.clone(), &counters, &owner),
         counters,
+        events: Events::default(),
     };
     let requests = records.requests.clone();
     let follow = Box::new(move |config: &Config| {
@@ -198,6 +200,7 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
             registry: registry.clone(),
             pool: pool.clone(),
             spools: spool::Budget::default(),
+            live: live::Live::default(),
             tasks: tasks.clone(),
             log_bodies: args.log_bodies,
         },

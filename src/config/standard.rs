@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Budget, Config, Contention, Counts, Limits, Listen, Pool, Server};
+use super::{Budget, Config, Contention, Counts, Heartbeat, Limits, Listen, Pool, Server};
 use crate::units::ByteSize;
 
 /// The inference port.
@@ -82,6 +82,7 @@ impl Server {
             drain: Duration::from_secs(10),
             heartbeat_after: Duration::from_secs(3),
             heartbeat_every: Duration::from_secs(10),
+            heartbeat: Heartbeat::Comment,
             limits: Limits::standard(),
         }
     }

@@ -4,7 +4,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue};
@@ -15,14 +15,15 @@ use tokio_util::sync::DropGuard;
 
 use super::spool::Reader;
 
-/// What keeps idle connections alive; clients skip comments.
-const HEARTBEAT: &[u8] = b": waiting\n\n";
+/// Makes what fills a silence.
+pub(super) type Beat = Box<dyn Fn() -> Bytes + Send>;
 
 /// A body of server-sent events.
 pub(super) struct EventBody {
     first: Option<Bytes>,
     reader: Reader,
-    heartbeat: Interval,
+    silence: Option<Interval>,
+    heartbeat: Beat,
     _leave: DropGuard,
 }
 
@@ -30,16 +31,21 @@ impl EventBody {
     /// Serves `first`, then the spool, with a heartbeat for each silent `every`.
     pub(super) fn new(
         reader: Reader,
-        every: Duration,
+        every: Option<Duration>,
+        heartbeat: Beat,
         leave: DropGuard,
         first: Option<Bytes>,
     ) -> Self {
-        let mut heartbeat = tokio::time::interval(every);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        heartbeat.reset();
+        let silence = every.map(|every| {
+            let mut silence = tokio::time::interval(every);
+            silence.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            silence.reset();
+            silence
+        });
         Self {
             first,
             reader,
+            silence,
             heartbeat,
             _leave: leave,
         }
@@ -58,12 +64,16 @@ impl http_body::Body for EventBody {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
         if let Poll::Ready(taken) = self.reader.poll_read(context) {
-            self.heartbeat.reset();
+            if let Some(silence) = &mut self.silence {
+                silence.reset();
+            }
             return Poll::Ready(taken.map(|bytes| Ok(Frame::data(bytes))));
         }
-        self.heartbeat
-            .poll_tick(context)
-            .map(|_| Some(Ok(Frame::data(Bytes::from_static(HEARTBEAT)))))
+        let Some(silence) = &mut self.silence else {
+            return Poll::Pending;
+        };
+        ready!(silence.poll_tick(context));
+        Poll::Ready(Some(Ok(Frame::data((self.heartbeat)()))))
     }
 }
 
@@ -93,7 +103,11 @@ mod tests {
             HeaderValue::from_static("a/b"),
         )]);
         let every = Duration::from_secs(10);
-        let mut body = EventBody::new(reader, every, gone.clone().drop_guard(), Some(first));
+        let guard = gone.clone().drop_guard();
+        let said = Bytes::from_static(b": loading a/b 62 %\n\n");
+        let again = said.clone();
+        let heartbeat: Beat = Box::new(move || again.clone());
+        let mut body = EventBody::new(reader, Some(every), heartbeat, guard, Some(first));
         let start = tokio::time::Instant::now();
         let mut next = async || {
             let frame = body.frame().await.map(|frame| frame.expect("infallible"));
@@ -103,14 +117,14 @@ mod tests {
             next().await.as_deref(),
             Some(&b": x-roundhouse-model: a/b\n\n"[..])
         );
-        assert_eq!(next().await.as_deref(), Some(HEARTBEAT));
+        assert_eq!(next().await, Some(said.clone()));
         assert_eq!(start.elapsed().as_secs(), 10);
         writer
             .write(Bytes::from_static(b"data: 1\n\n"))
             .await
             .expect("room");
         assert_eq!(next().await.as_deref(), Some(&b"data: 1\n\n"[..]));
-        assert_eq!(next().await.as_deref(), Some(HEARTBEAT));
+        assert_eq!(next().await, Some(said.clone()));
         assert_eq!(start.elapsed().as_secs(), 20);
         drop(writer);
         assert_eq!(next().await, None);

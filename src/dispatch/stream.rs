@@ -19,11 +19,15 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::body::{EventBody, comment};
+use super::heartbeat::Heartbeat;
 use super::relay::Relay;
 use super::spool::{self, Writer};
 use super::whole::{collect, engine_failed, is_compressed, usage_of};
-use super::{Dispatch, Routed, Wait, crashed, ended_early, give_up, passed_headers, revoked};
+use super::{
+    Dispatch, Routed, Wait, cancelled, crashed, ended_early, give_up, passed_headers, revoked,
+};
 use crate::api::error::{ApiError, Code};
+use crate::config;
 use crate::pool::lease::Lease;
 use crate::shutdown::Place;
 use crate::worker::client;
@@ -51,13 +55,23 @@ enum Ending {
 /// Starts the reading half and answers with the other.
 pub(super) async fn answer(dispatch: Dispatch, routed: Routed) -> Result<Response<Body>, ApiError> {
     let server = &routed.snapshot.config.server;
-    let (patience, every) = (server.heartbeat_after, server.heartbeat_every);
+    let (patience, every) = match server.heartbeat {
+        // Longer than any answer takes.
+        config::Heartbeat::Off => (Duration::MAX, None),
+        _ => (server.heartbeat_after, Some(server.heartbeat_every)),
+    };
     let (writer, reader) = spool::spool(&dispatch.spools);
     let (begin, mut beginning) = oneshot::channel();
     let gone = CancellationToken::new();
     // Dropped with this future or with the body: either way the client is gone.
     let leave = gone.clone().drop_guard();
     let routed = Arc::new(routed);
+    let heartbeat = Heartbeat {
+        form: routed.snapshot.config.server.heartbeat,
+        endpoint: routed.request.endpoint,
+        pool: dispatch.pool.clone(),
+        running: routed.place.running().clone(),
+    };
     let half = ReadingHalf {
         dispatch,
         routed: routed.clone(),
@@ -75,16 +89,18 @@ pub(super) async fn answer(dispatch: Dispatch, routed: Routed) -> Result<Respons
             match beginning.try_recv() {
                 Ok(began) => Some(began),
                 Err(_) => {
-                    let first = comment(&routed.headers());
-                    let body = EventBody::new(reader, every, leave, Some(first));
-                    return Ok(routed.finish(event_stream(body, HeaderMap::new()), None));
+                    let held = heartbeat.headers();
+                    let first = comment(&[routed.headers(), held.clone()].concat());
+                    let held = held.into_iter().collect();
+                    let body = EventBody::new(reader, every, heartbeat.beat(), leave, Some(first));
+                    return Ok(routed.finish(event_stream(body, held), None));
                 }
             }
         }
     };
     match began {
         Some(Beginning::Events(headers, wait)) => {
-            let body = EventBody::new(reader, every, leave, None);
+            let body = EventBody::new(reader, every, heartbeat.beat(), leave, None);
             Ok(routed.finish(event_stream(body, headers), Some(wait)))
         }
         Some(Beginning::Plain(response)) => Ok(routed.finish((*response).map(Body::from), None)),
@@ -130,6 +146,7 @@ impl ReadingHalf {
     async fn run(mut self, gone: CancellationToken) {
         let mut usage = None;
         let entry = self.routed.request.entry.clone();
+        let running = self.routed.place.running().clone();
         let passing = AssertUnwindSafe(self.pass_on(&mut usage)).catch_unwind();
         let ended = tokio::select! {
             ended = passing => ended.unwrap_or_else(|_| {
@@ -137,6 +154,7 @@ impl ReadingHalf {
                 Err(Ending::Failed(panicked()))
             }),
             () = gone.cancelled() => Err(Ending::ClientGone),
+            () = running.cancelled() => Err(Ending::Failed(cancelled())),
         };
         let outcome = match &ended {
             Ok(()) => "complete",
@@ -231,7 +249,9 @@ impl ReadingHalf {
                     if let Some(events) = events {
                         self.begin_events(&headers, Wait::of(&lease)).await?;
                         let ends = events.windows(2).filter(|pair| pair == b"\n\n");
-                        self.events += ends.count() as u64;
+                        let ends = ends.count() as u64;
+                        self.events += ends;
+                        self.routed.place.running().passed(ends);
                         self.write(events, limits.write_stall).await?;
                     }
                 }

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
-use super::{Dispatch, Routed, Wait, crashed, passed_headers, revoked};
+use super::{Dispatch, Routed, Wait, cancelled, crashed, passed_headers, revoked};
 use crate::api::error::{ApiError, Code};
 use crate::pool::Lease;
 use crate::worker::{USAGE_TRAILER, client};
@@ -22,7 +22,11 @@ pub(super) async fn answer(
     dispatch: &Dispatch,
     routed: Routed,
 ) -> Result<Response<Body>, ApiError> {
-    let answered = read(dispatch, &routed).await;
+    let running = routed.place.running();
+    let answered = tokio::select! {
+        answered = read(dispatch, &routed) => answered,
+        () = running.cancelled() => Err(cancelled()),
+    };
     let outcome = answered
         .as_ref()
         .map_or_else(|error| error.code.facts().0, |_| "complete");

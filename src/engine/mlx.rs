@@ -28,6 +28,7 @@ use self::device::Device;
 use self::kv::Cache;
 use self::quantization::Quantization;
 use self::weights::Weights;
+use super::progress::Progress;
 use super::{EngineError, Network};
 use crate::config::Compute;
 
@@ -50,11 +51,25 @@ pub struct MlxNetwork {
 /// Loads the snapshot in `dir`: `config.json` and the safetensors files beside
 /// it. Evaluates: when it returns, the weights are there.
 pub fn load(dir: &Path, settings: &Settings) -> Result<MlxNetwork, EngineError> {
-    let device = Device::prepare(settings.compute).map_err(device_failed)?;
-    load_on(device, dir, settings)
+    load_telling(dir, settings, &|_| {})
 }
 
-fn load_on(device: Device, dir: &Path, settings: &Settings) -> Result<MlxNetwork, EngineError> {
+/// The same, and tells how far it is.
+pub fn load_telling(
+    dir: &Path,
+    settings: &Settings,
+    loading: &dyn Fn(Progress),
+) -> Result<MlxNetwork, EngineError> {
+    let device = Device::prepare(settings.compute).map_err(device_failed)?;
+    load_on(device, dir, settings, loading)
+}
+
+fn load_on(
+    device: Device,
+    dir: &Path,
+    settings: &Settings,
+    loading: &dyn Fn(Progress),
+) -> Result<MlxNetwork, EngineError> {
     let config = read_config(dir)?;
     let loader = arch::loader(&config)?;
     let quantization = Quantization::from_config(&config)?;
@@ -64,7 +79,7 @@ fn load_on(device: Device, dir: &Path, settings: &Settings) -> Result<MlxNetwork
         weights: &mut weights,
         context: settings.context,
     })?;
-    let bytes_held = weights.evaluate_taken()?;
+    let bytes_held = weights.evaluate_taken(loading)?;
     Ok(MlxNetwork {
         model,
         device,

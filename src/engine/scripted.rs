@@ -7,6 +7,7 @@
 //! knows it from its own folder, the process id), so that routing can be proven
 //! from the worker's side.
 
+mod loading;
 pub mod play;
 
 use std::fs::{File, OpenOptions};
@@ -15,12 +16,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use crate::engine::EngineError;
+use crate::engine::progress::Progress;
 use crate::model::id::ModelId;
 
 /// The file in the model folder.
@@ -39,6 +40,9 @@ const PAGE: usize = 4096;
 pub struct Script {
     /// How long loading takes, milliseconds.
     pub load_ms: u64,
+    /// How much of the load is told of while it lasts, thousandths: 0 is an engine
+    /// that says nothing of it, and with a `hang` one that comes so far.
+    pub load_told: u16,
     /// Loading fails, with this reason.
     pub load_fail: Option<String>,
     /// How much memory is taken and really touched, bytes.
@@ -80,6 +84,7 @@ impl Default for Script {
     fn default() -> Self {
         Self {
             load_ms: 0,
+            load_told: 1000,
             load_fail: None,
             memory_bytes: 0,
             first_token_ms: 0,
@@ -237,13 +242,19 @@ fn parse<T: for<'a> Deserialize<'a>>(dir: &Path, file: &str) -> Result<T, Engine
 
 impl Scripted {
     /// Loads as the script says: takes its time and its memory, or fails, or
-    /// ends the process. `parallel` answers are played at once. Blocks.
+    /// ends the process; tells how far that is. `parallel` answers are played at
+    /// once. Blocks.
     ///
     /// # Errors
     /// What the script asks for, or what is wrong with it.
-    pub fn load(dir: &Path, script: Script, parallel: u32) -> Result<Self, EngineError> {
+    pub fn load(
+        dir: &Path,
+        script: Script,
+        parallel: u32,
+        loading: impl Fn(Progress),
+    ) -> Result<Self, EngineError> {
         chatter(script.chatter);
-        std::thread::sleep(Duration::from_millis(script.load_ms));
+        loading::take_time(&script, loading);
         if let Some(crash) = &script.crash
             && crash.at == At::Load
         {

@@ -9,10 +9,13 @@
 
 mod control;
 mod expire;
+mod forecast;
 mod handle;
+mod progress;
 mod schedule;
 mod show;
 mod slot;
+mod tell;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -25,6 +28,7 @@ use super::evict::Room;
 use super::gate::Gate;
 use super::view::Counters;
 use super::{Ending, Refused, Resident, Settings, Terms, UnloadError, UnloadMode, UnloadReason};
+use crate::engine::progress::Progress;
 use crate::units::ByteSize;
 use crate::worker::{LoadPlan, Ready};
 
@@ -80,6 +84,13 @@ pub enum Event {
         generation: Generation,
         /// Its process id.
         pid: u32,
+    },
+    /// A load has come further.
+    Progress {
+        /// Whose.
+        generation: Generation,
+        /// How far.
+        progress: Progress,
     },
     /// A worker is ready.
     Ready {
@@ -176,12 +187,35 @@ pub enum Effect {
         /// How many stood before it when it came.
         position: usize,
     },
+    /// A waiter stands in the line now.
+    Queued {
+        /// Who.
+        waiter: WaiterId,
+        /// How many stand before it.
+        position: usize,
+    },
     /// Tell a waiter no.
     Refuse {
         /// Whom.
         waiter: WaiterId,
         /// Why.
         refused: Refused,
+    },
+    /// A model goes for another one, at once or after its last lease.
+    Displace {
+        /// The one that comes.
+        model: String,
+        /// The one that goes.
+        victim: String,
+        /// Its worker.
+        generation: Generation,
+        /// For whom; nothing for what the configuration wants loaded.
+        waiter: Option<WaiterId>,
+    },
+    /// A model that was to go for another one stays.
+    Spare {
+        /// Its worker.
+        generation: Generation,
     },
     /// Tell all holders of leases on a worker that it is over.
     End {
@@ -302,6 +336,10 @@ impl Machine {
             }
             Event::Cancel { waiter } => self.cancel(waiter),
             Event::Spawned { generation, pid } => self.spawned(generation, pid),
+            Event::Progress {
+                generation,
+                progress,
+            } => self.progressed(generation, progress, now),
             Event::Ready { generation, ready } => self.ready(generation, ready, now, out),
             Event::LoadFailed { generation, reason } => {
                 self.load_failed(generation, reason, now, out);

@@ -8,15 +8,17 @@ mod owner;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::owner::{Owner, now};
+use super::forecast::{Forecast, Waiting};
 use super::lease::Instance;
 use super::state::{Generation, Machine, WaiterId};
-use super::{Lease, Refused, Resident, Settings, Terms, UnloadError, UnloadMode, View};
+use super::swaps::{Book, Witness};
+use super::{Asker, Lease, Refused, Resident, Settings, Terms, UnloadError, UnloadMode, View};
 use crate::shutdown::Tasks;
 use crate::worker::LoadPlan;
 use crate::worker::process::{Launch, Report};
@@ -25,7 +27,12 @@ use crate::worker::process::{Launch, Report};
 #[derive(Clone)]
 pub struct Pool {
     shared: Arc<Shared>,
+    /// Who asks through this handle.
+    asker: Option<Arc<Asker>>,
 }
+
+/// A question to the machine, which it answers without changing anything.
+type Question = Box<dyn FnOnce(&Machine, &Witness, Instant) + Send>;
 
 /// What the handles and the owner have in common.
 struct Shared {
@@ -34,6 +41,7 @@ struct Shared {
     /// gives nothing.
     open: ArcSwap<HashMap<String, Arc<Instance>>>,
     view: watch::Receiver<Arc<View>>,
+    book: Book,
     last_number: AtomicU64,
 }
 
@@ -44,14 +52,18 @@ pub(super) enum Message {
         waiter: WaiterId,
         plan: Arc<LoadPlan>,
         terms: Terms,
+        asker: Option<Arc<Asker>>,
         answer: oneshot::Sender<Result<Lease, Refused>>,
     },
     /// A model is to be brought up.
     Load {
         waiter: WaiterId,
         model: String,
+        asker: Option<Arc<Asker>>,
         answer: oneshot::Sender<Result<Lease, Refused>>,
     },
+    /// Somebody wants to know something.
+    Look(Question),
     /// A waiter has left.
     Cancel { waiter: WaiterId },
     /// The last lease was given back.
@@ -102,11 +114,23 @@ impl Pool {
             owner,
             open: ArcSwap::default(),
             view,
+            book: Book::default(),
             last_number: AtomicU64::new(0),
         });
         let owner = Owner::new(machine, told, launcher, tasks, shared.clone(), inbox, show);
         tasks.spawn(owner.supervise());
-        Self { shared }
+        Self {
+            shared,
+            asker: None,
+        }
+    }
+
+    /// A handle through which this one asks.
+    pub fn asked_by(&self, asker: Arc<Asker>) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            asker: Some(asker),
+        }
     }
 
     /// Waits for a lease. Dropping the future gives up the place in the line.
@@ -118,6 +142,7 @@ impl Pool {
             waiter,
             plan: plan.clone(),
             terms,
+            asker: self.asker.clone(),
             answer,
         })
         .await
@@ -140,6 +165,7 @@ impl Pool {
         self.wait(|waiter, answer| Message::Load {
             waiter,
             model: model.to_owned(),
+            asker: self.asker.clone(),
             answer,
         })
         .await
@@ -172,6 +198,46 @@ impl Pool {
         let (answer, result) = oneshot::channel();
         let _ = self.shared.owner.send(Message::Release { answer });
         result.await.unwrap_or_else(|_| Err(self.unanswered()))
+    }
+
+    /// What would happen to a request for this model that came now; nothing if the
+    /// pool is down or starts again.
+    pub async fn forecast(&self, plan: &Arc<LoadPlan>, terms: Terms) -> Option<Forecast> {
+        let plan = plan.clone();
+        self.look(move |machine, _, now| machine.forecast(&plan, &terms, now))
+            .await
+    }
+
+    /// Everybody who waits, in the order in which they stand, with who it is.
+    pub async fn queue(&self) -> Vec<(Waiting, Option<Arc<Asker>>)> {
+        let queue = self.look(|machine, witness, now| {
+            let queue = machine.queue(now).into_iter();
+            let named = queue.map(|waiting| {
+                let asker = witness.asker(waiting.waiter).cloned();
+                (waiting, asker)
+            });
+            named.collect()
+        });
+        queue.await.unwrap_or_default()
+    }
+
+    /// Asks the owner something.
+    async fn look<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Machine, &Witness, Instant) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        let question: Question = Box::new(move |machine, witness, now| {
+            // Whoever asked may have gone.
+            let _ = answer.send(question(machine, witness, now));
+        });
+        let _ = self.shared.owner.send(Message::Look(question));
+        answered.await.ok()
+    }
+
+    /// The book of swaps.
+    pub fn book(&self) -> &Book {
+        &self.shared.book
     }
 
     /// The pool as it is shown.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::gate::Gate;
 use super::{ModelState, UnloadReason};
+use crate::engine::progress::Progress;
 use crate::units::ByteSize;
 use crate::worker::{LoadPlan, Ready};
 
@@ -17,6 +18,8 @@ pub struct View {
     pub budget: ByteSize,
     /// Reserved by everything loaded, loading and not yet reaped.
     pub reserved: ByteSize,
+    /// How long a request waits before busy models are drained for it.
+    pub switch_after: Duration,
     /// Every model the pool knows, ordered by name.
     pub models: Vec<ModelView>,
     /// What has happened since the start.
@@ -54,6 +57,8 @@ pub struct ModelView {
     pub waiting: usize,
     /// Since when the oldest of them waits.
     pub waiting_since: Option<Instant>,
+    /// How far the load is, where the engine tells.
+    pub progress: Option<Progress>,
     /// Since when the load runs.
     pub loading_since: Option<Instant>,
     /// Since when it is ready.
@@ -114,5 +119,32 @@ impl ModelView {
     /// Leases out right now: read from the gate, not from the moment of the view.
     pub fn leases(&self) -> u64 {
         self.gate.as_ref().map_or(0, |gate| gate.leases())
+    }
+}
+
+/// A model of which nothing is known but its size.
+#[cfg(test)]
+pub fn sample(name: &str, bytes: u64, state: ModelState) -> ModelView {
+    ModelView {
+        model: name.to_owned(),
+        state,
+        listed: true,
+        keep: false,
+        plan: super::state::resident(name, bytes).plan,
+        need: ByteSize(bytes),
+        reserved: ByteSize::ZERO,
+        ready: None,
+        pid: None,
+        generation: None,
+        waiting: 0,
+        waiting_since: None,
+        progress: None,
+        loading_since: None,
+        ready_since: None,
+        idle_since: None,
+        unload_at: None,
+        last_failure: None,
+        load_times: Vec::new(),
+        gate: None,
     }
 }

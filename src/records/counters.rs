@@ -17,6 +17,11 @@ const SECONDS: [f64; 12] = [
     0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0, 600.0,
 ];
 
+/// From what a request costs the router to what it must never, seconds.
+const OVERHEAD: [f64; 10] = [
+    0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.02, 0.1, 1.0,
+];
+
 type Word = [(&'static str, &'static str); 1];
 type Model = [(&'static str, String); 1];
 type ModelAndWord = [(&'static str, String); 2];
@@ -29,7 +34,8 @@ pub struct Counters {
     tokens: Family<ModelAndWord, Counter>,
     panics: Family<Word, Counter>,
     waits: Family<Model, Histogram>,
-    first_tokens: Family<Model, Histogram>,
+    first_tokens: Family<ModelAndWord, Histogram>,
+    overhead: Histogram,
     audit_failures: Counter,
     lost_lines: Counter,
     lost_log_lines: Counter,
@@ -45,6 +51,7 @@ impl Default for Counters {
             panics: Family::default(),
             waits: Family::new_with_constructor(histogram),
             first_tokens: Family::new_with_constructor(histogram),
+            overhead: Histogram::new(OVERHEAD),
             audit_failures: Counter::default(),
             lost_lines: Counter::default(),
             lost_log_lines: Counter::default(),
@@ -77,9 +84,15 @@ impl Counters {
         waits.observe(time.as_secs_f64());
     }
 
-    /// A stream's first event came after this time.
-    pub fn began(&self, model: &str, time: Duration) {
-        let labels = [("model", model.to_owned())];
+    /// The router itself took this time until an engine got the request.
+    pub fn handed_over(&self, time: Duration) {
+        self.overhead.observe(time.as_secs_f64());
+    }
+
+    /// A stream's first event came after this time; it had waited for its model or not.
+    pub fn began(&self, model: &str, has_waited: bool, time: Duration) {
+        let start = if has_waited { "waited" } else { "at_once" };
+        let labels = [("model", model.to_owned()), ("start", start.to_owned())];
         let first = self.first_tokens.get_or_create(&labels);
         first.observe(time.as_secs_f64());
     }
@@ -133,8 +146,13 @@ impl Counters {
         );
         registry.register(
             "first_event_seconds",
-            "From a streamed request to its first event",
+            "From a streamed request to its first event, through a swap or not",
             self.first_tokens.clone(),
+        );
+        registry.register(
+            "router_overhead_seconds",
+            "From a whole request to its engine, less the wait for the model",
+            self.overhead.clone(),
         );
         registry.register(
             "audit_failures",

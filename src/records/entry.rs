@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use serde_json::json;
 
 use super::Records;
 use super::counters::OTHER;
@@ -136,6 +137,17 @@ impl Entry {
         let mut facts = self.facts();
         facts.model = Some(model.to_owned());
         facts.route = Some(route);
+        self.0.records.events.tell("request_start", || {
+            let line = json!({
+                "time_ms": milliseconds(self.0.time.duration_since(UNIX_EPOCH).unwrap_or_default()),
+                "request_id": facts.request_id,
+                "caller": facts.caller,
+                "path": facts.path,
+                "model": model,
+                "route": route,
+            });
+            line.to_string()
+        });
     }
 
     /// The model was there after this time.
@@ -146,13 +158,19 @@ impl Entry {
         self.0.records.counters.waited(model, waited);
     }
 
+    /// An engine gets the request after so much time that was ours alone.
+    pub fn handed_over(&self, overhead: Duration) {
+        self.0.records.counters.handed_over(overhead);
+    }
+
     /// The first event is on its way to the client.
     pub fn first_event(&self) {
         let time = self.0.began.elapsed();
         let mut facts = self.facts();
         facts.first_event_ms = Some(milliseconds(time));
+        let has_waited = facts.wait_ms.is_some_and(|waited| waited > 0);
         let model = facts.model.as_deref().unwrap_or(OTHER);
-        self.0.records.counters.began(model, time);
+        self.0.records.counters.began(model, has_waited, time);
     }
 
     /// The engine reported its usage: `prompt=12 completion=34 finish=stop`.
@@ -217,9 +235,6 @@ impl Drop for Open {
         let ending = ending(facts, *self.is_delivered.get_mut());
         let model = facts.model.as_deref().unwrap_or(OTHER);
         self.records.counters.ended(model, ending.as_str());
-        if !self.records.requests.is_on() {
-            return;
-        }
         let time = self.time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let line = Line {
             time_ms: milliseconds(time),
@@ -228,8 +243,12 @@ impl Drop for Open {
             duration_ms: milliseconds(self.began.elapsed()),
             ending,
         };
-        if let Ok(line) = serde_json::to_string(&line) {
-            self.records.requests.write(line);
+        let text = || serde_json::to_string(&line).unwrap_or_default();
+        if line.facts.route.is_some() {
+            self.records.events.tell("request_end", text);
+        }
+        if self.records.requests.is_on() {
+            self.records.requests.write(text());
         }
     }
 }

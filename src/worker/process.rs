@@ -25,6 +25,7 @@ use self::life::{Worker, beside};
 use self::spawn::Spawner;
 use super::client::Client;
 use super::{EngineKind, LoadPlan, Ready};
+use crate::engine::progress::Progress;
 use crate::secret::Secret;
 
 /// The names of the variables a worker gets, if the router has them; nothing
@@ -72,6 +73,11 @@ pub enum Report {
     Spawned {
         /// The process id, which is also that of its group.
         pid: u32,
+    },
+    /// Its load has come so far; told a thousand times at most.
+    Loading {
+        /// How far.
+        progress: Progress,
     },
     /// It is loaded and listens.
     Ready {

@@ -1,6 +1,6 @@
 //! What runs inside a worker: HTTP in, engine out. Here are the manners of the
 //! process: the secret on standard input, whose end means leave; load, then
-//! listen, then one line on standard output; logs on standard error.
+//! listen; how far that is as lines on standard output; logs on standard error.
 
 mod answer;
 mod body;
@@ -29,7 +29,7 @@ use crate::engine::thread::Ended;
 use crate::platform;
 use crate::secret::Secret;
 use crate::shutdown::Tasks;
-use crate::worker::{EngineKind, FirstWord, Ready, WorkerArgs};
+use crate::worker::{EngineKind, Ready, Word, WorkerArgs};
 
 /// Longest secret, bytes.
 const LONGEST_SECRET: u64 = 256;
@@ -70,10 +70,10 @@ pub fn run(args: &WorkerArgs) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tracing::error!(?failure, "the worker ends");
-            // Only the first line of standard output is read, and that one is the
-            // word of a worker that could not begin.
+            // After the line that says it is ready nothing more is read, and this one
+            // is the word of a worker that could not begin.
             if !matches!(failure, Failure::EngineGone) {
-                say(&FirstWord::Failed {
+                say(&Word::Failed {
                     reason: failure.to_string(),
                 });
             }
@@ -105,7 +105,7 @@ fn work(args: &WorkerArgs, began: Instant) -> Result<(), Failure> {
     let (result, at_rest) = runtime.block_on(async {
         let tasks = Tasks::new();
         tasks.spawn(http::accept(listener, served, tasks.clone()));
-        say(&FirstWord::Ready(Ready {
+        say(&Word::Ready(Ready {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             bytes_held: status.bytes_held,
             device: status.device,
@@ -149,11 +149,12 @@ struct Loaded {
 /// Loads the engine. SIGTERM ends the process while that lasts.
 fn load(args: &WorkerArgs) -> Result<Loaded, Failure> {
     let on_terminate = || signal(SignalKind::terminate()).map_err(Failure::Start);
+    let loading = |progress| say(&Word::Loading(progress));
     match args.engine {
         EngineKind::Scripted => {
             let script = Script::read(&args.model_dir)?;
             let deaf = script.ignore_sigterm.then(on_terminate).transpose()?;
-            let engine = Scripted::load(&args.model_dir, script, args.parallel)?;
+            let engine = Scripted::load(&args.model_dir, script, args.parallel, loading)?;
             let source = source::scripted::Source::new(engine, args.context);
             Ok(Loaded {
                 engine: Engine::Scripted(source),
@@ -166,7 +167,7 @@ fn load(args: &WorkerArgs) -> Result<Loaded, Failure> {
         }
         #[cfg(feature = "mlx")]
         EngineKind::Mlx => {
-            let (source, ended) = source::snapshot::load(args)?;
+            let (source, ended) = source::snapshot::load(args, loading)?;
             Ok(Loaded {
                 engine: Engine::Text(source),
                 terminate: Some(on_terminate()?),
@@ -253,7 +254,7 @@ fn listen(socket: &Path) -> Result<UnixListener, Failure> {
 }
 
 /// One line on standard output.
-fn say(word: &FirstWord) {
+fn say(word: &Word) {
     let line = serde_json::to_string(word).unwrap_or_default();
     let mut output = std::io::stdout().lock();
     // A parent that does not listen is gone, and standard input tells that.

@@ -48,6 +48,7 @@ impl Walker<'_> {
                         self.duration(at, Zero::Refused),
                     );
                 }
+                "heartbeat" => set(&mut server.heartbeat, self.heartbeat(at)),
                 "limits" => self.limits(&pair.node, &mut server.limits),
                 _ => {}
             }

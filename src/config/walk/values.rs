@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{At, Walker};
 use crate::config::file::{Node, Value};
 use crate::config::problem::Problem;
-use crate::config::{Amount, Budget, Contention, Listen, Pattern};
+use crate::config::{Amount, Budget, Contention, Heartbeat, Listen, Pattern};
 use crate::model::id::Name;
 use crate::units::{ByteSize, UnitError, parse_duration};
 
@@ -209,6 +209,16 @@ impl Walker<'_> {
             "fail" => Ok(Contention::Fail),
             "preempt" => Ok(Contention::Preempt),
             _ => Err(format!("expected {expected}, found {}", quoted(text))),
+        })
+    }
+
+    /// What heartbeats look like.
+    pub fn heartbeat(&mut self, at: At) -> Option<Heartbeat> {
+        let expected = "comment, empty_delta or off";
+        self.read(at, expected, |text| {
+            let mut forms = Heartbeat::ALL.into_iter();
+            let found = forms.find(|form| form.as_str() == text);
+            found.ok_or_else(|| format!("expected {expected}, found {}", quoted(text)))
         })
     }
 

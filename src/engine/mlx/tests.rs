@@ -151,7 +151,7 @@ fn with_the_operations_for_a_gpu() {
         json!({"rope_traditional": true, "num_key_value_heads": 1}),
     ] {
         let dir = Tiny::new(changes.clone()).write();
-        let network = load_on(device, dir.path(), &settings).unwrap();
+        let network = load_on(device, dir.path(), &settings, &|_| {}).unwrap();
         check_network(&format!("{changes}"), network);
     }
 }

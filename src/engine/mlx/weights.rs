@@ -12,11 +12,16 @@ use super::device::Device;
 use super::quantization::{Packing, Quantization};
 use super::{bad_file, device_failed};
 use crate::engine::EngineError;
+use crate::engine::progress::Progress;
 
 /// The index of a snapshot in several files.
 const INDEX: &str = "model.safetensors.index.json";
 /// The only file of a snapshot that is in one.
 const SINGLE: &str = "model.safetensors";
+
+/// In how many parts the weights are read from disk, so that a load can tell how
+/// far it is. Each part costs a turn of the device.
+const PARTS: u64 = 100;
 
 /// The weights of a snapshot that no layer has taken yet.
 pub struct Weights {
@@ -113,17 +118,27 @@ impl Weights {
         array
     }
 
-    /// Reads what was taken from disk and answers its bytes. A weight that no
-    /// layer took would be missing from the model, so it is an error.
-    pub fn evaluate_taken(self) -> Result<u64, EngineError> {
+    /// Reads what was taken from disk, tells how far that is, and answers its bytes.
+    /// A weight that no layer took would be missing from the model, so it is an error.
+    pub fn evaluate_taken(self, loading: &dyn Fn(Progress)) -> Result<u64, EngineError> {
         if let Some(name) = self.arrays.keys().min() {
             return Err(EngineError::Unsupported(format!(
                 "{} weights belong to no layer of this architecture, among them {name}",
                 self.arrays.len()
             )));
         }
-        mlx_rs::transforms::eval(&self.taken).map_err(device_failed)?;
-        Ok(self.bytes)
+        let all = self.bytes;
+        let (mut done, mut told, mut first) = (0, 0, 0);
+        for (index, array) in self.taken.iter().enumerate() {
+            done += array.nbytes() as u64;
+            if done - told >= all / PARTS || index + 1 == self.taken.len() {
+                let part = &self.taken[first..=index];
+                mlx_rs::transforms::eval(part).map_err(device_failed)?;
+                (told, first) = (done, index + 1);
+                loading(Progress { done, all });
+            }
+        }
+        Ok(all)
     }
 }
 

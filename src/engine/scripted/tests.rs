@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -16,7 +17,7 @@ fn folder(script: Value) -> tempfile::TempDir {
 
 fn loaded(dir: &tempfile::TempDir) -> Arc<Scripted> {
     let script = Script::read(dir.path()).expect("a script");
-    Arc::new(Scripted::load(dir.path(), script, 2).expect("loaded"))
+    Arc::new(Scripted::load(dir.path(), script, 2, |_| {}).expect("loaded"))
 }
 
 fn play(engine: &Arc<Scripted>, max_tokens: u64) -> Play {
@@ -154,6 +155,6 @@ fn loading_takes_memory_or_fails() {
     assert_eq!(loaded(&dir).bytes_held(), 100_000);
     let dir = folder(json!({"load_fail": "no luck"}));
     let script = Script::read(dir.path()).expect("a script");
-    let failed = Scripted::load(dir.path(), script, 1).err();
+    let failed = Scripted::load(dir.path(), script, 1, |_| {}).err();
     assert_eq!(failed, Some(EngineError::Unsupported("no luck".to_owned())));
 }

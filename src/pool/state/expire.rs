@@ -64,7 +64,7 @@ impl Machine {
         }
     }
 
-    /// Ends loads that take too long.
+    /// Ends loads that have stood still for too long.
     pub(super) fn expire_loads(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let late = |slot: &Slot| {
             matches!(
@@ -75,7 +75,7 @@ impl Machine {
         for model in self.models_where(late) {
             let limit = self.settings.load_time;
             self.end(&model, None, SHORT_GRACE, out);
-            let reason = format!("it was not ready within {limit:?}");
+            let reason = format!("its load came no further within {limit:?}");
             self.fail(&model, reason, Some(limit), now, out);
         }
     }

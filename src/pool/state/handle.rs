@@ -66,6 +66,7 @@ impl Machine {
                         position,
                     });
                     self.waiting.insert(waiter, model.to_owned());
+                    out.push(Effect::Queued { waiter, position });
                 }
             }
         }

@@ -20,10 +20,10 @@ use crate::units::ByteSize;
 const LONGEST_RETRY: Duration = Duration::from_secs(120);
 
 /// A ready model that may go.
-struct Candidate {
-    model: String,
-    room: Room,
-    busy: bool,
+pub(super) struct Candidate {
+    pub model: String,
+    pub room: Room,
+    pub busy: bool,
 }
 
 impl Machine {
@@ -39,7 +39,7 @@ impl Machine {
         }
         self.unload_idle(now, out);
         self.shed(out);
-        self.reopen_what_nobody_needs(now);
+        self.reopen_what_nobody_needs(now, out);
         self.serve_open_gates(now, out);
         self.load_in_turn(now, out);
         self.slots.retain(|_, slot| !slot.is_forgettable());
@@ -114,7 +114,7 @@ impl Machine {
 
     /// Everything that waits for a load, in order: first those who have waited
     /// `switch_after`, then by class, each in the order of coming.
-    fn line(&self, now: Instant) -> Vec<(Turn, String)> {
+    pub(super) fn line(&self, now: Instant) -> Vec<(Turn, String)> {
         let mut line: Vec<_> = self
             .slots
             .iter()
@@ -130,7 +130,7 @@ impl Machine {
     }
 
     /// Whether a claim has waited so long that nothing stands before it any more.
-    fn is_due(&self, turn: Turn, now: Instant) -> bool {
+    pub(super) fn is_due(&self, turn: Turn, now: Instant) -> bool {
         turn.since + self.settings.switch_after <= now
     }
 
@@ -159,7 +159,7 @@ impl Machine {
     }
 
     /// Takes back drains that were begun for somebody who has left.
-    fn reopen_what_nobody_needs(&mut self, now: Instant) {
+    fn reopen_what_nobody_needs(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let drains = |slot: &Slot| slot.drains_for(UnloadReason::Evicted);
         if self
             .line(now)
@@ -172,6 +172,7 @@ impl Machine {
             if let Some(Phase::Up { gate, draining, .. }) = self.phase(&model) {
                 *draining = None;
                 gate.open();
+                self.spare(&model, out);
             }
         }
     }
@@ -257,9 +258,13 @@ impl Machine {
                 },
             };
             for index in chosen {
-                let Candidate { model, busy, .. } = &candidates[index];
+                let Candidate {
+                    model: victim,
+                    busy,
+                    ..
+                } = &candidates[index];
                 // An idle one that was taken in this very moment is looked at anew.
-                self.displace(model, *busy, out);
+                self.displace(victim, model, *busy, out);
             }
             if let Some(slot) = self.slots.get_mut(model) {
                 slot.displaces = true;
@@ -269,7 +274,7 @@ impl Machine {
 
     /// Closes the gate of a model that has to go: at once if nobody uses it, else
     /// it drains or is taken away, if that is allowed.
-    fn displace(&mut self, model: &str, may_drain: bool, out: &mut Vec<Effect>) {
+    fn displace(&mut self, model: &str, by: &str, may_drain: bool, out: &mut Vec<Effect>) {
         let preempts = self.settings.contention == Contention::Preempt;
         let Some(Phase::Up { gate, draining, .. }) = self.phase(model) else {
             return;
@@ -280,12 +285,19 @@ impl Machine {
             gate.close_if_idle()
         };
         match vacant {
-            Some(vacant) => self.retire(model, vacant, UnloadReason::Evicted, out),
+            Some(vacant) => {
+                self.goes_for(model, by, out);
+                self.retire(model, vacant, UnloadReason::Evicted, out);
+            }
             None if !may_drain => {}
             None if preempts => {
+                self.goes_for(model, by, out);
                 self.revoke(model, UnloadReason::Evicted, GRACE, out);
             }
-            None => *draining = Some(UnloadReason::Evicted),
+            None => {
+                *draining = Some(UnloadReason::Evicted);
+                self.goes_for(model, by, out);
+            }
         }
     }
 
@@ -313,6 +325,7 @@ impl Machine {
             reserved: ByteSize(slot.need().bytes),
             pid: None,
             started: now,
+            progress: None,
             phase: Phase::Loading {
                 deadline: now + self.settings.load_time,
                 then_drain: (!slot.listed).then_some(UnloadReason::Config),
@@ -327,7 +340,7 @@ impl Machine {
     }
 
     /// What is held by those who neither go nor are earmarked to go.
-    fn staying(&self, earmarked: &HashSet<String>) -> Room {
+    pub(super) fn staying(&self, earmarked: &HashSet<String>) -> Room {
         let staying = self
             .slots
             .iter()
@@ -339,7 +352,7 @@ impl Machine {
 
     /// The ready models that may go: idle ones, the least recently used first,
     /// then busy ones, the longest resident first.
-    fn candidates(&self, earmarked: &HashSet<String>) -> Vec<Candidate> {
+    pub(super) fn candidates(&self, earmarked: &HashSet<String>) -> Vec<Candidate> {
         let age: Vec<&String> = self.idle.iter().rev().map(|(model, ())| model).collect();
         let mut found: Vec<_> = self
             .slots

@@ -13,6 +13,7 @@ impl Machine {
         View {
             budget: self.settings.budget,
             reserved: self.reserved(),
+            switch_after: self.settings.switch_after,
             models: self
                 .slots
                 .iter()
@@ -54,6 +55,9 @@ impl Machine {
             generation: worker.map(|worker| worker.generation),
             waiting: slot.waiters.len(),
             waiting_since: slot.waiters.front().map(|waiter| waiter.turn.since),
+            progress: worker
+                .filter(|_| loading)
+                .and_then(|worker| worker.progress),
             loading_since: worker.filter(|_| loading).map(|worker| worker.started),
             ready_since: since,
             idle_since: idle_since.filter(|_| is_idle),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Generation, ReplyId, WaiterId};
+use crate::engine::progress::Progress;
 use crate::pool::evict::Room;
 use crate::pool::gate::Gate;
 use crate::pool::view::LastFailure;
@@ -64,6 +65,8 @@ pub(super) struct Worker {
     pub reserved: ByteSize,
     pub pid: Option<u32>,
     pub started: Instant,
+    /// How far its load is, where the engine tells.
+    pub progress: Option<Progress>,
     pub phase: Phase,
     /// Who asked for the unload and waits for the reaping.
     pub replies: Vec<ReplyId>,
@@ -74,6 +77,7 @@ pub(super) struct Worker {
 pub(super) enum Phase {
     /// It loads.
     Loading {
+        /// It has to have come further by then.
         deadline: Instant,
         /// Hand over to the waiters, then drain.
         then_drain: Option<UnloadReason>,

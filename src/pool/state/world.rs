@@ -361,6 +361,19 @@ impl World {
                 self.answered_once(waiter);
                 self.held.insert(waiter, generation);
             }
+            Effect::Queued { waiter, .. } => self.answered_once(waiter),
+            Effect::Displace {
+                model,
+                victim,
+                generation,
+                ..
+            } => {
+                assert_ne!(model, victim);
+                assert_eq!(self.workers[&generation].model, victim);
+            }
+            Effect::Spare { generation } => {
+                assert!(!self.workers[&generation].is_told_to_end, "it goes");
+            }
             Effect::Refuse { waiter, refused } => {
                 self.answered_once(waiter);
                 self.refused.insert(waiter, refused);

@@ -16,6 +16,7 @@ use super::{Message, Shared};
 use crate::pool::gate::Gate;
 use crate::pool::lease::Instance;
 use crate::pool::state::{Effect, Event, Generation, Machine, ReplyId, WaiterId};
+use crate::pool::swaps::Witness;
 use crate::pool::{Ending, Lease, Refused, Resident, Settings, UnloadError, UnloadReason, View};
 use crate::shutdown::{Place, Tasks};
 use crate::worker::client::Client;
@@ -38,6 +39,8 @@ pub(super) struct Owner<L> {
     releases: HashMap<ReplyId, oneshot::Sender<Result<Vec<String>, UnloadError>>>,
     workers: HashMap<Generation, Process>,
     stopped: Vec<oneshot::Sender<()>>,
+    /// Keeps for people what the machine did.
+    witness: Witness,
     /// What the machine was told last, to make another one if it panics.
     told: (Settings, Vec<Resident>),
     /// Messages that wait for a new machine.
@@ -70,6 +73,7 @@ impl<L: Launch> Owner<L> {
             machine,
             launcher,
             tasks: tasks.clone(),
+            witness: Witness::new(shared.book.clone()),
             shared,
             inbox,
             show,
@@ -137,9 +141,11 @@ impl<L: Launch> Owner<L> {
                 waiter,
                 plan,
                 terms,
+                asker,
                 answer,
             } => {
                 self.waiters.insert(waiter, answer);
+                self.witness.asked(waiter, asker);
                 self.tasks.pass(Place::Pool);
                 self.step(Event::Acquire {
                     waiter,
@@ -150,15 +156,19 @@ impl<L: Launch> Owner<L> {
             Message::Load {
                 waiter,
                 model,
+                asker,
                 answer,
             } => {
                 self.waiters.insert(waiter, answer);
+                self.witness.asked(waiter, asker);
                 self.step(Event::Load { waiter, model });
             }
             Message::Cancel { waiter } => {
                 self.waiters.remove(&waiter);
+                self.witness.left(waiter);
                 self.step(Event::Cancel { waiter });
             }
+            Message::Look(question) => question(&self.machine, &self.witness, now()),
             Message::Idle { generation } => self.step(Event::Idle { generation }),
             Message::Worker { generation, report } => self.hear(generation, report),
             Message::Exited { generation, how } => self.step(Event::Exited { generation, how }),
@@ -197,6 +207,10 @@ impl<L: Launch> Owner<L> {
                 process.pid = pid;
                 self.step(Event::Spawned { generation, pid });
             }
+            Report::Loading { progress } => self.step(Event::Progress {
+                generation,
+                progress,
+            }),
             Report::Ready { ready, client } => {
                 process.client = Some(client);
                 let ready = Arc::new(ready);
@@ -212,7 +226,9 @@ impl<L: Launch> Owner<L> {
 
     /// One event in, its effects carried out.
     fn step(&mut self, event: Event) {
-        for effect in self.machine.on(event, now()) {
+        let effects = self.machine.on(event, now());
+        self.witness.see(&effects, now());
+        for effect in effects {
             self.carry_out(effect);
         }
     }
@@ -244,6 +260,8 @@ impl<L: Launch> Owner<L> {
                 waited,
                 position,
             } => self.grant(waiter, generation, waited, position),
+            // Told to the witness alone.
+            Effect::Queued { .. } | Effect::Displace { .. } | Effect::Spare { .. } => {}
             Effect::Refuse { waiter, refused } => {
                 if let Some(answer) = self.waiters.remove(&waiter) {
                     let _ = answer.send(Err(refused));

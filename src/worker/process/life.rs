@@ -9,20 +9,21 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStdin, ChildStdout};
+use tokio::process::{Child, ChildStdout};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Report, lines};
+use crate::engine::progress::Progress;
 use crate::secret::Secret;
 use crate::worker::client::Client;
-use crate::worker::{FirstWord, Ready};
+use crate::worker::{Ready, Word};
 
 /// The longest reason that is taken from a worker, characters.
 const LONGEST_REASON: usize = 500;
 
-/// The longest first line, bytes.
-const LONGEST_FIRST_LINE: usize = 64 * 1024;
+/// The longest line that is taken from a worker before it is up, bytes.
+const LONGEST_WORD: usize = 64 * 1024;
 
 /// How long a worker that closed its output may take to exit.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -51,21 +52,35 @@ impl Worker<'_> {
         // Held until the end: its end would tell the worker to leave.
         let mut stdin = self.child.stdin.take();
         let mut stdout = self.child.stdout.take().map(BufReader::new);
-        let first = first_word(stdin.as_mut(), stdout.as_mut(), &self.secret);
-        let said = tokio::select! {
-            said = first => said,
-            _ = stop.wait_for(Option::is_some) => FirstWords::NotWanted,
+        if let Some(stdin) = &mut stdin {
+            let secret = format!("{}\n", self.secret.expose());
+            // A worker that is gone already shows that by saying nothing.
+            let _ = stdin.write_all(secret.as_bytes()).await;
+        }
+        let mut furthest = 0;
+        let said = loop {
+            tokio::select! {
+                said = word_of_load(stdout.as_mut()) => match said {
+                    Ok(progress) if progress.thousandths() <= furthest => {}
+                    Ok(progress) => {
+                        furthest = progress.thousandths();
+                        report(Report::Loading { progress });
+                    }
+                    Err(outcome) => break outcome,
+                },
+                _ = stop.wait_for(Option::is_some) => break Outcome::NotWanted,
+            }
         };
         match said {
-            FirstWords::Ready(ready) => match Client::new(self.socket, self.secret.expose()) {
+            Outcome::Ready(ready) => match Client::new(self.socket, self.secret.expose()) {
                 Ok(client) => report(Report::Ready { ready, client }),
                 Err(failure) => report(Report::Failed {
                     reason: failure.to_string(),
                 }),
             },
-            FirstWords::Failed(reason) => report(Report::Failed { reason }),
-            FirstWords::NotWanted => {}
-            FirstWords::None => {
+            Outcome::Failed(reason) => report(Report::Failed { reason }),
+            Outcome::NotWanted => {}
+            Outcome::None => {
                 // An exit says more than silence does, if it comes.
                 let exit = tokio::time::timeout(SILENCE, self.child.wait()).await;
                 if exit.is_err() {
@@ -84,8 +99,8 @@ impl Worker<'_> {
     }
 }
 
-/// What came, or did not come, as the first line.
-enum FirstWords {
+/// What came, or did not come, of a load.
+enum Outcome {
     Ready(Ready),
     Failed(String),
     None,
@@ -93,37 +108,39 @@ enum FirstWords {
     NotWanted,
 }
 
-/// Tells the worker its secret and reads its first line.
-async fn first_word(
-    stdin: Option<&mut ChildStdin>,
-    stdout: Option<&mut BufReader<ChildStdout>>,
-    secret: &Secret,
-) -> FirstWords {
-    let (Some(stdin), Some(stdout)) = (stdin, stdout) else {
-        return FirstWords::None;
+/// Reads the next line of a worker that loads: how far it is, or what came of it.
+async fn word_of_load(stdout: Option<&mut BufReader<ChildStdout>>) -> Result<Progress, Outcome> {
+    let Some(stdout) = stdout else {
+        return Err(Outcome::None);
     };
-    // A worker that is gone already shows that by saying nothing.
-    let _ = stdin
-        .write_all(format!("{}\n", secret.expose()).as_bytes())
-        .await;
-    let Ok(Some(line)) = lines::next(stdout, LONGEST_FIRST_LINE).await else {
-        return FirstWords::None;
+    let Ok(Some(line)) = lines::next(stdout, LONGEST_WORD).await else {
+        return Err(Outcome::None);
     };
     match serde_json::from_slice(&line) {
-        Ok(FirstWord::Ready(ready)) if ready.version == env!("CARGO_PKG_VERSION") => {
-            FirstWords::Ready(ready)
-        }
-        Ok(FirstWord::Ready(ready)) => FirstWords::Failed(format!(
-            "its worker is version {} and the router is {}; restart roundhouse",
-            lines::printable(ready.version.as_bytes()),
-            env!("CARGO_PKG_VERSION")
-        )),
-        Ok(FirstWord::Failed { reason }) => {
+        Ok(Word::Loading(progress)) => Ok(progress),
+        Ok(Word::Ready(ready)) => Err(of_our_version(ready)),
+        Ok(Word::Failed { reason }) => {
             let reason = lines::printable(reason.as_bytes());
-            FirstWords::Failed(reason.chars().take(LONGEST_REASON).collect())
+            let reason = reason.chars().take(LONGEST_REASON).collect();
+            Err(Outcome::Failed(reason))
         }
-        Err(_) => FirstWords::Failed("its worker's first line could not be read".to_owned()),
+        Err(_) => {
+            let reason = "what its worker said could not be read";
+            Err(Outcome::Failed(reason.to_owned()))
+        }
     }
+}
+
+/// A worker of another version is none of ours.
+fn of_our_version(ready: Ready) -> Outcome {
+    if ready.version == env!("CARGO_PKG_VERSION") {
+        return Outcome::Ready(ready);
+    }
+    Outcome::Failed(format!(
+        "its worker is version {} and the router is {}; restart roundhouse",
+        lines::printable(ready.version.as_bytes()),
+        env!("CARGO_PKG_VERSION")
+    ))
 }
 
 /// Waits for the exit and ends the whole process group when told to: asked

@@ -31,7 +31,7 @@ impl Worker {
         std::fs::write(dir.path().join("config.json"), config).expect("written");
         std::fs::write(dir.path().join("scripted.json"), script.to_string()).expect("written");
         let script = Script::read(dir.path()).expect("a script");
-        let engine = Scripted::load(dir.path(), script, 4).expect("loaded");
+        let engine = Scripted::load(dir.path(), script, 4, |_| {}).expect("loaded");
         let source = source::scripted::Source::new(engine, 100);
         Self::serving(dir, Engine::Scripted(source))
     }

@@ -67,7 +67,7 @@ fn check_small(own: bool) {
         let mut tiny = Tiny::new(case.config);
         tiny.dense = case.dense;
         let dir = tiny.write();
-        let mut network = load_on(device, dir.path(), &settings).unwrap();
+        let mut network = load_on(device, dir.path(), &settings, &|_| {}).unwrap();
         let mut cache = network.new_cache();
         let rows = network.logits_of_all(&mut cache, &small.prompt).unwrap();
         let last = &rows[rows.len() - case.logprobs.len()..];

@@ -47,6 +47,7 @@ impl<L: Launch> Owner<L> {
 
     /// Whoever waits hears that it was in vain.
     fn tell_waiters(&mut self) {
+        self.witness.forget();
         for (_, answer) in self.waiters.drain() {
             let _ = answer.send(Err(Refused::Lost));
         }

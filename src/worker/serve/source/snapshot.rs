@@ -12,6 +12,7 @@ use super::text::{Defaults, Growing, Language, LanguageError, Source};
 use crate::engine::EngineError;
 use crate::engine::detokenizer::Detokenizer;
 use crate::engine::mlx;
+use crate::engine::progress::Progress;
 use crate::engine::template::ChatTemplate;
 use crate::engine::thread::{Ended, Engine, Settings};
 use crate::engine::tokenizer::{TextError, Tokenizer};
@@ -31,11 +32,14 @@ struct Snapshot {
 }
 
 /// Loads the snapshot: its texts here, its network on the engine's thread at the
-/// same time. Blocks.
+/// same time, which tells how far it is. Blocks.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn load(args: &WorkerArgs) -> Result<(Source, Ended), EngineError> {
+pub fn load(
+    args: &WorkerArgs,
+    loading: impl Fn(Progress) + Send + 'static,
+) -> Result<(Source, Ended), EngineError> {
     let dir = args.model_dir.clone();
     let load = mlx::Settings {
         context: Some(args.context),
@@ -48,7 +52,9 @@ pub fn load(args: &WorkerArgs) -> Result<(Source, Ended), EngineError> {
             .spawn(move || Ok::<_, EngineError>((Snapshot::load(&dir)?, defaults(&dir)?)))
             .map_err(|error| EngineError::Device(error.to_string()))?
     };
-    let network = Engine::start(settings(args), move || mlx::load(&dir, &load));
+    let network = Engine::start(settings(args), move || {
+        mlx::load_telling(&dir, &load, &loading)
+    });
     let texts = texts
         .join()
         .map_err(|_| EngineError::Unsupported("its tokenizer cannot be read".to_owned()))?;

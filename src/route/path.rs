@@ -1,0 +1,140 @@
+//! The way from a name to its model, rule by rule, for people who ask why. What
+//! holds is decided by [`super::decide`]; here is only what each rule found.
+
+use serde::Serialize;
+
+use crate::model::id::Name;
+use crate::registry::Snapshot;
+
+/// One rule, in the order in which they are asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// The rule.
+    pub rule: &'static str,
+    /// Whether it has the name.
+    pub found: bool,
+    /// What it says of it.
+    pub says: String,
+}
+
+/// What each rule says of a name, up to the first that has it. Nothing means that
+/// the request names none.
+pub fn path(snapshot: &Snapshot, name: Option<&str>) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut step = |rule, found, says: String| {
+        steps.push(Step { rule, found, says });
+        found
+    };
+    let name = match (name, &snapshot.config.default) {
+        (Some(name), _) => name,
+        (None, Some(default)) => {
+            step("default", true, format!("no name means {default}"));
+            default.as_str()
+        }
+        (None, None) => {
+            step("default", false, "no name means nothing".to_owned());
+            return steps;
+        }
+    };
+    let id = match Name::parse(name) {
+        Ok(name) => name,
+        Err(error) => {
+            step("name", false, error.to_string());
+            return steps;
+        }
+    };
+    let served = snapshot.served.get(name);
+    let entry = served.is_some_and(|served| served.entry);
+    let says = if entry {
+        "models has it"
+    } else {
+        "models has no such key"
+    };
+    if step("entry", entry, says.to_owned()) {
+        return steps;
+    }
+    let alias = snapshot.aliases.get(name);
+    let says = match alias {
+        Some(served) => format!("an alias of {}", served.name),
+        None => "no entry has such an alias".to_owned(),
+    };
+    if step("alias", alias.is_some(), says) {
+        return steps;
+    }
+    let config = &snapshot.config;
+    let denied = config.deny.iter().find(|pattern| pattern.matches(name));
+    let allowed = config.allow.iter().find(|pattern| pattern.matches(name));
+    let (found, says) = match (id.as_id(), denied, allowed) {
+        (None, ..) => (false, "it is no id of a repository".to_owned()),
+        (_, Some(pattern), _) => (false, format!("deny has {:?}", pattern.as_str())),
+        (_, None, None) => (false, "allow has no pattern for it".to_owned()),
+        (Some(_), None, Some(pattern)) => {
+            let cached = match served {
+                Some(_) => "and it is cached",
+                None => "and it is not cached",
+            };
+            (true, format!("allow has {:?}, {cached}", pattern.as_str()))
+        }
+    };
+    step("allow", found, says);
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::fixture::{Shelf, snapshot};
+
+    #[test]
+    fn each_rule_is_asked_until_one_has_the_name() {
+        let text = "
+allow: [a/*]
+deny: ['*/*-bf16']
+default: small
+models: { a/entry: { aliases: [small] } }
+";
+        let shelf = Shelf::of(&["a/entry", "a/cached", "a/old-bf16"]);
+        let snapshot = snapshot(text, &shelf);
+        let check = |name: Option<&str>, expected: &[(&str, bool)], says: &str| {
+            let steps = path(&snapshot, name);
+            let found: Vec<_> = steps.iter().map(|step| (step.rule, step.found)).collect();
+            assert_eq!(found, expected, "{name:?}: {steps:?}");
+            let last = steps.last().expect("a step");
+            assert!(last.says.contains(says), "{last:?}");
+        };
+        let (no_entry, no_alias) = (("entry", false), ("alias", false));
+        check(Some("bad name"), &[("name", false)], "");
+        check(Some("a/entry"), &[("entry", true)], "models has it");
+        check(Some("small"), &[no_entry, ("alias", true)], "of a/entry");
+        check(
+            None,
+            &[("default", true), no_entry, ("alias", true)],
+            "of a/entry",
+        );
+        check(
+            Some("a/cached"),
+            &[no_entry, no_alias, ("allow", true)],
+            "\"a/*\", and it is cached",
+        );
+        check(
+            Some("a/missing"),
+            &[no_entry, no_alias, ("allow", true)],
+            "not cached",
+        );
+        check(
+            Some("a/old-bf16"),
+            &[no_entry, no_alias, ("allow", false)],
+            "deny has \"*/*-bf16\"",
+        );
+        check(
+            Some("b/other"),
+            &[no_entry, no_alias, ("allow", false)],
+            "allow has no pattern",
+        );
+        check(
+            Some("word"),
+            &[no_entry, no_alias, ("allow", false)],
+            "no id",
+        );
+    }
+}
