@@ -38,7 +38,7 @@ impl Dispatch {
     ) -> ApiError {
         let passes = matches!(
             error.code,
-            Code::QueueFull | Code::QueueTimeout | Code::Overloaded | Code::LoadFailed
+            Code::QueueFull | Code::QueueTimeout | Code::Overloaded
         );
         let eta = passes.then(|| self.pool.view().eta(model, Instant::now()));
         let eta = eta.flatten().map(|eta| eta.as_millis() as u64);

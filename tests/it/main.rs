@@ -18,6 +18,7 @@ mod crowds;
 mod demo;
 mod doctor;
 mod documents;
+mod explains;
 mod faults;
 mod fuzz;
 mod keys;

@@ -73,16 +73,26 @@ fn connect(address: &Address) -> Box<dyn Stream> {
     }
 }
 
-/// Sends bytes as they are and reads until the other side closes.
+/// Whether what has come is the head of an answer that has no end.
+fn is_endless(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer).to_ascii_lowercase();
+    text.split_once("\r\n\r\n")
+        .is_some_and(|(head, _)| head.contains("content-type: text/event-stream"))
+}
+
+/// Sends bytes as they are and reads until the other side closes, or goes on for ever.
 fn send(address: &Address, request: &[u8]) -> Told {
     let mut stream = connect(address);
     stream.write_all(request).expect("sent");
-    let mut answer = Vec::new();
-    match stream.read_to_end(&mut answer) {
-        Ok(_) => {}
-        // What was not read of a request makes the system reset the connection.
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-        Err(error) => panic!("{error}"),
+    let (mut answer, mut part) = (Vec::new(), [0; 4096]);
+    while !is_endless(&answer) {
+        match stream.read(&mut part) {
+            Ok(0) => break,
+            Ok(length) => answer.extend_from_slice(&part[..length]),
+            // What was not read of a request makes the system reset the connection.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+            Err(error) => panic!("{error}"),
+        }
     }
     let answer = String::from_utf8(answer).expect("text");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));

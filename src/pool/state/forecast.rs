@@ -24,7 +24,7 @@ impl Machine {
         let (course, refusal, victims) = match self.refusal(model, slot, terms, now) {
             Some(refused) => (Course::Refuse, Some(refused.to_string()), Vec::new()),
             None => {
-                let (course, victims) = self.course(model, slot, now);
+                let (course, victims) = self.course(model, slot, terms, now);
                 (course, None, victims)
             }
         };
@@ -124,7 +124,13 @@ impl Machine {
     }
 
     /// What would be done for a request that is taken, and who would go for it.
-    fn course(&self, model: &str, slot: &Slot, now: Instant) -> (Course, Vec<Candidate>) {
+    fn course(
+        &self,
+        model: &str,
+        slot: &Slot,
+        terms: &Terms,
+        now: Instant,
+    ) -> (Course, Vec<Candidate>) {
         if is_open(slot) {
             return (Course::Answer, Vec::new());
         }
@@ -133,31 +139,62 @@ impl Machine {
             Some(Phase::Up { draining: None, .. }) => return (Course::Wait, Vec::new()),
             _ => {}
         }
-        // Those who wait longer get their room first.
-        let line = self.line(now);
-        let ahead = line.iter().take_while(|(_, other)| other != model);
-        let promised = ahead.fold(Room::default(), |sum, (_, other)| {
-            sum.plus(self.slots[other].need())
-        });
-        let nothing = HashSet::new();
-        let after = self.staying(&nothing).plus(promised).plus(slot.need());
-        let missing = after.less(self.limit());
-        if missing == Room::default() {
-            return (Course::Load, Vec::new());
+        let (promised, mut earmarked) = self.promises(model, terms, now);
+        match self.missing(slot.need(), promised, &earmarked) {
+            Some(missing) => {
+                let candidates = self.candidates(&earmarked);
+                let idle = candidates.iter().take_while(|it| !it.busy).count();
+                let rooms: Vec<_> = candidates.iter().map(|it| it.room).collect();
+                let (course, chosen) = match victims(missing, &rooms[..idle]) {
+                    Some(chosen) => (Course::Evict, chosen),
+                    None => (Course::Drain, victims(missing, &rooms).unwrap_or_default()),
+                };
+                let going = chosen.into_iter().map(|index| Candidate {
+                    model: candidates[index].model.clone(),
+                    bytes: ByteSize(candidates[index].room.bytes),
+                    busy: candidates[index].busy,
+                });
+                (course, going.collect())
+            }
+            // What others are promised is still in use.
+            None if !earmarked.is_empty() => {
+                earmarked.clear();
+                match self.missing(slot.need(), promised, &earmarked) {
+                    Some(_) => (Course::Drain, Vec::new()),
+                    None => (Course::Load, Vec::new()),
+                }
+            }
+            None => (Course::Load, Vec::new()),
         }
-        let candidates = self.candidates(&nothing);
-        let rooms: Vec<_> = candidates.iter().map(|candidate| candidate.room).collect();
-        let idle = candidates.iter().take_while(|it| !it.busy).count();
-        let (course, chosen) = match victims(missing, &rooms[..idle]) {
-            Some(chosen) => (Course::Evict, chosen),
-            None => (Course::Drain, victims(missing, &rooms).unwrap_or_default()),
-        };
-        let going = chosen.into_iter().map(|index| Candidate {
-            model: candidates[index].model.clone(),
-            bytes: ByteSize(candidates[index].room.bytes),
-            busy: candidates[index].busy,
-        });
-        (course, going.collect())
+    }
+
+    /// What those who stand before a newcomer will need, and the busy models whose
+    /// room they will get.
+    fn promises(&self, model: &str, terms: &Terms, now: Instant) -> (Room, HashSet<String>) {
+        let (mut promised, mut earmarked) = (Room::default(), HashSet::new());
+        for (turn, other) in self.line(now) {
+            let slot = &self.slots[&other];
+            if other == model {
+                break;
+            }
+            if !self.is_due(turn, now) && slot.priority() > terms.priority {
+                continue;
+            }
+            if let Some(missing) = self.missing(slot.need(), promised, &earmarked) {
+                let candidates = self.candidates(&earmarked);
+                let rooms: Vec<_> = candidates.iter().map(|it| it.room).collect();
+                let chosen = victims(missing, &rooms).unwrap_or_default();
+                earmarked.extend(chosen.into_iter().map(|it| candidates[it].model.clone()));
+            }
+            promised = promised.plus(slot.need());
+        }
+        (promised, earmarked)
+    }
+
+    /// What is missing for a load beside what stays and what is promised.
+    fn missing(&self, need: Room, promised: Room, earmarked: &HashSet<String>) -> Option<Room> {
+        let after = self.staying(earmarked).plus(promised).plus(need);
+        Some(after.less(self.limit())).filter(|missing| *missing != Room::default())
     }
 }
 

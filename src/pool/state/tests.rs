@@ -2,6 +2,7 @@
 //! its name, and what this one promises.
 
 mod asking;
+mod explaining;
 mod failing;
 mod serving;
 mod terms;

@@ -161,6 +161,30 @@ async fn a_crash_is_seen_and_told() {
 }
 
 #[tokio::test]
+async fn a_load_is_told_by_its_steps_alone() {
+    let loading = |done| format!(r#"echo '{{"event":"loading","done":{done},"all":10000}}'; "#);
+    // The second is less than a thousandth further, the fourth goes back.
+    let lines: String = [100, 109, 6200, 50, 10000].map(loading).concat();
+    let play = play(&format!("{lines} say cpu; cat > /dev/null"));
+    let told = loop {
+        let changed = play.changed.notified();
+        let reports = play.reports.lock().expect("not poisoned");
+        if matches!(reports.last(), Some(Report::Ready { .. })) {
+            let steps = reports.iter().filter_map(|report| match report {
+                Report::Loading { progress } => Some(progress.done),
+                _ => None,
+            });
+            break steps.collect::<Vec<_>>();
+        }
+        drop(reports);
+        changed.await;
+    };
+    assert_eq!(told, [100, 6200, 10000]);
+    play.stop.send_replace(Some(Duration::from_secs(5)));
+    play.over().await;
+}
+
+#[tokio::test]
 async fn failed_loads_say_why() {
     let check = async |script: &str, failed: Option<&str>, how: &str| {
         let got = play(script).over().await;
@@ -173,7 +197,7 @@ async fn failed_loads_say_why() {
     let failed = r#"echo '{"event":"failed","reason":"no \u001b tensor"}'; exit 3"#;
     check(failed, Some("no \\u{1b} tensor"), "ended with code 3").await;
     check("exit 7", None, "ended with code 7").await;
-    let garbage = Some("its worker's first line could not be read");
+    let garbage = Some("what its worker said could not be read");
     check("echo hello", garbage, "ended with code 0").await;
 }
 
