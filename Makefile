@@ -5,7 +5,7 @@ CARGO ?= cargo
 # Its own compilation is shown the first time only.
 XTASK = $(CARGO) run $(if $(wildcard target/xtask/debug/xtask),--quiet) --locked --manifest-path xtask/Cargo.toml --target-dir target/xtask --
 
-.PHONY: build mlx demo run clients test test-router test-long soak coverage bench-engine lint supply-chain secrets sbom
+.PHONY: build mlx demo run clients test test-router test-long soak coverage bench-engine bench-swap lint supply-chain secrets sbom bench-pool
 
 # target/release/roundhouse
 build: mlx
@@ -64,6 +64,15 @@ coverage: demo clients
 bench-engine: demo
 	$(CARGO) build --release --locked --example product
 	python3 benches/engine/peer.py $(ARGS)
+
+# The first token through a swap of the demo models, by part, beside the least it
+# could be. ARGS="--write docs/BENCHMARKS.md" renews the figures there.
+bench-swap: demo
+	python3 benches/engine/swap.py $(ARGS)
+
+# What a lease and a decision of the pool cost; docs/BENCHMARKS.md has the figures.
+bench-pool:
+	$(CARGO) bench --locked --no-default-features --features tls --bench pool
 
 lint: mlx
 	$(CARGO) fmt --check

@@ -109,7 +109,7 @@ impl Follower {
 /// What is different between two views, or all there is.
 fn changes(before: Option<&View>, view: &View, now: Instant) -> Vec<String> {
     let mut events = Vec::new();
-    for model in &view.models {
+    for model in view.models.iter() {
         let was = before.and_then(|before| before.model(&model.model));
         if was.is_none_or(|was| was.state != model.state) {
             let status = json!({
@@ -142,10 +142,8 @@ fn changes(before: Option<&View>, view: &View, now: Instant) -> Vec<String> {
             events.push(event("queue", &queue));
         }
     }
-    let gone = before
-        .map(|before| before.models.as_slice())
-        .unwrap_or_default();
-    for model in gone.iter().filter(|was| view.model(&was.model).is_none()) {
+    let known = before.into_iter().flat_map(|before| before.models.iter());
+    for model in known.filter(|was| view.model(&was.model).is_none()) {
         let status = json!({"model": model.model, "state": ModelState::Unloaded});
         events.push(event("model_status", &status));
     }
@@ -170,16 +168,13 @@ fn text(name: &str, data: &str) -> String {
 mod tests {
     use super::*;
     use crate::engine::progress::Progress;
-    use crate::pool::view::sample;
+    use crate::pool::view::{of, sample};
 
     fn view(state: ModelState, waiting: usize, done: Option<u64>) -> View {
         let mut model = sample("t/a", 6, state);
         model.waiting = waiting;
         model.progress = done.map(|done| Progress { done, all: 1000 });
-        View {
-            models: vec![model],
-            ..View::default()
-        }
+        of(vec![model])
     }
 
     #[test]

@@ -109,7 +109,7 @@ mod tests {
     use crate::dispatch::live::Live;
     use crate::engine::progress::Progress;
     use crate::pool::Asker;
-    use crate::pool::view::sample;
+    use crate::pool::view::{of, sample};
 
     #[test]
     fn a_heartbeat_says_how_far_the_load_is_and_when_it_ends() {
@@ -123,11 +123,7 @@ mod tests {
             let mut model = sample("t/b", 6, state);
             model.progress = done.map(|done| Progress { done, all: 100 });
             model.loading_since = Some(now - Duration::from_secs(10));
-            let view = View {
-                models: vec![model],
-                ..View::default()
-            };
-            assert_eq!(words(&view, place.running(), now), expected);
+            assert_eq!(words(&of(vec![model]), place.running(), now), expected);
         };
         let loading = ModelState::Loading;
         check(loading, None, None, "loading t/b");

@@ -16,6 +16,7 @@ pub mod weights;
 
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
@@ -29,7 +30,7 @@ use self::kv::Cache;
 use self::quantization::Quantization;
 use self::weights::Weights;
 use super::progress::Progress;
-use super::{EngineError, Network};
+use super::{EngineError, LoadTimes, Network};
 use crate::config::Compute;
 
 /// How to load a snapshot.
@@ -46,6 +47,7 @@ pub struct MlxNetwork {
     model: Box<dyn Architecture>,
     device: Device,
     bytes_held: u64,
+    load_times: LoadTimes,
 }
 
 /// Loads the snapshot in `dir`: `config.json` and the safetensors files beside
@@ -60,8 +62,12 @@ pub fn load_telling(
     settings: &Settings,
     loading: &dyn Fn(Progress),
 ) -> Result<MlxNetwork, EngineError> {
+    let began = Instant::now();
     let device = Device::prepare(settings.compute).map_err(device_failed)?;
-    load_on(device, dir, settings, loading)
+    let took = began.elapsed();
+    let mut network = load_on(device, dir, settings, loading)?;
+    network.load_times.device = took;
+    Ok(network)
 }
 
 fn load_on(
@@ -70,6 +76,7 @@ fn load_on(
     settings: &Settings,
     loading: &dyn Fn(Progress),
 ) -> Result<MlxNetwork, EngineError> {
+    let began = Instant::now();
     let config = read_config(dir)?;
     let loader = arch::loader(&config)?;
     let quantization = Quantization::from_config(&config)?;
@@ -79,11 +86,18 @@ fn load_on(
         weights: &mut weights,
         context: settings.context,
     })?;
+    let map = began.elapsed();
     let bytes_held = weights.evaluate_taken(loading)?;
+    let load_times = LoadTimes {
+        map,
+        evaluate: began.elapsed() - map,
+        ..LoadTimes::default()
+    };
     Ok(MlxNetwork {
         model,
         device,
         bytes_held,
+        load_times,
     })
 }
 
@@ -182,6 +196,10 @@ impl Network for MlxNetwork {
     fn device(&self) -> (&'static str, &'static str) {
         let format: Dtype = self.model.cache_shape().format;
         (self.device.name(), device::format_name(format))
+    }
+
+    fn load_times(&self) -> LoadTimes {
+        self.load_times
     }
 }
 

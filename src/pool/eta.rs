@@ -18,7 +18,8 @@ impl View {
     pub fn eta(&self, model: &str, now: Instant) -> Option<Duration> {
         let wanted = self.model(model)?;
         match wanted.state {
-            ModelState::Ready => Some(Duration::ZERO),
+            // How long the answers take that run before it nobody knows.
+            ModelState::Ready => (wanted.waiting == 0).then_some(Duration::ZERO),
             ModelState::Loading => wanted.load_left(now),
             ModelState::Failed => {
                 let failure = wanted.last_failure.as_ref()?;

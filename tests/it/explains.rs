@@ -119,7 +119,10 @@ async fn heartbeats_say_how_far_the_load_is_in_the_form_that_is_set() {
                 assert!(before.contains(" %, ready in "), "{before}");
             }
             "empty_delta" => assert!(signs >= 3 && before.contains("\"delta\":{}"), "{before}"),
-            _ => assert!(!answer.text.lines().any(|line| line.starts_with(':')), "{answer:?}"),
+            _ => assert!(
+                !answer.text.lines().any(|line| line.starts_with(':')),
+                "{answer:?}"
+            ),
         }
         assert_eq!(answer.events().last().map(String::as_str), Some("[DONE]"));
         // Whoever waited from the start is told his place where headers go out early.
@@ -248,7 +251,10 @@ async fn the_queue_and_the_requests_are_shown_and_one_is_ended_from_outside() {
     let full = server.chat(&question("t/b", "n", false)).await;
     assert_eq!((full.status, full.code().as_str()), (429, "queue_full"));
     let eta = full.header("x-roundhouse-eta-ms").expect("an estimate");
-    assert!(eta.parse::<u64>().is_ok_and(|eta| eta > 500_000), "{full:?}");
+    assert!(
+        eta.parse::<u64>().is_ok_and(|eta| eta > 500_000),
+        "{full:?}"
+    );
     let requests = get(&server, "/admin/requests").await;
     let states: Vec<_> = requests["requests"]
         .as_array()

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::engine::progress::Progress;
 use crate::pool::gate::Gate;
-use crate::pool::view::{LastFailure, sample as model};
+use crate::pool::view::{LastFailure, of, sample as model};
 use crate::units::ByteSize;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -14,8 +14,7 @@ fn view(models: Vec<ModelView>) -> View {
         budget: ByteSize(10),
         reserved: ByteSize(held),
         switch_after: 30 * SECOND,
-        models,
-        ..View::default()
+        ..of(models)
     }
 }
 
@@ -76,7 +75,7 @@ fn what_is_not_there_takes_a_load_and_what_stands_before_it() {
     // An idle model goes at once, a busy one when the wait is over.
     let up = |leases| ModelView {
         reserved: ByteSize(6),
-        gate: Some(Gate::new(true, leases)),
+        gate: Some(Gate::new(true, leases, 8)),
         ..model("a", 6, ModelState::Ready)
     };
     check(vec![up(0), cold.clone()], now, Some(8));

@@ -2,15 +2,15 @@
 //! and who waits for what. They use the parts by which the machine decides, so that
 //! the answer is what it would do.
 
-use std::collections::HashSet;
 use std::time::Instant;
 
-use super::Machine;
 use super::slot::{Phase, Slot};
+use super::slots::Place;
+use super::{Machine, waiting};
 use crate::config::Contention;
-use crate::pool::evict::{Room, victims};
+use crate::pool::evict::Room;
 use crate::pool::forecast::{Candidate, Course, Forecast, Waiting};
-use crate::pool::{Refused, Terms};
+use crate::pool::{Priority, Refused, Terms};
 use crate::units::ByteSize;
 use crate::worker::LoadPlan;
 
@@ -42,7 +42,13 @@ impl Machine {
             victims,
             before: match course {
                 Course::Answer | Course::Refuse => 0,
-                _ => self.before(terms.priority, now),
+                _ => {
+                    let before = |place: &waiting::Place| {
+                        let (is_young, class, _) = self.rank(place, now);
+                        !is_young || class <= Some(terms.priority)
+                    };
+                    self.waiting.iter().filter(|(_, it)| before(it)).count()
+                }
             },
             load_time: known.and_then(|known| view.load_time(known)),
             eta: match course {
@@ -52,28 +58,21 @@ impl Machine {
         }
     }
 
-    /// Everybody who waits, in the order in which they stand.
+    /// Everybody who waits, in the order in which they stand. Callers of one
+    /// model take turns, which may give a later one the next lease.
     pub fn queue(&self, now: Instant) -> Vec<Waiting> {
         let view = self.view(now);
-        let waiters = self.slots.iter().flat_map(|(model, slot)| {
-            let of = move |waiter| (model, waiter);
-            slot.waiters.iter().map(of)
-        });
-        let mut line: Vec<_> = waiters.collect();
-        line.sort_by_key(|(_, waiter)| {
-            let is_due = self.is_due(waiter.turn, now);
-            let class = (!is_due).then_some(waiter.priority);
-            (!is_due, class, waiter.turn.number)
-        });
+        let mut line: Vec<_> = self.waiting.iter().collect();
+        line.sort_by_key(|(_, place)| self.rank(place, now));
         let numbered = line.into_iter().enumerate();
         numbered
-            .map(|(position, (model, waiter))| Waiting {
-                waiter: waiter.id,
-                model: model.clone(),
-                waited: now.saturating_duration_since(waiter.turn.since),
-                priority: waiter.priority,
+            .map(|(position, (waiter, place))| Waiting {
+                waiter,
+                model: place.model.clone(),
+                waited: now.saturating_duration_since(place.turn.since),
+                priority: place.priority,
                 position,
-                eta: view.eta(model, now),
+                eta: view.eta(&place.model, now),
             })
             .collect()
     }
@@ -105,7 +104,7 @@ impl Machine {
             if !autoload && slot.claim().is_none() {
                 return Some(Refused::NotLoaded { model: model() });
             }
-            let is_known = self.slots.contains_key(&model());
+            let is_known = self.slots.get(&model()).is_some();
             if self.settings.contention == Contention::Fail
                 && is_known
                 && !self.fits_beside_busy(&model())
@@ -116,9 +115,13 @@ impl Machine {
                 });
             }
         }
-        (slot.waiters.len() >= self.settings.queue).then(|| Refused::QueueFull {
+        let waiting = slot.waiters.len();
+        let own = slot.waiters.of(terms.caller);
+        let is_full = waiting >= self.settings.queue || own >= self.settings.queue_per_caller;
+        is_full.then(|| Refused::QueueFull {
             model: model(),
-            waiting: slot.waiters.len(),
+            waiting,
+            own: (waiting < self.settings.queue).then_some(own),
             retry_after: self.patience(&model(), now),
         })
     }
@@ -139,67 +142,49 @@ impl Machine {
             Some(Phase::Up { draining: None, .. }) => return (Course::Wait, Vec::new()),
             _ => {}
         }
-        let (promised, mut earmarked) = self.promises(model, terms, now);
-        match self.missing(slot.need(), promised, &earmarked) {
-            Some(missing) => {
-                let candidates = self.candidates(&earmarked);
-                let idle = candidates.iter().take_while(|it| !it.busy).count();
-                let rooms: Vec<_> = candidates.iter().map(|it| it.room).collect();
-                let (course, chosen) = match victims(missing, &rooms[..idle]) {
-                    Some(chosen) => (Course::Evict, chosen),
-                    None => (Course::Drain, victims(missing, &rooms).unwrap_or_default()),
-                };
-                let going = chosen.into_iter().map(|index| Candidate {
-                    model: candidates[index].model.clone(),
-                    bytes: ByteSize(candidates[index].room.bytes),
-                    busy: candidates[index].busy,
-                });
-                (course, going.collect())
-            }
-            // What others are promised is still in use.
-            None if !earmarked.is_empty() => {
-                earmarked.clear();
-                match self.missing(slot.need(), promised, &earmarked) {
-                    Some(_) => (Course::Drain, Vec::new()),
-                    None => (Course::Load, Vec::new()),
-                }
-            }
-            None => (Course::Load, Vec::new()),
-        }
+        let ahead = self.ahead(model, terms, now);
+        let outlook = self.outlook(&ahead, slot.need());
+        let course = match outlook.going.iter().any(|(_, _, busy)| *busy) {
+            _ if outlook.is_free => Course::Load,
+            false if !outlook.going.is_empty() => Course::Evict,
+            // Or what others ahead are promised is still in use.
+            _ => Course::Drain,
+        };
+        let going = outlook.going.into_iter();
+        let candidates = going.map(|(model, room, busy)| Candidate {
+            model,
+            bytes: ByteSize(room.bytes),
+            busy,
+        });
+        (course, candidates.collect())
     }
 
-    /// What those who stand before a newcomer will need, and the busy models whose
-    /// room they will get.
-    fn promises(&self, model: &str, terms: &Terms, now: Instant) -> (Room, HashSet<String>) {
-        let (mut promised, mut earmarked) = (Room::default(), HashSet::new());
-        for (turn, other) in self.line(now) {
-            let slot = &self.slots[&other];
-            if other == model {
+    /// What those need who stand in the line before a newcomer.
+    fn ahead(&self, model: &str, terms: &Terms, now: Instant) -> Vec<Room> {
+        let due = self.due(now);
+        let (mut ahead, mut place) = (Vec::new(), None);
+        while let Some((here, other)) = self.slots.next_in_line(place, due) {
+            let is_behind = matches!(here, Place::Young { class, .. } if class > terms.priority);
+            if other == model || is_behind {
                 break;
             }
-            if !self.is_due(turn, now) && slot.priority() > terms.priority {
-                continue;
-            }
-            if let Some(missing) = self.missing(slot.need(), promised, &earmarked) {
-                let candidates = self.candidates(&earmarked);
-                let rooms: Vec<_> = candidates.iter().map(|it| it.room).collect();
-                let chosen = victims(missing, &rooms).unwrap_or_default();
-                earmarked.extend(chosen.into_iter().map(|it| candidates[it].model.clone()));
-            }
-            promised = promised.plus(slot.need());
+            ahead.push(self.slots[other].need());
+            place = Some(here);
         }
-        (promised, earmarked)
+        ahead
     }
 
-    /// What is missing for a load beside what stays and what is promised.
-    fn missing(&self, need: Room, promised: Room, earmarked: &HashSet<String>) -> Option<Room> {
-        let after = self.staying(earmarked).plus(promised).plus(need);
-        Some(after.less(self.limit())).filter(|missing| *missing != Room::default())
+    /// The order in which they stand, whoever they wait for: first those who are due,
+    /// then by class, each by age.
+    fn rank(&self, place: &waiting::Place, now: Instant) -> (bool, Option<Priority>, u64) {
+        let is_due = self.due(now).is_some_and(|due| place.turn.since <= due);
+        let class = (!is_due).then_some(place.priority);
+        (!is_due, class, place.turn.number)
     }
 }
 
 /// Whether a lease can be had without waiting.
 fn is_open(slot: &Slot) -> bool {
     let gate = slot.running.as_ref().and_then(|worker| worker.gate());
-    gate.is_some_and(|gate| gate.is_open())
+    gate.is_some_and(|gate| gate.has_room())
 }

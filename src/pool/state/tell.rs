@@ -14,7 +14,7 @@ impl Machine {
                 model: model.to_owned(),
                 victim: victim.to_owned(),
                 generation: worker.generation,
-                waiter: coming.waiters.front().map(|waiter| waiter.id),
+                waiter: coming.claim().and_then(|turn| self.waiting.with(turn)),
             });
         }
     }

@@ -62,7 +62,7 @@ fn start(generation: Generation) -> Effect {
 fn open(generation: Generation) -> Effect {
     Effect::Open {
         generation,
-        gate: Gate::new(true, 0),
+        gate: Gate::new(true, 0, 8),
         ready: Arc::new(ready(1)),
     }
 }

@@ -166,18 +166,20 @@ async fn a_load_is_told_by_its_steps_alone() {
     // The second is less than a thousandth further, the fourth goes back.
     let lines: String = [100, 109, 6200, 50, 10000].map(loading).concat();
     let play = play(&format!("{lines} say cpu; cat > /dev/null"));
-    let told = loop {
-        let changed = play.changed.notified();
+    let steps = || {
         let reports = play.reports.lock().expect("not poisoned");
-        if matches!(reports.last(), Some(Report::Ready { .. })) {
-            let steps = reports.iter().filter_map(|report| match report {
-                Report::Loading { progress } => Some(progress.done),
-                _ => None,
-            });
-            break steps.collect::<Vec<_>>();
+        let is_ready = matches!(reports.last(), Some(Report::Ready { .. }));
+        let steps = reports.iter().filter_map(|report| match report {
+            Report::Loading { progress } => Some(progress.done),
+            _ => None,
+        });
+        is_ready.then(|| steps.collect::<Vec<_>>())
+    };
+    let told = loop {
+        match steps() {
+            Some(told) => break told,
+            None => play.changed.notified().await,
         }
-        drop(reports);
-        changed.await;
     };
     assert_eq!(told, [100, 6200, 10000]);
     play.stop.send_replace(Some(Duration::from_secs(5)));
