@@ -20,8 +20,10 @@ use crate::route::{self, Decision, Why};
 use crate::shutdown::Tasks;
 use crate::worker::LoadPlan;
 use crate::worker::client::Failure;
+use patience::{TooLate, within};
 
 mod body;
+mod patience;
 pub mod peek;
 pub mod relay;
 pub mod spool;
@@ -83,7 +85,6 @@ struct Routed {
     why: Why,
     snapshot: Arc<Snapshot>,
     arrived: Instant,
-    streamed: bool,
 }
 
 impl Dispatch {
@@ -108,7 +109,6 @@ impl Dispatch {
             why,
             snapshot,
             arrived,
-            streamed: peek.stream,
         };
         if peek.stream {
             stream::answer(self.clone(), routed).await
@@ -219,7 +219,11 @@ impl Routed {
             headers,
             self.request.body.clone(),
         );
-        match tokio::time::timeout(limit, sent).await {
+        let sent = tokio::select! {
+            sent = within(limit, sent) => sent,
+            error = revoked(&lease) => return Err(Unsent::Refused(error)),
+        };
+        match sent {
             Ok(Ok(response)) => Ok((lease, response)),
             Ok(Err(failure @ Failure::Unreached(_))) => {
                 crashed(&self.request.request_id, &lease, &failure).await;
@@ -228,11 +232,8 @@ impl Routed {
             Ok(Err(failure)) => Err(Unsent::Refused(
                 crashed(&self.request.request_id, &lease, &failure).await,
             )),
-            Err(_) => {
-                // An answer that is not streamed may well take so long.
-                if self.streamed {
-                    give_up(&lease);
-                }
+            Err(TooLate) => {
+                give_up(&lease);
                 Err(Unsent::Refused(ApiError::new(
                     Code::FirstTokenTimeout,
                     format!("{} sent nothing within {limit:?}", self.plan.model),
