@@ -10,17 +10,23 @@
 mod control;
 mod expire;
 mod handle;
+mod queue;
+mod room;
 mod schedule;
 mod show;
 mod slot;
+mod slots;
+mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
 use self::slot::Slot;
+use self::slots::Slots;
+use self::waiting::Waiting;
 use super::evict::Room;
 use super::gate::Gate;
 use super::view::Counters;
@@ -102,7 +108,8 @@ pub enum Event {
         /// How it ended, as words.
         how: String,
     },
-    /// The last lease on a worker was given back.
+    /// A lease on a worker was given back that somebody may wait for: the last one,
+    /// or any while requests queue for the model.
     Idle {
         /// Which.
         generation: Generation,
@@ -228,11 +235,11 @@ pub struct Past {
 #[derive(Debug)]
 pub struct Machine {
     settings: Settings,
-    slots: BTreeMap<String, Slot>,
+    slots: Slots,
     /// Which model a worker belongs to.
     workers: HashMap<Generation, String>,
-    /// Which model a waiter waits for.
-    waiting: HashMap<WaiterId, String>,
+    /// Everybody who waits, for whatever model.
+    waiting: Waiting,
     /// The idle models; the least recently used goes first.
     idle: LruCache<String, ()>,
     /// Models that a reload has taken away, so that late requests do not bring them back.
@@ -244,6 +251,9 @@ pub struct Machine {
     last_generation: Generation,
     last_turn: u64,
     counters: Counters,
+    /// Limit and kept models when it was last asked of all who wait whether what
+    /// they wait for can ever fit.
+    ground: (Room, Room, Room),
 }
 
 impl Machine {
@@ -251,9 +261,9 @@ impl Machine {
     pub fn new(settings: Settings, models: Vec<Resident>, now: Instant) -> Self {
         let mut machine = Self {
             settings: settings.clone(),
-            slots: BTreeMap::new(),
+            slots: Slots::default(),
             workers: HashMap::new(),
-            waiting: HashMap::new(),
+            waiting: Waiting::default(),
             idle: LruCache::unbounded(),
             unlisted: HashSet::new(),
             preloading: BTreeSet::new(),
@@ -261,8 +271,10 @@ impl Machine {
             last_generation: 0,
             last_turn: 0,
             counters: Counters::default(),
+            ground: Default::default(),
         };
         machine.apply(settings, models, now, &mut Vec::new());
+        machine.slots.settle(now);
         let wanted = machine.slots.iter().filter(|(_, s)| s.wanted.is_some());
         machine.preloading = wanted.map(|(model, _)| model.clone()).collect();
         machine
@@ -297,9 +309,7 @@ impl Machine {
                 plan,
                 terms,
             } => self.acquire(waiter, plan, terms, now, out),
-            Event::Load { waiter, model } => {
-                self.load(waiter, &model, Terms::default(), now, out);
-            }
+            Event::Load { waiter, model } => self.load_by_hand(waiter, &model, now, out),
             Event::Cancel { waiter } => self.cancel(waiter),
             Event::Spawned { generation, pid } => self.spawned(generation, pid),
             Event::Ready { generation, ready } => self.ready(generation, ready, now, out),
@@ -309,12 +319,13 @@ impl Machine {
             Event::Exited { generation, how } => self.exited(generation, how, now, out),
             Event::Idle { generation } => self.idle(generation, now, out),
             Event::Unload { reply, model, mode } => self.unload(reply, &model, mode, out),
-            Event::Release { reply } => self.release(reply, out),
+            Event::Release { reply } => self.release(reply, now, out),
             Event::Apply { settings, models } => self.apply(settings, models, now, out),
             Event::Shutdown { drain } => self.begin_shutdown(drain, now, out),
             Event::Tick => {}
         }
         self.pass(now, out);
+        self.slots.settle(now);
         effects
     }
 
@@ -330,8 +341,7 @@ impl Machine {
 
     /// Bytes and places that are taken now.
     fn books(&self) -> Room {
-        let running = self.slots.values().filter_map(|slot| slot.running.as_ref());
-        running.fold(Room::default(), |sum, worker| sum.plus(worker.room()))
+        self.slots.books()
     }
 
     /// Bytes and places that there are.
