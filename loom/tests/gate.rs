@@ -136,19 +136,19 @@ fn nobody_gets_into_a_drain() {
 }
 
 /// The one for whom a model was drained leaves: its gate opens again. Later it is
-/// drained for good, with words from the first time still on their way.
+/// drained for good, with words from the first time still on their way. A client
+/// whose answer ends asks again.
 #[test]
 fn a_drain_that_is_taken_back_loses_no_word() {
     loom::model(|| {
         let scene = Scene::new(1);
         let (owner, inbox) = channel();
-        let lease = {
-            let (scene, owner) = (scene.clone(), owner.clone());
-            thread::spawn(move || scene.hold(0, &owner))
-        };
-        let request = {
+        let client = {
             let scene = scene.clone();
-            thread::spawn(move || scene.request(1, &owner))
+            thread::spawn(move || {
+                scene.hold(0, &owner);
+                scene.request(1, &owner)
+            })
         };
         let seen = match scene.gate.close() {
             Some(_) => scene.stop(),
@@ -160,8 +160,7 @@ fn a_drain_that_is_taken_back_loses_no_word() {
                 }
             }
         };
-        lease.join().expect("no panic");
-        let used = request.join().expect("no panic");
+        let used = client.join().expect("no panic");
         assert_eq!(seen, [true, used]);
     });
 }
