@@ -65,6 +65,7 @@ impl Launch for Instantly {
                     compute: "none".to_owned(),
                     context: plan.context,
                     load_ms: 0,
+                    phases: roundhouse::worker::LoadPhases::default(),
                 },
                 client: Client::new("/nonexistent".as_ref(), "secret").unwrap(),
             });

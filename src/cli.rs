@@ -18,6 +18,7 @@ pub mod explain;
 pub mod keys;
 pub mod models;
 pub mod serve;
+pub mod simulate;
 mod table;
 
 /// A configuration that is not valid or cannot be served (sysexits' EX_CONFIG).
@@ -57,6 +58,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Allow a cached model, or all that match a pattern
     Allow(allow::AllowArgs),
+    /// Play a recorded or made-up trace to the pool and to simpler policies
+    Simulate(simulate::SimulateArgs),
     /// Make, list and revoke keys
     Keys(keys::KeysArgs),
     /// List every route and what it asks of its caller
@@ -83,6 +86,7 @@ pub fn run() -> ExitCode {
         Command::Models(args) => models::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Allow(args) => allow::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Access(args) => access::run(&args),
         Command::Worker(args) => crate::worker::serve::run(&args),

@@ -20,11 +20,13 @@ use crate::route::{self, Decision, Why};
 use crate::shutdown::Tasks;
 use crate::worker::LoadPlan;
 use crate::worker::client::Failure;
+use patience::{TooLate, within};
 
 mod body;
 mod explained;
 mod heartbeat;
 pub mod live;
+mod patience;
 pub mod peek;
 pub mod relay;
 pub mod spool;
@@ -90,7 +92,6 @@ struct Routed {
     why: Why,
     snapshot: Arc<Snapshot>,
     arrived: Instant,
-    streamed: bool,
     place: live::Place,
     /// What was going to be done for it when it came, if it wants to know.
     explained: Option<HeaderValue>,
@@ -108,7 +109,8 @@ impl Dispatch {
         let limits = &snapshot.config.server.limits;
         let peek = peek::peek(request.endpoint, &request.body, &limits.counts)?;
         let (plan, why) = decide(&snapshot, peek.model.as_deref(), &request.caller.scope)?;
-        request.entry.routed(&plan.model, why.as_str());
+        let priority = request.terms.priority;
+        request.entry.routed(&plan.model, why.as_str(), priority);
         let default = snapshot.config.default.as_ref();
         let name = peek.model.as_deref().or(default.map(|name| name.as_str()));
         let asker = Asker::new(
@@ -132,7 +134,6 @@ impl Dispatch {
             why,
             snapshot,
             arrived,
-            streamed: peek.stream,
             place,
             explained: explained.clone(),
         };
@@ -231,10 +232,12 @@ impl Routed {
             }
             Unsent::Refused(refused(error))
         })?;
-        self.request.entry.granted(lease.waited());
+        let load_ms = lease.ready().load_ms;
+        let entry = &self.request.entry;
+        entry.granted(lease.waited(), lease.generation(), load_ms);
         self.place.running().granted(lease.waited());
         let overhead = self.arrived.elapsed().saturating_sub(lease.waited());
-        self.request.entry.handed_over(overhead);
+        entry.handed_over(overhead);
         // Nothing of the client's headers: credentials, cookies and framing stay here.
         let mut headers = HeaderMap::new();
         headers.insert(
@@ -251,7 +254,11 @@ impl Routed {
             headers,
             self.request.body.clone(),
         );
-        match tokio::time::timeout(limit, sent).await {
+        let sent = tokio::select! {
+            sent = within(limit, sent) => sent,
+            error = revoked(&lease) => return Err(Unsent::Refused(error)),
+        };
+        match sent {
             Ok(Ok(response)) => Ok((lease, response)),
             Ok(Err(failure @ Failure::Unreached(_))) => {
                 crashed(&self.request.request_id, &lease, &failure).await;
@@ -260,11 +267,8 @@ impl Routed {
             Ok(Err(failure)) => Err(Unsent::Refused(
                 crashed(&self.request.request_id, &lease, &failure).await,
             )),
-            Err(_) => {
-                // An answer that is not streamed may well take so long.
-                if self.streamed {
-                    give_up(&lease);
-                }
+            Err(TooLate) => {
+                give_up(&lease);
                 Err(Unsent::Refused(ApiError::new(
                     Code::FirstTokenTimeout,
                     format!("{} sent nothing within {limit:?}", self.plan.model),

@@ -4,7 +4,7 @@
 
 mod asker;
 mod eta;
-mod evict;
+pub(crate) mod evict;
 pub mod forecast;
 pub mod gate;
 pub mod lease;
