@@ -306,6 +306,7 @@ async fn the_queue_and_the_requests_are_shown_and_one_is_ended_from_outside() {
 #[tokio::test]
 async fn events_tell_what_happens_as_it_happens_and_end_with_the_server() {
     let home = one_of_two("heartbeat_every: 100ms, drain: 1s");
+    home.scripted("t/a", json!({"tokens": 1, "load_ms": 200}));
     // Long enough for a comment, since it says nothing of itself.
     home.scripted("t/b", json!({"tokens": 1, "load_ms": 300, "load_told": 0}));
     let mut server = home.serve();
