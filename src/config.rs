@@ -189,6 +189,8 @@ pub struct Pool {
     pub contention: Contention,
     /// `pool.autoload`: whether requests load models.
     pub autoload: bool,
+    /// `pool.lease_ceiling`: the longest residency lease.
+    pub lease_ceiling: Duration,
 }
 
 /// What becomes of a request for whose model only busy ones could make room.
@@ -227,9 +229,18 @@ pub struct Entry {
     /// `idle_unload`; the outer nothing means the pool's, the inner never.
     pub idle_unload: Option<Option<Duration>>,
     /// `aliases`: other names, exact.
-    pub aliases: Vec<Name>,
+    pub aliases: Vec<Alias>,
     /// Line of the key in the file, from 1.
     pub line: usize,
+}
+
+/// Another name of an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// The name.
+    pub name: Name,
+    /// `background`: any permitted model of the kind may answer, if it is up.
+    pub background: bool,
 }
 
 /// Where an entry's weights come from.

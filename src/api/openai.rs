@@ -109,7 +109,11 @@ fn terms(uri: &Uri, headers: &HeaderMap, scope: &Scope) -> Result<Terms, ApiErro
             _ => {}
         }
     }
-    Ok(Terms { priority, autoload })
+    Ok(Terms {
+        priority,
+        autoload,
+        ..Terms::default()
+    })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod raw;
 mod sampler;
 
 mod access;
+mod background;
 mod bodies;
 mod browser;
 mod clients;

@@ -11,7 +11,8 @@ impl Machine {
     /// When time alone will change something, at the earliest.
     pub fn next_wake(&self, now: Instant) -> Option<Instant> {
         let of_slots = self.slots.values().flat_map(|slot| self.wakes(slot));
-        let wakes = of_slots.chain([self.shutdown]).flatten();
+        let others = [self.shutdown, self.next_hold_end()];
+        let wakes = of_slots.chain(others).flatten();
         wakes.filter(|wake| *wake > now).min()
     }
 
@@ -37,9 +38,15 @@ impl Machine {
         match slot.running.as_ref().map(|worker| &worker.phase) {
             Some(Phase::Up {
                 idle_since: Some(since),
+                idle_unload,
                 draining: None,
                 ..
-            }) if !slot.keep => slot.idle_unload.map(|after| *since + after),
+            }) if !slot.keep => {
+                // What the entry says is the ceiling of what a request may wish.
+                let times = [*idle_unload, slot.idle_unload].into_iter().flatten();
+                let at = times.min().map(|after| *since + after);
+                at.map(|at| at.max(slot.held_until.unwrap_or(at)))
+            }
             _ => None,
         }
     }

@@ -64,6 +64,7 @@ impl Machine {
                         turn,
                         priority: terms.priority,
                         position,
+                        elsewhere: None,
                     });
                     self.waiting.insert(waiter, model.to_owned());
                 }
@@ -171,6 +172,7 @@ impl Machine {
             ready: ready.clone(),
             since: now,
             idle_since: nobody.then_some(now),
+            idle_unload: None,
             served: false,
             draining: then_drain,
         };
@@ -245,6 +247,7 @@ impl Machine {
         if !slot.keep {
             slot.wanted = None;
         }
+        self.roll_back(model);
         self.refuse_all(model, out, |model| match over_limit {
             Some(limit) => Refused::LoadTimeout { model, limit },
             None => Refused::LoadFailed {
@@ -352,13 +355,20 @@ impl Machine {
     }
 
     /// The last lease came back: the idle clock starts, or a drain is over.
-    pub(super) fn idle(&mut self, generation: Generation, now: Instant, out: &mut Vec<Effect>) {
+    pub(super) fn idle(
+        &mut self,
+        generation: Generation,
+        wish: Option<Duration>,
+        now: Instant,
+        out: &mut Vec<Effect>,
+    ) {
         let Some((model, slot)) = self.worker(generation) else {
             return;
         };
         let Some(Phase::Up {
             gate,
             idle_since,
+            idle_unload,
             served,
             draining,
             ..
@@ -376,6 +386,7 @@ impl Machine {
             }
             None if gate.leases() == 0 => {
                 *idle_since = Some(now);
+                *idle_unload = wish;
                 self.idle.put(model, ());
             }
             None => {}

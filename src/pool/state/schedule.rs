@@ -31,6 +31,7 @@ impl Machine {
     pub(super) fn pass(&mut self, now: Instant, out: &mut Vec<Effect>) {
         self.expire_waiters(now, out);
         self.expire_loads(now, out);
+        self.expire_holds(now);
         if let Some(deadline) = self.shutdown {
             if deadline <= now {
                 self.revoke_everything(out);
@@ -41,6 +42,7 @@ impl Machine {
         self.shed(out);
         self.reopen_what_nobody_needs(now);
         self.serve_open_gates(now, out);
+        self.bring_back(now, out);
         self.load_in_turn(now, out);
         self.slots.retain(|_, slot| !slot.is_forgettable());
     }
@@ -86,7 +88,10 @@ impl Machine {
                 .map_or(Duration::ZERO, |took| {
                     took.saturating_sub(now - worker.started)
                 }),
-            _ => self.settings.switch_after,
+            _ => self.held_up_until(model).map_or(
+                self.settings.switch_after,
+                |until| until.saturating_duration_since(now),
+            ),
         };
         estimate.clamp(Duration::from_secs(1), LONGEST_RETRY)
     }
@@ -164,7 +169,7 @@ impl Machine {
         if self
             .line(now)
             .iter()
-            .any(|(_, model)| !drains(&self.slots[model]))
+            .any(|(_, model)| !drains(&self.slots[model]) && !self.is_held_up(model))
         {
             return;
         }
@@ -207,6 +212,10 @@ impl Machine {
         for (turn, model) in self.line(now) {
             if let Err(refused) = self.can_ever_fit(&model) {
                 self.give_up(&model, refused, out);
+                continue;
+            }
+            if self.is_held_up(&model) {
+                // Room that it cannot have yet is not kept free for it.
                 continue;
             }
             let may_drain = self.is_due(turn, now);
@@ -257,9 +266,10 @@ impl Machine {
                 },
             };
             for index in chosen {
-                let Candidate { model, busy, .. } = &candidates[index];
+                let victim = &candidates[index];
                 // An idle one that was taken in this very moment is looked at anew.
-                self.displace(model, *busy, out);
+                self.displace(&victim.model, victim.busy, out);
+                self.remember_displaced(model, &victim.model);
             }
             if let Some(slot) = self.slots.get_mut(model) {
                 slot.displaces = true;
@@ -344,7 +354,9 @@ impl Machine {
         let mut found: Vec<_> = self
             .slots
             .iter()
-            .filter(|(model, slot)| !slot.keep && !earmarked.contains(*model))
+            .filter(|(model, slot)| {
+                !slot.keep && slot.held_until.is_none() && !earmarked.contains(*model)
+            })
             .filter_map(|(model, slot)| {
                 let worker = slot.running.as_ref()?;
                 let Phase::Up {

@@ -58,6 +58,8 @@ impl Machine {
             ready_since: since,
             idle_since: idle_since.filter(|_| is_idle),
             unload_at: self.unload_at(slot).filter(|_| is_idle),
+            held: self.held_by(model),
+            held_up_until: slot.claim().and_then(|_| self.held_up_until(model)),
             last_failure: slot.failure.clone(),
             load_times: slot.load_times.iter().copied().collect(),
             gate: gate.cloned(),

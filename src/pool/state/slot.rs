@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::candidates::Wanted;
 use super::{Generation, ReplyId, WaiterId};
 use crate::pool::evict::Room;
 use crate::pool::gate::Gate;
@@ -37,6 +38,8 @@ pub(super) struct Slot {
     pub load_times: VecDeque<Duration>,
     /// Another model had to go for the load that comes.
     pub displaces: bool,
+    /// Until when residency leases hold it.
+    pub held_until: Option<Instant>,
 }
 
 /// A place in the line across all models.
@@ -54,6 +57,8 @@ pub(super) struct Waiter {
     pub priority: Priority,
     /// How many stood before it when it came.
     pub position: usize,
+    /// What else may answer it, if it waits for another model than its own.
+    pub elsewhere: Option<Box<Wanted>>,
 }
 
 /// One worker process, from the decision to start it until it has been reaped.
@@ -84,6 +89,8 @@ pub(super) enum Phase {
         ready: Arc<Ready>,
         since: Instant,
         idle_since: Option<Instant>,
+        /// How long it is to stay idle, as whoever used it last wishes.
+        idle_unload: Option<Duration>,
         /// A last lease was given back while it lived.
         served: bool,
         draining: Option<UnloadReason>,
@@ -109,6 +116,7 @@ impl Slot {
             observed: ByteSize::ZERO,
             load_times: VecDeque::new(),
             displaces: false,
+            held_until: None,
         }
     }
 

@@ -2,7 +2,9 @@
 //! its name, and what this one promises.
 
 mod asking;
+mod background;
 mod failing;
+mod holding;
 mod serving;
 mod terms;
 

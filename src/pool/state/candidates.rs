@@ -1,0 +1,149 @@
+//! Requests that one of several models may answer: a background alias. What is
+//! up answers at once, its own model first, then whichever was used last; what is
+//! coming up answers as soon as it is there; only if there is neither is its own
+//! model asked for, like by any other request. So such a request never makes
+//! another model go while one of its candidates is there or on its way.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::slot::{Phase, Slot, Turn, Waiter};
+use super::{Effect, Generation, Machine, WaiterId};
+use crate::pool::Terms;
+use crate::worker::LoadPlan;
+
+/// What a request wants that others than its own model may answer.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    /// Its own model.
+    own: Arc<LoadPlan>,
+    /// The others.
+    others: Vec<Arc<LoadPlan>>,
+    terms: Terms,
+}
+
+impl Machine {
+    /// A request for a lease on a model, or on one of the others.
+    pub(super) fn acquire_any(
+        &mut self,
+        waiter: WaiterId,
+        own: Arc<LoadPlan>,
+        others: Vec<Arc<LoadPlan>>,
+        terms: Terms,
+        now: Instant,
+        out: &mut Vec<Effect>,
+    ) {
+        let wanted = Wanted { own, others, terms };
+        if let Some(generation) = self.take_resident(&wanted) {
+            out.push(Effect::Grant {
+                waiter,
+                generation,
+                waited: Duration::ZERO,
+                position: 0,
+            });
+            return;
+        }
+        match self.coming(&wanted, now) {
+            Some(model) if model != wanted.own.model => self.join(waiter, &model, wanted, now),
+            _ => self.acquire(waiter, wanted.own, terms, now, out),
+        }
+    }
+
+    /// Takes a lease on the first candidate that is up.
+    fn take_resident(&self, wanted: &Wanted) -> Option<Generation> {
+        let up = |plan: &Arc<LoadPlan>| {
+            let worker = self.taken(&plan.model)?.running.as_ref()?;
+            let Phase::Up {
+                gate,
+                since,
+                idle_since,
+                draining: None,
+                ..
+            } = &worker.phase
+            else {
+                return None;
+            };
+            let is_other = plan.model != wanted.own.model;
+            // A lease taken through the gate does not tell the machine.
+            let is_idle = gate.leases() == 0;
+            let used = Reverse((idle_since.unwrap_or(*since), worker.generation));
+            Some(((is_other, is_idle, used), gate, worker.generation))
+        };
+        let mut found: Vec<_> = wanted.all().filter_map(up).collect();
+        found.sort_by_key(|(order, ..)| *order);
+        let mut found = found.into_iter();
+        found.find_map(|(_, gate, generation)| gate.take().then_some(generation))
+    }
+
+    /// The first candidate that will be up without this request: its own model,
+    /// then what loads, the longest first, then what is next in the line.
+    fn coming(&self, wanted: &Wanted, now: Instant) -> Option<String> {
+        let coming = |plan: &Arc<LoadPlan>| {
+            let slot = self.taken(&plan.model)?;
+            let is_full = slot.waiters.len() >= self.settings.queue;
+            let since = match slot.running.as_ref().map(|worker| &worker.phase) {
+                Some(Phase::Loading {
+                    then_drain: None, ..
+                }) => (false, slot.running.as_ref()?.generation),
+                Some(Phase::Up { draining: None, .. } | Phase::Loading { .. }) => return None,
+                _ if slot.quarantine(now).is_some() => return None,
+                _ => (true, slot.claim()?.number),
+            };
+            let is_other = plan.model != wanted.own.model;
+            (!is_full).then_some(((is_other, since), &plan.model))
+        };
+        let found = wanted.all().filter_map(coming).min_by_key(|(order, _)| *order);
+        found.map(|(_, model)| model.clone())
+    }
+
+    /// A model that takes new requests.
+    fn taken(&self, model: &str) -> Option<&Slot> {
+        self.slots.get(model).filter(|slot| slot.listed)
+    }
+
+    /// Stands in the line of another model than its own.
+    fn join(&mut self, waiter: WaiterId, model: &str, wanted: Wanted, now: Instant) {
+        let turn = Turn {
+            since: now,
+            number: self.turn(),
+        };
+        let priority = wanted.terms.priority;
+        let position = self.before(priority, now);
+        if let Some(slot) = self.slots.get_mut(model) {
+            slot.waiters.push_back(Waiter {
+                id: waiter,
+                turn,
+                priority,
+                position,
+                elsewhere: Some(Box::new(wanted)),
+            });
+            self.waiting.insert(waiter, model.to_owned());
+        }
+    }
+
+    /// Whoever waited for a model that does not come, and may be answered by
+    /// others, is placed anew among those. Answers whether there was anybody.
+    pub(super) fn place_anew(&mut self, now: Instant, out: &mut Vec<Effect>) -> bool {
+        let unplaced = std::mem::take(&mut self.unplaced);
+        let is_any = !unplaced.is_empty();
+        for (waiter, wanted) in unplaced {
+            let Wanted { own, others, terms } = *wanted;
+            self.acquire_any(waiter, own, others, terms, now, out);
+        }
+        is_any
+    }
+}
+
+impl Wanted {
+    /// Every candidate, its own model first.
+    fn all(&self) -> impl Iterator<Item = &Arc<LoadPlan>> {
+        std::iter::once(&self.own).chain(&self.others)
+    }
+
+    /// What is left when a model does not come.
+    pub(super) fn without(mut self: Box<Self>, model: &str) -> Box<Self> {
+        self.others.retain(|plan| plan.model != model);
+        self
+    }
+}
