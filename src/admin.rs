@@ -15,8 +15,8 @@ use crate::access::{Access, Caller, Door, Refusal};
 use crate::api::body::{parse, read_json};
 use crate::api::error::{ApiError, Code};
 use crate::api::front::Port;
-use crate::api::{leases, openapi};
 use crate::api::table::{self, Route};
+use crate::api::{leases, openapi};
 use crate::pool::{UnloadError, UnloadMode};
 use crate::registry::Snapshot;
 use crate::route::{self, Decision, Permit};
@@ -147,9 +147,7 @@ fn not_unloaded(error: &UnloadError) -> ApiError {
     match error {
         UnloadError::ShuttingDown => ApiError::new(Code::ShuttingDown, message),
         UnloadError::Lost => ApiError::new(Code::InternalError, message),
-        UnloadError::NotLoaded { .. }
-        | UnloadError::Busy { .. }
-        | UnloadError::Held { .. } => {
+        UnloadError::NotLoaded { .. } | UnloadError::Busy { .. } | UnloadError::Held { .. } => {
             ApiError::new(Code::Conflict, message).param("model")
         }
     }
@@ -174,11 +172,7 @@ async fn target(service: &Service, headers: &HeaderMap, body: Body) -> Result<Ta
 }
 
 /// What a name means to somebody who may use some models.
-pub fn resolve(
-    snapshot: &Snapshot,
-    name: &str,
-    permit: Permit,
-) -> Result<Arc<LoadPlan>, ApiError> {
+pub fn resolve(snapshot: &Snapshot, name: &str, permit: Permit) -> Result<Arc<LoadPlan>, ApiError> {
     let refuse = |code, message: String| Err(ApiError::new(code, message).param("model"));
     match route::decide(snapshot, Some(name), permit) {
         Decision::Serve { plan, .. } => Ok(plan),

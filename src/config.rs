@@ -226,6 +226,8 @@ pub struct Entry {
     pub keep: bool,
     /// `preload`: loaded at start.
     pub preload: bool,
+    /// `warmup`: its engine makes one token before it is ready.
+    pub warmup: bool,
     /// `idle_unload`; the outer nothing means the pool's, the inner never.
     pub idle_unload: Option<Option<Duration>>,
     /// `aliases`: other names, exact.

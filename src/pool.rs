@@ -203,7 +203,9 @@ pub enum HoldError {
     #[error("the model went before it could be held")]
     Leaving,
     /// Somebody has waited too long for another model.
-    #[error("{model} cannot be held while a request for another model has waited pool.switch_after")]
+    #[error(
+        "{model} cannot be held while a request for another model has waited pool.switch_after"
+    )]
     Awaited {
         /// The model asked for.
         model: String,

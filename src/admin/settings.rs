@@ -146,6 +146,7 @@ fn entry(entry: &Entry) -> Value {
         "memory": amount(entry.load.memory),
         "keep": entry.keep.then_some("always"),
         "preload": entry.preload,
+        "warmup": entry.warmup,
         "idle_unload": entry.idle_unload.map(never_or),
     })
 }

@@ -47,9 +47,7 @@ pub async fn hold(
     check_scope(&caller)?;
     let wanted: Wanted = read(&service, &headers, body).await?;
     let snapshot = service.dispatch.registry.load();
-    let plan = resolve(&snapshot, &wanted.model, &|name| {
-        caller.scope.permits(name)
-    })?;
+    let plan = resolve(&snapshot, &wanted.model, &|name| caller.scope.permits(name))?;
     record(&service, &caller, "leases.hold", &plan.model).await?;
     let terms = Terms {
         priority: caller.scope.priority(None),

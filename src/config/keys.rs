@@ -109,6 +109,8 @@ pub const KEYS: &[Key] = &[
         "loaded at start and never unloaded to make room"),
     key("models.NAME.preload", "`true` or `false`", Value("false"), Live,
         "loaded at start"),
+    key("models.NAME.warmup", "`true` or `false`", Value("false"), Live,
+        "whether the engine makes one token before a loaded model is ready, so that the first answer does not wait for what engines put off; entries that share a load share this"),
     key("models.NAME.idle_unload", "duration or `never`", Words("`pool.idle_unload`"), Live,
         "unloaded when unused for so long"),
     key("pool.max_models", "number or `unlimited`", Value("unlimited"), Live,

@@ -29,7 +29,9 @@ use self::slot::Slot;
 use super::evict::Room;
 use super::gate::Gate;
 use super::view::Counters;
-use super::{Ending, HoldError, Refused, Resident, Settings, Terms, UnloadError, UnloadMode, UnloadReason};
+use super::{
+    Ending, HoldError, Refused, Resident, Settings, Terms, UnloadError, UnloadMode, UnloadReason,
+};
 use crate::units::ByteSize;
 use crate::worker::{LoadPlan, Ready};
 

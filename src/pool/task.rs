@@ -16,7 +16,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::owner::{Owner, now};
 use super::lease::Instance;
 use super::state::{Generation, HoldId, Machine, WaiterId};
-use super::{Candidates, HoldError, Lease, Refused, Resident, Settings, Terms, UnloadError, UnloadMode, View};
+use super::{
+    Candidates, HoldError, Lease, Refused, Resident, Settings, Terms, UnloadError, UnloadMode, View,
+};
 use crate::shutdown::Tasks;
 use crate::worker::process::{Launch, Report};
 

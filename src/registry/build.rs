@@ -54,7 +54,9 @@ pub fn snapshot(
         })
         .collect();
     let background = named().filter(|(alias, _)| alias.background);
-    let background = background.map(|(alias, _)| alias.name.to_string()).collect();
+    let background = background
+        .map(|(alias, _)| alias.name.to_string())
+        .collect();
     Ok(Snapshot {
         generation,
         config: Arc::new(config),
@@ -142,7 +144,11 @@ impl Builder<'_> {
             keep: entry.keep,
             preload: entry.preload || entry.keep,
             idle_unload,
-            aliases: entry.aliases.iter().map(|alias| alias.name.to_string()).collect(),
+            aliases: entry
+                .aliases
+                .iter()
+                .map(|alias| alias.name.to_string())
+                .collect(),
             ..self.plain(entry.name.as_str(), &entry.source, &entry.load)
         }
     }
@@ -186,6 +192,12 @@ impl Builder<'_> {
         planned
     }
 
+    /// Whether any entry of this load wants it warmed up.
+    fn is_warmed_up(&self, source: &Source, load: &LoadSettings) -> bool {
+        let mut entries = self.config.models.iter();
+        entries.any(|entry| entry.warmup && entry.source == *source && entry.load == *load)
+    }
+
     /// Finds the snapshot and settles what the entry leaves open.
     fn make(&self, source: &Source, load: &LoadSettings) -> Planned {
         let found = match source {
@@ -219,6 +231,7 @@ impl Builder<'_> {
             parallel: load.parallel.unwrap_or(PARALLEL),
             kv,
             compute: load.compute,
+            warmup: self.is_warmed_up(source, load),
             memory: load
                 .memory
                 .map(|memory| memory.of(self.budget))

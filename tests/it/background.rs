@@ -51,10 +51,26 @@ async fn a_title_generator_beside_a_chat_never_causes_a_swap() {
     }
     assert_eq!(loads(&server).await, 1);
     // By a name that is not background its own model comes, and then answers for itself.
-    check(&server.chat(&question("own", "n", false)).await, "t/title", "alias");
-    check(&server.chat(&question("titles", "n", false)).await, "t/title", "background");
-    check(&server.chat(&question("x/big", "n", false)).await, "x/big", "allowed");
-    check(&server.chat(&question("titles", "n", false)).await, "x/big", "background");
+    check(
+        &server.chat(&question("own", "n", false)).await,
+        "t/title",
+        "alias",
+    );
+    check(
+        &server.chat(&question("titles", "n", false)).await,
+        "t/title",
+        "background",
+    );
+    check(
+        &server.chat(&question("x/big", "n", false)).await,
+        "x/big",
+        "allowed",
+    );
+    check(
+        &server.chat(&question("titles", "n", false)).await,
+        "x/big",
+        "background",
+    );
     assert_eq!(loads(&server).await, 3);
 }
 

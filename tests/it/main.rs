@@ -33,6 +33,7 @@ mod proxies;
 mod records;
 mod reload;
 mod replies;
+mod residency;
 mod routes;
 mod secrets;
 mod snapshots;

@@ -137,7 +137,9 @@ mod tests {
             assert_eq!(error.param.as_deref(), Some(name));
             assert!(error.message.starts_with(name), "{}", error.message);
         };
-        for value in ["", "m", "5", "5 m", "5x", "5m3", "1..5s", ".", "-", "soon", "5M"] {
+        for value in [
+            "", "m", "5", "5 m", "5x", "5m3", "1..5s", ".", "-", "soon", "5M",
+        ] {
             if value != "5" {
                 check("keep_alive", json!(value));
             }

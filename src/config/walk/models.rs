@@ -57,7 +57,7 @@ impl Walker<'_> {
         let shown = format!("models.{name}");
         let mut origin = Origin::default();
         let mut load = LoadSettings::default();
-        let (mut keep, mut preload, mut idle_unload) = (false, false, None);
+        let (mut keep, mut preload, mut warmup, mut idle_unload) = (false, false, false, None);
         let mut aliases = Vec::new();
         let mut idle_place = None;
         for pair in self.pairs(&shown, &format!("models.{NAME}"), &pair.node) {
@@ -71,6 +71,7 @@ impl Walker<'_> {
                 "aliases" => aliases = self.aliases(at, &name, places),
                 "keep" => keep = self.keep(at),
                 "preload" => set(&mut preload, self.boolean(at)),
+                "warmup" => set(&mut warmup, self.boolean(at)),
                 "idle_unload" => {
                     idle_unload = self.duration_or_never(at);
                     idle_place = Some(pair.place);
@@ -89,6 +90,7 @@ impl Walker<'_> {
             load,
             keep,
             preload,
+            warmup,
             idle_unload,
             aliases,
             line: pair.place.line,

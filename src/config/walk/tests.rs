@@ -80,7 +80,11 @@ models:
     let [small, plain, folder] = config.models.as_slice() else {
         panic!("{:?}", config.models);
     };
-    let aliases: Vec<&str> = small.aliases.iter().map(|alias| alias.name.as_str()).collect();
+    let aliases: Vec<&str> = small
+        .aliases
+        .iter()
+        .map(|alias| alias.name.as_str())
+        .collect();
     assert_eq!(aliases, ["small", "no", "null", "0x10", "08080", "titles"]);
     let background = small.aliases.iter().map(|alias| alias.background);
     assert_eq!(background.filter(|is| *is).count(), 1);

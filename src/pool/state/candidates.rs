@@ -91,10 +91,13 @@ impl Machine {
                 _ => (true, slot.claim()?.number),
             };
             let is_other = plan.model != wanted.own.model;
-            (!is_full).then_some(((is_other, since), &plan.model))
+            (!is_full).then(|| ((is_other, since), plan.model.clone()))
         };
-        let found = wanted.all().filter_map(coming).min_by_key(|(order, _)| *order);
-        found.map(|(_, model)| model.clone())
+        let found = wanted
+            .all()
+            .filter_map(coming)
+            .min_by_key(|(order, _)| *order);
+        found.map(|(_, model)| model)
     }
 
     /// A model that takes new requests.

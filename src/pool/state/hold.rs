@@ -59,11 +59,19 @@ impl Machine {
         }
         let model = self.workers.get(&generation).cloned();
         let slot = model.as_ref().and_then(|model| self.slots.get(model));
-        let phase = slot.and_then(|slot| slot.running.as_ref()).map(|w| &w.phase);
+        let phase = slot
+            .and_then(|slot| slot.running.as_ref())
+            .map(|w| &w.phase);
         let (Some(model), Some(Phase::Up { draining: None, .. })) = (model, phase) else {
             return Err(HoldError::Leaving);
         };
-        if self.holds.values().filter(|hold| hold.model == model).count() >= MOST {
+        if self
+            .holds
+            .values()
+            .filter(|hold| hold.model == model)
+            .count()
+            >= MOST
+        {
             return Err(HoldError::TooMany { model, most: MOST });
         }
         let is_due = |since: Instant| since + self.settings.switch_after <= now;

@@ -48,12 +48,11 @@ fn terms() -> impl Strategy<Value = Terms> {
         1 => Just(Priority::High),
         1 => Just(Priority::Low)
     ];
-    (priority, prop::bool::weighted(0.9))
-        .prop_map(|(priority, autoload)| Terms {
-            priority,
-            autoload,
-            ..Terms::default()
-        })
+    (priority, prop::bool::weighted(0.9)).prop_map(|(priority, autoload)| Terms {
+        priority,
+        autoload,
+        ..Terms::default()
+    })
 }
 
 fn contention() -> impl Strategy<Value = Contention> {

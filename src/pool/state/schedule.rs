@@ -88,10 +88,11 @@ impl Machine {
                 .map_or(Duration::ZERO, |took| {
                     took.saturating_sub(now - worker.started)
                 }),
-            _ => self.held_up_until(model).map_or(
-                self.settings.switch_after,
-                |until| until.saturating_duration_since(now),
-            ),
+            _ => self
+                .held_up_until(model)
+                .map_or(self.settings.switch_after, |until| {
+                    until.saturating_duration_since(now)
+                }),
         };
         estimate.clamp(Duration::from_secs(1), LONGEST_RETRY)
     }

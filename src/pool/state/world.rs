@@ -11,8 +11,8 @@ use super::{Effect, Event, Generation, HoldId, Machine, ReplyId, WaiterId};
 use crate::config::{Compute, Contention};
 use crate::pool::gate::Gate;
 use crate::pool::{
-    Ending, HoldError, ModelState, ModelView, Refused, Resident, Settings, Terms, UnloadError, UnloadMode,
-    UnloadReason,
+    Ending, HoldError, ModelState, ModelView, Refused, Resident, Settings, Terms, UnloadError,
+    UnloadMode, UnloadReason,
 };
 use crate::units::ByteSize;
 use crate::worker::{EngineKind, LoadPlan, Ready};
@@ -69,6 +69,7 @@ pub fn plan(model: &str, memory: u64) -> Arc<LoadPlan> {
         parallel: 1,
         kv: ByteSize::ZERO,
         compute: Compute::Auto,
+        warmup: false,
         memory: ByteSize(memory),
     })
 }
@@ -368,7 +369,9 @@ impl World {
 
     /// Whether a lease on a model can be had at once.
     fn is_open(&self, model: &str) -> bool {
-        let gate = self.up(model).and_then(|up| self.workers[&up].gate.as_ref());
+        let gate = self
+            .up(model)
+            .and_then(|up| self.workers[&up].gate.as_ref());
         gate.is_some_and(|gate| gate.is_open())
     }
 

@@ -16,7 +16,9 @@ use super::{Message, Shared};
 use crate::pool::gate::Gate;
 use crate::pool::lease::Instance;
 use crate::pool::state::{Effect, Event, Generation, HoldId, Machine, ReplyId, WaiterId};
-use crate::pool::{Ending, HoldError, Lease, Refused, Resident, Settings, UnloadError, UnloadReason, View};
+use crate::pool::{
+    Ending, HoldError, Lease, Refused, Resident, Settings, UnloadError, UnloadReason, View,
+};
 use crate::shutdown::{Place, Tasks};
 use crate::worker::client::Client;
 use crate::worker::process::{Launch, Report};

@@ -113,9 +113,7 @@ fn when_the_other_does_not_come_its_own_model_does() {
     world.fail_load("c");
     world.reap();
     world.fail_load("own");
-    assert!(
-        matches!(&world.refused[&waiter], Refused::LoadFailed { model, .. } if model == "own")
-    );
+    assert!(matches!(&world.refused[&waiter], Refused::LoadFailed { model, .. } if model == "own"));
 }
 
 #[test]
