@@ -1,8 +1,9 @@
 //! Requests that one of several models may answer: a background alias. What is
 //! up answers at once, its own model first, then whichever was used last; what is
-//! coming up answers as soon as it is there; only if there is neither is its own
-//! model asked for, like by any other request. So such a request never makes
-//! another model go while one of its candidates is there or on its way.
+//! loading answers as soon as it is there, and so does what is next in the line if
+//! its own model would need room that is taken; only if there is none of these is
+//! its own model asked for, like by any other request. So such a request never
+//! makes another model go while one of its candidates is there or on its way.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::slot::{Phase, Slot, Turn, Waiter};
 use super::{Effect, Generation, Machine, WaiterId};
 use crate::pool::Terms;
+use crate::pool::evict::Room;
 use crate::worker::LoadPlan;
 
 /// What a request wants that others than its own model may answer.
@@ -79,25 +81,42 @@ impl Machine {
     /// The first candidate that will be up without this request: its own model,
     /// then what loads, the longest first, then what is next in the line.
     fn coming(&self, wanted: &Wanted, now: Instant) -> Option<String> {
+        let has_room = self.has_free_room(&wanted.own);
         let coming = |plan: &Arc<LoadPlan>| {
             let slot = self.taken(&plan.model)?;
-            let is_full = slot.waiters.len() >= self.settings.queue;
-            let since = match slot.running.as_ref().map(|worker| &worker.phase) {
+            let is_other = plan.model != wanted.own.model;
+            let order = match slot.running.as_ref().map(|worker| &worker.phase) {
                 Some(Phase::Loading {
                     then_drain: None, ..
-                }) => (false, slot.running.as_ref()?.generation),
+                }) => (is_other, false, slot.running.as_ref()?.generation),
                 Some(Phase::Up { draining: None, .. } | Phase::Loading { .. }) => return None,
-                _ if slot.quarantine(now).is_some() => return None,
-                _ => (true, slot.claim()?.number),
+                _ if slot.quarantine(now).is_some() || self.is_held_up(&plan.model) => return None,
+                _ if is_other && has_room => return None,
+                _ => (is_other, true, slot.claim()?.number),
             };
-            let is_other = plan.model != wanted.own.model;
-            (!is_full).then(|| ((is_other, since), plan.model.clone()))
+            let is_full = slot.waiters.len() >= self.settings.queue;
+            (!is_full).then(|| (order, plan.model.clone()))
         };
-        let found = wanted
-            .all()
-            .filter_map(coming)
-            .min_by_key(|(order, _)| *order);
-        found.map(|(_, model)| model)
+        let found = wanted.all().filter_map(coming);
+        found
+            .min_by_key(|(order, _)| *order)
+            .map(|(_, model)| model)
+    }
+
+    /// Whether a model fits beside what is there now, and beside what is waited for
+    /// once that is there: then nothing has to go for it.
+    fn has_free_room(&self, plan: &LoadPlan) -> bool {
+        let waited = self.slots.iter().filter(|(model, slot)| {
+            **model != plan.model && !slot.is_served() && slot.claim().is_some()
+        });
+        let promised = waited.fold(Room::default(), |sum, (_, slot)| sum.plus(slot.need()));
+        let own = Room {
+            bytes: plan.memory.0,
+            places: 1,
+        };
+        let need = self.slots.get(&plan.model).map_or(own, Slot::need);
+        let (now, then) = (self.books().plus(need), promised.plus(need));
+        now.fits(self.limit()) && then.fits(self.limit())
     }
 
     /// A model that takes new requests.

@@ -96,6 +96,33 @@ fn what_is_loading_or_next_answers_when_it_is_there() {
 }
 
 #[test]
+fn what_has_room_waits_for_nobody_that_has_none() {
+    for (size, waits_for) in [(3, "own"), (4, "big")] {
+        let sizes = [("busy", 6), ("big", 7), ("own", size)];
+        let mut world = World::new(10, &sizes);
+        world.ask("busy");
+        world.finish_load("busy");
+        world.ask("big");
+        let waiter = world.ask_any(&["own", "big"], Terms::default());
+        assert_eq!(world.machine.waiting[&waiter], waits_for, "7 and {size}");
+        let is_loading = world.state("own") == ModelState::Loading;
+        assert_eq!(is_loading, waits_for == "own");
+    }
+}
+
+#[test]
+fn nobody_joins_one_that_waits_for_a_residency_lease() {
+    let mut world = World::new(10, &[("busy", 5), ("big", 7), ("own", 6), ("d", 5)]);
+    let busy = world.ask("busy");
+    world.finish_load("busy");
+    world.hold(busy, 3600 * SECOND);
+    world.ask("big");
+    let waiter = world.ask_any(&["d", "big"], Terms::default());
+    assert_eq!(world.machine.waiting[&waiter], "d");
+    assert_eq!(world.state("d"), ModelState::Loading);
+}
+
+#[test]
 fn when_the_other_does_not_come_its_own_model_does() {
     let mut world = world();
     let c = world.ask("c");
