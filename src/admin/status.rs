@@ -85,14 +85,14 @@ fn model_status(model: &ModelView, now: Instant) -> Value {
         "process": model.pid,
         "leases": model.leases(),
         "waiting": model.waiting,
-        "idle_seconds": model.idle_since.map(|since| seconds_since(since, now)),
+        "idle_seconds": model.idle_since().map(|since| seconds_since(since, now)),
         "residency_leases": model.held.iter().map(|held| json!({
             "id": leases::id(held.hold),
             "holder": held.holder,
             "seconds_left": seconds_since(now, held.until),
         })).collect::<Vec<_>>(),
         "held_up_seconds": model.held_up_until.map(|until| seconds_since(now, until)),
-        "unload_in_seconds": model.unload_at.map(|at| seconds_since(now, at)),
+        "unload_in_seconds": model.unload_at().map(|at| seconds_since(now, at)),
         "load_milliseconds": model.load_times.iter().map(|time| time.as_millis() as u64).collect::<Vec<_>>(),
         "load_phases": ready.map(|ready| json!({
             "process": ready.load_ms,

@@ -121,6 +121,8 @@ pub const KEYS: &[Key] = &[
         "when the oldest waiting request has waited so long, its model is next as soon as running answers end"),
     key("pool.queue", "number", Value("64"), Live,
         "most requests that wait for one model"),
+    key("pool.queue_per_caller", "number", Words("seven eighths of `pool.queue`"), Live,
+        "most requests of one caller (a key; without one a session or an address) among them, so that others find a place"),
     key("pool.queue_timeout", "duration", Value("10m"), Live,
         "longest wait for a model"),
     key("pool.contention", "`wait`, `fail` or `preempt`", Value("wait"), Live,
@@ -234,7 +236,7 @@ mod tests {
         assert!(children("").starts_with(&["memory", "allow", "deny"]));
         assert_eq!(children("").iter().filter(|k| **k == "server").count(), 1);
         assert_eq!(children("models"), [NAME]);
-        assert_eq!(children("pool").len(), 8);
+        assert_eq!(children("pool").len(), 9);
         assert!(children("server").contains(&"limits"));
         assert_eq!(children("server.limits").len(), 21);
         assert_eq!(

@@ -12,10 +12,14 @@ mod control;
 mod expire;
 mod handle;
 mod hold;
+mod queue;
 mod rollback;
+mod room;
 mod schedule;
 mod show;
 mod slot;
+mod slots;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -26,6 +30,8 @@ use lru::LruCache;
 use self::candidates::Wanted;
 use self::hold::Hold;
 use self::slot::Slot;
+use self::slots::Slots;
+use self::waiting::Waiting;
 use super::evict::Room;
 use super::gate::Gate;
 use super::view::Counters;
@@ -114,7 +120,8 @@ pub enum Event {
         /// How it ended, as words.
         how: String,
     },
-    /// The last lease on a worker was given back.
+    /// A lease on a worker was given back that somebody may wait for: the last one,
+    /// or any while requests queue for the model.
     Idle {
         /// Which.
         generation: Generation,
@@ -283,11 +290,11 @@ pub struct Past {
 #[derive(Debug)]
 pub struct Machine {
     settings: Settings,
-    slots: BTreeMap<String, Slot>,
+    slots: Slots,
     /// Which model a worker belongs to.
     workers: HashMap<Generation, String>,
-    /// Which model a waiter waits for.
-    waiting: HashMap<WaiterId, String>,
+    /// Everybody who waits, for whatever model.
+    waiting: Waiting,
     /// Waiters whose model does not come and who may be answered by others.
     unplaced: Vec<(WaiterId, Box<Wanted>)>,
     /// The residency leases that run.
@@ -307,6 +314,9 @@ pub struct Machine {
     last_generation: Generation,
     last_turn: u64,
     counters: Counters,
+    /// Limit and kept models when it was last asked of all who wait whether what
+    /// they wait for can ever fit.
+    ground: (Room, Room, Room),
 }
 
 impl Machine {
@@ -314,9 +324,9 @@ impl Machine {
     pub fn new(settings: Settings, models: Vec<Resident>, now: Instant) -> Self {
         let mut machine = Self {
             settings: settings.clone(),
-            slots: BTreeMap::new(),
+            slots: Slots::default(),
             workers: HashMap::new(),
-            waiting: HashMap::new(),
+            waiting: Waiting::default(),
             unplaced: Vec::new(),
             holds: BTreeMap::new(),
             displaced: BTreeMap::new(),
@@ -328,8 +338,10 @@ impl Machine {
             last_generation: 0,
             last_turn: 0,
             counters: Counters::default(),
+            ground: Default::default(),
         };
         machine.apply(settings, models, now, &mut Vec::new());
+        machine.slots.settle(now);
         let wanted = machine.slots.iter().filter(|(_, s)| s.wanted.is_some());
         machine.preloading = wanted.map(|(model, _)| model.clone()).collect();
         machine
@@ -365,9 +377,7 @@ impl Machine {
                 others,
                 terms,
             } => self.acquire_any(waiter, plan, others, terms, now, out),
-            Event::Load { waiter, model } => {
-                self.load(waiter, &model, Terms::default(), now, out);
-            }
+            Event::Load { waiter, model } => self.load_by_hand(waiter, &model, now, out),
             Event::Cancel { waiter } => self.cancel(waiter),
             Event::Spawned { generation, pid } => self.spawned(generation, pid),
             Event::Ready { generation, ready } => self.ready(generation, ready, now, out),
@@ -390,8 +400,8 @@ impl Machine {
                 reply,
                 hold,
                 holder,
-            } => self.let_go(reply, hold, holder.as_deref(), out),
-            Event::Release { reply } => self.release(reply, out),
+            } => self.let_go(reply, hold, holder.as_deref(), now, out),
+            Event::Release { reply } => self.release(reply, now, out),
             Event::Apply { settings, models } => self.apply(settings, models, now, out),
             Event::Shutdown { drain } => self.begin_shutdown(drain, now, out),
             Event::Tick => {}
@@ -400,6 +410,7 @@ impl Machine {
         while self.place_anew(now, out) {
             self.pass(now, out);
         }
+        self.slots.settle(now);
         effects
     }
 
@@ -415,8 +426,7 @@ impl Machine {
 
     /// Bytes and places that are taken now.
     fn books(&self) -> Room {
-        let running = self.slots.values().filter_map(|slot| slot.running.as_ref());
-        running.fold(Room::default(), |sum, worker| sum.plus(worker.room()))
+        self.slots.books()
     }
 
     /// Bytes and places that there are.

@@ -1,5 +1,5 @@
 //! Requests that one of several models may answer: a background alias. What is
-//! up answers at once, its own model first, then whichever was used last; what is
+//! up answers, its own model first, then whichever was used last; what is
 //! loading answers as soon as it is there, and so does what is next in the line if
 //! its own model would need room that is taken; only if there is none of these is
 //! its own model asked for, like by any other request. So such a request never
@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::slot::{Phase, Slot, Turn, Waiter};
+use super::slot::{Phase, Slot};
 use super::{Effect, Generation, Machine, WaiterId};
 use crate::pool::Terms;
 use crate::pool::evict::Room;
@@ -36,6 +36,7 @@ impl Machine {
         now: Instant,
         out: &mut Vec<Effect>,
     ) {
+        self.slots.settle(now);
         let wanted = Wanted { own, others, terms };
         if let Some(generation) = self.take_resident(&wanted) {
             out.push(Effect::Grant {
@@ -47,7 +48,10 @@ impl Machine {
             return;
         }
         match self.coming(&wanted, now) {
-            Some(model) if model != wanted.own.model => self.join(waiter, &model, wanted, now),
+            Some(model) if model != wanted.own.model => {
+                let terms = wanted.terms;
+                self.join(waiter, &model, terms, Some(Box::new(wanted)), now);
+            }
             _ => self.acquire(waiter, wanted.own, terms, now, out),
         }
     }
@@ -78,23 +82,26 @@ impl Machine {
         found.find_map(|(_, gate, generation)| gate.take().then_some(generation))
     }
 
-    /// The first candidate that will be up without this request: its own model,
-    /// then what loads, the longest first, then what is next in the line.
+    /// The candidate in whose queue the request waits least without anything being
+    /// loaded for it: what is up and has no lease to give just now, then what loads,
+    /// the longest first, then what is next in the line.
     fn coming(&self, wanted: &Wanted, now: Instant) -> Option<String> {
         let has_room = self.has_free_room(&wanted.own);
         let coming = |plan: &Arc<LoadPlan>| {
             let slot = self.taken(&plan.model)?;
             let is_other = plan.model != wanted.own.model;
             let order = match slot.running.as_ref().map(|worker| &worker.phase) {
+                Some(Phase::Up { draining: None, .. }) => (0, is_other, slot.waiters.len() as u64),
                 Some(Phase::Loading {
                     then_drain: None, ..
-                }) => (is_other, false, slot.running.as_ref()?.generation),
-                Some(Phase::Up { draining: None, .. } | Phase::Loading { .. }) => return None,
+                }) => (1, is_other, slot.running.as_ref()?.generation),
+                Some(Phase::Loading { .. }) => return None,
                 _ if slot.quarantine(now).is_some() || self.is_held_up(&plan.model) => return None,
                 _ if is_other && has_room => return None,
-                _ => (is_other, true, slot.claim()?.number),
+                _ => (2, is_other, slot.claim()?.number),
             };
-            let is_full = slot.waiters.len() >= self.settings.queue;
+            let is_full = slot.waiters.len() >= self.settings.queue
+                || slot.waiters.of(wanted.terms.caller) >= self.settings.queue_per_caller;
             (!is_full).then(|| (order, plan.model.clone()))
         };
         let found = wanted.all().filter_map(coming);
@@ -106,15 +113,14 @@ impl Machine {
     /// Whether a model fits beside what is there now, and beside what is waited for
     /// once that is there: then nothing has to go for it.
     fn has_free_room(&self, plan: &LoadPlan) -> bool {
-        let waited = self.slots.iter().filter(|(model, slot)| {
-            **model != plan.model && !slot.is_served() && slot.claim().is_some()
-        });
-        let promised = waited.fold(Room::default(), |sum, (_, slot)| sum.plus(slot.need()));
         let own = Room {
             bytes: plan.memory.0,
             places: 1,
         };
-        let need = self.slots.get(&plan.model).map_or(own, Slot::need);
+        let slot = self.slots.get(&plan.model);
+        let need = slot.map_or(own, Slot::need);
+        let claim = slot.and_then(Slot::claim).map_or(Room::default(), |_| need);
+        let promised = self.slots.claimed().less(claim);
         let (now, then) = (self.books().plus(need), promised.plus(need));
         now.fits(self.limit()) && then.fits(self.limit())
     }
@@ -122,26 +128,6 @@ impl Machine {
     /// A model that takes new requests.
     fn taken(&self, model: &str) -> Option<&Slot> {
         self.slots.get(model).filter(|slot| slot.listed)
-    }
-
-    /// Stands in the line of another model than its own.
-    fn join(&mut self, waiter: WaiterId, model: &str, wanted: Wanted, now: Instant) {
-        let turn = Turn {
-            since: now,
-            number: self.turn(),
-        };
-        let priority = wanted.terms.priority;
-        let position = self.before(priority, now);
-        if let Some(slot) = self.slots.get_mut(model) {
-            slot.waiters.push_back(Waiter {
-                id: waiter,
-                turn,
-                priority,
-                position,
-                elsewhere: Some(Box::new(wanted)),
-            });
-            self.waiting.insert(waiter, model.to_owned());
-        }
     }
 
     /// Whoever waited for a model that does not come, and may be answered by

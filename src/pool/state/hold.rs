@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::slot::{Phase, Worker};
+use super::slot::Phase;
 use super::{Effect, Generation, HoldId, Machine, ReplyId};
 use crate::pool::evict::Room;
 use crate::pool::{HeldBy, HoldError};
@@ -46,7 +46,7 @@ impl Machine {
                 until,
             };
             self.holds.insert(hold, new);
-            self.protect(&model);
+            self.protect(&model, now);
         }
         let result = result.map(drop);
         out.push(Effect::Held { hold, result });
@@ -74,12 +74,12 @@ impl Machine {
         {
             return Err(HoldError::TooMany { model, most: MOST });
         }
-        let is_due = |since: Instant| since + self.settings.switch_after <= now;
-        let mut others = self.slots.iter().filter(|(name, _)| **name != model);
-        let is_awaited = others.any(|(_, slot)| {
-            let claim = slot.claim().filter(|_| !slot.is_served());
-            slot.quarantine(now).is_none() && claim.is_some_and(|turn| is_due(turn.since))
-        });
+        let is_due = |name: &String| {
+            let claim = self.slots[name].claim();
+            claim.is_some_and(|turn| turn.since + self.settings.switch_after <= now)
+        };
+        let mut line = self.slots.line_by_age();
+        let is_awaited = line.any(|name| *name != model && is_due(name));
         match is_awaited {
             true => Err(HoldError::Awaited { model }),
             false => Ok(model),
@@ -92,6 +92,7 @@ impl Machine {
         reply: ReplyId,
         hold: HoldId,
         holder: Option<&str>,
+        now: Instant,
         out: &mut Vec<Effect>,
     ) {
         let known = self.holds.get(&hold);
@@ -100,7 +101,7 @@ impl Machine {
             .map(|hold| hold.model.clone());
         if let Some(model) = &model {
             self.holds.remove(&hold);
-            self.protect(model);
+            self.protect(model, now);
         }
         let result = model.ok_or(HoldError::Unknown);
         out.push(Effect::LetGo { reply, result });
@@ -112,14 +113,17 @@ impl Machine {
         let models: Vec<_> = over.map(|hold| hold.model.clone()).collect();
         self.holds.retain(|_, hold| hold.until > now);
         for model in models {
-            self.protect(&model);
+            self.protect(&model, now);
         }
     }
 
     /// Ends all of a model: its owner decided so.
-    pub(super) fn end_holds(&mut self, model: &str) {
+    pub(super) fn end_holds(&mut self, model: &str, now: Instant) {
+        if !self.holds.values().any(|hold| hold.model == model) {
+            return;
+        }
         self.holds.retain(|_, hold| hold.model != model);
-        self.protect(model);
+        self.protect(model, now);
     }
 
     /// When the next one ends.
@@ -127,13 +131,19 @@ impl Machine {
         self.holds.values().map(|hold| hold.until).min()
     }
 
-    /// Writes down until when a model is held.
-    fn protect(&mut self, model: &str) {
+    /// Writes down until when a model is held. Whoever waits for room may be shown
+    /// another time from now on.
+    fn protect(&mut self, model: &str, now: Instant) {
         let of_model = self.holds.values().filter(|hold| hold.model == model);
         let until = of_model.map(|hold| hold.until).max();
         if let Some(slot) = self.slots.get_mut(model) {
             slot.held_until = until;
         }
+        self.slots.settle(now);
+        for waiting in self.slots.line_by_age().cloned().collect::<Vec<_>>() {
+            self.slots.get_mut(&waiting);
+        }
+        self.slots.settle(now);
     }
 
     /// Whether a load has to wait for a residency lease to end, whatever else goes.
@@ -143,10 +153,11 @@ impl Machine {
 
     /// Until when that is so.
     pub(super) fn held_up_until(&self, model: &str) -> Option<Instant> {
-        if !self.slots.contains_key(model) || !self.is_held_up(model) {
+        if !self.is_held_up(model) {
             return None;
         }
-        let mut ends: Vec<_> = self.slots.values().filter_map(|s| s.held_until).collect();
+        let running = self.slots.running();
+        let mut ends: Vec<_> = running.filter_map(|(_, slot)| slot.held_until).collect();
         ends.sort();
         let fits_at = |end: Instant| {
             let is_held = |until: Option<Instant>| until.is_some_and(|until| until > end);
@@ -161,17 +172,13 @@ impl Machine {
         let Some(slot) = self.slots.get(model) else {
             return true;
         };
-        let others = self.slots.iter().filter(|(name, _)| *name != model);
-        let staying = others.filter_map(|(_, other)| {
-            let worker = other.running.as_ref();
-            let stays = worker.filter(|worker| is_held(other.held_until) && !worker.is_leaving());
-            let is_kept = other.keep && (!slot.keep || worker.is_some());
-            match is_kept {
-                true => Some(worker.map_or(other.need(), Worker::room)),
-                false => stays.map(Worker::room),
-            }
+        let others = self.slots.running().filter(|(name, _)| *name != model);
+        let held = others.filter_map(|(_, other)| {
+            let worker = other.running.as_ref()?;
+            let stays = is_held(other.held_until) && !other.keep && !worker.is_leaving();
+            stays.then(|| worker.room())
         });
-        let staying = staying.fold(Room::default(), Room::plus);
+        let staying = held.fold(self.slots.held_against(slot), Room::plus);
         staying.plus(slot.need()).fits(self.limit())
     }
 

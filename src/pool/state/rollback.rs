@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use super::slot::{Phase, Slot, Turn};
+use super::slot::{Phase, Slot, Turn, Worker};
 use super::{Effect, Machine};
 use crate::pool::evict::Room;
 
@@ -37,18 +37,18 @@ impl Machine {
         if self.restoring.is_empty() {
             return;
         }
-        let waits = |slot: &Slot| {
-            slot.claim().is_some() && !slot.is_served() && slot.quarantine(now).is_none()
-        };
-        if self.slots.values().any(waits) {
+        self.slots.settle(now);
+        if self.slots.line_by_age().next().is_some() {
             // They have the room, and whatever comes of that is no rollback.
             self.restoring.clear();
             return;
         }
         let mut taken = self.books();
+        let is_leaving = self.slots.running().any(|(_, slot)| {
+            let worker = slot.running.as_ref();
+            worker.is_some_and(Worker::is_leaving)
+        });
         for (victim, failed) in std::mem::take(&mut self.restoring) {
-            let workers = self.slots.values().filter_map(|slot| slot.running.as_ref());
-            let is_leaving = workers.into_iter().any(|worker| worker.is_leaving());
             let turn = Turn {
                 since: now,
                 number: self.turn(),

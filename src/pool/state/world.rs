@@ -66,7 +66,7 @@ pub fn plan(model: &str, memory: u64) -> Arc<LoadPlan> {
         commit: None,
         engine: EngineKind::Scripted,
         context: 1024,
-        parallel: 1,
+        parallel: 64,
         kv: ByteSize::ZERO,
         compute: Compute::Auto,
         warmup: false,
@@ -104,6 +104,7 @@ pub fn settings(budget: u64) -> Settings {
         max_models: None,
         switch_after: Duration::from_secs(30),
         queue: 64,
+        queue_per_caller: 64,
         queue_timeout: Duration::from_secs(600),
         contention: Contention::Wait,
         autoload: true,
@@ -191,8 +192,9 @@ impl World {
                     others: plans.collect(),
                     terms,
                 });
-                let is_answered = self.held.contains_key(&waiter);
-                assert!(is_answered || !one_is_up, "it waits beside one that is up");
+                let place = self.machine.waiting.model_of(waiter);
+                let waits_for_up = place.is_none_or(|model| self.is_open(model));
+                assert!(waits_for_up || !one_is_up, "it waits beside one that is up");
             }
         }
         waiter
@@ -516,6 +518,8 @@ impl World {
         if let Some(most) = self.settings.max_models {
             assert!(self.workers.len() <= most, "{} workers", self.workers.len());
         }
+        self.machine.waiting.check();
+        self.machine.slots.check(self.now);
         for waiter in self.machine.waiting.keys() {
             assert!(!self.held.contains_key(waiter) && !self.refused.contains_key(waiter));
         }

@@ -20,6 +20,11 @@ fn answers(world: &World, waiter: u64) -> String {
     world.workers[&generation].model.clone()
 }
 
+/// The model in whose queue it stands.
+fn place(world: &World, waiter: u64) -> &str {
+    world.machine.waiting.model_of(waiter).expect("it waits")
+}
+
 #[test]
 fn a_resident_candidate_answers_and_nothing_is_loaded() {
     let mut world = world();
@@ -31,6 +36,24 @@ fn a_resident_candidate_answers_and_nothing_is_loaded() {
     world.give_back(first);
     let second = ask(&mut world);
     assert_eq!(answers(&world, second), "b");
+    assert_eq!(world.loaded, ["b"]);
+}
+
+#[test]
+fn one_that_is_up_and_full_is_queued_for() {
+    let mut limits = settings(10);
+    (limits.queue, limits.queue_per_caller) = (100, 100);
+    let models = ["own", "b", "c"].map(|name| resident(name, 6)).to_vec();
+    let mut world = World::with(limits, models);
+    // More than a quarter above its plan's 64 sequences.
+    let leases: Vec<_> = (0..90).map(|_| world.ask("b")).collect();
+    world.finish_load("b");
+    let waiter = ask(&mut world);
+    assert_eq!(place(&world, waiter), "b");
+    for lease in leases.iter().take(11) {
+        world.give_back(*lease);
+    }
+    assert_eq!(answers(&world, waiter), "b");
     assert_eq!(world.loaded, ["b"]);
 }
 
@@ -104,7 +127,7 @@ fn what_has_room_waits_for_nobody_that_has_none() {
         world.finish_load("busy");
         world.ask("big");
         let waiter = world.ask_any(&["own", "big"], Terms::default());
-        assert_eq!(world.machine.waiting[&waiter], waits_for, "7 and {size}");
+        assert_eq!(place(&world, waiter), waits_for, "7 and {size}");
         let is_loading = world.state("own") == ModelState::Loading;
         assert_eq!(is_loading, waits_for == "own");
     }
@@ -118,7 +141,7 @@ fn nobody_joins_one_that_waits_for_a_residency_lease() {
     world.hold(busy, 3600 * SECOND);
     world.ask("big");
     let waiter = world.ask_any(&["d", "big"], Terms::default());
-    assert_eq!(world.machine.waiting[&waiter], "d");
+    assert_eq!(place(&world, waiter), "d");
     assert_eq!(world.state("d"), ModelState::Loading);
 }
 
