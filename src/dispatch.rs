@@ -24,6 +24,7 @@ use crate::worker::client::Failure;
 mod body;
 pub mod peek;
 pub mod relay;
+mod shortage;
 pub mod spool;
 mod stream;
 mod whole;
@@ -200,7 +201,13 @@ impl Routed {
                 let id = &self.request.request_id;
                 tracing::warn!(request.id = id, model.id = model, reason, "not loaded");
             }
-            Unsent::Refused(refused(error))
+            let scope = &self.request.caller.scope;
+            let words = shortage::words(&error, &dispatch.pool.view(), &|name| scope.permits(name));
+            let told = refused(error);
+            Unsent::Refused(ApiError {
+                message: words.unwrap_or(told.message),
+                ..told
+            })
         })?;
         self.request.entry.granted(lease.waited());
         // Nothing of the client's headers: credentials, cookies and framing stay here.
@@ -374,7 +381,19 @@ async fn revoked(lease: &Lease) -> ApiError {
             let message = format!("{} was unloaded while it answered", lease.plan().model);
             ApiError::new(Code::Overloaded, message)
         }
-        Ending::Crashed(_) => std::future::pending().await,
+        Ending::Outgrew {
+            held,
+            promised,
+            budget,
+        } => {
+            let model = &lease.plan().model;
+            let message = format!(
+                "{model} was ended while it answered: it held {held}, {promised} were reserved \
+                 for it, and the budget is {budget}"
+            );
+            ApiError::new(Code::InsufficientMemory, message)
+        }
+        Ending::Crashed(_) | Ending::OutOfMemory => std::future::pending().await,
     }
 }
 
@@ -402,7 +421,15 @@ async fn crashed(request_id: &str, lease: &Lease, failure: &Failure) -> ApiError
             "the worker lives on after it broke off an answer"
         );
     }
-    ended_early(model)
+    match lease.ending() {
+        Some(Ending::OutOfMemory) => ApiError::new(
+            Code::WorkerCrashed,
+            format!(
+                "the worker of {model} was ended by the system before its answer did: out of memory (oom)"
+            ),
+        ),
+        _ => ended_early(model),
+    }
 }
 
 /// An engine that fell silent is not asked again: its worker leaves after its last

@@ -214,6 +214,7 @@ impl Builder<'_> {
             parallel: load.parallel.unwrap_or(PARALLEL),
             kv,
             compute: load.compute,
+            estimated: load.memory.is_none(),
             memory: load
                 .memory
                 .map(|memory| memory.of(self.budget))

@@ -9,6 +9,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use super::memory::Holding;
 use super::slot::{Phase, Slot, Turn, Worker};
 use super::{Effect, GRACE, Machine};
 use crate::config::Contention;
@@ -39,6 +40,7 @@ impl Machine {
         }
         self.unload_idle(now, out);
         self.shed(out);
+        self.keep_to_marks(out);
         self.reopen_what_nobody_needs(now);
         self.serve_open_gates(now, out);
         self.load_in_turn(now, out);
@@ -215,7 +217,8 @@ impl Machine {
                 promised = promised.plus(need);
                 continue;
             }
-            let is_gone = self.slots[&model].running.is_none();
+            let slot = &self.slots[&model];
+            let is_gone = slot.running.is_none() && self.has_calm(slot);
             let after = self.staying(&earmarked).plus(promised).plus(need);
             if is_gone && after.fits(self.limit()) && self.books().plus(need).fits(self.limit()) {
                 self.start(&model, now, out);
@@ -311,6 +314,7 @@ impl Machine {
             generation,
             plan: slot.plan.clone(),
             reserved: ByteSize(slot.need().bytes),
+            holding: Holding::promised(ByteSize(slot.need().bytes)),
             pid: None,
             started: now,
             phase: Phase::Loading {
@@ -327,7 +331,7 @@ impl Machine {
     }
 
     /// What is held by those who neither go nor are earmarked to go.
-    fn staying(&self, earmarked: &HashSet<String>) -> Room {
+    pub(super) fn staying(&self, earmarked: &HashSet<String>) -> Room {
         let staying = self
             .slots
             .iter()

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::memory::{Holding, Outlook};
 use super::{Generation, ReplyId, WaiterId};
 use crate::pool::evict::Room;
 use crate::pool::gate::Gate;
@@ -32,8 +33,8 @@ pub(super) struct Slot {
     pub failure: Option<LastFailure>,
     /// Crashes in a row, each soon after loading and before any lease ended in peace.
     pub early_crashes: u32,
-    /// What workers of this plan were seen to hold.
-    pub observed: ByteSize,
+    /// What is known of the memory of the next load.
+    pub outlook: Outlook,
     pub load_times: VecDeque<Duration>,
     /// Another model had to go for the load that comes.
     pub displaces: bool,
@@ -62,6 +63,7 @@ pub(super) struct Worker {
     pub generation: Generation,
     pub plan: Arc<LoadPlan>,
     pub reserved: ByteSize,
+    pub holding: Holding,
     pub pid: Option<u32>,
     pub started: Instant,
     pub phase: Phase,
@@ -106,7 +108,7 @@ impl Slot {
             running: None,
             failure: None,
             early_crashes: 0,
-            observed: ByteSize::ZERO,
+            outlook: Outlook::default(),
             load_times: VecDeque::new(),
             displaces: false,
         }
@@ -118,7 +120,7 @@ impl Slot {
             self.plan = resident.plan.clone();
             self.failure = None;
             self.early_crashes = 0;
-            self.observed = ByteSize::ZERO;
+            self.outlook = Outlook::default();
         }
         self.listed = true;
         self.keep = resident.keep;
@@ -126,10 +128,10 @@ impl Slot {
         self.idle_unload = resident.idle_unload;
     }
 
-    /// What the next load reserves: the plan's figure, or more if more was seen.
+    /// What the next load reserves: the plan's figure, or what was learnt.
     pub fn need(&self) -> Room {
         Room {
-            bytes: self.plan.memory.max(self.observed).0,
+            bytes: self.outlook.reserve.unwrap_or(self.plan.memory).0,
             places: 1,
         }
     }

@@ -3,6 +3,7 @@
 
 mod asking;
 mod failing;
+mod memory;
 mod serving;
 mod terms;
 
