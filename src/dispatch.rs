@@ -381,17 +381,9 @@ async fn revoked(lease: &Lease) -> ApiError {
             let message = format!("{} was unloaded while it answered", lease.plan().model);
             ApiError::new(Code::Overloaded, message)
         }
-        Ending::Outgrew {
-            held,
-            promised,
-            budget,
-        } => {
+        ending @ Ending::Outgrew { .. } => {
             let model = &lease.plan().model;
-            let message = format!(
-                "{model} was ended while it answered: it held {held}, {promised} were reserved \
-                 for it, and the budget is {budget}"
-            );
-            ApiError::new(Code::InsufficientMemory, message)
+            shortage::ended(model, &ending).unwrap_or_else(|| ended_early(model))
         }
         Ending::Crashed(_) | Ending::OutOfMemory => std::future::pending().await,
     }
@@ -421,15 +413,10 @@ async fn crashed(request_id: &str, lease: &Lease, failure: &Failure) -> ApiError
             "the worker lives on after it broke off an answer"
         );
     }
-    match lease.ending() {
-        Some(Ending::OutOfMemory) => ApiError::new(
-            Code::WorkerCrashed,
-            format!(
-                "the worker of {model} was ended by the system before its answer did: out of memory (oom)"
-            ),
-        ),
-        _ => ended_early(model),
-    }
+    let for_memory = lease
+        .ending()
+        .and_then(|ending| shortage::ended(model, &ending));
+    for_memory.unwrap_or_else(|| ended_early(model))
 }
 
 /// An engine that fell silent is not asked again: its worker leaves after its last

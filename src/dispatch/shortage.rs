@@ -1,11 +1,36 @@
-//! What a refusal for lack of memory says: what the model needs, the budget, and
+//! What is said where memory lacks: what the model needs or held, the budget, and
 //! who holds it. Pure. Whoever may not know a model is not told its name.
 
-use crate::pool::{ModelView, Refused, View};
+use crate::api::error::{ApiError, Code};
+use crate::pool::{Ending, ModelView, Refused, View};
 use crate::units::ByteSize;
 
 /// How many holders are named.
 const NAMED: usize = 4;
+
+/// What the holder of a lease hears of a worker that ended for lack of memory;
+/// nothing if it ended for another reason.
+pub fn ended(model: &str, ending: &Ending) -> Option<ApiError> {
+    let (code, message) = match ending {
+        Ending::OutOfMemory => (
+            Code::WorkerCrashed,
+            format!("the system ended the worker of {model} for lack of memory (oom)"),
+        ),
+        Ending::Outgrew {
+            held,
+            promised,
+            budget,
+        } => (
+            Code::InsufficientMemory,
+            format!(
+                "{model} was ended while it answered: it held {held}, {promised} were reserved \
+                 for it, and the budget is {budget}"
+            ),
+        ),
+        Ending::Crashed(_) | Ending::Revoked(_) | Ending::Lost => return None,
+    };
+    Some(ApiError::new(code, message))
+}
 
 /// The words for a refusal of which memory may be the cause; nothing for others.
 pub fn words(refused: &Refused, view: &View, permits: &dyn Fn(&str) -> bool) -> Option<String> {

@@ -182,7 +182,10 @@ async fn a_worker_far_beyond_the_budget_is_ended_and_its_holders_hear_why() {
     for part in ["t/a", "60.0 MB were reserved", "the budget is 100.0 MB"] {
         assert!(message.contains(part), "{message}");
     }
-    assert!([200, 503].contains(&more.status), "{more:?}");
+    // Its own answer may have been ready before anybody looked.
+    if more.status != 200 {
+        assert_eq!(more.code(), "insufficient_memory", "{more:?}");
+    }
     server.logged(&["holds more than it may"]);
     let status = server
         .until("reaped", |status| {
@@ -191,8 +194,8 @@ async fn a_worker_far_beyond_the_budget_is_ended_and_its_holders_hear_why() {
         .await;
     let need = figure(&status, "t/a", "need_bytes");
     assert_eq!(need, 100_000_000, "all that it can have: {status:#}");
-    let again = server.chat(&asking("t/a", false, json!({"tokens": 1})));
-    let again = again.await;
+    let small = asking("t/a", false, json!({"tokens": 1}));
+    let again = server.chat(&small).await;
     assert_eq!(again.status, 200, "{again:?}");
     assert_ne!(again.told()["pid"], pid);
     assert_eq!(
@@ -220,7 +223,7 @@ async fn above_the_budget_nobody_new_gets_the_model_until_it_falls() {
         let drains = |status: &Value| model(status, "t/a")["state"] == "draining";
         let status = server.until("above the budget", drains).await;
         let reserved = figure(&status, "t/a", "reserved_bytes");
-        assert!(reserved > 205_000_000, "{status:#}");
+        assert!(reserved > 200_000_000, "{status:#}");
         assert_eq!(model(&status, "t/b")["state"], "ready", "{status:#}");
         server.chat(&small).await
     };
@@ -306,7 +309,7 @@ async fn f22_a_worker_that_the_system_ends_for_memory_is_told_as_that() {
 
 #[tokio::test]
 async fn f22_a_load_that_the_system_ends_for_memory_is_tried_again_without_the_idle() {
-    let Some(cgroup) = Cgroup::of(160_000_000) else {
+    let Some(cgroup) = Cgroup::of(138_000_000) else {
         return;
     };
     let home = Home::new("memory: 2GB\nmodels: { t/idle: {}, t/big: {}, t/huge: {} }\n");
@@ -402,8 +405,9 @@ async fn swaps_leave_nothing_behind() {
         each.sum::<u64>()
     };
     // The first ones fill the router's own pools.
-    let base = held(10).await;
-    let after = held(if long() { 200 } else { 50 }).await;
+    let base = held(6).await;
+    let swaps = if long() { 50 } else { 8 };
+    let after = held(swaps).await;
     let allowed = base + base / 20;
     assert!(after <= allowed, "{base} before, {after} after");
     let status = server.status().await;

@@ -24,6 +24,9 @@ const COUNTS: usize = 20;
 /// The eye on one worker.
 pub struct Watcher {
     process: u32,
+    /// Where the system counts processes that it ended for lack of memory. Found
+    /// at the start: of a process that is about to be gone the kernel tells another.
+    place: Option<PathBuf>,
     seen: Mutex<Looks>,
 }
 
@@ -31,9 +34,7 @@ pub struct Watcher {
 #[derive(Default)]
 struct Looks {
     reported: Footprint,
-    /// Where the system counts processes that it ended for lack of memory.
-    place: Option<PathBuf>,
-    /// What it counted there, the newest last.
+    /// How many processes the system had ended for lack of memory, the newest last.
     ended: VecDeque<u64>,
 }
 
@@ -42,6 +43,7 @@ impl Watcher {
     pub fn new(process: u32) -> Self {
         let watcher = Self {
             process,
+            place: oom::place(process),
             seen: Mutex::default(),
         };
         watcher.count();
@@ -85,24 +87,20 @@ impl Watcher {
         let Ok(seen) = self.seen.lock() else {
             return false;
         };
-        let now = seen.place.as_deref().and_then(oom::count);
+        let now = self.place.as_deref().and_then(oom::count);
         matches!((seen.ended.front(), now), (Some(before), Some(now)) if now > *before)
     }
 
     /// Keeps count of ended processes.
     fn count(&self) {
-        let (Some(place), Ok(mut seen)) = (oom::place(self.process), self.seen.lock()) else {
+        let Ok(mut seen) = self.seen.lock() else {
             return;
         };
-        if seen.place.as_ref() != Some(&place) {
-            seen.ended.clear();
-        }
-        if let Some(count) = oom::count(&place) {
+        if let Some(count) = self.place.as_deref().and_then(oom::count) {
             seen.ended.push_back(count);
         }
         if seen.ended.len() > COUNTS {
             seen.ended.pop_front();
         }
-        seen.place = Some(place);
     }
 }
