@@ -5,7 +5,7 @@ CARGO ?= cargo
 # Its own compilation is shown the first time only.
 XTASK = $(CARGO) run $(if $(wildcard target/xtask/debug/xtask),--quiet) --locked --manifest-path xtask/Cargo.toml --target-dir target/xtask --
 
-.PHONY: build mlx demo run clients test test-router test-long soak coverage bench-engine lint supply-chain secrets sbom
+.PHONY: build mlx demo run clients test test-router test-long soak coverage bench-engine bench-swap lint supply-chain secrets sbom
 
 # target/release/roundhouse
 build: mlx
@@ -64,6 +64,11 @@ coverage: demo clients
 bench-engine: demo
 	$(CARGO) build --release --locked --example product
 	python3 benches/engine/peer.py $(ARGS)
+
+# The first token through a swap of the demo models, by part, beside the least it
+# could be. ARGS="--write docs/BENCHMARKS.md" renews the figures there.
+bench-swap: demo
+	python3 benches/engine/swap.py $(ARGS)
 
 lint: mlx
 	$(CARGO) fmt --check

@@ -87,6 +87,22 @@ pub struct Ready {
     pub context: u32,
     /// Milliseconds from the start of the process to this line.
     pub load_ms: u64,
+    /// Where they went.
+    #[serde(default)]
+    pub phases: LoadPhases,
+}
+
+/// The parts of a load, in milliseconds. The texts are read beside the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LoadPhases {
+    /// Making the device ready.
+    pub device_ms: f64,
+    /// Reading headers, mapping files, building layers.
+    pub map_ms: f64,
+    /// The first evaluation: weights in the form that the device needs.
+    pub evaluate_ms: f64,
+    /// Tokenizer, chat template and generation settings.
+    pub text_ms: f64,
 }
 
 /// How the pool wants a model brought up. Equal plans are one load.

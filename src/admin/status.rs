@@ -100,6 +100,13 @@ fn model_status(model: &ModelView, now: Instant) -> Value {
         "idle_seconds": model.idle_since.map(|since| seconds_since(since, now)),
         "unload_in_seconds": model.unload_at.map(|at| seconds_since(now, at)),
         "load_milliseconds": model.load_times.iter().map(|time| time.as_millis() as u64).collect::<Vec<_>>(),
+        "load_phases": ready.map(|ready| json!({
+            "process": ready.load_ms,
+            "device": ready.phases.device_ms,
+            "map": ready.phases.map_ms,
+            "evaluate": ready.phases.evaluate_ms,
+            "texts": ready.phases.text_ms,
+        })),
         "last_failure": model.last_failure.as_ref().map(|failure| json!({
             "reason": failure.reason,
             "seconds_ago": seconds_since(failure.at, now),

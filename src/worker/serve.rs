@@ -29,7 +29,7 @@ use crate::engine::thread::Ended;
 use crate::platform;
 use crate::secret::Secret;
 use crate::shutdown::Tasks;
-use crate::worker::{EngineKind, FirstWord, Ready, WorkerArgs};
+use crate::worker::{EngineKind, FirstWord, LoadPhases, Ready, WorkerArgs};
 
 /// Longest secret, bytes.
 const LONGEST_SECRET: u64 = 256;
@@ -115,6 +115,7 @@ fn work(args: &WorkerArgs, began: Instant) -> Result<(), Failure> {
             compute: status.compute,
             context: args.context,
             load_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            phases: loaded.phases,
         }));
         tracing::info!(load_ms = began.elapsed().as_millis(), "the worker is ready");
         let mut ended = loaded.ended;
@@ -147,6 +148,7 @@ struct Loaded {
     terminate: Option<Signal>,
     /// The end of the engine's thread, where it has one.
     ended: Option<Ended>,
+    phases: LoadPhases,
 }
 
 /// Loads the engine. SIGTERM ends the process while that lasts.
@@ -156,7 +158,9 @@ fn load(args: &WorkerArgs) -> Result<Loaded, Failure> {
         EngineKind::Scripted => {
             let script = Script::read(&args.model_dir)?;
             let deaf = script.ignore_sigterm.then(on_terminate).transpose()?;
+            let began = Instant::now();
             let engine = Scripted::load(&args.model_dir, script, args.parallel)?;
+            let evaluate = began.elapsed();
             let source = source::scripted::Source::new(engine, args.context);
             Ok(Loaded {
                 engine: Engine::Scripted(source),
@@ -165,15 +169,20 @@ fn load(args: &WorkerArgs) -> Result<Loaded, Failure> {
                     None => Some(on_terminate()?),
                 },
                 ended: None,
+                phases: LoadPhases {
+                    evaluate_ms: evaluate.as_secs_f64() * 1e3,
+                    ..LoadPhases::default()
+                },
             })
         }
         #[cfg(feature = "mlx")]
         EngineKind::Mlx => {
-            let (source, ended) = source::snapshot::load(args)?;
+            let (source, ended, phases) = source::snapshot::load(args)?;
             Ok(Loaded {
                 engine: Engine::Text(source),
                 terminate: Some(on_terminate()?),
                 ended: Some(ended),
+                phases,
             })
         }
         #[cfg(not(feature = "mlx"))]

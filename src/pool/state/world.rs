@@ -15,7 +15,7 @@ use crate::pool::{
     UnloadReason,
 };
 use crate::units::ByteSize;
-use crate::worker::{EngineKind, LoadPlan, Ready};
+use crate::worker::{EngineKind, LoadPhases, LoadPlan, Ready};
 
 /// The world.
 pub struct World {
@@ -90,6 +90,7 @@ pub fn ready(bytes: u64) -> Ready {
         compute: "float32".to_owned(),
         context: 1024,
         load_ms: 1,
+        phases: LoadPhases::default(),
     }
 }
 
