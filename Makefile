@@ -5,7 +5,7 @@ CARGO ?= cargo
 # Its own compilation is shown the first time only.
 XTASK = $(CARGO) run $(if $(wildcard target/xtask/debug/xtask),--quiet) --locked --manifest-path xtask/Cargo.toml --target-dir target/xtask --
 
-.PHONY: build mlx demo run clients test test-router test-long soak coverage bench-engine bench-swap lint supply-chain secrets sbom
+.PHONY: build mlx demo run clients test test-router test-long soak coverage bench-engine bench-swap lint supply-chain secrets sbom bench-pool
 
 # target/release/roundhouse
 build: mlx
@@ -69,6 +69,10 @@ bench-engine: demo
 # could be. ARGS="--write docs/BENCHMARKS.md" renews the figures there.
 bench-swap: demo
 	python3 benches/engine/swap.py $(ARGS)
+
+# What a lease and a decision of the pool cost; docs/BENCHMARKS.md has the figures.
+bench-pool:
+	$(CARGO) bench --locked --no-default-features --features tls --bench pool
 
 lint: mlx
 	$(CARGO) fmt --check

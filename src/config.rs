@@ -182,6 +182,9 @@ pub struct Pool {
     pub switch_after: Duration,
     /// `pool.queue`: waiting requests per model.
     pub queue: usize,
+    /// `pool.queue_per_caller`: those of one caller among them; nothing means seven
+    /// eighths of `pool.queue`.
+    pub queue_per_caller: Option<usize>,
     /// `pool.queue_timeout`: the longest wait.
     pub queue_timeout: Duration,
     /// `pool.contention`: what becomes of a request that only busy models could
@@ -189,6 +192,14 @@ pub struct Pool {
     pub contention: Contention,
     /// `pool.autoload`: whether requests load models.
     pub autoload: bool,
+}
+
+impl Pool {
+    /// `pool.queue_per_caller`, as it is or as it follows from `pool.queue`.
+    pub fn places_per_caller(&self) -> usize {
+        let usual = self.queue - self.queue / 8;
+        self.queue_per_caller.unwrap_or(usual)
+    }
 }
 
 /// What becomes of a request for whose model only busy ones could make room.

@@ -10,8 +10,10 @@ pub mod state;
 pub mod task;
 pub mod view;
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::config::Contention;
@@ -20,7 +22,7 @@ use crate::worker::LoadPlan;
 
 pub use lease::{Ending, Lease};
 pub use task::Pool;
-pub use view::{Counters, LastFailure, ModelView, View};
+pub use view::{Counters, LastFailure, ModelView, Models, View};
 
 /// What the pool is told of the configuration, whole at each reload.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +36,8 @@ pub struct Settings {
     pub switch_after: Duration,
     /// `pool.queue`: the most waiting requests of one model.
     pub queue: usize,
+    /// `pool.queue_per_caller`: the most waiting requests of one caller among these.
+    pub queue_per_caller: usize,
     /// `pool.queue_timeout`: the longest wait of one request.
     pub queue_timeout: Duration,
     /// `pool.contention`: what becomes of a request for whose model only busy ones
@@ -72,6 +76,18 @@ pub enum Priority {
 }
 
 impl Priority {
+    /// All of them, the highest first.
+    pub const ALL: [Self; 3] = [Self::High, Self::Normal, Self::Low];
+
+    /// The next lower class.
+    pub fn lower(self) -> Option<Self> {
+        match self {
+            Self::High => Some(Self::Normal),
+            Self::Normal => Some(Self::Low),
+            Self::Low => None,
+        }
+    }
+
     /// The word in requests, files and the API.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -91,18 +107,34 @@ impl FromStr for Priority {
     type Err = NoPriority;
 
     fn from_str(text: &str) -> Result<Self, NoPriority> {
-        [Self::High, Self::Normal, Self::Low]
+        Self::ALL
             .into_iter()
             .find(|priority| priority.as_str() == text)
             .ok_or(NoPriority)
     }
 }
 
+/// Who asks, for fairness: requests with equal ids take one turn together. Only
+/// equality means anything; it is another number after a restart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct CallerId(u64);
+
+impl CallerId {
+    /// Whoever is described by these words, such as a key's id and a session.
+    pub fn of(words: &[&str]) -> Self {
+        // Keyed at random, so that nobody can choose words that make him another.
+        static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        Self(KEYS.hash_one(words))
+    }
+}
+
 /// On what terms a request asks for a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
-    /// Its place among those who wait for other models.
+    /// Its place among those who wait, for this model and for others.
     pub priority: Priority,
+    /// With whom it takes turns among those of its class.
+    pub caller: CallerId,
     /// Whether the model may be brought up for it.
     pub autoload: bool,
 }
@@ -111,6 +143,7 @@ impl Default for Terms {
     fn default() -> Self {
         Self {
             priority: Priority::Normal,
+            caller: CallerId::default(),
             autoload: true,
         }
     }
@@ -224,13 +257,18 @@ pub enum Refused {
         /// What of the budget is held for good, as words; may be empty.
         held: String,
     },
-    /// The model's queue has no room.
-    #[error("{waiting} requests already wait for {model}")]
+    /// The model's queue has no room, or not for this caller.
+    #[error("{} already wait for {model}", match own {
+        None => format!("{waiting} requests"),
+        Some(own) => format!("{own} requests of this caller"),
+    })]
     QueueFull {
         /// The model asked for.
         model: String,
         /// How many wait.
         waiting: usize,
+        /// How many of them are the caller's, if those alone are too many.
+        own: Option<usize>,
         /// When trying again may help.
         retry_after: Duration,
     },

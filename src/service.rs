@@ -176,6 +176,7 @@ pub fn pool_settings(snapshot: &Snapshot) -> crate::pool::Settings {
         max_models: pool.max_models,
         switch_after: pool.switch_after,
         queue: pool.queue,
+        queue_per_caller: pool.places_per_caller(),
         queue_timeout: pool.queue_timeout,
         contention: pool.contention,
         autoload: pool.autoload,

@@ -156,7 +156,7 @@ impl Moment {
         ];
         for (name, help, figure) in figures {
             let mut family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            for model in &self.view.models {
+            for model in self.view.models.iter() {
                 let label = [("model", model.model.as_str())];
                 let gauge = ConstGauge::new(signed(figure(model)));
                 gauge.encode(family.encode_family(&label)?)?;

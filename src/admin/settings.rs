@@ -66,6 +66,7 @@ fn pool(pool: &Pool) -> Value {
         "idle_unload": never_or(pool.idle_unload),
         "switch_after": duration(pool.switch_after),
         "queue": pool.queue,
+        "queue_per_caller": pool.places_per_caller(),
         "queue_timeout": duration(pool.queue_timeout),
         "contention": match pool.contention {
             Contention::Wait => "wait",

@@ -97,8 +97,8 @@ fn model_status(model: &ModelView, now: Instant) -> Value {
         "process": model.pid,
         "leases": model.leases(),
         "waiting": model.waiting,
-        "idle_seconds": model.idle_since.map(|since| seconds_since(since, now)),
-        "unload_in_seconds": model.unload_at.map(|at| seconds_since(now, at)),
+        "idle_seconds": model.idle_since().map(|since| seconds_since(since, now)),
+        "unload_in_seconds": model.unload_at().map(|at| seconds_since(now, at)),
         "load_milliseconds": model.load_times.iter().map(|time| time.as_millis() as u64).collect::<Vec<_>>(),
         "load_phases": ready.map(|ready| json!({
             "process": ready.load_ms,

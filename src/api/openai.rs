@@ -11,9 +11,8 @@ use super::error::{ApiError, Code};
 use super::fields::Endpoint;
 use super::front::RequestId;
 use crate::access::Caller;
-use crate::access::keys::Scope;
 use crate::dispatch::Request;
-use crate::pool::Terms;
+use crate::pool::{CallerId, Terms};
 use crate::records::entry::Entry;
 use crate::service::Service;
 
@@ -70,7 +69,7 @@ async fn forward(
     (uri, headers): (Uri, HeaderMap),
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    let terms = terms(&uri, &headers, &caller.scope)?;
+    let terms = terms(&uri, &headers, &caller)?;
     let snapshot = service.dispatch.registry.load();
     let limits = &snapshot.config.server.limits;
     let body = read_json(&headers, body, limits, &service.bodies).await?;
@@ -88,7 +87,7 @@ async fn forward(
 
 /// On what terms a request waits: `x-priority` and `?autoload=`. Other words of
 /// the query are left to whoever reads them.
-fn terms(uri: &Uri, headers: &HeaderMap, scope: &Scope) -> Result<Terms, ApiError> {
+fn terms(uri: &Uri, headers: &HeaderMap, caller: &Caller) -> Result<Terms, ApiError> {
     let invalid = |param: &str, expected: &str| {
         ApiError::new(Code::InvalidValue, format!("{param}: expected {expected}")).param(param)
     };
@@ -99,7 +98,7 @@ fn terms(uri: &Uri, headers: &HeaderMap, scope: &Scope) -> Result<Terms, ApiErro
             Some(text.ok_or_else(|| invalid("x-priority", "high, normal or low"))?)
         }
     };
-    let priority = scope.priority(asked);
+    let priority = caller.scope.priority(asked);
     let mut autoload = true;
     for pair in uri.query().unwrap_or_default().split('&') {
         match pair.split_once('=').unwrap_or((pair, "")) {
@@ -109,7 +108,27 @@ fn terms(uri: &Uri, headers: &HeaderMap, scope: &Scope) -> Result<Terms, ApiErro
             _ => {}
         }
     }
-    Ok(Terms { priority, autoload })
+    Ok(Terms {
+        priority,
+        caller: turns(headers, caller),
+        autoload,
+    })
+}
+
+/// Headers in which clients name the session that a request belongs to.
+const SESSION_HEADERS: [&str; 2] = ["x-session-id", "x-session-affinity"];
+
+/// With whom a request takes turns: everything with its key; without a key
+/// everything of its session, and without that everything from its address.
+fn turns(headers: &HeaderMap, caller: &Caller) -> CallerId {
+    if caller.seat.is_some() {
+        return CallerId::of(&[&caller.id]);
+    }
+    let session = SESSION_HEADERS
+        .into_iter()
+        .find_map(|name| headers.get(name));
+    let session = session.and_then(|value| value.to_str().ok());
+    CallerId::of(&[&caller.id, &caller.peer, session.unwrap_or_default()])
 }
 
 #[cfg(test)]
@@ -117,7 +136,35 @@ mod tests {
     use axum::http::HeaderValue;
 
     use super::*;
+    use crate::access::Door;
+    use crate::access::keys::Scope;
     use crate::pool::Priority;
+
+    fn local(scope: Scope) -> Caller {
+        Caller {
+            scope: scope.into(),
+            ..Caller::keyless("local", &Door::UnixSocket)
+        }
+    }
+
+    #[test]
+    fn sessions_and_addresses_take_turns() {
+        let ask = |session: Option<&'static str>, peer: &str| {
+            let headers = session.map(|session| {
+                let value = HeaderValue::from_static(session);
+                (axum::http::HeaderName::from_static("x-session-id"), value)
+            });
+            let caller = Caller {
+                peer: peer.to_owned(),
+                ..local(Scope::default())
+            };
+            turns(&headers.into_iter().collect(), &caller)
+        };
+        assert_eq!(ask(None, "one"), ask(None, "one"));
+        assert_ne!(ask(None, "one"), ask(None, "two"));
+        assert_ne!(ask(None, "one"), ask(Some("s"), "one"));
+        assert_ne!(ask(Some("s"), "one"), ask(Some("t"), "one"));
+    }
 
     #[test]
     fn terms_come_from_a_header_and_the_query() {
@@ -127,7 +174,7 @@ mod tests {
                 headers.insert("x-priority", HeaderValue::from_str(text).expect("a value"));
             }
             let uri: Uri = uri.parse().expect("a path");
-            let got = terms(&uri, &headers, &Scope::default()).ok();
+            let got = terms(&uri, &headers, &local(Scope::default())).ok();
             let got = got.map(|terms| (terms.priority, terms.autoload));
             assert_eq!(got, expected, "{uri} {header:?}");
         };
@@ -148,7 +195,7 @@ mod tests {
         };
         let mut headers = HeaderMap::new();
         headers.insert("x-priority", HeaderValue::from_static("high"));
-        let got = terms(&Uri::from_static("/v1"), &headers, &low);
+        let got = terms(&Uri::from_static("/v1"), &headers, &local(low));
         assert_eq!(got.map(|terms| terms.priority), Ok(Priority::Low));
         check("/v1?autoload=no", None, None);
         check("/v1?autoload", None, None);

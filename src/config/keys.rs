@@ -119,6 +119,8 @@ pub const KEYS: &[Key] = &[
         "when the oldest waiting request has waited so long, its model is next as soon as running answers end"),
     key("pool.queue", "number", Value("64"), Live,
         "most requests that wait for one model"),
+    key("pool.queue_per_caller", "number", Words("seven eighths of `pool.queue`"), Live,
+        "most requests of one caller (a key; without one a session or an address) among them, so that others find a place"),
     key("pool.queue_timeout", "duration", Value("10m"), Live,
         "longest wait for a model"),
     key("pool.contention", "`wait`, `fail` or `preempt`", Value("wait"), Live,

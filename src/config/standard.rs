@@ -131,6 +131,7 @@ impl Pool {
             idle_unload: Some(Duration::from_secs(900)),
             switch_after: Duration::from_secs(30),
             queue: 64,
+            queue_per_caller: None,
             queue_timeout: Duration::from_secs(600),
             contention: Contention::Wait,
             autoload: true,

@@ -117,6 +117,9 @@ impl Walker<'_> {
                 "idle_unload" => set(&mut pool.idle_unload, self.duration_or_never(at)),
                 "switch_after" => set(&mut pool.switch_after, self.duration(at, Zero::Fits)),
                 "queue" => set(&mut pool.queue, self.number(at, Span::COUNT)),
+                "queue_per_caller" => {
+                    pool.queue_per_caller = self.number(at, Span::COUNT);
+                }
                 "queue_timeout" => set(&mut pool.queue_timeout, self.duration(at, Zero::Refused)),
                 "contention" => set(&mut pool.contention, self.contention(at)),
                 "autoload" => set(&mut pool.autoload, self.boolean(at)),

@@ -1,16 +1,27 @@
-//! The gate of a ready model: one atomic word that holds an open bit and the
-//! number of leases. Anybody may take a lease while it is open; only the pool's
-//! owner opens and closes it. It knows nothing of models or processes.
+//! The gate of a ready model: one atomic word that holds an open bit, a queue bit
+//! and the number of leases. Anybody may take a lease while it is open, nobody
+//! queues for it and fewer are out than there may be; only the pool's owner opens
+//! and closes it, and lets in those who queue. It knows nothing of models or processes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The top bit says open; the rest counts leases.
+/// The top bit says open.
 const OPEN: u64 = 1 << 63;
 
-/// One word: open bit and lease count.
+/// The next one says that requests queue, and that whoever gives a lease back must
+/// tell the owner.
+const QUEUED: u64 = 1 << 62;
+
+/// The rest counts leases.
+const LEASES: u64 = QUEUED - 1;
+
+/// One word, and how many leases may be out.
 #[derive(Debug)]
-pub struct Gate(AtomicU64);
+pub struct Gate {
+    word: AtomicU64,
+    most: u64,
+}
 
 /// Proof that a gate was closed while nobody held a lease. Nobody can take one
 /// any more, so what stands behind the gate may be stopped.
@@ -18,34 +29,73 @@ pub struct Gate(AtomicU64);
 pub struct Vacant(());
 
 impl Gate {
-    /// A gate with leases already taken: those of the waiters to whom a model is
-    /// handed over in the same step in which it becomes ready.
-    pub fn new(open: bool, leases: u64) -> Arc<Self> {
-        debug_assert!(leases < OPEN);
+    /// A gate through which at most `most` leases are taken, with some already out:
+    /// those of the waiters to whom a model is handed over in the same step in which
+    /// it becomes ready.
+    pub fn new(open: bool, leases: u64, most: u64) -> Arc<Self> {
+        debug_assert!(leases < LEASES);
         let bit = if open { OPEN } else { 0 };
-        Arc::new(Self(AtomicU64::new(bit | leases)))
+        Arc::new(Self {
+            word: AtomicU64::new(bit | leases),
+            most,
+        })
     }
 
-    /// Takes a lease if the gate is open: one compare-and-swap when nobody interferes.
+    /// Takes a lease if there is one to have and nobody queues: one compare-and-swap
+    /// when nobody interferes.
     pub fn take(&self) -> bool {
-        self.0
+        let most = OPEN + self.most;
+        // With the queue bit the word is greater than this as well.
+        self.update(|word| word & OPEN != 0 && word < most)
+    }
+
+    /// Takes a lease for somebody who queues. Only the owner may.
+    pub fn admit(&self) -> bool {
+        self.update(|word| word & OPEN != 0 && word & LEASES < self.most)
+    }
+
+    /// Takes a lease whatever others there are, for somebody who will not use it.
+    /// Only the owner may.
+    pub fn enter(&self) -> bool {
+        self.update(|word| word & OPEN != 0)
+    }
+
+    /// One lease more, if the word says that it may be.
+    fn update(&self, may: impl Fn(u64) -> bool) -> bool {
+        self.word
             .try_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-                (word & OPEN != 0).then_some(word + 1)
+                may(word).then_some(word + 1)
             })
             .is_ok()
     }
 
-    /// Gives a lease back. Answers whether it was the last, which the one who
-    /// gives it back must then tell the owner.
+    /// Gives a lease back. Answers whether the one who gives it back must tell the
+    /// owner: it was the last, or somebody queues for it.
     pub fn give_back(&self) -> bool {
-        let before = self.0.fetch_sub(1, Ordering::AcqRel);
-        debug_assert!(before & !OPEN > 0, "a lease was given back twice");
-        before & !OPEN == 1
+        let before = self.word.fetch_sub(1, Ordering::AcqRel);
+        debug_assert!(before & LEASES > 0, "a lease was given back twice");
+        before & LEASES == 1 || before & QUEUED != 0
     }
 
-    /// Closes the gate if it is open and nobody holds a lease.
+    /// Says whether requests queue. Answers what was said before: only leases that
+    /// come back after that are told.
+    pub fn queue(&self, is_queued: bool) -> bool {
+        let before = if is_queued {
+            self.word.fetch_or(QUEUED, Ordering::AcqRel)
+        } else {
+            self.word.fetch_and(!QUEUED, Ordering::AcqRel)
+        };
+        before & QUEUED != 0
+    }
+
+    /// Whether it is said that requests queue.
+    pub fn is_queued(&self) -> bool {
+        self.word.load(Ordering::Acquire) & QUEUED != 0
+    }
+
+    /// Closes the gate if it is open and nobody holds or awaits a lease.
     pub fn close_if_idle(&self) -> Option<Vacant> {
-        self.0
+        self.word
             .compare_exchange(OPEN, 0, Ordering::AcqRel, Ordering::Acquire)
             .ok()
             .map(|_| Vacant(()))
@@ -54,28 +104,28 @@ impl Gate {
     /// Closes the gate whatever is out. Nothing means that leases are out: the
     /// last of them will say so when it is given back.
     pub fn close(&self) -> Option<Vacant> {
-        let before = self.0.fetch_and(!OPEN, Ordering::AcqRel);
-        (before & !OPEN == 0).then_some(Vacant(()))
+        let before = self.word.fetch_and(LEASES, Ordering::AcqRel);
+        (before & LEASES == 0).then_some(Vacant(()))
     }
 
     /// Whether a closed gate has seen its last lease go.
     pub fn vacant(&self) -> Option<Vacant> {
-        (self.0.load(Ordering::Acquire) == 0).then_some(Vacant(()))
+        (self.word.load(Ordering::Acquire) == 0).then_some(Vacant(()))
     }
 
     /// Opens a gate that was closed to drain and is to stay after all.
     pub fn open(&self) {
-        self.0.fetch_or(OPEN, Ordering::AcqRel);
+        self.word.fetch_or(OPEN, Ordering::AcqRel);
     }
 
     /// Whether leases may be taken now. Only the owner may act on it.
     pub fn is_open(&self) -> bool {
-        self.0.load(Ordering::Acquire) & OPEN != 0
+        self.word.load(Ordering::Acquire) & OPEN != 0
     }
 
     /// Leases out now. Only good for showing, or on a closed gate.
     pub fn leases(&self) -> u64 {
-        self.0.load(Ordering::Acquire) & !OPEN
+        self.word.load(Ordering::Acquire) & LEASES
     }
 }
 
@@ -89,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_closed_gate_gives_nothing_and_counts_down_to_vacant() {
-        let gate = Gate::new(true, 1);
+        let gate = Gate::new(true, 1, u64::MAX >> 2);
         assert!(gate.take());
         assert!(gate.close_if_idle().is_none(), "two leases are out");
         assert!(gate.close().is_none());
@@ -102,7 +152,7 @@ mod tests {
 
     #[test]
     fn an_idle_gate_closes_once_and_opens_again() {
-        let gate = Gate::new(true, 0);
+        let gate = Gate::new(true, 0, 1);
         assert!(gate.close_if_idle().is_some());
         assert!(gate.close_if_idle().is_none(), "already closed");
         gate.open();
@@ -118,7 +168,7 @@ mod tests {
         const ROUNDS: usize = 500;
         const TAKERS: usize = 4;
         for round in 0..ROUNDS {
-            let gate = Gate::new(true, 0);
+            let gate = Gate::new(true, 0, 3);
             let stopped = AtomicBool::new(false);
             let (last, heard) = mpsc::channel();
             thread::scope(|scope| {

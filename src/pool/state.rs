@@ -11,17 +11,23 @@ mod control;
 mod expire;
 mod handle;
 mod memory;
+mod queue;
+mod room;
 mod schedule;
 mod show;
 mod slot;
+mod slots;
+mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
 use self::slot::Slot;
+use self::slots::Slots;
+use self::waiting::Waiting;
 use super::evict::Room;
 use super::gate::Gate;
 use super::ledger::Ledger;
@@ -118,7 +124,8 @@ pub enum Event {
         /// How it ended, as words.
         how: String,
     },
-    /// The last lease on a worker was given back.
+    /// A lease on a worker was given back that somebody may wait for: the last one,
+    /// or any while requests queue for the model.
     Idle {
         /// Which.
         generation: Generation,
@@ -245,11 +252,11 @@ pub struct Past {
 #[derive(Debug)]
 pub struct Machine {
     settings: Settings,
-    slots: BTreeMap<String, Slot>,
+    slots: Slots,
     /// Which model a worker belongs to.
     workers: HashMap<Generation, String>,
-    /// Which model a waiter waits for.
-    waiting: HashMap<WaiterId, String>,
+    /// Everybody who waits, for whatever model.
+    waiting: Waiting,
     /// The idle models; the least recently used goes first.
     idle: LruCache<String, ()>,
     /// Models that a reload has taken away, so that late requests do not bring them back.
@@ -267,6 +274,9 @@ pub struct Machine {
     has_learnt: bool,
     /// A worker holds more than it promised, or drains for that reason.
     is_beyond: bool,
+    /// Limit and kept models when it was last asked of all who wait whether what
+    /// they wait for can ever fit.
+    ground: (Room, Room, Room),
 }
 
 impl Machine {
@@ -274,9 +284,9 @@ impl Machine {
     pub fn new(settings: Settings, models: Vec<Resident>, now: Instant) -> Self {
         let mut machine = Self {
             settings: settings.clone(),
-            slots: BTreeMap::new(),
+            slots: Slots::default(),
             workers: HashMap::new(),
-            waiting: HashMap::new(),
+            waiting: Waiting::default(),
             idle: LruCache::unbounded(),
             unlisted: HashSet::new(),
             preloading: BTreeSet::new(),
@@ -287,8 +297,10 @@ impl Machine {
             ledger: Ledger::default(),
             has_learnt: false,
             is_beyond: false,
+            ground: Default::default(),
         };
         machine.apply(settings, models, now, &mut Vec::new());
+        machine.slots.settle(now);
         let wanted = machine.slots.iter().filter(|(_, s)| s.wanted.is_some());
         machine.preloading = wanted.map(|(model, _)| model.clone()).collect();
         machine
@@ -303,7 +315,7 @@ impl Machine {
             counters: past.counters,
             ..Self::new(settings, models, now)
         };
-        machine.teach(past.ledger);
+        machine.teach(past.ledger, now);
         machine
     }
 
@@ -326,16 +338,14 @@ impl Machine {
                 plan,
                 terms,
             } => self.acquire(waiter, plan, terms, now, out),
-            Event::Load { waiter, model } => {
-                self.load(waiter, &model, Terms::default(), now, out);
-            }
+            Event::Load { waiter, model } => self.load_by_hand(waiter, &model, now, out),
             Event::Cancel { waiter } => self.cancel(waiter),
             Event::Spawned { generation, pid } => self.spawned(generation, pid),
             Event::Footprint {
                 generation,
                 held,
                 peak,
-            } => self.footprint(generation, held, peak),
+            } => self.footprint(generation, held, peak, now),
             Event::OutOfMemory { generation } => self.ran_out(generation),
             Event::Ready { generation, ready } => self.ready(generation, ready, now, out),
             Event::LoadFailed { generation, reason } => {
@@ -344,12 +354,13 @@ impl Machine {
             Event::Exited { generation, how } => self.exited(generation, how, now, out),
             Event::Idle { generation } => self.idle(generation, now, out),
             Event::Unload { reply, model, mode } => self.unload(reply, &model, mode, out),
-            Event::Release { reply } => self.release(reply, out),
+            Event::Release { reply } => self.release(reply, now, out),
             Event::Apply { settings, models } => self.apply(settings, models, now, out),
             Event::Shutdown { drain } => self.begin_shutdown(drain, now, out),
             Event::Tick => {}
         }
         self.pass(now, out);
+        self.slots.settle(now);
         effects
     }
 
@@ -365,8 +376,7 @@ impl Machine {
 
     /// Bytes and places that are taken now.
     fn books(&self) -> Room {
-        let running = self.slots.values().filter_map(|slot| slot.running.as_ref());
-        running.fold(Room::default(), |sum, worker| sum.plus(worker.room()))
+        self.slots.books()
     }
 
     /// Bytes and places that there are.

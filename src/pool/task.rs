@@ -99,7 +99,7 @@ impl Pool {
         let now = now();
         let told = (settings.clone(), models.clone());
         let mut machine = Machine::new(settings, models, now);
-        machine.teach(std::mem::take(&mut notebook.ledger));
+        machine.teach(std::mem::take(&mut notebook.ledger), now);
         let (owner, inbox) = mpsc::unbounded_channel();
         let (show, view) = watch::channel(Arc::new(machine.view(now)));
         let shared = Arc::new(Shared {

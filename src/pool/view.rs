@@ -19,7 +19,7 @@ pub struct View {
     /// Reserved by everything loaded, loading and not yet reaped.
     pub reserved: ByteSize,
     /// Every model the pool knows, ordered by name.
-    pub models: Vec<ModelView>,
+    pub models: Models,
     /// What has happened since the start.
     pub counters: Counters,
     /// Models still to be brought up before the server is ready.
@@ -27,6 +27,16 @@ pub struct View {
     /// Whether the pool is going down.
     pub stopping: bool,
 }
+
+/// Models, ordered by name. They stand on pages, and views share the pages on
+/// which nothing has changed: so a new view costs what is new in it.
+#[derive(Clone, Debug, Default)]
+pub struct Models {
+    pages: Vec<Arc<Vec<Arc<ModelView>>>>,
+}
+
+/// Models on one page.
+const PAGE: usize = 32;
 
 /// One model at one moment.
 #[derive(Clone, Debug)]
@@ -63,10 +73,8 @@ pub struct ModelView {
     pub loading_since: Option<Instant>,
     /// Since when it is ready.
     pub ready_since: Option<Instant>,
-    /// Since when nobody uses it.
-    pub idle_since: Option<Instant>,
-    /// When it will be unloaded if nobody uses it.
-    pub unload_at: Option<Instant>,
+    pub(super) idle_since: Option<Instant>,
+    pub(super) unload_at: Option<Instant>,
     /// The last failed load or early crash since it was last up.
     pub last_failure: Option<LastFailure>,
     /// How long the last loads took, the newest last.
@@ -103,10 +111,8 @@ pub struct Counters {
 impl View {
     /// One model.
     pub fn model(&self, model: &str) -> Option<&ModelView> {
-        self.models
-            .binary_search_by(|view| view.model.as_str().cmp(model))
-            .ok()
-            .map(|index| &self.models[index])
+        let (page, index) = self.models.find(model)?;
+        Some(&self.models.pages[page][index])
     }
 
     /// What all workers held when they were looked at last.
@@ -121,7 +127,54 @@ impl View {
     }
 }
 
+impl Models {
+    /// Of models that are ordered by name.
+    pub(super) fn new(models: Vec<ModelView>) -> Self {
+        let models: Vec<_> = models.into_iter().map(Arc::new).collect();
+        let pages = models.chunks(PAGE).map(|page| Arc::new(page.to_vec()));
+        Self {
+            pages: pages.collect(),
+        }
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &ModelView> {
+        self.pages
+            .iter()
+            .flat_map(|page| page.iter().map(Arc::as_ref))
+    }
+
+    /// Shows a model anew. Answers whether it stood here.
+    pub(super) fn replace(&mut self, view: ModelView) -> bool {
+        let Some((page, index)) = self.find(&view.model) else {
+            return false;
+        };
+        Arc::make_mut(&mut self.pages[page])[index] = Arc::new(view);
+        true
+    }
+
+    /// On which page a model stands, and where.
+    fn find(&self, model: &str) -> Option<(usize, usize)> {
+        let starts_before = |page: &Arc<Vec<Arc<ModelView>>>| page[0].model.as_str() <= model;
+        let page = self.pages.partition_point(starts_before).checked_sub(1)?;
+        let by_name = |view: &Arc<ModelView>| view.model.as_str().cmp(model);
+        let index = self.pages[page].binary_search_by(by_name).ok()?;
+        Some((page, index))
+    }
+}
+
 impl ModelView {
+    /// Since when nobody uses it. A lease that is taken now tells nobody, so this is
+    /// read from the gate as well.
+    pub fn idle_since(&self) -> Option<Instant> {
+        self.idle_since.filter(|_| self.leases() == 0)
+    }
+
+    /// When it will be unloaded if nobody uses it.
+    pub fn unload_at(&self) -> Option<Instant> {
+        self.unload_at.filter(|_| self.leases() == 0)
+    }
+
     /// Leases out right now: read from the gate, not from the moment of the view.
     pub fn leases(&self) -> u64 {
         self.gate.as_ref().map_or(0, |gate| gate.leases())

@@ -85,9 +85,10 @@ impl Machine {
     }
 
     /// Everything idle and not kept goes.
-    pub(super) fn release(&mut self, reply: ReplyId, out: &mut Vec<Effect>) {
+    pub(super) fn release(&mut self, reply: ReplyId, now: Instant, out: &mut Vec<Effect>) {
         let mut released = Vec::new();
-        for model in self.slots.keys().cloned().collect::<Vec<_>>() {
+        let is_up = |slot: &Slot| slot.running.as_ref().is_some_and(|w| w.gate().is_some());
+        for model in self.running_where(now, is_up) {
             let slot = &self.slots[&model];
             let gate = slot.running.as_ref().and_then(|worker| worker.gate());
             if !slot.keep
@@ -117,9 +118,11 @@ impl Machine {
             return;
         }
         self.settings = settings;
-        let before: Vec<String> = self.slots.keys().cloned().collect();
-        for slot in self.slots.values_mut() {
-            slot.listed = false;
+        let before = self.slots.names();
+        for model in &before {
+            if let Some(slot) = self.slots.get_mut(model) {
+                slot.listed = false;
+            }
         }
         for resident in merge(models) {
             self.list(&resident, now);
@@ -129,7 +132,7 @@ impl Machine {
                 self.unlist(&model, out);
             }
         }
-        self.look_ahead();
+        self.look_ahead(now);
     }
 
     /// Takes in one served model, old or new.
@@ -140,9 +143,9 @@ impl Machine {
             since: now,
             number: self.turn(),
         };
-        let slot = self.slots.entry(model);
-        let is_new = matches!(slot, std::collections::btree_map::Entry::Vacant(_));
-        let slot = slot.or_insert_with(|| Slot::new(resident.plan.clone()));
+        let is_new = self.slots.get(&model).is_none();
+        let new = || Slot::new(resident.plan.clone());
+        let slot = self.slots.get_or_insert(&model, new);
         let was_asked = !is_new && (slot.keep || slot.preload);
         slot.configure(resident);
         let asked = slot.keep || slot.preload;
@@ -198,7 +201,7 @@ impl Machine {
             return;
         }
         self.preloading.clear();
-        for model in self.slots.keys().cloned().collect::<Vec<_>>() {
+        for model in self.slots.names() {
             self.refuse_all(&model, out, |_| Refused::ShuttingDown);
             let Some(slot) = self.slots.get_mut(&model) else {
                 continue;
@@ -285,8 +288,8 @@ impl Machine {
         let Some(slot) = self.slots.get_mut(model) else {
             return;
         };
-        for waiter in std::mem::take(&mut slot.waiters) {
-            self.waiting.remove(&waiter.id);
+        for waiter in slot.waiters.take_all() {
+            self.waiting.remove(waiter.id);
             out.push(Effect::Refuse {
                 waiter: waiter.id,
                 refused: refused(model.to_owned()),

@@ -10,26 +10,26 @@ use crate::pool::{Refused, UnloadReason};
 impl Machine {
     /// When time alone will change something, at the earliest.
     pub fn next_wake(&self, now: Instant) -> Option<Instant> {
-        let of_slots = self.slots.values().flat_map(|slot| self.wakes(slot));
-        let wakes = of_slots.chain([self.shutdown]).flatten();
+        let oldest = self.waiting.oldest();
+        let switch = self.slots.next_due(self.due(now));
+        let others = [
+            oldest.map(|(since, _)| since + self.settings.queue_timeout),
+            switch.map(|since| since + self.settings.switch_after),
+            self.slots.next_end_of_rest(),
+            self.shutdown,
+        ];
+        let of_workers = self.slots.running().map(|(_, slot)| self.wake_of(slot));
+        let wakes = of_workers.chain(others).flatten();
         wakes.filter(|wake| *wake > now).min()
     }
 
-    /// The moments at which something of one model may be due.
-    fn wakes(&self, slot: &Slot) -> [Option<Instant>; 4] {
-        let oldest = slot.waiters.front().map(|waiter| waiter.turn.since);
-        let switch = slot.claim().filter(|_| !slot.is_served());
-        let phase = match slot.running.as_ref().map(|worker| &worker.phase) {
+    /// When time alone will change something about one worker.
+    fn wake_of(&self, slot: &Slot) -> Option<Instant> {
+        match slot.running.as_ref().map(|worker| &worker.phase) {
             Some(Phase::Loading { deadline, .. }) => Some(*deadline),
             Some(Phase::Up { .. }) => self.unload_at(slot),
             Some(Phase::Stopping { .. }) | None => None,
-        };
-        [
-            oldest.map(|since| since + self.settings.queue_timeout),
-            switch.map(|turn| turn.since + self.settings.switch_after),
-            phase,
-            slot.failure.as_ref().map(|failure| failure.retry_at),
-        ]
+        }
     }
 
     /// When an idle model is unloaded if nobody comes.
@@ -46,21 +46,22 @@ impl Machine {
 
     /// Refuses whoever has waited as long as is allowed.
     pub(super) fn expire_waiters(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        let limit = self.settings.queue_timeout;
-        for (model, slot) in &mut self.slots {
-            while let Some(waiter) = slot.waiters.front()
-                && waiter.turn.since + limit <= now
-            {
-                self.waiting.remove(&waiter.id);
-                out.push(Effect::Refuse {
-                    waiter: waiter.id,
-                    refused: Refused::QueueTimeout {
-                        model: model.clone(),
-                        waited: now - waiter.turn.since,
-                    },
-                });
-                slot.waiters.pop_front();
+        while let Some((since, waiter)) = self.waiting.oldest()
+            && since + self.settings.queue_timeout <= now
+        {
+            let Some(place) = self.waiting.remove(waiter) else {
+                return;
+            };
+            if let Some(slot) = self.slots.get_mut(&place.model) {
+                slot.waiters.remove(place.turn.number);
             }
+            out.push(Effect::Refuse {
+                waiter,
+                refused: Refused::QueueTimeout {
+                    model: place.model,
+                    waited: now - since,
+                },
+            });
         }
     }
 
@@ -72,7 +73,7 @@ impl Machine {
                 Some(Phase::Loading { deadline, .. }) if *deadline <= now
             )
         };
-        for model in self.models_where(late) {
+        for model in self.running_where(now, late) {
             let limit = self.settings.load_time;
             self.end(&model, None, SHORT_GRACE, out);
             let reason = format!("it was not ready within {limit:?}");
@@ -81,17 +82,19 @@ impl Machine {
     }
 
     /// The drain deadline has passed.
-    pub(super) fn revoke_everything(&mut self, out: &mut Vec<Effect>) {
+    pub(super) fn revoke_everything(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let up = |slot: &Slot| slot.running.as_ref().is_some_and(|w| w.gate().is_some());
-        for model in self.models_where(up) {
+        for model in self.running_where(now, up) {
             self.revoke(&model, UnloadReason::Shutdown, SHORT_GRACE, out);
         }
     }
 
     /// Unloads what nobody has used for as long as its entry says.
     pub(super) fn unload_idle(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        let due = |slot: &Slot| self.unload_at(slot).is_some_and(|at| at <= now);
-        for model in self.models_where(due) {
+        self.slots.settle(now);
+        let running = self.slots.running();
+        let due = running.filter(|(_, slot)| self.unload_at(slot).is_some_and(|at| at <= now));
+        for model in due.map(|(model, _)| model.clone()).collect::<Vec<_>>() {
             let Some(Phase::Up {
                 gate, idle_since, ..
             }) = self.phase(&model)

@@ -5,7 +5,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::slot::{Phase, Slot, Turn, Waiter};
+use super::queue::Waiter;
+use super::schedule::grant;
+use super::slot::{Phase, Slot, Turn, most_leases};
+use super::waiting::Place;
 use super::{EARLY, Effect, Generation, Machine, SHORT_GRACE, WaiterId, back_off};
 use crate::config::Contention;
 use crate::pool::gate::Gate;
@@ -26,12 +29,34 @@ impl Machine {
     ) {
         let model = plan.model.clone();
         if !self.unlisted.contains(&model) {
-            self.slots
-                .entry(model.clone())
-                .or_insert_with(|| Slot::new(plan));
+            self.slots.get_or_insert(&model, || Slot::new(plan));
+            self.slots.settle(now);
         }
         let autoload = terms.autoload && self.settings.autoload;
         self.load(waiter, &model, Terms { autoload, ..terms }, now, out);
+    }
+
+    /// Somebody wants a model up, not to use it: a worker that is up will do, however
+    /// many use it.
+    pub(super) fn load_by_hand(
+        &mut self,
+        waiter: WaiterId,
+        model: &str,
+        now: Instant,
+        out: &mut Vec<Effect>,
+    ) {
+        let slot = self.slots.get(model).filter(|slot| slot.listed);
+        let worker = slot.and_then(|slot| slot.running.as_ref());
+        let up = worker.filter(|worker| worker.gate().is_some_and(|gate| gate.enter()));
+        match up {
+            Some(worker) if self.shutdown.is_none() => out.push(Effect::Grant {
+                waiter,
+                generation: worker.generation,
+                waited: Duration::ZERO,
+                position: 0,
+            }),
+            _ => self.load(waiter, model, Terms::default(), now, out),
+        }
     }
 
     /// Grants, queues or refuses.
@@ -56,15 +81,26 @@ impl Machine {
                     since: now,
                     number: self.turn(),
                 };
-                let position = self.before(terms.priority, now);
+                let Terms {
+                    priority, caller, ..
+                } = terms;
+                self.waiting.age(self.settings.switch_after, now);
+                let position = self.waiting.before(priority);
                 if let Some(slot) = self.slots.get_mut(model) {
-                    slot.waiters.push_back(Waiter {
+                    slot.waiters.push(Waiter {
                         id: waiter,
                         turn,
-                        priority: terms.priority,
+                        priority,
+                        caller,
                         position,
                     });
-                    self.waiting.insert(waiter, model.to_owned());
+                    let model = model.to_owned();
+                    let place = Place {
+                        model,
+                        turn,
+                        priority,
+                    };
+                    self.waiting.insert(waiter, place);
                 }
             }
         }
@@ -111,10 +147,13 @@ impl Machine {
                 });
             }
         }
-        if slot.waiters.len() >= self.settings.queue {
+        let waiting = slot.waiters.len();
+        let own = slot.waiters.of(terms.caller);
+        if waiting >= self.settings.queue || own >= self.settings.queue_per_caller {
             return Err(Refused::QueueFull {
                 model: model.to_owned(),
-                waiting: slot.waiters.len(),
+                waiting,
+                own: (waiting < self.settings.queue).then_some(own),
                 retry_after: self.patience(model, now),
             });
         }
@@ -124,10 +163,10 @@ impl Machine {
     /// A waiter has left. A load that runs for it goes on: whoever left comes
     /// back more often than not, and an idle model is the first to go.
     pub(super) fn cancel(&mut self, waiter: WaiterId) {
-        if let Some(model) = self.waiting.remove(&waiter)
-            && let Some(slot) = self.slots.get_mut(&model)
+        if let Some(place) = self.waiting.remove(waiter)
+            && let Some(slot) = self.slots.get_mut(&place.model)
         {
-            slot.waiters.retain(|other| other.id != waiter);
+            slot.waiters.remove(place.turn.number);
         }
     }
 
@@ -140,8 +179,9 @@ impl Machine {
         }
     }
 
-    /// The load is done: all waiters get their leases in the same step, before
-    /// anybody can think of this model as a victim.
+    /// The load is done: the waiters get their leases in the same step, before
+    /// anybody can think of this model as a victim; those for whom there is none
+    /// queue, unless it leaves afterwards and everybody left is to be served.
     pub(super) fn ready(
         &mut self,
         generation: Generation,
@@ -149,6 +189,7 @@ impl Machine {
         now: Instant,
         out: &mut Vec<Effect>,
     ) {
+        let due = self.due(now);
         let Some((model, slot)) = self.worker(generation) else {
             return;
         };
@@ -160,8 +201,12 @@ impl Machine {
             return;
         };
         let took = now - worker.started;
-        let waiters = std::mem::take(&mut slot.waiters);
-        let gate = Gate::new(then_drain.is_none(), waiters.len() as u64);
+        let most = most_leases(&worker.plan);
+        let waiters = match then_drain {
+            Some(_) => slot.waiters.take_all(),
+            None => (0..most).map_while(|_| slot.waiters.pop(due)).collect(),
+        };
+        let gate = Gate::new(then_drain.is_none(), waiters.len() as u64, most);
         let nobody = waiters.is_empty();
         worker.phase = Phase::Up {
             gate: gate.clone(),
@@ -174,20 +219,15 @@ impl Machine {
         slot.remember_load(took);
         slot.failure = None;
         slot.wanted = None;
-        self.promise(&model, &ready, took);
+        self.promise(&model, &ready, took, now);
         out.push(Effect::Open {
             generation,
             gate: gate.clone(),
             ready,
         });
         for waiter in waiters {
-            self.waiting.remove(&waiter.id);
-            out.push(Effect::Grant {
-                waiter: waiter.id,
-                generation,
-                waited: now - waiter.turn.since,
-                position: waiter.position,
-            });
+            self.waiting.remove(waiter.id);
+            out.push(grant(&waiter, generation, now));
         }
         self.preloading.remove(&model);
         match (then_drain, gate.vacant()) {
@@ -214,7 +254,7 @@ impl Machine {
         let ran_out = worker.holding.ran_out;
         if matches!(worker.phase, Phase::Loading { .. }) {
             self.end(&model, None, SHORT_GRACE, out);
-            if !(ran_out && self.tries_again(&model, out)) {
+            if !(ran_out && self.tries_again(&model, now, out)) {
                 let reason = Self::failure_of(ran_out, reason);
                 self.fail(&model, reason, None, now, out);
             }
@@ -276,7 +316,7 @@ impl Machine {
         let for_memory = self.learn_from_end(&model, &worker, now);
         let ran_out = worker.holding.ran_out;
         let reason = match worker.phase {
-            Phase::Loading { .. } if ran_out && self.tries_again(&model, out) => None,
+            Phase::Loading { .. } if ran_out && self.tries_again(&model, now, out) => None,
             Phase::Loading { .. } => {
                 let reason = format!("its worker {how} before it was ready");
                 let reason = Self::failure_of(ran_out, reason);
@@ -360,7 +400,8 @@ impl Machine {
         }
     }
 
-    /// The last lease came back: the idle clock starts, or a drain is over.
+    /// A lease came back: if it was the last, the idle clock starts or a drain is
+    /// over. Whoever queues for it is served afterwards.
     pub(super) fn idle(&mut self, generation: Generation, now: Instant, out: &mut Vec<Effect>) {
         let Some((model, slot)) = self.worker(generation) else {
             return;
@@ -383,7 +424,7 @@ impl Machine {
                     self.retire(&model, vacant, reason, out);
                 }
             }
-            None if gate.leases() == 0 => {
+            None if gate.leases() == 0 && slot.waiters.is_empty() => {
                 *idle_since = Some(now);
                 self.idle.put(model, ());
             }

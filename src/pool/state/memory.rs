@@ -9,7 +9,6 @@
 //!
 //! Nobody is ended for what others hold: a worker within its promise is safe.
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::slot::{Phase, Slot, Turn, Worker};
@@ -61,14 +60,16 @@ pub(super) struct Outlook {
 
 impl Machine {
     /// Takes over what was learnt before this machine began.
-    pub fn teach(&mut self, ledger: Ledger) {
+    pub fn teach(&mut self, ledger: Ledger, now: Instant) {
         self.ledger = ledger;
-        for slot in self.slots.values_mut() {
-            let line = self.ledger.line(&slot.plan);
-            let times = line.into_iter().flat_map(|line| line.load_times());
-            times.for_each(|took| slot.remember_load(took));
+        for model in self.slots.names() {
+            if let Some(slot) = self.slots.get_mut(&model) {
+                let line = self.ledger.line(&slot.plan);
+                let times = line.into_iter().flat_map(|line| line.load_times());
+                times.for_each(|took| slot.remember_load(took));
+            }
         }
-        self.look_ahead();
+        self.look_ahead(now);
     }
 
     /// What was learnt, if there is news since this was asked last.
@@ -77,13 +78,19 @@ impl Machine {
     }
 
     /// What is known of the load of a slot.
-    pub(super) fn seen(&self, slot: &Slot) -> Option<Seen> {
+    pub(super) fn learnt_of(&self, slot: &Slot) -> Option<Seen> {
         let plan = slot.running.as_ref().map_or(&slot.plan, |w| &w.plan);
         self.ledger.line(plan).map(|line| line.seen())
     }
 
     /// A worker was looked at.
-    pub(super) fn footprint(&mut self, generation: Generation, held: ByteSize, peak: ByteSize) {
+    pub(super) fn footprint(
+        &mut self,
+        generation: Generation,
+        held: ByteSize,
+        peak: ByteSize,
+        now: Instant,
+    ) {
         let Some((model, slot)) = self.worker(generation) else {
             return;
         };
@@ -109,7 +116,7 @@ impl Machine {
         }
         self.has_learnt = true;
         if self.ledger.peaked(&plan, peak.max(held)) {
-            self.look_ahead_for(&model);
+            self.look_ahead_for(&model, now);
         }
     }
 
@@ -123,7 +130,7 @@ impl Machine {
     }
 
     /// A load is done: what it holds is what it promises from here on.
-    pub(super) fn promise(&mut self, model: &str, ready: &Ready, took: Duration) {
+    pub(super) fn promise(&mut self, model: &str, ready: &Ready, took: Duration, now: Instant) {
         let Some(slot) = self.slots.get_mut(model) else {
             return;
         };
@@ -137,7 +144,7 @@ impl Machine {
         let plan = worker.plan.clone();
         self.ledger.loaded(&plan, ready, took);
         self.has_learnt = true;
-        self.look_ahead_for(model);
+        self.look_ahead_for(model, now);
     }
 
     /// A worker is gone. Answers why it went, where memory was the reason.
@@ -155,7 +162,7 @@ impl Machine {
                 if worker.holding.has_served {
                     self.ledger.lived(&worker.plan);
                     self.has_learnt = true;
-                    self.look_ahead_for(model);
+                    self.look_ahead_for(model, now);
                 }
                 if *reason == UnloadReason::Memory {
                     self.bring_back(model, now);
@@ -181,7 +188,7 @@ impl Machine {
 
     /// Memory ran out while a model loaded. The first time everything idle goes
     /// and the load is tried once more; answers whether it is.
-    pub(super) fn tries_again(&mut self, model: &str, out: &mut Vec<Effect>) -> bool {
+    pub(super) fn tries_again(&mut self, model: &str, now: Instant, out: &mut Vec<Effect>) -> bool {
         let Some(slot) = self.slots.get_mut(model) else {
             return false;
         };
@@ -189,7 +196,7 @@ impl Machine {
             return false;
         }
         slot.outlook.is_retried = true;
-        for other in self.models_where(|slot| !slot.keep) {
+        for other in self.running_where(now, |slot| !slot.keep) {
             if let Some(Phase::Up { gate, .. }) = self.phase(&other)
                 && let Some(vacant) = gate.close_if_idle()
             {
@@ -206,7 +213,7 @@ impl Machine {
             let phase = slot.running.as_ref().map(|worker| &worker.phase);
             matches!(phase, Some(Phase::Stopping { .. }))
         };
-        !slot.outlook.is_retried || !self.slots.values().any(leaves)
+        !slot.outlook.is_retried || !self.slots.running().any(|(_, slot)| leaves(slot))
     }
 
     /// The reason of a failed load.
@@ -218,18 +225,20 @@ impl Machine {
     }
 
     /// Holds workers to the marks above.
-    pub(super) fn keep_to_marks(&mut self, out: &mut Vec<Effect>) {
+    pub(super) fn keep_to_marks(&mut self, now: Instant, out: &mut Vec<Effect>) {
         if !self.is_beyond {
             return;
         }
-        self.let_stay();
-        while self.beyond_hard_mark() {
+        self.let_stay(now);
+        while self.held_by_those(now, |phase| !matches!(phase, Phase::Stopping { .. }))
+            > self.hard_mark()
+        {
             let Some(model) = self.furthest_beyond(|_| true) else {
                 break;
             };
             self.outgrew(&model, out);
         }
-        while self.staying(&HashSet::new()).bytes > self.limit().bytes {
+        while self.staying(now) > self.settings.budget {
             let Some(model) = self.furthest_beyond(|draining| draining.is_none()) else {
                 break;
             };
@@ -246,17 +255,26 @@ impl Machine {
             let is_beyond = |worker: &Worker| worker.holding.beyond() > ByteSize::ZERO;
             worker.is_some_and(is_beyond) || slot.drains_for(UnloadReason::Memory)
         };
-        self.is_beyond = self.slots.values().any(concerns);
+        self.slots.settle(now);
+        self.is_beyond = self.slots.running().any(|(_, slot)| concerns(slot));
     }
 
-    /// Whether those who were not told to end hold more than the hard mark.
-    fn beyond_hard_mark(&self) -> bool {
-        let held = self.slots.values().filter_map(|slot| {
-            let worker = slot.running.as_ref()?;
-            let stops = matches!(worker.phase, Phase::Stopping { .. });
-            (!stops).then_some(worker.reserved.0)
-        });
-        held.fold(0, u64::saturating_add) > self.hard_mark().0
+    /// What workers of some phases hold.
+    fn held_by_those(&mut self, now: Instant, counts: impl Fn(&Phase) -> bool) -> ByteSize {
+        self.slots.settle(now);
+        let workers = self
+            .slots
+            .running()
+            .filter_map(|(_, slot)| slot.running.as_ref());
+        let counted = workers.filter(|worker| counts(&worker.phase));
+        counted.fold(ByteSize::ZERO, |sum, worker| {
+            sum.saturating_add(worker.reserved)
+        })
+    }
+
+    /// What is held by those who are not on their way out.
+    fn staying(&mut self, now: Instant) -> ByteSize {
+        self.held_by_those(now, |phase| !phase.is_leaving())
     }
 
     /// The budget and a tenth.
@@ -267,7 +285,7 @@ impl Machine {
 
     /// The worker that is up and furthest beyond its promise.
     fn furthest_beyond(&self, may_go: impl Fn(&Option<UnloadReason>) -> bool) -> Option<String> {
-        let beyond = self.slots.iter().filter_map(|(model, slot)| {
+        let beyond = self.slots.running().filter_map(|(model, slot)| {
             let worker = slot.running.as_ref()?;
             match &worker.phase {
                 Phase::Up { draining, .. } if may_go(draining) => {
@@ -299,20 +317,19 @@ impl Machine {
 
     /// Takes back drains that are not needed any more: those first that are least
     /// beyond their promise.
-    fn let_stay(&mut self) {
+    fn let_stay(&mut self, now: Instant) {
         let drains = |slot: &Slot| slot.drains_for(UnloadReason::Memory);
         let mut drained: Vec<_> = self
-            .models_where(drains)
+            .running_where(now, drains)
             .into_iter()
             .filter_map(|model| {
                 let worker = self.slots[&model].running.as_ref()?;
-                Some((worker.holding.beyond(), worker.room(), model))
+                Some((worker.holding.beyond(), worker.reserved, model))
             })
             .collect();
-        drained.sort_by(|a, b| (a.0, &a.2).cmp(&(b.0, &b.2)));
-        for (_, room, model) in drained {
-            let staying = self.staying(&HashSet::new());
-            if staying.plus(room).fits(self.limit())
+        drained.sort();
+        for (_, held, model) in drained {
+            if self.staying(now).saturating_add(held) <= self.settings.budget
                 && let Some(Phase::Up { gate, draining, .. }) = self.phase(&model)
             {
                 *draining = None;
@@ -322,43 +339,35 @@ impl Machine {
     }
 
     /// Settles for all models what their next loads reserve.
-    pub(super) fn look_ahead(&mut self) {
-        let kept = self.kept();
-        for slot in self.slots.values_mut() {
-            let own = ByteSize(kept_of(slot));
-            let most = self
-                .settings
-                .budget
-                .saturating_sub(kept.saturating_sub(own));
-            let known = self.ledger.line(&slot.plan).is_some();
-            slot.outlook.reserve = known.then(|| self.ledger.reserve(&slot.plan, most));
+    pub(super) fn look_ahead(&mut self, now: Instant) {
+        self.slots.settle(now);
+        let changed = |(model, slot): (&String, &Slot)| {
+            let reserve = self.outlook(slot);
+            (slot.outlook.reserve != reserve).then(|| (model.clone(), reserve))
+        };
+        let changed: Vec<_> = self.slots.iter().filter_map(changed).collect();
+        for (model, reserve) in changed {
+            if let Some(slot) = self.slots.get_mut(&model) {
+                slot.outlook.reserve = reserve;
+            }
         }
+        self.slots.settle(now);
     }
 
     /// The same for one model.
-    fn look_ahead_for(&mut self, model: &str) {
-        let kept = self.kept();
-        if let Some(slot) = self.slots.get_mut(model) {
-            let own = ByteSize(kept_of(slot));
-            let most = self
-                .settings
-                .budget
-                .saturating_sub(kept.saturating_sub(own));
-            slot.outlook.reserve = Some(self.ledger.reserve(&slot.plan, most));
+    fn look_ahead_for(&mut self, model: &str, now: Instant) {
+        self.slots.settle(now);
+        let reserve = self.slots.get(model).map(|slot| self.outlook(slot));
+        if let (Some(reserve), Some(slot)) = (reserve, self.slots.get_mut(model)) {
+            slot.outlook.reserve = reserve;
         }
     }
 
-    /// What is kept for good, of all models.
-    fn kept(&self) -> ByteSize {
-        let kept = self.slots.values().map(kept_of);
-        ByteSize(kept.fold(0, u64::saturating_add))
-    }
-}
-
-/// What a slot keeps for good.
-fn kept_of(slot: &Slot) -> u64 {
-    match slot.keep {
-        true => slot.plan.memory.0,
-        false => 0,
+    /// What the next load reserves, if anything is known of it.
+    fn outlook(&self, slot: &Slot) -> Option<ByteSize> {
+        let held = self.slots.held_against(slot);
+        let most = self.settings.budget.saturating_sub(ByteSize(held.bytes));
+        let known = self.ledger.line(&slot.plan);
+        known.map(|_| self.ledger.reserve(&slot.plan, most))
     }
 }

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::Event;
 use super::world::{World, resident, settings};
 use crate::config::Contention;
-use crate::pool::{ModelState, Priority, Resident, Terms, UnloadMode};
+use crate::pool::{CallerId, ModelState, Priority, Resident, Terms, UnloadMode};
 use crate::units::ByteSize;
 
 /// Names of the models; the index is what a step says.
@@ -47,8 +47,12 @@ fn terms() -> impl Strategy<Value = Terms> {
         1 => Just(Priority::High),
         1 => Just(Priority::Low)
     ];
-    (priority, prop::bool::weighted(0.9))
-        .prop_map(|(priority, autoload)| Terms { priority, autoload })
+    let caller = (0..4u8).prop_map(|caller| CallerId::of(&[&caller.to_string()]));
+    (priority, caller, prop::bool::weighted(0.9)).prop_map(|(priority, caller, autoload)| Terms {
+        priority,
+        caller,
+        autoload,
+    })
 }
 
 fn contention() -> impl Strategy<Value = Contention> {
@@ -212,6 +216,7 @@ fn check(models: Vec<Resident>, places: Option<usize>, contention: Contention, s
     limits.contention = contention;
     limits.max_models = places;
     limits.queue = 6;
+    limits.queue_per_caller = 4;
     // So long that whoever is answered at the end was answered for another reason.
     limits.queue_timeout = Duration::from_secs(1 << 30);
     let all = models.clone();
@@ -221,7 +226,7 @@ fn check(models: Vec<Resident>, places: Option<usize>, contention: Contention, s
     }
     come_to_rest(&mut world);
     assert_eq!(world.unanswered(), 0, "somebody waits for ever");
-    for model in world.machine.view(world.now).models {
+    for model in world.machine.view(world.now).models.iter() {
         let moves = [
             ModelState::Loading,
             ModelState::Draining,

@@ -4,78 +4,43 @@
 //! Four questions are asked of each load, in order: can it ever fit; does it fit
 //! now; would it fit if idle models went; would it fit if busy ones were drained,
 //! which is done only once its oldest waiter has waited `switch_after`. Those
-//! behind it in the line may overtake it only into room that it will not need.
+//! behind it in the line may overtake it only into room that it will not need; the
+//! asking ends where what is promised leaves no room. `room` has the arithmetic.
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::memory::Holding;
-use super::slot::{Phase, Slot, Turn, Worker};
-use super::{Effect, GRACE, Machine};
-use crate::config::Contention;
-use crate::pool::evict::{Room, victims};
-use crate::pool::{Priority, Refused, UnloadReason};
+use super::queue::Waiter;
+use super::room::Prospect;
+use super::slot::{Phase, Slot, Worker};
+use super::{Effect, Generation, Machine};
+use crate::pool::{Refused, UnloadReason};
 use crate::units::ByteSize;
 
 /// The longest `retry_after` that is ever told.
 const LONGEST_RETRY: Duration = Duration::from_secs(120);
 
-/// A ready model that may go.
-struct Candidate {
-    model: String,
-    room: Room,
-    busy: bool,
-}
-
 impl Machine {
     /// Draws the consequences.
     pub(super) fn pass(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        self.slots.settle(now);
+        self.slots.end_rests(now);
         self.expire_waiters(now, out);
         self.expire_loads(now, out);
         if let Some(deadline) = self.shutdown {
             if deadline <= now {
-                self.revoke_everything(out);
+                self.revoke_everything(now, out);
             }
             return;
         }
         self.unload_idle(now, out);
-        self.shed(out);
-        self.keep_to_marks(out);
+        self.shed(now, out);
+        self.keep_to_marks(now, out);
         self.reopen_what_nobody_needs(now);
         self.serve_open_gates(now, out);
         self.load_in_turn(now, out);
-        self.slots.retain(|_, slot| !slot.is_forgettable());
-    }
-
-    /// Whether a model could be loaded with everything gone that may go.
-    pub(super) fn can_ever_fit(&self, model: &str) -> Result<(), Refused> {
-        let Some(slot) = self.slots.get(model) else {
-            return Ok(());
-        };
-        // Among kept models it is first come, first served: otherwise two that
-        // do not fit together would keep each other out.
-        let holds = |other: &Slot| other.keep && (!slot.keep || other.running.is_some());
-        let kept = self.slots.iter().filter(|(name, _)| *name != model);
-        let kept: Vec<_> = kept.filter(|(_, other)| holds(other)).collect();
-        let held = kept.iter().fold(Room::default(), |sum, (_, other)| {
-            sum.plus(other.running.as_ref().map_or(other.need(), Worker::room))
-        });
-        if held.plus(slot.need()).fits(self.limit()) {
-            return Ok(());
-        }
-        let names: Vec<_> = kept.iter().map(|(name, _)| name.as_str()).collect();
-        let names = names.join(", ");
-        let bytes_fit = held.plus(slot.need()).bytes <= self.limit().bytes;
-        Err(Refused::NeverFits {
-            model: model.to_owned(),
-            need: ByteSize(slot.need().bytes),
-            budget: self.settings.budget,
-            held: match held.places {
-                0 => String::new(),
-                places if bytes_fit => format!(", but all {places} places are kept for {names}"),
-                _ => format!(", of which {} is kept for {names}", ByteSize(held.bytes)),
-            },
-        })
+        self.slots.settle(now);
+        self.slots.forget();
     }
 
     /// When trying again may help somebody for whom the queue has no room.
@@ -93,109 +58,63 @@ impl Machine {
         estimate.clamp(Duration::from_secs(1), LONGEST_RETRY)
     }
 
-    /// Lets idle models go while more is held than there is: the budget was
-    /// lowered, or a worker holds more than was reserved for it.
-    fn shed(&mut self, out: &mut Vec<Effect>) {
-        let missing = self.staying(&HashSet::new()).less(self.limit());
-        if missing == Room::default() {
-            return;
-        }
-        let mut idle = self.candidates(&HashSet::new());
-        idle.retain(|candidate| !candidate.busy);
-        let rooms: Vec<_> = idle.iter().map(|candidate| candidate.room).collect();
-        let chosen = victims(missing, &rooms).unwrap_or_else(|| (0..idle.len()).collect());
-        for index in chosen {
-            let model = &idle[index].model;
-            if let Some(Phase::Up { gate, .. }) = self.phase(model)
-                && let Some(vacant) = gate.close_if_idle()
-            {
-                self.retire(model, vacant, UnloadReason::Memory, out);
-            }
-        }
-    }
-
-    /// Everything that waits for a load, in order: first those who have waited
-    /// `switch_after`, then by class, each in the order of coming.
-    fn line(&self, now: Instant) -> Vec<(Turn, String)> {
-        let mut line: Vec<_> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| !slot.is_served() && slot.quarantine(now).is_none())
-            .filter_map(|(model, slot)| Some((slot.claim()?, model.clone())))
-            .collect();
-        line.sort_by_key(|(turn, model)| {
-            let is_due = self.is_due(*turn, now);
-            let class = self.slots[model].priority();
-            (!is_due, (!is_due).then_some(class), turn.number)
-        });
-        line
-    }
-
-    /// Whether a claim has waited so long that nothing stands before it any more.
-    fn is_due(&self, turn: Turn, now: Instant) -> bool {
-        turn.since + self.settings.switch_after <= now
-    }
-
-    /// How many requests stand before one of this class that comes now.
-    pub(super) fn before(&self, priority: Priority, now: Instant) -> usize {
-        let waiting = self.slots.values().flat_map(|slot| &slot.waiters);
-        waiting
-            .filter(|waiter| waiter.priority <= priority || self.is_due(waiter.turn, now))
-            .count()
-    }
-
-    /// Whether a load would fit without anything that is in use having to go,
-    /// behind all that wait already.
-    pub(super) fn fits_beside_busy(&self, model: &str) -> bool {
-        let nothing = HashSet::new();
-        let waiting = self
-            .slots
-            .iter()
-            .filter(|(name, slot)| *name != model && !slot.is_served() && slot.claim().is_some());
-        let promised = waiting.fold(Room::default(), |sum, (_, slot)| sum.plus(slot.need()));
-        let need = self.slots[model].need().plus(promised);
-        let missing = self.staying(&nothing).plus(need).less(self.limit());
-        let idle = self.candidates(&nothing).into_iter().filter(|c| !c.busy);
-        let rooms: Vec<_> = idle.map(|candidate| candidate.room).collect();
-        missing == Room::default() || victims(missing, &rooms).is_some()
+    /// Whoever came at this moment or before has waited `switch_after`: first those
+    /// stand in the line, then the others by class, each in the order of coming.
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        now.checked_sub(self.settings.switch_after)
     }
 
     /// Takes back drains that were begun for somebody who has left.
     fn reopen_what_nobody_needs(&mut self, now: Instant) {
         let drains = |slot: &Slot| slot.drains_for(UnloadReason::Evicted);
-        if self
-            .line(now)
-            .iter()
-            .any(|(_, model)| !drains(&self.slots[model]))
-        {
+        let draining = self.running_where(now, drains);
+        if draining.is_empty() {
             return;
         }
-        for model in self.models_where(drains) {
-            if let Some(Phase::Up { gate, draining, .. }) = self.phase(&model) {
+        let others = |model: &String| !drains(&self.slots[model]);
+        if self.slots.line_by_age().any(others) {
+            return;
+        }
+        for model in draining {
+            let Some(slot) = self.slots.get_mut(&model) else {
+                continue;
+            };
+            slot.overtaken = None;
+            if let Some(Phase::Up { gate, draining, .. }) = slot.phase() {
                 *draining = None;
                 gate.open();
             }
         }
     }
 
-    /// Gives leases to those who queued behind a gate that is open again.
+    /// Gives leases that came back to those who queue for them.
     fn serve_open_gates(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        for slot in self.slots.values_mut() {
+        let due = self.due(now);
+        let is_queued = |slot: &Slot| {
+            let gate = slot.running.as_ref().and_then(Worker::gate);
+            gate.is_some_and(|gate| gate.is_queued() || !slot.waiters.is_empty())
+        };
+        for model in self.running_where(now, is_queued) {
+            let Some(slot) = self.slots.get_mut(&model) else {
+                continue;
+            };
             let Some(worker) = &slot.running else {
                 continue;
             };
-            let Some(gate) = worker.gate() else {
+            let Some(gate) = worker.gate().filter(|gate| gate.is_open()) else {
                 continue;
             };
-            while !slot.waiters.is_empty() && gate.take() {
-                if let Some(waiter) = slot.waiters.pop_front() {
-                    self.waiting.remove(&waiter.id);
-                    out.push(Effect::Grant {
-                        waiter: waiter.id,
-                        generation: worker.generation,
-                        waited: now - waiter.turn.since,
-                        position: waiter.position,
-                    });
+            loop {
+                while !slot.waiters.is_empty() && gate.admit() {
+                    if let Some(waiter) = slot.waiters.pop(due) {
+                        self.waiting.remove(waiter.id);
+                        out.push(grant(&waiter, worker.generation, now));
+                    }
+                }
+                let is_queued = !slot.waiters.is_empty();
+                // A lease that came back before the gate said so was told to nobody.
+                if gate.queue(is_queued) || !is_queued {
+                    break;
                 }
             }
         }
@@ -203,92 +122,47 @@ impl Machine {
 
     /// Starts what can start and makes room for the rest, in the order of the line.
     fn load_in_turn(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        // What those further ahead will need, and whose room they will get.
-        let mut promised = Room::default();
-        let mut earmarked = HashSet::new();
-        for (turn, model) in self.line(now) {
+        self.slots.settle(now);
+        self.give_up_the_hopeless(now, out);
+        let due = self.due(now);
+        let mut prospect = Prospect::default();
+        let mut place = None;
+        while let Some((here, model)) = self.slots.next_in_line(place, due) {
+            let model = model.clone();
+            place = Some(here);
+            if self.is_over_for_all(here.is_due(), &mut prospect) {
+                break;
+            }
             if let Err(refused) = self.can_ever_fit(&model) {
                 self.give_up(&model, refused, out);
-                continue;
-            }
-            let may_drain = self.is_due(turn, now);
-            let need = self.slots[&model].need();
-            if !self.make_room(&model, promised, &mut earmarked, may_drain, out) {
-                promised = promised.plus(need);
-                continue;
-            }
-            let slot = &self.slots[&model];
-            let is_gone = slot.running.is_none() && self.has_calm(slot);
-            let after = self.staying(&earmarked).plus(promised).plus(need);
-            if is_gone && after.fits(self.limit()) && self.books().plus(need).fits(self.limit()) {
+            } else if self.make_room(&model, here.is_due(), &mut prospect, now, out) {
                 self.start(&model, now, out);
+                prospect.look_again();
             } else {
-                promised = promised.plus(need);
+                prospect.promise(self.slots[&model].need());
             }
+            self.slots.settle(now);
         }
+        self.give_up_the_hopeless(now, out);
     }
 
-    /// Sees to it that a model will fit beside what stays and what is promised.
-    /// Answers whether nothing more has to be decided for that.
-    fn make_room(
-        &mut self,
-        model: &str,
-        promised: Room,
-        earmarked: &mut HashSet<String>,
-        may_drain: bool,
-        out: &mut Vec<Effect>,
-    ) -> bool {
-        loop {
-            let need = self.slots[model].need();
-            let after = self.staying(earmarked).plus(promised).plus(need);
-            let missing = after.less(self.limit());
-            if missing == Room::default() {
-                return true;
-            }
-            let candidates = self.candidates(earmarked);
-            let rooms: Vec<_> = candidates.iter().map(|candidate| candidate.room).collect();
-            let idle = candidates.iter().take_while(|c| !c.busy).count();
-            let chosen = match victims(missing, &rooms[..idle]) {
-                Some(chosen) => chosen,
-                None => match victims(missing, &rooms) {
-                    None => return false,
-                    Some(chosen) if may_drain => chosen,
-                    Some(chosen) => {
-                        earmarked.extend(chosen.iter().map(|&i| candidates[i].model.clone()));
-                        return false;
-                    }
-                },
-            };
-            for index in chosen {
-                let Candidate { model, busy, .. } = &candidates[index];
-                // An idle one that was taken in this very moment is looked at anew.
-                self.displace(model, *busy, out);
-            }
-            if let Some(slot) = self.slots.get_mut(model) {
-                slot.displaces = true;
-            }
+    /// Of those who came into the line, or of all if the limit or what is kept has
+    /// changed: whoever waits for what can never be loaded hears so.
+    fn give_up_the_hopeless(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        let (kept, kept_running) = self.slots.kept();
+        let ground = (self.limit(), kept, kept_running);
+        let mut doubtful = self.slots.take_fresh();
+        if std::mem::replace(&mut self.ground, ground) != ground {
+            doubtful = self.slots.line_by_age().cloned().collect();
         }
-    }
-
-    /// Closes the gate of a model that has to go: at once if nobody uses it, else
-    /// it drains or is taken away, if that is allowed.
-    fn displace(&mut self, model: &str, may_drain: bool, out: &mut Vec<Effect>) {
-        let preempts = self.settings.contention == Contention::Preempt;
-        let Some(Phase::Up { gate, draining, .. }) = self.phase(model) else {
-            return;
-        };
-        let vacant = if may_drain {
-            gate.close()
-        } else {
-            gate.close_if_idle()
-        };
-        match vacant {
-            Some(vacant) => self.retire(model, vacant, UnloadReason::Evicted, out),
-            None if !may_drain => {}
-            None if preempts => {
-                self.revoke(model, UnloadReason::Evicted, GRACE, out);
+        for model in doubtful {
+            let waits = |slot: &Slot| !slot.is_served() && slot.claim().is_some();
+            if self.slots.get(&model).is_some_and(waits)
+                && let Err(refused) = self.can_ever_fit(&model)
+            {
+                self.give_up(&model, refused, out);
+                self.slots.settle(now);
             }
-            None => *draining = Some(UnloadReason::Evicted),
         }
     }
 
@@ -306,6 +180,7 @@ impl Machine {
         let Some(slot) = self.slots.get_mut(model) else {
             return;
         };
+        slot.overtaken = None;
         self.last_generation += 1;
         let generation = self.last_generation;
         self.counters.loads += 1;
@@ -330,60 +205,30 @@ impl Machine {
         });
     }
 
-    /// What is held by those who neither go nor are earmarked to go.
-    pub(super) fn staying(&self, earmarked: &HashSet<String>) -> Room {
-        let staying = self
-            .slots
-            .iter()
-            .filter(|(model, _)| !earmarked.contains(*model))
-            .filter_map(|(_, slot)| slot.running.as_ref())
-            .filter(|worker| !worker.is_leaving());
-        staying.fold(Room::default(), |sum, worker| sum.plus(worker.room()))
-    }
-
-    /// The ready models that may go: idle ones, the least recently used first,
-    /// then busy ones, the longest resident first.
-    fn candidates(&self, earmarked: &HashSet<String>) -> Vec<Candidate> {
-        let age: Vec<&String> = self.idle.iter().rev().map(|(model, ())| model).collect();
-        let mut found: Vec<_> = self
-            .slots
-            .iter()
-            .filter(|(model, slot)| !slot.keep && !earmarked.contains(*model))
-            .filter_map(|(model, slot)| {
-                let worker = slot.running.as_ref()?;
-                let Phase::Up {
-                    gate,
-                    since,
-                    draining: None,
-                    ..
-                } = &worker.phase
-                else {
-                    return None;
-                };
-                let busy = gate.leases() > 0;
-                let rank = age.iter().position(|idle| *idle == model);
-                let rank = rank.filter(|_| !busy).unwrap_or(usize::MAX);
-                let candidate = Candidate {
-                    model: model.clone(),
-                    room: worker.room(),
-                    busy,
-                };
-                Some(((busy, rank, *since), candidate))
-            })
-            .collect();
-        found.sort_by_key(|(order, _)| *order);
-        found.into_iter().map(|(_, candidate)| candidate).collect()
-    }
-
-    /// The models for which something holds, to be changed one after the other.
-    pub(super) fn models_where(&self, holds: impl Fn(&Slot) -> bool) -> Vec<String> {
-        let found = self.slots.iter().filter(|(_, slot)| holds(slot));
+    /// The models with a worker for which something holds, to be changed one after
+    /// the other.
+    pub(super) fn running_where(
+        &mut self,
+        now: Instant,
+        holds: impl Fn(&Slot) -> bool,
+    ) -> Vec<String> {
+        self.slots.settle(now);
+        let found = self.slots.running().filter(|(_, slot)| holds(slot));
         found.map(|(model, _)| model.clone()).collect()
     }
 
     /// Where the worker of a model stands.
     pub(super) fn phase(&mut self, model: &str) -> Option<&mut Phase> {
-        let slot = self.slots.get_mut(model)?;
-        slot.running.as_mut().map(|worker| &mut worker.phase)
+        self.slots.get_mut(model)?.phase()
+    }
+}
+
+/// A lease, already counted, for somebody who waited.
+pub(super) fn grant(waiter: &Waiter, generation: Generation, now: Instant) -> Effect {
+    Effect::Grant {
+        waiter: waiter.id,
+        generation,
+        waited: now - waiter.turn.since,
+        position: waiter.position,
     }
 }

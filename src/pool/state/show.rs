@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::Machine;
 use super::slot::{Phase, Slot};
-use crate::pool::view::{ModelView, View};
+use crate::pool::view::{ModelView, Models, View};
 use crate::units::ByteSize;
 
 impl Machine {
@@ -13,15 +13,45 @@ impl Machine {
         View {
             budget: self.settings.budget,
             reserved: self.reserved(),
-            models: self
-                .slots
-                .iter()
-                .map(|(model, slot)| self.model_view(model, slot, now))
-                .collect(),
+            models: self.model_views(now),
             counters: self.counters.clone(),
             preloading: self.preloading.len(),
             stopping: self.shutdown.is_some(),
         }
+    }
+
+    /// Brings a view up to date: what has changed since this was last asked is made
+    /// anew, the rest stays.
+    pub fn refresh(&mut self, view: &mut View, now: Instant) {
+        for model in self.slots.take_stale() {
+            let slot = self.slots.get(&model);
+            let is_known = slot.is_some_and(|slot| {
+                let shown = self.model_view(&model, slot, now);
+                view.models.replace(shown)
+            });
+            if !is_known {
+                view.models = self.model_views(now);
+                self.slots.take_stale();
+                break;
+            }
+        }
+        view.budget = self.settings.budget;
+        view.reserved = self.reserved();
+        view.preloading = self.preloading.len();
+        view.stopping = self.shutdown.is_some();
+        if view.counters != self.counters {
+            view.counters = self.counters.clone();
+        }
+    }
+
+    /// All models.
+    fn model_views(&self, now: Instant) -> Models {
+        let names = self.slots.names();
+        let views = names.iter().map(|model| {
+            let slot = &self.slots[model];
+            self.model_view(model, slot, now)
+        });
+        Models::new(views.collect())
     }
 
     /// One model.
@@ -38,8 +68,6 @@ impl Machine {
             _ => (None, None, None),
         };
         let gate = worker.and_then(|worker| worker.gate());
-        // A lease taken through the gate does not tell the machine.
-        let is_idle = gate.is_some_and(|gate| gate.leases() == 0);
         let loading = matches!(phase, Some(Phase::Loading { .. }));
         ModelView {
             model: model.to_owned(),
@@ -50,16 +78,16 @@ impl Machine {
             need: ByteSize(slot.need().bytes),
             reserved: worker.map_or(ByteSize::ZERO, |worker| worker.reserved),
             footprint: worker.map(|worker| worker.holding.held),
-            seen: self.seen(slot),
+            seen: self.learnt_of(slot),
             ready,
             pid: worker.and_then(|worker| worker.pid),
             generation: worker.map(|worker| worker.generation),
             waiting: slot.waiters.len(),
-            waiting_since: slot.waiters.front().map(|waiter| waiter.turn.since),
+            waiting_since: slot.waiters.oldest().map(|turn| turn.since),
             loading_since: worker.filter(|_| loading).map(|worker| worker.started),
             ready_since: since,
-            idle_since: idle_since.filter(|_| is_idle),
-            unload_at: self.unload_at(slot).filter(|_| is_idle),
+            idle_since,
+            unload_at: self.unload_at(slot),
             last_failure: slot.failure.clone(),
             load_times: slot.load_times.iter().copied().collect(),
             gate: gate.cloned(),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::memory::{Holding, Outlook};
-use super::{Generation, ReplyId, WaiterId};
+use super::queue::Queue;
+use super::slots::Marks;
+use super::{Generation, ReplyId};
 use crate::pool::evict::Room;
 use crate::pool::gate::Gate;
 use crate::pool::view::LastFailure;
@@ -28,7 +30,10 @@ pub(super) struct Slot {
     pub idle_unload: Option<Duration>,
     /// It is to be loaded though nobody waits: kept or preloaded.
     pub wanted: Option<Turn>,
-    pub waiters: VecDeque<Waiter>,
+    pub waiters: Queue,
+    /// Its worker drained for others while these waiters still stood there: they
+    /// stand in the line from then on, behind those others.
+    pub overtaken: Option<Turn>,
     pub running: Option<Worker>,
     pub failure: Option<LastFailure>,
     /// Crashes in a row, each soon after loading and before any lease ended in peace.
@@ -38,23 +43,15 @@ pub(super) struct Slot {
     pub load_times: VecDeque<Duration>,
     /// Another model had to go for the load that comes.
     pub displaces: bool,
+    /// Its place in the indexes.
+    pub marks: Marks,
 }
 
 /// A place in the line across all models.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Turn {
     pub since: Instant,
     pub number: u64,
-}
-
-/// One waiting request.
-#[derive(Debug)]
-pub(super) struct Waiter {
-    pub id: WaiterId,
-    pub turn: Turn,
-    pub priority: Priority,
-    /// How many stood before it when it came.
-    pub position: usize,
 }
 
 /// One worker process, from the decision to start it until it has been reaped.
@@ -104,13 +101,15 @@ impl Slot {
             preload: false,
             idle_unload: None,
             wanted: None,
-            waiters: VecDeque::new(),
+            waiters: Queue::default(),
+            overtaken: None,
             running: None,
             failure: None,
             early_crashes: 0,
             outlook: Outlook::default(),
             load_times: VecDeque::new(),
             displaces: false,
+            marks: Marks::default(),
         }
     }
 
@@ -145,8 +144,12 @@ impl Slot {
 
     /// The oldest claim on a load, of a waiter or of the configuration.
     pub fn claim(&self) -> Option<Turn> {
-        let waiter = self.waiters.front().map(|waiter| waiter.turn);
-        [waiter, self.wanted]
+        let oldest = self.waiters.oldest();
+        let waiters = oldest.map(|turn| match self.overtaken {
+            Some(overtaken) if overtaken.number > turn.number => overtaken,
+            _ => turn,
+        });
+        [waiters, self.wanted]
             .into_iter()
             .flatten()
             .min_by_key(|turn| turn.number)
@@ -154,9 +157,9 @@ impl Slot {
 
     /// The class in which it stands in the line: the first one of those who wait.
     pub fn priority(&self) -> Priority {
-        let waiting = self.waiters.iter().map(|waiter| waiter.priority);
         let wanted = self.wanted.map(|_| Priority::Normal);
-        waiting.chain(wanted).min().unwrap_or_default()
+        let classes = self.waiters.class().into_iter().chain(wanted);
+        classes.min().unwrap_or_default()
     }
 
     /// Whether a worker loads or answers through an open gate, so that a claim needs no room.
@@ -166,6 +169,11 @@ impl Slot {
             Some(Phase::Up { draining, .. }) => draining.is_none(),
             Some(Phase::Stopping { .. }) | None => false,
         }
+    }
+
+    /// Where its worker stands.
+    pub fn phase(&mut self) -> Option<&mut Phase> {
+        self.running.as_mut().map(|worker| &mut worker.phase)
     }
 
     /// Whether it drains for `reason`.
@@ -203,6 +211,25 @@ impl Slot {
     }
 }
 
+/// How many leases there may be on a worker at once: a quarter more than the
+/// sequences it works on, so that it has the next one at hand when one ends. Whoever
+/// comes beyond that waits here, where callers take turns, and not in its engine.
+pub(super) fn most_leases(plan: &LoadPlan) -> u64 {
+    let parallel = u64::from(plan.parallel.max(1));
+    parallel + parallel.div_ceil(4)
+}
+
+impl Phase {
+    /// Whether its worker is on its way out.
+    pub fn is_leaving(&self) -> bool {
+        match self {
+            Self::Loading { then_drain, .. } => then_drain.is_some(),
+            Self::Up { draining, .. } => draining.is_some(),
+            Self::Stopping { .. } => true,
+        }
+    }
+}
+
 impl Worker {
     /// What it takes of the budget.
     pub fn room(&self) -> Room {
@@ -214,11 +241,7 @@ impl Worker {
 
     /// Whether its memory will come back without anything more being decided.
     pub fn is_leaving(&self) -> bool {
-        match &self.phase {
-            Phase::Loading { then_drain, .. } => then_drain.is_some(),
-            Phase::Up { draining, .. } => draining.is_some(),
-            Phase::Stopping { .. } => true,
-        }
+        self.phase.is_leaving()
     }
 
     /// The gate, while it is up.

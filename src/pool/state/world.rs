@@ -63,7 +63,7 @@ pub fn plan(model: &str, memory: u64) -> Arc<LoadPlan> {
         commit: None,
         engine: EngineKind::Scripted,
         context: 1024,
-        parallel: 1,
+        parallel: 64,
         kv: ByteSize::ZERO,
         compute: Compute::Auto,
         memory: ByteSize(memory),
@@ -101,6 +101,7 @@ pub fn settings(budget: u64) -> Settings {
         max_models: None,
         switch_after: Duration::from_secs(30),
         queue: 64,
+        queue_per_caller: 64,
         queue_timeout: Duration::from_secs(600),
         contention: Contention::Wait,
         autoload: true,
@@ -484,6 +485,8 @@ impl World {
         if let Some(most) = self.settings.max_models {
             assert!(self.workers.len() <= most, "{} workers", self.workers.len());
         }
+        self.machine.waiting.check();
+        self.machine.slots.check(self.now);
         for waiter in self.machine.waiting.keys() {
             assert!(!self.held.contains_key(waiter) && !self.refused.contains_key(waiter));
         }

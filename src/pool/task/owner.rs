@@ -114,9 +114,10 @@ impl<L: Launch> Owner<L> {
         while let Some(message) = self.deferred.pop_front() {
             self.take(message);
         }
+        self.show.send_replace(Arc::new(self.machine.view(now())));
         while !self.machine.is_over() {
             self.write_down();
-            self.show.send_replace(Arc::new(self.machine.view(now())));
+            self.show();
             let wake = self.machine.next_wake(now());
             tokio::select! {
                 Some(message) = self.inbox.recv() => {
@@ -134,7 +135,7 @@ impl<L: Launch> Owner<L> {
             }
         }
         self.write_down();
-        self.show.send_replace(Arc::new(self.machine.view(now())));
+        self.show();
         self.shared.open.store(Arc::default());
     }
 
@@ -143,6 +144,13 @@ impl<L: Launch> Owner<L> {
         if let Some(ledger) = self.machine.learnt() {
             self.notebook.write(ledger);
         }
+    }
+
+    /// Shows what has changed.
+    fn show(&mut self) {
+        let mut view = View::clone(&self.show.borrow());
+        self.machine.refresh(&mut view, now());
+        self.show.send_replace(Arc::new(view));
     }
 
     /// Turns a message into an event.

@@ -299,7 +299,7 @@ async fn load_unload_and_release_by_hand() {
     assert!(
         pool.view()
             .model("a")
-            .is_some_and(|a| a.idle_since.is_some())
+            .is_some_and(|a| a.idle_since().is_some())
     );
     let began = tokio::time::Instant::now();
     pool.unload("a", UnloadMode::Idle).await.expect("unloaded");

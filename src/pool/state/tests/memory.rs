@@ -59,7 +59,7 @@ fn a_machine_that_is_taught_begins_where_the_other_ended() {
     assert_eq!(world.machine.learnt(), None, "told once");
     let models: Vec<_> = world.residents.values().cloned().collect();
     let mut next = Machine::new(world.settings.clone(), models, world.now);
-    next.teach(learnt);
+    next.teach(learnt, world.now);
     let view = next.view(world.now);
     let a = view.model("a").expect("known");
     assert_eq!((a.need, a.load_times.len()), (ByteSize(690), 1));

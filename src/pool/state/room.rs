@@ -1,0 +1,284 @@
+//! Room for loads: what is held, what may go for it, what is promised to those
+//! further ahead. Who is next is told by `schedule`, who must go by `evict`.
+
+use std::time::Instant;
+
+use super::slot::{Phase, Turn};
+use super::{Effect, GRACE, Generation, Machine};
+use crate::config::Contention;
+use crate::pool::evict::{Room, victims};
+use crate::pool::{Refused, UnloadReason};
+use crate::units::ByteSize;
+
+/// The room as those see it who stand in the line, while one after the other is
+/// asked.
+#[derive(Default)]
+pub(super) struct Prospect {
+    /// What those further ahead will need.
+    promised: Room,
+    /// Whose room they will get.
+    earmarked: Vec<Generation>,
+    /// What the machine holds; nothing once that has changed.
+    seen: Option<Holdings>,
+}
+
+/// What is held by those who are not on their way out.
+struct Holdings {
+    /// Whoever stays in any case: what loads, what is kept.
+    staying: Room,
+    /// Whoever may go: idle ones, the least recently used first, then busy ones,
+    /// the longest resident first.
+    candidates: Vec<Candidate>,
+}
+
+/// A ready model that may go.
+#[derive(Clone, Copy)]
+struct Candidate {
+    generation: Generation,
+    room: Room,
+    busy: bool,
+}
+
+impl Prospect {
+    /// Somebody further ahead will need this.
+    pub fn promise(&mut self, need: Room) {
+        self.promised = self.promised.plus(need);
+    }
+
+    /// Somebody further ahead will get the room of these candidates.
+    fn earmark(&mut self, chosen: &[usize]) {
+        let Some(seen) = &mut self.seen else {
+            return;
+        };
+        for &index in chosen.iter().rev() {
+            self.earmarked
+                .push(seen.candidates.remove(index).generation);
+        }
+    }
+
+    /// What the machine holds has changed.
+    pub fn look_again(&mut self) {
+        self.seen = None;
+    }
+}
+
+impl Holdings {
+    /// All of it.
+    fn sum(&self) -> Room {
+        let candidates = self.candidates.iter();
+        candidates.fold(self.staying, |sum, candidate| sum.plus(candidate.room))
+    }
+
+    /// What each candidate would free; of the idle ones alone, or of all.
+    fn rooms(&self, only_idle: bool) -> Vec<Room> {
+        let candidates = self.candidates.iter().filter(|c| !only_idle || !c.busy);
+        candidates.map(|candidate| candidate.room).collect()
+    }
+}
+
+impl Machine {
+    /// Whether a model could be loaded with everything gone that may go.
+    pub(super) fn can_ever_fit(&self, model: &str) -> Result<(), Refused> {
+        let Some(slot) = self.slots.get(model) else {
+            return Ok(());
+        };
+        let held = self.slots.held_against(slot);
+        let wanted = held.plus(slot.need());
+        if wanted.fits(self.limit()) {
+            return Ok(());
+        }
+        let holds = self.slots.iter().filter(|(name, other)| {
+            *name != model && other.keep && (!slot.keep || other.running.is_some())
+        });
+        let mut names: Vec<_> = holds.map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        let names = names.join(", ");
+        let bytes_fit = wanted.bytes <= self.limit().bytes;
+        Err(Refused::NeverFits {
+            model: model.to_owned(),
+            need: ByteSize(slot.need().bytes),
+            budget: self.settings.budget,
+            held: match held.places {
+                0 => String::new(),
+                places if bytes_fit => format!(", but all {places} places are kept for {names}"),
+                _ => format!(", of which {} is kept for {names}", ByteSize(held.bytes)),
+            },
+        })
+    }
+
+    /// Whether a load would fit without anything that is in use having to go,
+    /// behind all that wait already.
+    pub(super) fn fits_beside_busy(&self, model: &str) -> bool {
+        let slot = &self.slots[model];
+        let need = match slot.claim() {
+            // It is among those who wait.
+            Some(_) => self.slots.claimed(),
+            None => self.slots.claimed().plus(slot.need()),
+        };
+        let holdings = self.holdings(&[]);
+        let missing = holdings.sum().plus(need).less(self.limit());
+        missing == Room::default() || victims(missing, &holdings.rooms(true)).is_some()
+    }
+
+    /// Lets idle models go while more is held than there is: the budget was
+    /// lowered, or a worker holds more than was reserved for it.
+    pub(super) fn shed(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        self.slots.settle(now);
+        if self.slots.books().fits(self.limit()) {
+            return;
+        }
+        let holdings = self.holdings(&[]);
+        let missing = holdings.sum().less(self.limit());
+        if missing == Room::default() {
+            return;
+        }
+        let rooms = holdings.rooms(true);
+        let chosen = victims(missing, &rooms).unwrap_or_else(|| (0..rooms.len()).collect());
+        for index in chosen {
+            let model = self.workers[&holdings.candidates[index].generation].clone();
+            if let Some(Phase::Up { gate, .. }) = self.phase(&model)
+                && let Some(vacant) = gate.close_if_idle()
+            {
+                self.retire(&model, vacant, UnloadReason::Memory, out);
+            }
+        }
+    }
+
+    /// Sees to it that a model will fit beside what stays and what is promised.
+    /// Answers whether it can be started now.
+    pub(super) fn make_room(
+        &mut self,
+        model: &str,
+        may_drain: bool,
+        prospect: &mut Prospect,
+        now: Instant,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        let need = self.slots[model].need();
+        loop {
+            self.slots.settle(now);
+            let promised = prospect.promised;
+            let holdings = self.seen(prospect);
+            let missing = holdings.sum().plus(promised).plus(need).less(self.limit());
+            if missing == Room::default() {
+                let slot = &self.slots[model];
+                let is_gone = slot.running.is_none() && self.has_calm(slot);
+                return is_gone && self.slots.books().plus(need).fits(self.limit());
+            }
+            let chosen = match victims(missing, &holdings.rooms(true)) {
+                Some(chosen) => chosen,
+                None => match victims(missing, &holdings.rooms(false)) {
+                    None => return false,
+                    Some(chosen) if may_drain => chosen,
+                    Some(chosen) => {
+                        prospect.earmark(&chosen);
+                        return false;
+                    }
+                },
+            };
+            let chosen: Vec<_> = chosen.iter().map(|&i| holdings.candidates[i]).collect();
+            prospect.look_again();
+            for victim in chosen {
+                // An idle one that was taken in this very moment is looked at anew.
+                self.displace(victim, now, out);
+            }
+            if let Some(slot) = self.slots.get_mut(model) {
+                slot.displaces = true;
+            }
+        }
+    }
+
+    /// Whether nothing can come of asking whoever is next in the line, nor anybody
+    /// behind him: what stays and what is promised leave no room, whoever goes; or
+    /// nothing is free and nobody may go.
+    pub(super) fn is_over_for_all(&self, may_drain: bool, prospect: &mut Prospect) -> bool {
+        let promised = prospect.promised;
+        let least = self.slots.least_need();
+        let holdings = self.seen(prospect);
+        if !holdings
+            .staying
+            .plus(promised)
+            .plus(least)
+            .fits(self.limit())
+        {
+            return true;
+        }
+        let mut candidates = holdings.candidates.iter();
+        let may_go = candidates.any(|candidate| may_drain || !candidate.busy);
+        !may_go && !self.slots.books().plus(least).fits(self.limit())
+    }
+
+    /// Closes the gate of a model that has to go: at once if nobody uses it, else
+    /// it drains or is taken away.
+    fn displace(&mut self, victim: Candidate, now: Instant, out: &mut Vec<Effect>) {
+        let reason = UnloadReason::Evicted;
+        let preempts = self.settings.contention == Contention::Preempt;
+        let number = self.turn();
+        let model = self.workers[&victim.generation].clone();
+        let Some(slot) = self.slots.get_mut(&model) else {
+            return;
+        };
+        if victim.busy {
+            slot.overtaken = Some(Turn { since: now, number });
+        }
+        let Some(Phase::Up { gate, draining, .. }) = slot.phase() else {
+            return;
+        };
+        let vacant = if victim.busy {
+            gate.close()
+        } else {
+            gate.close_if_idle()
+        };
+        match vacant {
+            Some(vacant) => self.retire(&model, vacant, reason, out),
+            None if !victim.busy => {}
+            None if preempts => self.revoke(&model, reason, GRACE, out),
+            None => *draining = Some(reason),
+        }
+    }
+
+    /// What the machine holds, without what is earmarked.
+    fn seen<'p>(&self, prospect: &'p mut Prospect) -> &'p Holdings {
+        let earmarked = &prospect.earmarked;
+        prospect
+            .seen
+            .get_or_insert_with(|| self.holdings(earmarked))
+    }
+
+    /// What is held by those who neither go nor are earmarked to go.
+    fn holdings(&self, earmarked: &[Generation]) -> Holdings {
+        let age: Vec<&String> = self.idle.iter().rev().map(|(model, ())| model).collect();
+        let mut staying = Room::default();
+        let mut found = Vec::new();
+        for (model, slot) in self.slots.running() {
+            let Some(worker) = &slot.running else {
+                continue;
+            };
+            if worker.is_leaving() || earmarked.contains(&worker.generation) {
+                continue;
+            }
+            let Phase::Up { gate, since, .. } = &worker.phase else {
+                staying = staying.plus(worker.room());
+                continue;
+            };
+            if slot.keep {
+                staying = staying.plus(worker.room());
+                continue;
+            }
+            let busy = gate.leases() > 0 || gate.is_queued();
+            let rank = age.iter().position(|idle| *idle == model);
+            let rank = rank.filter(|_| !busy).unwrap_or(usize::MAX);
+            let candidate = Candidate {
+                generation: worker.generation,
+                room: worker.room(),
+                busy,
+            };
+            found.push(((busy, rank, *since), candidate));
+        }
+        found.sort_by_key(|(order, _)| *order);
+        Holdings {
+            staying,
+            candidates: found.into_iter().map(|(_, candidate)| candidate).collect(),
+        }
+    }
+}

@@ -1,0 +1,446 @@
+//! All models, and what is looked up among them without looking at each: which
+//! have a worker, what those hold, who stands in the line, which failures end
+//! when. Whoever changes a slot takes it through here, which notes its name;
+//! [`Slots::settle`] then brings the indexes up to date with those that were
+//! noted. So an event costs what it changes, however many models there are.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
+use std::ops::Bound::{Excluded, Included, Unbounded};
+use std::ops::Index as At;
+use std::time::Instant;
+
+use super::slot::{Slot, Turn};
+use crate::pool::Priority;
+use crate::pool::evict::Room;
+
+/// All models.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    all: HashMap<String, Slot>,
+    /// Changed since the indexes were settled.
+    touched: Vec<String>,
+    /// Changed since the view was made.
+    stale: Vec<String>,
+    index: Index,
+}
+
+/// What is kept in a slot of its place in the indexes.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    entry: Entry,
+    is_touched: bool,
+    is_stale: bool,
+}
+
+/// What the indexes hold of one model.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Entry {
+    /// What its worker takes.
+    running: Option<Room>,
+    /// It is to be loaded, and no worker comes up for it.
+    claim: Option<Claim>,
+    /// Until when a failure keeps it out of the line.
+    rests_until: Option<Instant>,
+    /// What it takes, or will, for good.
+    kept: Option<Room>,
+    is_forgettable: bool,
+}
+
+/// A claim on a load.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Claim {
+    turn: Turn,
+    class: Priority,
+    need: Room,
+}
+
+/// A sum that comes back to nothing when everything is taken out again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sum {
+    bytes: u128,
+    places: usize,
+}
+
+/// The indexes.
+#[derive(Debug, Default)]
+struct Index {
+    running: BTreeSet<String>,
+    books: Sum,
+    /// Who stands in the line, by age and by class.
+    by_age: BTreeMap<(Instant, u64), String>,
+    by_class: BTreeMap<(Priority, u64), String>,
+    /// How many in the line need so many bytes.
+    needs: BTreeMap<u64, usize>,
+    /// What all claims need, also of those that rest.
+    claimed: Sum,
+    /// When failures end.
+    failures: BTreeSet<(Instant, String)>,
+    kept: Sum,
+    kept_running: Sum,
+    /// Who came into the line since this was last taken, or needs more.
+    fresh: Vec<String>,
+    forgettable: BTreeSet<String>,
+}
+
+/// Where somebody stands in the line: first those who are due, by age, then the
+/// others by class.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place {
+    Due(Instant, u64),
+    Young {
+        class: Priority,
+        number: u64,
+        /// Everybody who is not due has this number or a higher one.
+        first: u64,
+    },
+}
+
+impl Place {
+    /// Whether whoever stands there has waited so long that nothing goes before him.
+    pub fn is_due(self) -> bool {
+        matches!(self, Self::Due(..))
+    }
+}
+
+impl Sum {
+    fn add(&mut self, room: Room) {
+        self.bytes += u128::from(room.bytes);
+        self.places += room.places;
+    }
+
+    fn take(&mut self, room: Room) {
+        self.bytes -= u128::from(room.bytes);
+        self.places -= room.places;
+    }
+
+    fn room(self) -> Room {
+        Room {
+            bytes: u64::try_from(self.bytes).unwrap_or(u64::MAX),
+            places: self.places,
+        }
+    }
+}
+
+impl Entry {
+    fn of(slot: &Slot, now: Instant) -> Self {
+        let running = slot.running.as_ref().map(|worker| worker.room());
+        let claim = slot.claim().filter(|_| !slot.is_served());
+        Self {
+            running,
+            claim: claim.map(|turn| Claim {
+                turn,
+                class: slot.priority(),
+                need: slot.need(),
+            }),
+            rests_until: slot.quarantine(now).map(|failure| failure.retry_at),
+            kept: slot.keep.then(|| running.unwrap_or(slot.need())),
+            is_forgettable: slot.is_forgettable(),
+        }
+    }
+
+    /// Its claim, if that stands in the line.
+    fn in_line(&self) -> Option<Claim> {
+        self.claim.filter(|_| self.rests_until.is_none())
+    }
+}
+
+impl Index {
+    fn remove(&mut self, model: &str, entry: &Entry) {
+        if let Some(room) = entry.running {
+            self.running.remove(model);
+            self.books.take(room);
+        }
+        if let Some(claim) = entry.claim {
+            self.claimed.take(claim.need);
+        }
+        if let Some(Claim { turn, class, need }) = entry.in_line() {
+            if let btree_map::Entry::Occupied(mut count) = self.needs.entry(need.bytes) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+            self.by_age.remove(&(turn.since, turn.number));
+            self.by_class.remove(&(class, turn.number));
+        }
+        if let Some(until) = entry.rests_until {
+            self.failures.remove(&(until, model.to_owned()));
+        }
+        if let Some(room) = entry.kept {
+            self.kept.take(room);
+            if entry.running.is_some() {
+                self.kept_running.take(room);
+            }
+        }
+        if entry.is_forgettable {
+            self.forgettable.remove(model);
+        }
+    }
+
+    fn insert(&mut self, model: &str, entry: &Entry) {
+        let name = || model.to_owned();
+        if let Some(room) = entry.running {
+            self.running.insert(name());
+            self.books.add(room);
+        }
+        if let Some(claim) = entry.claim {
+            self.claimed.add(claim.need);
+        }
+        if let Some(Claim { turn, class, need }) = entry.in_line() {
+            *self.needs.entry(need.bytes).or_default() += 1;
+            self.by_age.insert((turn.since, turn.number), name());
+            self.by_class.insert((class, turn.number), name());
+        }
+        if let Some(until) = entry.rests_until {
+            self.failures.insert((until, name()));
+        }
+        if let Some(room) = entry.kept {
+            self.kept.add(room);
+            if entry.running.is_some() {
+                self.kept_running.add(room);
+            }
+        }
+        if entry.is_forgettable {
+            self.forgettable.insert(name());
+        }
+    }
+}
+
+impl Slots {
+    /// A model.
+    pub fn get(&self, model: &str) -> Option<&Slot> {
+        self.all.get(model)
+    }
+
+    /// A model that is about to change.
+    pub fn get_mut(&mut self, model: &str) -> Option<&mut Slot> {
+        let slot = self.all.get_mut(model)?;
+        if !std::mem::replace(&mut slot.marks.is_touched, true) {
+            self.touched.push(model.to_owned());
+        }
+        Some(slot)
+    }
+
+    /// A model that is about to change, made if it is not known.
+    pub fn get_or_insert(&mut self, model: &str, new: impl FnOnce() -> Slot) -> &mut Slot {
+        let slot = self.all.entry(model.to_owned()).or_insert_with(new);
+        if !std::mem::replace(&mut slot.marks.is_touched, true) {
+            self.touched.push(model.to_owned());
+        }
+        slot
+    }
+
+    /// Every model, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &Slot)> {
+        self.all.iter()
+    }
+
+    /// The names of all models, in order, to change one after the other.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.all.keys().cloned().collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Brings the indexes up to date.
+    pub fn settle(&mut self, now: Instant) {
+        while let Some(model) = self.touched.pop() {
+            let Some(slot) = self.all.get_mut(&model) else {
+                continue;
+            };
+            slot.marks.is_touched = false;
+            let entry = Entry::of(slot, now);
+            let before = std::mem::replace(&mut slot.marks.entry, entry);
+            if entry != before {
+                self.index.remove(&model, &before);
+                self.index.insert(&model, &entry);
+                let need = |entry: &Entry| entry.in_line().map(|claim| claim.need);
+                if need(&entry).is_some() && need(&entry) != need(&before) {
+                    self.index.fresh.push(model.clone());
+                }
+            }
+            if !std::mem::replace(&mut slot.marks.is_stale, true) {
+                self.stale.push(model);
+            }
+        }
+    }
+
+    /// Those whose failure is over stand in the line again.
+    pub fn end_rests(&mut self, now: Instant) {
+        let over = |index: &Index| index.failures.first().filter(|(at, _)| *at <= now).cloned();
+        while let Some((_, model)) = over(self.index()) {
+            self.get_mut(&model);
+            self.settle(now);
+        }
+    }
+
+    /// Forgets models of which nothing is left to remember.
+    pub fn forget(&mut self) {
+        while let Some(model) = self.index.forgettable.first().cloned() {
+            if let Some(slot) = self.all.remove(&model) {
+                self.index.remove(&model, &slot.marks.entry);
+                self.stale.push(model);
+            }
+        }
+    }
+
+    /// The names of those that may look different, since this was last asked.
+    pub fn take_stale(&mut self) -> Vec<String> {
+        let stale = std::mem::take(&mut self.stale);
+        for model in &stale {
+            if let Some(slot) = self.all.get_mut(model) {
+                slot.marks.is_stale = false;
+            }
+        }
+        stale
+    }
+
+    /// The indexes, which must be settled.
+    fn index(&self) -> &Index {
+        debug_assert!(self.touched.is_empty(), "{:?} changed", self.touched);
+        &self.index
+    }
+
+    /// The models with a worker, by name.
+    pub fn running(&self) -> impl Iterator<Item = (&String, &Slot)> {
+        let names = self.index().running.iter();
+        names.filter_map(|model| Some((model, self.all.get(model)?)))
+    }
+
+    /// What all workers take.
+    pub fn books(&self) -> Room {
+        self.index().books.room()
+    }
+
+    /// What all who wait for a load will need, whoever they are.
+    pub fn claimed(&self) -> Room {
+        self.index().claimed.room()
+    }
+
+    /// What is held for good in the way of one model. Among kept models it is first
+    /// come, first served: otherwise two that do not fit together would keep each
+    /// other out.
+    pub fn held_against(&self, slot: &Slot) -> Room {
+        let index = self.index();
+        match slot.marks.entry.kept {
+            None => index.kept.room(),
+            Some(own) if slot.running.is_some() => index.kept_running.room().less(own),
+            Some(_) => index.kept_running.room(),
+        }
+    }
+
+    /// What is kept, and what of that is there.
+    pub fn kept(&self) -> (Room, Room) {
+        (self.index().kept.room(), self.index().kept_running.room())
+    }
+
+    /// The least that anybody in the line needs.
+    pub fn least_need(&self) -> Room {
+        let bytes = self.index().needs.first_key_value();
+        Room {
+            bytes: bytes.map_or(0, |(bytes, _)| *bytes),
+            places: 1,
+        }
+    }
+
+    /// Who has come into the line since this was last asked, or needs more.
+    pub fn take_fresh(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.index.fresh)
+    }
+
+    /// Everybody in the line, by age.
+    pub fn line_by_age(&self) -> impl Iterator<Item = &String> {
+        self.index().by_age.values()
+    }
+
+    /// Whoever stands in the line behind a place, or first in it; those who came at
+    /// `due` or before are due.
+    pub fn next_in_line(
+        &self,
+        place: Option<Place>,
+        due: Option<Instant>,
+    ) -> Option<(Place, &String)> {
+        let index = self.index();
+        let (mut class, mut from, first) = match place {
+            Some(Place::Young {
+                class,
+                number,
+                first,
+            }) => (class, number + 1, first),
+            None | Some(Place::Due(..)) => {
+                let after = match place {
+                    Some(Place::Due(since, number)) => Excluded((since, number)),
+                    _ => Unbounded,
+                };
+                let until = due.map(|due| (due, u64::MAX));
+                if let Some(until) = until
+                    && let Some((&(since, number), model)) =
+                        range(&index.by_age, after, Included(until))
+                {
+                    return Some((Place::Due(since, number), model));
+                }
+                let young = until.map_or(Unbounded, Excluded);
+                let (&(_, first), _) = range(&index.by_age, young, Unbounded)?;
+                (Priority::High, first, first)
+            }
+        };
+        loop {
+            let until = Included((class, u64::MAX));
+            let found = range(&index.by_class, Included((class, from)), until);
+            if let Some((&(class, number), model)) = found {
+                let place = Place::Young {
+                    class,
+                    number,
+                    first,
+                };
+                return Some((place, model));
+            }
+            (class, from) = (class.lower()?, first);
+        }
+    }
+
+    /// Since when the first one waits in the line who is not due.
+    pub fn next_due(&self, due: Option<Instant>) -> Option<Instant> {
+        let young = due.map_or(Unbounded, |due| Excluded((due, u64::MAX)));
+        range(&self.index().by_age, young, Unbounded).map(|(&(since, _), _)| since)
+    }
+
+    /// When the next failure ends.
+    pub fn next_end_of_rest(&self) -> Option<Instant> {
+        self.index().failures.first().map(|(at, _)| *at)
+    }
+
+    /// That the indexes are those of a recount.
+    #[cfg(test)]
+    pub fn check(&self, now: Instant) {
+        let mut index = Index::default();
+        for (model, slot) in &self.all {
+            index.insert(model, &Entry::of(slot, now));
+        }
+        index.fresh = self.index.fresh.clone();
+        assert_eq!(format!("{index:?}"), format!("{:?}", self.index()));
+    }
+}
+
+impl<N: AsRef<str> + ?Sized> At<&N> for Slots {
+    type Output = Slot;
+
+    fn index(&self, model: &N) -> &Slot {
+        &self.all[model.as_ref()]
+    }
+}
+
+/// The first entry between two bounds, of which the lower may lie above the upper.
+fn range<K: Ord + Copy, V>(
+    map: &BTreeMap<K, V>,
+    from: std::ops::Bound<K>,
+    until: std::ops::Bound<K>,
+) -> Option<(&K, &V)> {
+    let found = map.range((from, Unbounded)).next()?;
+    let is_within = match until {
+        Included(until) => *found.0 <= until,
+        Excluded(until) => *found.0 < until,
+        Unbounded => true,
+    };
+    is_within.then_some(found)
+}
