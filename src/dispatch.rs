@@ -20,8 +20,10 @@ use crate::route::{self, Decision, Why};
 use crate::shutdown::Tasks;
 use crate::worker::LoadPlan;
 use crate::worker::client::Failure;
+use patience::{TooLate, within};
 
 mod body;
+mod patience;
 pub mod peek;
 pub mod relay;
 mod shortage;
@@ -84,7 +86,6 @@ struct Routed {
     why: Why,
     snapshot: Arc<Snapshot>,
     arrived: Instant,
-    streamed: bool,
 }
 
 impl Dispatch {
@@ -99,7 +100,8 @@ impl Dispatch {
         let limits = &snapshot.config.server.limits;
         let peek = peek::peek(request.endpoint, &request.body, &limits.counts)?;
         let (plan, why) = decide(&snapshot, peek.model.as_deref(), &request.caller.scope)?;
-        request.entry.routed(&plan.model, why.as_str());
+        let priority = request.terms.priority;
+        request.entry.routed(&plan.model, why.as_str(), priority);
         if let (None, Some(default)) = (&peek.model, &snapshot.config.default) {
             request.body = peek::insert_model(&request.body, default.as_str()).into();
         }
@@ -109,7 +111,6 @@ impl Dispatch {
             why,
             snapshot,
             arrived,
-            streamed: peek.stream,
         };
         if peek.stream {
             stream::answer(self.clone(), routed).await
@@ -209,7 +210,9 @@ impl Routed {
                 ..told
             })
         })?;
-        self.request.entry.granted(lease.waited());
+        let load_ms = lease.ready().load_ms;
+        let entry = &self.request.entry;
+        entry.granted(lease.waited(), lease.generation(), load_ms);
         // Nothing of the client's headers: credentials, cookies and framing stay here.
         let mut headers = HeaderMap::new();
         headers.insert(
@@ -226,7 +229,11 @@ impl Routed {
             headers,
             self.request.body.clone(),
         );
-        match tokio::time::timeout(limit, sent).await {
+        let sent = tokio::select! {
+            sent = within(limit, sent) => sent,
+            error = revoked(&lease) => return Err(Unsent::Refused(error)),
+        };
+        match sent {
             Ok(Ok(response)) => Ok((lease, response)),
             Ok(Err(failure @ Failure::Unreached(_))) => {
                 crashed(&self.request.request_id, &lease, &failure).await;
@@ -235,11 +242,8 @@ impl Routed {
             Ok(Err(failure)) => Err(Unsent::Refused(
                 crashed(&self.request.request_id, &lease, &failure).await,
             )),
-            Err(_) => {
-                // An answer that is not streamed may well take so long.
-                if self.streamed {
-                    give_up(&lease);
-                }
+            Err(TooLate) => {
+                give_up(&lease);
                 Err(Unsent::Refused(ApiError::new(
                     Code::FirstTokenTimeout,
                     format!("{} sent nothing within {limit:?}", self.plan.model),

@@ -123,7 +123,6 @@ impl Pool {
     }
 
     /// A pool that begins with nothing learnt and writes nothing down.
-    #[cfg(test)]
     pub fn start(
         settings: Settings,
         models: Vec<Resident>,
