@@ -27,6 +27,7 @@ mod body;
 mod patience;
 pub mod peek;
 pub mod relay;
+mod shortage;
 pub mod spool;
 mod stream;
 mod whole;
@@ -233,7 +234,13 @@ impl Routed {
                 let id = &self.request.request_id;
                 tracing::warn!(request.id = id, model.id = model, reason, "not loaded");
             }
-            Unsent::Refused(refused(error))
+            let scope = &self.request.caller.scope;
+            let words = shortage::words(&error, &dispatch.pool.view(), &|name| scope.permits(name));
+            let told = refused(error);
+            Unsent::Refused(ApiError {
+                message: words.unwrap_or(told.message),
+                ..told
+            })
         })?;
         self.answering.store(Some(lease.plan().clone()));
         let load_ms = lease.ready().load_ms;
@@ -422,7 +429,11 @@ async fn revoked(lease: &Lease) -> ApiError {
             let message = format!("{} was unloaded while it answered", lease.plan().model);
             ApiError::new(Code::Overloaded, message)
         }
-        Ending::Crashed(_) => std::future::pending().await,
+        ending @ Ending::Outgrew { .. } => {
+            let model = &lease.plan().model;
+            shortage::ended(model, &ending).unwrap_or_else(|| ended_early(model))
+        }
+        Ending::Crashed(_) | Ending::OutOfMemory => std::future::pending().await,
     }
 }
 
@@ -450,7 +461,10 @@ async fn crashed(request_id: &str, lease: &Lease, failure: &Failure) -> ApiError
             "the worker lives on after it broke off an answer"
         );
     }
-    ended_early(model)
+    let for_memory = lease
+        .ending()
+        .and_then(|ending| shortage::ended(model, &ending));
+    for_memory.unwrap_or_else(|| ended_early(model))
 }
 
 /// An engine that fell silent is not asked again: its worker leaves after its last

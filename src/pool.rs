@@ -5,6 +5,7 @@
 pub(crate) mod evict;
 pub mod gate;
 pub mod lease;
+pub mod ledger;
 pub mod state;
 pub mod task;
 pub mod view;

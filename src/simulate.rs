@@ -74,6 +74,7 @@ pub fn resident(model: &Model, idle_unload: Option<std::time::Duration>) -> Resi
             compute: Compute::Auto,
             warmup: false,
             memory: model.memory,
+            estimated: false,
         }),
         keep: false,
         preload: false,

@@ -69,6 +69,9 @@ pub enum FirstWord {
     Failed {
         /// What a person should know; no path outside the snapshot.
         reason: String,
+        /// Whether memory ran out.
+        #[serde(default)]
+        out_of_memory: bool,
     },
 }
 
@@ -129,4 +132,7 @@ pub struct LoadPlan {
     pub warmup: bool,
     /// What is reserved before the process is started: weights, transient and `kv`.
     pub memory: ByteSize,
+    /// Whether `memory` is an estimate; else it is the owner's word, and what is
+    /// learnt of the model never lowers it.
+    pub estimated: bool,
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::seconds_since;
 use crate::api::leases;
-use crate::platform;
+use crate::platform::{self, pressure};
 use crate::pool::ModelView;
 use crate::service::Service;
 
@@ -35,7 +35,9 @@ pub async fn status(State(service): State<Service>) -> Json<Value> {
         "memory": {
             "budget_bytes": view.budget.0,
             "reserved_bytes": view.reserved.0,
+            "footprint_bytes": view.footprint().0,
             "machine_bytes": platform::machine_memory().map(|memory| memory.0),
+            "pressure": pressure(),
         },
         "requests": {
             "waiting": view.waiting(),
@@ -66,6 +68,16 @@ pub async fn models(State(service): State<Service>) -> Json<Value> {
     Json(json!({"models": models}))
 }
 
+/// How short memory is.
+fn pressure() -> Value {
+    let pressure = pressure::now();
+    json!({
+        "level": pressure.level,
+        "free_bytes": pressure.free.map(|bytes| bytes.0),
+        "stalled_percent": pressure.stalls,
+    })
+}
+
 fn model_status(model: &ModelView, now: Instant) -> Value {
     let ready = model.ready.as_deref();
     json!({
@@ -78,6 +90,8 @@ fn model_status(model: &ModelView, now: Instant) -> Value {
         "parallel": model.plan.parallel,
         "need_bytes": model.need.0,
         "reserved_bytes": model.reserved.0,
+        "footprint_bytes": model.footprint.map(|bytes| bytes.0),
+        "ledger": model.seen,
         "held_bytes": ready.map(|ready| ready.bytes_held),
         "resident_bytes": model.pid.and_then(platform::resident_memory).map(|bytes| bytes.0),
         "device": ready.map(|ready| ready.device.as_str()),

@@ -11,6 +11,7 @@ use super::gate::Gate;
 use super::state::Generation;
 use super::task::Message;
 use super::{UnloadMode, UnloadReason};
+use crate::units::ByteSize;
 use crate::worker::client::Client;
 use crate::worker::{LoadPlan, Ready};
 
@@ -22,6 +23,17 @@ pub enum Ending {
     /// The pool takes the model away: an unload with mode `now`, or the drain
     /// deadline of the server has passed.
     Revoked(UnloadReason),
+    /// The system ended the worker because memory ran out.
+    OutOfMemory,
+    /// The worker held more than it may, and was ended for it.
+    Outgrew {
+        /// What it held.
+        held: ByteSize,
+        /// What was reserved for it.
+        promised: ByteSize,
+        /// The budget that was passed.
+        budget: ByteSize,
+    },
     /// The pool lost its state and starts again with nothing loaded.
     Lost,
 }

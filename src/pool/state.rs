@@ -12,6 +12,7 @@ mod control;
 mod expire;
 mod handle;
 mod hold;
+mod memory;
 mod queue;
 mod rollback;
 mod room;
@@ -34,6 +35,7 @@ use self::slots::Slots;
 use self::waiting::Waiting;
 use super::evict::Room;
 use super::gate::Gate;
+use super::ledger::Ledger;
 use super::view::Counters;
 use super::{
     Ending, HoldError, Refused, Resident, Settings, Terms, UnloadError, UnloadMode, UnloadReason,
@@ -98,6 +100,20 @@ pub enum Event {
         generation: Generation,
         /// Its process id.
         pid: u32,
+    },
+    /// A worker was looked at.
+    Footprint {
+        /// Which.
+        generation: Generation,
+        /// What it holds of memory that cannot be had otherwise.
+        held: ByteSize,
+        /// The most that it ever held.
+        peak: ByteSize,
+    },
+    /// A worker ran out of memory; how that ended is told by what follows.
+    OutOfMemory {
+        /// Which.
+        generation: Generation,
     },
     /// A worker is ready.
     Ready {
@@ -284,6 +300,7 @@ pub enum Effect {
 pub struct Past {
     last_generation: Generation,
     counters: Counters,
+    ledger: Ledger,
 }
 
 /// The machine.
@@ -314,6 +331,12 @@ pub struct Machine {
     last_generation: Generation,
     last_turn: u64,
     counters: Counters,
+    /// What models were seen to hold.
+    ledger: Ledger,
+    /// The ledger has news that nobody has asked for.
+    has_learnt: bool,
+    /// A worker holds more than it promised, or drains for that reason.
+    is_beyond: bool,
     /// Limit and kept models when it was last asked of all who wait whether what
     /// they wait for can ever fit.
     ground: (Room, Room, Room),
@@ -338,6 +361,9 @@ impl Machine {
             last_generation: 0,
             last_turn: 0,
             counters: Counters::default(),
+            ledger: Ledger::default(),
+            has_learnt: false,
+            is_beyond: false,
             ground: Default::default(),
         };
         machine.apply(settings, models, now, &mut Vec::new());
@@ -351,11 +377,13 @@ impl Machine {
     /// panicked: every process that it started has been reaped. Numbers go on, so
     /// that a late word about one of those means nobody, and so do the counters.
     pub fn after(past: Past, settings: Settings, models: Vec<Resident>, now: Instant) -> Self {
-        Self {
+        let mut machine = Self {
             last_generation: past.last_generation,
             counters: past.counters,
             ..Self::new(settings, models, now)
-        }
+        };
+        machine.teach(past.ledger, now);
+        machine
     }
 
     /// What outlives the machine.
@@ -363,6 +391,7 @@ impl Machine {
         Past {
             last_generation: self.last_generation,
             counters: self.counters.clone(),
+            ledger: self.ledger.clone(),
         }
     }
 
@@ -380,6 +409,12 @@ impl Machine {
             Event::Load { waiter, model } => self.load_by_hand(waiter, &model, now, out),
             Event::Cancel { waiter } => self.cancel(waiter),
             Event::Spawned { generation, pid } => self.spawned(generation, pid),
+            Event::Footprint {
+                generation,
+                held,
+                peak,
+            } => self.footprint(generation, held, peak, now),
+            Event::OutOfMemory { generation } => self.ran_out(generation),
             Event::Ready { generation, ready } => self.ready(generation, ready, now, out),
             Event::LoadFailed { generation, reason } => {
                 self.load_failed(generation, reason, now, out);
@@ -465,4 +500,4 @@ mod tests;
 mod world;
 
 #[cfg(test)]
-pub(super) use self::world::{ready, resident, settings};
+pub(crate) use self::world::{plan, ready, resident, settings};

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::owner::{Owner, now};
 use super::lease::Instance;
+use super::ledger::file::Notebook;
 use super::state::{Generation, HoldId, Machine, WaiterId};
 use super::{
     Candidates, HoldError, Lease, Refused, Resident, Settings, Terms, UnloadError, UnloadMode, View,
@@ -104,15 +105,18 @@ pub(super) enum Message {
 
 impl Pool {
     /// Starts the owner, and with it the loads of what is kept or preloaded.
-    pub fn start(
+    /// `notebook` has what was learnt of the models before.
+    pub fn open(
         settings: Settings,
         models: Vec<Resident>,
+        mut notebook: Notebook,
         launcher: impl Launch,
         tasks: &Tasks,
     ) -> Self {
         let now = now();
         let told = (settings.clone(), models.clone());
-        let machine = Machine::new(settings, models, now);
+        let mut machine = Machine::new(settings, models, now);
+        machine.teach(std::mem::take(&mut notebook.ledger), now);
         let (owner, inbox) = mpsc::unbounded_channel();
         let (show, view) = watch::channel(Arc::new(machine.view(now)));
         let shared = Arc::new(Shared {
@@ -121,9 +125,28 @@ impl Pool {
             view,
             last_number: AtomicU64::new(0),
         });
-        let owner = Owner::new(machine, told, launcher, tasks, shared.clone(), inbox, show);
+        let owner = Owner::new(
+            machine,
+            told,
+            launcher,
+            tasks,
+            shared.clone(),
+            inbox,
+            show,
+            notebook,
+        );
         tasks.spawn(owner.supervise());
         Self { shared }
+    }
+
+    /// A pool that begins with nothing learnt and writes nothing down.
+    pub fn start(
+        settings: Settings,
+        models: Vec<Resident>,
+        launcher: impl Launch,
+        tasks: &Tasks,
+    ) -> Self {
+        Self::open(settings, models, Notebook::default(), launcher, tasks)
     }
 
     /// Waits for a lease on a model, or on one of several: the lease says which.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::gate::Gate;
+use super::ledger::Seen;
 use super::{ModelState, UnloadReason};
 use crate::units::ByteSize;
 use crate::worker::{LoadPlan, Ready};
@@ -50,10 +51,14 @@ pub struct ModelView {
     pub keep: bool,
     /// How it is, or would be, brought up. While it is up: how it was.
     pub plan: Arc<LoadPlan>,
-    /// What the next load reserves: the estimate, or more if more was seen.
+    /// What the next load reserves: the plan's figure, or what was learnt.
     pub need: ByteSize,
     /// What is reserved now; nothing when unloaded.
     pub reserved: ByteSize,
+    /// What its worker held when it was looked at last.
+    pub footprint: Option<ByteSize>,
+    /// What the ledger knows of it.
+    pub seen: Option<Seen>,
     /// What the worker said of itself, when it is up.
     pub ready: Option<Arc<Ready>>,
     /// The worker process.
@@ -125,6 +130,12 @@ impl View {
     pub fn model(&self, model: &str) -> Option<&ModelView> {
         let (page, index) = self.models.find(model)?;
         Some(&self.models.pages[page][index])
+    }
+
+    /// What all workers held when they were looked at last.
+    pub fn footprint(&self) -> ByteSize {
+        let held = self.models.iter().filter_map(|model| model.footprint);
+        held.fold(ByteSize::ZERO, ByteSize::saturating_add)
     }
 
     /// Requests that wait, of all models.

@@ -232,6 +232,7 @@ impl Builder<'_> {
             kv,
             compute: load.compute,
             warmup: self.is_warmed_up(source, load),
+            estimated: load.memory.is_none(),
             memory: load
                 .memory
                 .map(|memory| memory.of(self.budget))

@@ -6,6 +6,7 @@ pub mod folder;
 mod life;
 mod lines;
 mod spawn;
+mod watcher;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -25,6 +26,7 @@ use self::life::{Worker, beside};
 use self::spawn::Spawner;
 use super::client::Client;
 use super::{EngineKind, LoadPlan, Ready};
+use crate::platform::footprint::Footprint;
 use crate::secret::Secret;
 
 /// The names of the variables a worker gets, if the router has them; nothing
@@ -60,7 +62,7 @@ pub trait Launch: Send + Sync + 'static {
     fn run(
         &self,
         plan: Arc<LoadPlan>,
-        report: impl Fn(Report) + Send + 'static,
+        report: impl Fn(Report) + Send + Sync + 'static,
         stop: watch::Receiver<Option<Duration>>,
     ) -> impl Future<Output = String> + Send + 'static;
 }
@@ -73,6 +75,10 @@ pub enum Report {
         /// The process id, which is also that of its group.
         pid: u32,
     },
+    /// What it holds now.
+    Footprint(Footprint),
+    /// Memory ran out for it: it says so, or the system ended it for that.
+    OutOfMemory,
     /// It is loaded and listens.
     Ready {
         /// What it says of itself.
@@ -143,7 +149,7 @@ impl Launch for Launcher {
     fn run(
         &self,
         plan: Arc<LoadPlan>,
-        report: impl Fn(Report) + Send + 'static,
+        report: impl Fn(Report) + Send + Sync + 'static,
         stop: watch::Receiver<Option<Duration>>,
     ) -> impl Future<Output = String> + Send + 'static {
         let inner = self.0.clone();

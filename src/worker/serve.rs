@@ -76,8 +76,11 @@ pub fn run(args: &WorkerArgs) -> ExitCode {
             // Only the first line of standard output is read, and that one is the
             // word of a worker that could not begin.
             if !matches!(failure, Failure::EngineGone) {
+                let out_of_memory =
+                    matches!(&failure, Failure::Engine(error) if error.is_out_of_memory());
                 say(&FirstWord::Failed {
                     reason: failure.to_string(),
+                    out_of_memory,
                 });
             }
             ExitCode::FAILURE

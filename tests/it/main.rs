@@ -2,6 +2,7 @@
 //! home, true worker processes, a true cache tree. One test binary, each file a
 //! subject. Nothing is downloaded, nothing is ignored, no test needs another.
 
+mod cgroup;
 mod harness;
 mod raw;
 mod sampler;
@@ -25,6 +26,7 @@ mod faults;
 mod fuzz;
 mod keys;
 mod layers;
+mod memory;
 mod metrics;
 mod names;
 mod openapi;

@@ -147,6 +147,7 @@ impl Machine {
                 self.unlist(&model, now, out);
             }
         }
+        self.look_ahead(now);
     }
 
     /// Takes in one served model, old or new.
@@ -283,6 +284,7 @@ impl Machine {
         self.idle.pop(model);
         let slot = self.slots.get_mut(model);
         if let Some(worker) = slot.and_then(|slot| slot.running.as_mut()) {
+            worker.holding.has_served |= matches!(worker.phase, Phase::Up { served: true, .. });
             worker.phase = Phase::Stopping { reason };
             out.push(Effect::Stop {
                 generation: worker.generation,

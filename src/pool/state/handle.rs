@@ -15,7 +15,6 @@ use crate::config::Contention;
 use crate::pool::gate::Gate;
 use crate::pool::view::LastFailure;
 use crate::pool::{Ending, Refused, Terms, UnloadReason};
-use crate::units::ByteSize;
 use crate::worker::{LoadPlan, Ready};
 
 impl Machine {
@@ -214,8 +213,6 @@ impl Machine {
             return;
         };
         let took = now - worker.started;
-        let held = ByteSize(ready.bytes_held).saturating_add(worker.plan.kv);
-        worker.reserved = worker.reserved.max(held);
         let most = most_leases(&worker.plan);
         let waiters = match then_drain {
             Some(_) => slot.waiters.take_all(),
@@ -232,12 +229,10 @@ impl Machine {
             served: false,
             draining: then_drain,
         };
-        if worker.plan == slot.plan {
-            slot.observed = slot.observed.max(held);
-        }
         slot.remember_load(took);
         slot.failure = None;
         slot.wanted = None;
+        self.promise(&model, &ready, took, now);
         out.push(Effect::Open {
             generation,
             gate: gate.clone(),
@@ -266,10 +261,16 @@ impl Machine {
         let Some((model, slot)) = self.worker(generation) else {
             return;
         };
-        let loading = slot.running.as_ref().map(|worker| &worker.phase);
-        if matches!(loading, Some(Phase::Loading { .. })) {
+        let Some(worker) = slot.running.as_ref() else {
+            return;
+        };
+        let ran_out = worker.holding.ran_out;
+        if matches!(worker.phase, Phase::Loading { .. }) {
             self.end(&model, None, SHORT_GRACE, out);
-            self.fail(&model, reason, None, now, out);
+            if !(ran_out && self.tries_again(&model, now, out)) {
+                let reason = Self::failure_of(ran_out, reason);
+                self.fail(&model, reason, None, now, out);
+            }
         }
     }
 
@@ -287,6 +288,7 @@ impl Machine {
         let Some(slot) = self.slots.get_mut(model) else {
             return;
         };
+        slot.outlook.is_retried = false;
         let in_a_row = slot.failure.as_ref().map_or(0, |last| last.in_a_row) + 1;
         let pause = back_off(in_a_row);
         slot.failure = Some(LastFailure {
@@ -325,9 +327,13 @@ impl Machine {
         };
         self.workers.remove(&generation);
         self.idle.pop(&model);
+        let for_memory = self.learn_from_end(&model, &worker, now);
+        let ran_out = worker.holding.ran_out;
         let reason = match worker.phase {
+            Phase::Loading { .. } if ran_out && self.tries_again(&model, now, out) => None,
             Phase::Loading { .. } => {
                 let reason = format!("its worker {how} before it was ready");
+                let reason = Self::failure_of(ran_out, reason);
                 self.fail(&model, reason, None, now, out);
                 None
             }
@@ -338,11 +344,14 @@ impl Machine {
                 ..
             } => {
                 gate.close();
-                let ending = Ending::Crashed(how.clone());
+                let ending = match for_memory {
+                    Some(_) => Ending::OutOfMemory,
+                    None => Ending::Crashed(how.clone()),
+                };
                 out.push(Effect::End { generation, ending });
                 let early = !served && now - since < EARLY;
                 self.crashed(&model, early, &how, now, out);
-                Some(UnloadReason::Crashed)
+                for_memory.or(Some(UnloadReason::Crashed))
             }
             Phase::Stopping { reason } => reason,
         };

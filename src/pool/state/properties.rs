@@ -39,6 +39,8 @@ enum Step {
     List(usize),
     Resize(usize, u64),
     Budget(u64),
+    Footprint(usize, u64),
+    RunOut(usize),
 }
 
 /// Mostly those of a request that says nothing.
@@ -91,6 +93,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => model.clone().prop_map(Step::List),
         1 => (model, 1..12u64).prop_map(|(model, size)| Step::Resize(model, size)),
         1 => (5..16u64).prop_map(Step::Budget),
+        2 => (0..8usize, 1..16u64).prop_map(|(number, size)| Step::Footprint(number, size)),
+        1 => (0..8usize).prop_map(Step::RunOut),
     ]
 }
 
@@ -189,6 +193,18 @@ fn happen(world: &mut World, all: &[Resident], step: &Step) {
             if let Some(known) = world.residents.get_mut(MODELS[model]) {
                 known.plan = resident(MODELS[model], size).plan;
                 world.apply();
+            }
+        }
+        Step::Footprint(number, size) => {
+            let alive: Vec<_> = world.workers.keys().copied().collect();
+            if let Some(generation) = choose(&alive, number) {
+                world.footprint_of(generation, size);
+            }
+        }
+        Step::RunOut(number) => {
+            let alive: Vec<_> = world.workers.keys().copied().collect();
+            if let Some(generation) = choose(&alive, number) {
+                world.on(Event::OutOfMemory { generation });
             }
         }
         Step::Budget(size) => {

@@ -161,7 +161,8 @@ impl Machine {
             let holdings = self.seen(prospect);
             let missing = holdings.sum().plus(promised).plus(need).less(self.limit());
             if missing == Room::default() {
-                let is_gone = self.slots[model].running.is_none();
+                let slot = &self.slots[model];
+                let is_gone = slot.running.is_none() && self.has_calm(slot);
                 return is_gone && self.slots.books().plus(need).fits(self.limit());
             }
             let chosen = match victims(missing, &holdings.rooms(true)) {

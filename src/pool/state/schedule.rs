@@ -9,6 +9,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::memory::Holding;
 use super::queue::Waiter;
 use super::room::Prospect;
 use super::slot::{Phase, Slot, Worker};
@@ -35,6 +36,7 @@ impl Machine {
         }
         self.unload_idle(now, out);
         self.shed(now, out);
+        self.keep_to_marks(now, out);
         self.reopen_what_nobody_needs(now);
         self.serve_open_gates(now, out);
         self.bring_back(now, out);
@@ -195,6 +197,7 @@ impl Machine {
             generation,
             plan: slot.plan.clone(),
             reserved: ByteSize(slot.need().bytes),
+            holding: Holding::promised(ByteSize(slot.need().bytes)),
             pid: None,
             started: now,
             phase: Phase::Loading {

@@ -77,6 +77,8 @@ impl Machine {
             plan: worker.map_or(&slot.plan, |worker| &worker.plan).clone(),
             need: ByteSize(slot.need().bytes),
             reserved: worker.map_or(ByteSize::ZERO, |worker| worker.reserved),
+            footprint: worker.map(|worker| worker.holding.held),
+            seen: self.learnt_of(slot),
             ready,
             pid: worker.and_then(|worker| worker.pid),
             generation: worker.map(|worker| worker.generation),

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::memory::{Holding, Outlook};
 use super::queue::Queue;
 use super::slots::Marks;
 use super::{Generation, ReplyId};
@@ -37,8 +38,8 @@ pub(super) struct Slot {
     pub failure: Option<LastFailure>,
     /// Crashes in a row, each soon after loading and before any lease ended in peace.
     pub early_crashes: u32,
-    /// What workers of this plan were seen to hold.
-    pub observed: ByteSize,
+    /// What is known of the memory of the next load.
+    pub outlook: Outlook,
     pub load_times: VecDeque<Duration>,
     /// Another model had to go for the load that comes.
     pub displaces: bool,
@@ -61,6 +62,7 @@ pub(super) struct Worker {
     pub generation: Generation,
     pub plan: Arc<LoadPlan>,
     pub reserved: ByteSize,
+    pub holding: Holding,
     pub pid: Option<u32>,
     pub started: Instant,
     pub phase: Phase,
@@ -108,7 +110,7 @@ impl Slot {
             running: None,
             failure: None,
             early_crashes: 0,
-            observed: ByteSize::ZERO,
+            outlook: Outlook::default(),
             load_times: VecDeque::new(),
             displaces: false,
             held_until: None,
@@ -122,7 +124,7 @@ impl Slot {
             self.plan = resident.plan.clone();
             self.failure = None;
             self.early_crashes = 0;
-            self.observed = ByteSize::ZERO;
+            self.outlook = Outlook::default();
         }
         self.listed = true;
         self.keep = resident.keep;
@@ -130,10 +132,10 @@ impl Slot {
         self.idle_unload = resident.idle_unload;
     }
 
-    /// What the next load reserves: the plan's figure, or more if more was seen.
+    /// What the next load reserves: the plan's figure, or what was learnt.
     pub fn need(&self) -> Room {
         Room {
-            bytes: self.plan.memory.max(self.observed).0,
+            bytes: self.outlook.reserve.unwrap_or(self.plan.memory).0,
             places: 1,
         }
     }
@@ -222,6 +224,17 @@ pub(super) fn most_leases(plan: &LoadPlan) -> u64 {
     parallel + parallel.div_ceil(4)
 }
 
+impl Phase {
+    /// Whether its worker is on its way out.
+    pub fn is_leaving(&self) -> bool {
+        match self {
+            Self::Loading { then_drain, .. } => then_drain.is_some(),
+            Self::Up { draining, .. } => draining.is_some(),
+            Self::Stopping { .. } => true,
+        }
+    }
+}
+
 impl Worker {
     /// What it takes of the budget.
     pub fn room(&self) -> Room {
@@ -233,11 +246,7 @@ impl Worker {
 
     /// Whether its memory will come back without anything more being decided.
     pub fn is_leaving(&self) -> bool {
-        match &self.phase {
-            Phase::Loading { then_drain, .. } => then_drain.is_some(),
-            Phase::Up { draining, .. } => draining.is_some(),
-            Phase::Stopping { .. } => true,
-        }
+        self.phase.is_leaving()
     }
 
     /// The gate, while it is up.

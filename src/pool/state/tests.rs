@@ -5,6 +5,7 @@ mod asking;
 mod background;
 mod failing;
 mod holding;
+mod memory;
 mod rollback;
 mod serving;
 mod terms;

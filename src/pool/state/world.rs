@@ -37,6 +37,8 @@ pub struct World {
     pub holds: BTreeMap<HoldId, (String, Instant)>,
     /// What came back for whom.
     pub brought_back: Vec<String>,
+    /// What the holders of leases were told.
+    pub endings: Vec<Ending>,
     /// How workers went: `a evicted`.
     pub gone: Vec<String>,
     /// Which models were loaded, in order.
@@ -53,6 +55,8 @@ pub struct World {
 pub struct Worker {
     pub model: String,
     pub memory: u64,
+    /// What it was seen to hold.
+    pub seen: u64,
     pub gate: Option<Arc<Gate>>,
     pub is_told_to_end: bool,
     pub is_revoked: bool,
@@ -71,6 +75,7 @@ pub fn plan(model: &str, memory: u64) -> Arc<LoadPlan> {
         compute: Compute::Auto,
         warmup: false,
         memory: ByteSize(memory),
+        estimated: false,
     })
 }
 
@@ -137,6 +142,7 @@ impl World {
             hold_results: BTreeMap::new(),
             holds: BTreeMap::new(),
             brought_back: Vec::new(),
+            endings: Vec::new(),
             gone: Vec::new(),
             loaded: Vec::new(),
             is_honest: true,
@@ -285,6 +291,31 @@ impl World {
         self.on(Event::Ready { generation, ready });
     }
 
+    /// The worker of a model is seen to hold so much.
+    pub fn footprint(&mut self, model: &str, bytes: u64) {
+        let generation = self.worker(model);
+        self.footprint_of(generation, bytes);
+    }
+
+    /// A worker is seen to hold so much.
+    pub fn footprint_of(&mut self, generation: Generation, bytes: u64) {
+        let worker = self.workers.get_mut(&generation).expect("it lives");
+        self.is_honest &= bytes <= worker.memory;
+        worker.seen = bytes;
+        let (held, peak) = (ByteSize(bytes), ByteSize(bytes));
+        self.on(Event::Footprint {
+            generation,
+            held,
+            peak,
+        });
+    }
+
+    /// Memory runs out for the worker of a model.
+    pub fn run_out(&mut self, model: &str) {
+        let generation = self.worker(model);
+        self.on(Event::OutOfMemory { generation });
+    }
+
     /// The worker of a model says that it cannot load.
     pub fn fail_load(&mut self, model: &str) {
         let generation = self.worker(model);
@@ -408,12 +439,15 @@ impl World {
                 let twin = self.workers.values().find(|w| w.model == model);
                 assert!(twin.is_none(), "two workers for {model}");
                 let held: u64 = self.workers.values().map(|worker| worker.memory).sum();
-                let fits = held + plan.memory.0 <= self.settings.budget.0;
+                // What was learnt may be more than the plan says.
+                let memory = self.view(&model).reserved.0;
+                let fits = held + memory <= self.settings.budget.0;
                 assert!(fits, "{model} was started beside {held}");
                 self.loaded.push(model.clone());
                 let worker = Worker {
                     model,
-                    memory: plan.memory.0,
+                    memory,
+                    seen: 0,
                     gate: None,
                     is_told_to_end: false,
                     is_revoked: false,
@@ -448,11 +482,12 @@ impl World {
                 self.refused.insert(waiter, refused);
             }
             Effect::End { generation, ending } => {
-                if let (Some(worker), Ending::Revoked(_)) =
+                if let (Some(worker), Ending::Revoked(_) | Ending::Outgrew { .. }) =
                     (self.workers.get_mut(&generation), &ending)
                 {
                     worker.is_revoked = true;
                 }
+                self.endings.push(ending);
             }
             Effect::Unloaded { reply, result } => {
                 let before = self.unloads.insert(reply, result);
@@ -492,7 +527,12 @@ impl World {
         );
         if is_victim {
             let resident = self.residents.get(&worker.model);
-            assert!(!resident.is_some_and(|r| r.keep), "{} kept", worker.model);
+            let outgrew = worker.seen > worker.memory;
+            assert!(
+                outgrew || !resident.is_some_and(|r| r.keep),
+                "{} kept",
+                worker.model
+            );
             assert!(worker.gate.is_some(), "{} was loading", worker.model);
             let now = self.now;
             let mut holds = self.holds.values();
@@ -507,6 +547,24 @@ impl World {
         assert!(!self.cancelled.contains(&waiter), "answered after leaving");
     }
 
+    /// What workers were seen to hold is in the books; whoever is beyond its promise
+    /// takes nobody new above the budget and does not live on above the hard mark.
+    fn check_marks(&self) {
+        let seen: u64 = self.workers.values().map(|worker| worker.seen).sum();
+        assert!(self.machine.reserved().0 >= seen, "{seen} seen");
+        let staying = self.workers.values().filter(|w| !w.is_told_to_end);
+        let of = |worker: &Worker| worker.seen.max(worker.memory);
+        let held: u64 = staying.clone().map(of).sum();
+        let budget = self.settings.budget.0;
+        for worker in staying.filter(|worker| worker.seen > worker.memory) {
+            let Some(gate) = &worker.gate else { continue };
+            let what = format!("{} holds {} of {held}", worker.model, worker.seen);
+            assert!(held <= budget + budget / 10, "{what}");
+            let leaves = self.state(&worker.model) == ModelState::Draining;
+            assert!(leaves != gate.is_open(), "{what}");
+        }
+    }
+
     /// I5: what loads, is loaded or is not yet reaped stays within the budget, by
     /// the processes as well as by the books; and nobody who waits is lost.
     fn check(&self) {
@@ -515,6 +573,7 @@ impl World {
             assert!(held <= self.settings.budget.0, "{held} held");
             assert_eq!(self.machine.reserved().0, held, "the books differ");
         }
+        self.check_marks();
         if let Some(most) = self.settings.max_models {
             assert!(self.workers.len() <= most, "{} workers", self.workers.len());
         }

@@ -15,14 +15,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{Message, Shared};
 use crate::pool::gate::Gate;
 use crate::pool::lease::Instance;
+use crate::pool::ledger::file::Notebook;
 use crate::pool::state::{Effect, Event, Generation, HoldId, Machine, ReplyId, WaiterId};
 use crate::pool::{
     Ending, HoldError, Lease, Refused, Resident, Settings, UnloadError, UnloadReason, View,
 };
 use crate::shutdown::{Place, Tasks};
+use crate::units::ByteSize;
 use crate::worker::client::Client;
 use crate::worker::process::{Launch, Report};
-use crate::worker::{LoadPlan, Ready};
+use crate::worker::{EngineKind, LoadPlan, Ready};
 
 /// Messages taken in before the view is made anew.
 const BURST: usize = 256;
@@ -35,6 +37,8 @@ pub(super) struct Owner<L> {
     shared: Arc<Shared>,
     inbox: mpsc::UnboundedReceiver<Message>,
     show: watch::Sender<Arc<View>>,
+    /// Where what is learnt of models is written down.
+    notebook: Notebook,
     waiters: HashMap<WaiterId, oneshot::Sender<Result<Lease, Refused>>>,
     unloads: HashMap<ReplyId, oneshot::Sender<Result<(), UnloadError>>>,
     releases: HashMap<ReplyId, oneshot::Sender<Result<Vec<String>, UnloadError>>>,
@@ -69,6 +73,7 @@ impl<L: Launch> Owner<L> {
         shared: Arc<Shared>,
         inbox: mpsc::UnboundedReceiver<Message>,
         show: watch::Sender<Arc<View>>,
+        notebook: Notebook,
     ) -> Self {
         Self {
             machine,
@@ -77,6 +82,7 @@ impl<L: Launch> Owner<L> {
             shared,
             inbox,
             show,
+            notebook,
             waiters: HashMap::new(),
             unloads: HashMap::new(),
             releases: HashMap::new(),
@@ -116,6 +122,7 @@ impl<L: Launch> Owner<L> {
         }
         self.show.send_replace(Arc::new(self.machine.view(now())));
         while !self.machine.is_over() {
+            self.write_down();
             self.show();
             let wake = self.machine.next_wake(now());
             tokio::select! {
@@ -133,8 +140,16 @@ impl<L: Launch> Owner<L> {
                 }
             }
         }
+        self.write_down();
         self.show();
         self.shared.open.store(Arc::default());
+    }
+
+    /// Has news of the ledger written down.
+    fn write_down(&mut self) {
+        if let Some(ledger) = self.machine.learnt() {
+            self.notebook.write(ledger);
+        }
     }
 
     /// Shows what has changed.
@@ -245,6 +260,24 @@ impl<L: Launch> Owner<L> {
             Report::Spawned { pid } => {
                 process.pid = pid;
                 self.step(Event::Spawned { generation, pid });
+            }
+            Report::Footprint(seen) => {
+                // The network maps its weights; what other files it maps can be had again.
+                let weights = match (process.plan.engine, &process.instance) {
+                    (EngineKind::Mlx, Some(instance)) => instance.ready.bytes_held,
+                    _ => 0,
+                };
+                let mapped = seen.mapped.min(ByteSize(weights));
+                self.step(Event::Footprint {
+                    generation,
+                    held: seen.private.saturating_add(mapped),
+                    peak: seen.peak.saturating_add(mapped),
+                });
+            }
+            Report::OutOfMemory => {
+                let model = process.plan.model.as_str();
+                tracing::warn!(model, pid = process.pid, "{model} ran out of memory");
+                self.step(Event::OutOfMemory { generation });
             }
             Report::Ready { ready, client } => {
                 process.client = Some(client);
@@ -428,6 +461,15 @@ impl<L: Launch> Owner<L> {
     fn tell_end(&mut self, generation: Generation, ending: Ending) {
         let process = self.workers.get(&generation);
         if let Some(instance) = process.and_then(|process| process.instance.as_ref()) {
+            if let Ending::Outgrew {
+                held,
+                promised,
+                budget,
+            } = &ending
+            {
+                let model = instance.plan.model.as_str();
+                tracing::error!(model, pid = instance.pid, %held, %promised, %budget, "{model} holds more than it may");
+            }
             instance.ending.send_replace(Some(ending));
         }
     }

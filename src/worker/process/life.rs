@@ -13,6 +13,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::watcher::Watcher;
 use super::{Report, lines};
 use crate::secret::Secret;
 use crate::worker::client::Client;
@@ -42,10 +43,23 @@ pub struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    /// From the secret to the reaping.
+    /// From the secret to the reaping, with an eye on what it holds.
     pub async fn live(
-        mut self,
+        self,
         report: impl Fn(Report),
+        stop: watch::Receiver<Option<Duration>>,
+    ) -> String {
+        let watcher = Watcher::new(self.pid);
+        tokio::select! {
+            how = self.live_watched(&report, &watcher, stop) => how,
+            never = watcher.look_on(&report) => match never {},
+        }
+    }
+
+    async fn live_watched(
+        mut self,
+        report: &impl Fn(Report),
+        watcher: &Watcher,
         mut stop: watch::Receiver<Option<Duration>>,
     ) -> String {
         // Held until the end: its end would tell the worker to leave.
@@ -63,7 +77,15 @@ impl Worker<'_> {
                     reason: failure.to_string(),
                 }),
             },
-            FirstWords::Failed(reason) => report(Report::Failed { reason }),
+            FirstWords::Failed {
+                reason,
+                out_of_memory,
+            } => {
+                if out_of_memory {
+                    report(Report::OutOfMemory);
+                }
+                report(Report::Failed { reason });
+            }
             FirstWords::NotWanted => {}
             FirstWords::None => {
                 // An exit says more than silence does, if it comes.
@@ -80,17 +102,37 @@ impl Worker<'_> {
                 let _ = tokio::io::copy(stdout, &mut tokio::io::sink()).await;
             }
         };
-        beside(end(&mut self.child, self.pid, &mut stop), drain).await
+        let last_look = || watcher.look(report);
+        let ended = end(&mut self.child, self.pid, &mut stop, last_look);
+        let (how, is_killed) = beside(ended, drain).await;
+        if is_killed && watcher.memory_ran_out() {
+            report(Report::OutOfMemory);
+            return "was ended by the system: out of memory".to_owned();
+        }
+        how
     }
 }
 
 /// What came, or did not come, as the first line.
 enum FirstWords {
     Ready(Ready),
-    Failed(String),
+    Failed {
+        reason: String,
+        out_of_memory: bool,
+    },
     None,
     /// The worker was told to end before it could say anything.
     NotWanted,
+}
+
+impl FirstWords {
+    /// A failure that has nothing to do with memory.
+    fn failed(reason: String) -> Self {
+        Self::Failed {
+            reason,
+            out_of_memory: false,
+        }
+    }
 }
 
 /// Tells the worker its secret and reads its first line.
@@ -113,22 +155,34 @@ async fn first_word(
         Ok(FirstWord::Ready(ready)) if ready.version == env!("CARGO_PKG_VERSION") => {
             FirstWords::Ready(ready)
         }
-        Ok(FirstWord::Ready(ready)) => FirstWords::Failed(format!(
+        Ok(FirstWord::Ready(ready)) => FirstWords::failed(format!(
             "its worker is version {} and the router is {}; restart roundhouse",
             lines::printable(ready.version.as_bytes()),
             env!("CARGO_PKG_VERSION")
         )),
-        Ok(FirstWord::Failed { reason }) => {
+        Ok(FirstWord::Failed {
+            reason,
+            out_of_memory,
+        }) => {
             let reason = lines::printable(reason.as_bytes());
-            FirstWords::Failed(reason.chars().take(LONGEST_REASON).collect())
+            FirstWords::Failed {
+                reason: reason.chars().take(LONGEST_REASON).collect(),
+                out_of_memory,
+            }
         }
-        Err(_) => FirstWords::Failed("its worker's first line could not be read".to_owned()),
+        Err(_) => FirstWords::failed("its worker's first line could not be read".to_owned()),
     }
 }
 
 /// Waits for the exit and ends the whole process group when told to: asked
-/// first, killed when the time is over, which a later word may shorten.
-async fn end(child: &mut Child, pid: u32, stop: &mut watch::Receiver<Option<Duration>>) -> String {
+/// first, killed when the time is over, which a later word may shorten. Looks at it
+/// once more before that. Answers how it ended, and whether by SIGKILL of others.
+async fn end(
+    child: &mut Child,
+    pid: u32,
+    stop: &mut watch::Receiver<Option<Duration>>,
+    last_look: impl Fn(),
+) -> (String, bool) {
     let mut kill_at = None;
     let status = loop {
         let until_kill = async {
@@ -146,6 +200,7 @@ async fn end(child: &mut Child, pid: u32, stop: &mut watch::Receiver<Option<Dura
             grace = next_word(stop, kill_at.is_none()) => {
                 let at = Instant::now() + grace;
                 if kill_at.is_none() {
+                    last_look();
                     signal_group(pid, Signal::TERM);
                 }
                 kill_at = Some(kill_at.map_or(at, |set: Instant| set.min(at)));
@@ -161,8 +216,11 @@ async fn end(child: &mut Child, pid: u32, stop: &mut watch::Receiver<Option<Dura
     };
     let _ = tokio::time::timeout(GROUP_TIME, gone).await;
     match status {
-        Ok(status) => how(status, kill_at.is_some()),
-        Err(error) => format!("was lost: {error}"),
+        Ok(status) => {
+            let is_killed = kill_at.is_none() && status.signal() == Some(9);
+            (how(status, kill_at.is_some()), is_killed)
+        }
+        Err(error) => (format!("was lost: {error}"), false),
     }
 }
 
