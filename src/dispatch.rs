@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwapOption;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
 use bytes::Bytes;
@@ -13,10 +14,10 @@ use crate::access::Caller;
 use crate::access::keys::Scope;
 use crate::api::error::{ApiError, Code};
 use crate::api::fields::Endpoint;
-use crate::pool::{Asker, Ending, Lease, Pool, Refused, Terms, UnloadReason};
+use crate::pool::{Asker, Candidates, Ending, Lease, Pool, Refused, Terms, UnloadReason};
 use crate::records::entry::Entry;
 use crate::registry::{Registry, Snapshot};
-use crate::route::{self, Decision, Why};
+use crate::route::{self, Decision, Kind, Why};
 use crate::shutdown::Tasks;
 use crate::worker::LoadPlan;
 use crate::worker::client::Failure;
@@ -29,6 +30,7 @@ pub mod live;
 mod patience;
 pub mod peek;
 pub mod relay;
+mod shortage;
 pub mod spool;
 mod stream;
 mod whole;
@@ -88,8 +90,11 @@ pub struct Request {
 /// A request for which a model has been found.
 struct Routed {
     request: Request,
-    plan: Arc<LoadPlan>,
+    /// The model it leads to, and those that may answer in its place.
+    candidates: Candidates,
     why: Why,
+    /// The model that answers; nothing until there is a lease.
+    answering: ArcSwapOption<LoadPlan>,
     snapshot: Arc<Snapshot>,
     arrived: Instant,
     place: live::Place,
@@ -108,9 +113,21 @@ impl Dispatch {
         self.log_body(&request.request_id, "a request's body", &request.body);
         let limits = &snapshot.config.server.limits;
         let peek = peek::peek(request.endpoint, &request.body, &limits.counts)?;
-        let (plan, why) = decide(&snapshot, peek.model.as_deref(), &request.caller.scope)?;
+        request.terms.idle_unload = peek.idle_unload;
+        let kind = Kind {
+            chat: request.endpoint == Endpoint::Chat,
+            tokens: request.body.len() as u64,
+        };
+        let (candidates, why) = decide(
+            &snapshot,
+            peek.model.as_deref(),
+            kind,
+            &request.caller.scope,
+        )?;
         let priority = request.terms.priority;
-        request.entry.routed(&plan.model, why.as_str(), priority);
+        request
+            .entry
+            .routed(&candidates.own.model, why.as_str(), priority);
         let default = snapshot.config.default.as_ref();
         let name = peek.model.as_deref().or(default.map(|name| name.as_str()));
         let asker = Asker::new(
@@ -118,11 +135,14 @@ impl Dispatch {
             &request.caller.id,
             name.unwrap_or_default(),
         );
-        let place = self
-            .live
-            .begin(asker.into(), &plan.model, why.as_str(), peek.stream);
+        let place = self.live.begin(
+            asker.into(),
+            &candidates.own.model,
+            why.as_str(),
+            peek.stream,
+        );
         let explained = match request.explain {
-            true => self.explained(&request, &plan, why).await,
+            true => self.explained(&request, &candidates.own, why).await,
             false => None,
         };
         if let (None, Some(default)) = (&peek.model, &snapshot.config.default) {
@@ -130,14 +150,15 @@ impl Dispatch {
         }
         let routed = Routed {
             request,
-            plan,
+            candidates,
             why,
+            answering: ArcSwapOption::empty(),
             snapshot,
             arrived,
             place,
             explained: explained.clone(),
         };
-        let model = routed.plan.model.clone();
+        let model = routed.candidates.own.model.clone();
         let answered = if peek.stream {
             stream::answer(self.clone(), routed).await
         } else {
@@ -159,11 +180,19 @@ impl Dispatch {
 fn decide(
     snapshot: &Snapshot,
     model: Option<&str>,
+    kind: Kind,
     scope: &Scope,
-) -> Result<(Arc<LoadPlan>, Why), ApiError> {
+) -> Result<(Candidates, Why), ApiError> {
     let refuse = |code, message: String| Err(ApiError::new(code, message).param("model"));
-    match route::decide(snapshot, model, &|name| scope.permits(name)) {
-        Decision::Serve { plan, why, .. } => Ok((plan, why)),
+    let permit = |name: &str| scope.permits(name);
+    match route::decide(snapshot, model, &permit) {
+        Decision::Serve { served, plan, why } => {
+            let others = match why {
+                Why::Background => route::others(snapshot, &served, kind, &permit),
+                _ => Vec::new(),
+            };
+            Ok((Candidates { own: plan, others }, why))
+        }
         Decision::Invalid(error) => refuse(Code::InvalidModelId, error.to_string()),
         Decision::Unknown { name, suggestions } => {
             let hint = match suggestions.is_empty() {
@@ -198,6 +227,13 @@ fn meant(suggestions: &[String]) -> String {
 }
 
 impl Routed {
+    /// The model that answers, or that it leads to while none does.
+    fn model(&self) -> String {
+        let answering = self.answering.load();
+        let plan = answering.as_ref().unwrap_or(&self.candidates.own);
+        plan.model.clone()
+    }
+
     /// Waits for the model and hands it the request. A worker that died a moment
     /// ago and was never reached is no answer: the next one is asked, once.
     async fn send(
@@ -209,7 +245,7 @@ impl Routed {
                 self.send_once(dispatch)
                     .await
                     .map_err(|unsent| match unsent {
-                        Unsent::Unreached => ended_early(&self.plan.model),
+                        Unsent::Unreached => ended_early(&self.model()),
                         Unsent::Refused(error) => error,
                     })
             }
@@ -224,16 +260,25 @@ impl Routed {
     ) -> Result<(Lease, Response<crate::worker::client::Body>), Unsent> {
         let terms = self.request.terms;
         let pool = dispatch.pool.asked_by(self.place.running().asker.clone());
-        let acquired = pool.acquire(&self.plan, terms).await;
+        let acquired = pool.acquire(self.candidates.clone(), terms).await;
         let lease = acquired.map_err(|error| {
             if let Refused::LoadFailed { model, reason, .. } = &error {
                 let id = &self.request.request_id;
                 tracing::warn!(request.id = id, model.id = model, reason, "not loaded");
             }
-            Unsent::Refused(refused(error))
+            let scope = &self.request.caller.scope;
+            let words = shortage::words(&error, &dispatch.pool.view(), &|name| scope.permits(name));
+            let told = refused(error);
+            Unsent::Refused(ApiError {
+                message: words.unwrap_or(told.message),
+                ..told
+            })
         })?;
+        self.answering.store(Some(lease.plan().clone()));
         let load_ms = lease.ready().load_ms;
         let entry = &self.request.entry;
+        let priority = self.request.terms.priority;
+        entry.routed(&lease.plan().model, self.why.as_str(), priority);
         entry.granted(lease.waited(), lease.generation(), load_ms);
         self.place.running().granted(lease.waited());
         let overhead = self.arrived.elapsed().saturating_sub(lease.waited());
@@ -271,17 +316,18 @@ impl Routed {
                 give_up(&lease);
                 Err(Unsent::Refused(ApiError::new(
                     Code::FirstTokenTimeout,
-                    format!("{} sent nothing within {limit:?}", self.plan.model),
+                    format!("{} sent nothing within {limit:?}", self.model()),
                 )))
             }
         }
     }
 
-    /// Which model answers, and why, as headers.
+    /// Which model answers, as far as that is certain, and why, as headers.
     fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
-        let model = HeaderValue::from_str(&self.plan.model);
+        let is_certain = self.why != Why::Background || self.answering.load().is_some();
+        let model = is_certain.then(|| HeaderValue::from_str(&self.model()).ok());
         [
-            ("x-roundhouse-model", model.ok()),
+            ("x-roundhouse-model", model.flatten()),
             (
                 "x-roundhouse-route",
                 Some(HeaderValue::from_static(self.why.as_str())),
@@ -291,6 +337,14 @@ impl Routed {
         .into_iter()
         .filter_map(|(name, value)| Some((HeaderName::from_static(name), value?)))
         .collect()
+    }
+
+    /// Of these, what was not certain before there was a lease.
+    fn late_headers(&self) -> Vec<(HeaderName, HeaderValue)> {
+        match self.why {
+            Why::Background => self.headers(),
+            _ => Vec::new(),
+        }
     }
 
     /// Adds the headers to an answer.
@@ -319,7 +373,7 @@ impl Routed {
         tracing::info!(
             request.id = self.request.request_id,
             caller.id = self.request.caller.id,
-            model.id = self.plan.model,
+            model.id = self.model(),
             path = self.request.endpoint.path(),
             outcome,
             usage,
@@ -411,7 +465,11 @@ async fn revoked(lease: &Lease) -> ApiError {
             let message = format!("{} was unloaded while it answered", lease.plan().model);
             ApiError::new(Code::Overloaded, message)
         }
-        Ending::Crashed(_) => std::future::pending().await,
+        ending @ Ending::Outgrew { .. } => {
+            let model = &lease.plan().model;
+            shortage::ended(model, &ending).unwrap_or_else(|| ended_early(model))
+        }
+        Ending::Crashed(_) | Ending::OutOfMemory => std::future::pending().await,
     }
 }
 
@@ -447,7 +505,10 @@ async fn crashed(request_id: &str, lease: &Lease, failure: &Failure) -> ApiError
             "the worker lives on after it broke off an answer"
         );
     }
-    ended_early(model)
+    let for_memory = lease
+        .ending()
+        .and_then(|ending| shortage::ended(model, &ending));
+    for_memory.unwrap_or_else(|| ended_early(model))
 }
 
 /// An engine that fell silent is not asked again: its worker leaves after its last

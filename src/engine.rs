@@ -128,4 +128,25 @@ pub enum EngineError {
     /// The device failed.
     #[error("the device failed: {0}")]
     Device(String),
+    /// There was not enough memory.
+    #[error("out of memory: {0}")]
+    OutOfMemory(String),
+}
+
+impl EngineError {
+    /// Whether memory ran out. Devices tell it in words alone: those that MLX's
+    /// allocators for the CPU, Metal and CUDA use.
+    pub fn is_out_of_memory(&self) -> bool {
+        const WORDS: [&str; 4] = [
+            "Unable to allocate",
+            "maximum allowed buffer size",
+            "out of memory",
+            "Insufficient Memory",
+        ];
+        match self {
+            Self::OutOfMemory(_) => true,
+            Self::Device(said) => WORDS.iter().any(|words| said.contains(words)),
+            Self::Unsupported(_) | Self::BadFile { .. } => false,
+        }
+    }
 }

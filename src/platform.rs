@@ -2,6 +2,10 @@
 //! process, folders. Everything that can be compiled on both sides is, and what
 //! parses another program's output is a pure function with recorded outputs as tests.
 
+pub mod footprint;
+pub mod oom;
+pub mod pressure;
+
 use std::path::{Path, PathBuf};
 
 use etcetera::BaseStrategy;
@@ -25,16 +29,33 @@ pub fn automatic_budget() -> Option<ByteSize> {
 
 /// Memory of the machine, or of the cgroup this process is in if that is less.
 pub fn machine_memory() -> Option<ByteSize> {
+    machine_figures().map(|figures| figures.total)
+}
+
+/// All memory, and what of it can be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct MachineFigures {
+    total: ByteSize,
+    free: ByteSize,
+}
+
+/// The machine's memory, or that of the cgroup this process is in if that is less.
+fn machine_figures() -> Option<MachineFigures> {
     let mut system = sysinfo::System::new().ok()?;
     system.refresh_memory();
-    let machine = system.total_memory();
-    let limit = system
-        .cgroup_limits()
-        .map_or(machine, |limits| limits.total_memory);
-    Some(ByteSize(if limit == 0 {
-        machine
-    } else {
-        machine.min(limit)
+    let machine = MachineFigures {
+        total: ByteSize(system.total_memory()),
+        free: ByteSize(system.available_memory()),
+    };
+    let limits = system.cgroup_limits();
+    let limits = limits.filter(|limits| (1..machine.total.0).contains(&limits.total_memory));
+    Some(limits.map_or(machine, |limits| {
+        // Pages of files are not counted as taken: they are dropped when memory is short.
+        let left = ByteSize(limits.total_memory.saturating_sub(limits.rss));
+        MachineFigures {
+            total: ByteSize(limits.total_memory),
+            free: left.min(machine.free),
+        }
     }))
 }
 
@@ -140,6 +161,11 @@ impl Folders {
                 std::env::var_os(name).map(PathBuf::from)
             }),
         })
+    }
+
+    /// What models were seen to hold, from run to run.
+    pub fn ledger(&self) -> PathBuf {
+        self.state.join("ledger.json")
     }
 
     /// The control socket of a running server.

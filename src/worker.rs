@@ -55,6 +55,9 @@ pub struct WorkerArgs {
     /// The number format of activations.
     #[arg(long, default_value = "auto")]
     pub compute: Compute,
+    /// Make one token before saying that the model is ready.
+    #[arg(long)]
+    pub warmup: bool,
 }
 
 /// A line on a worker's standard output: as many as it likes of how far its load
@@ -70,6 +73,9 @@ pub enum Word {
     Failed {
         /// What a person should know; no path outside the snapshot.
         reason: String,
+        /// Whether memory ran out.
+        #[serde(default)]
+        out_of_memory: bool,
     },
 }
 
@@ -126,6 +132,11 @@ pub struct LoadPlan {
     pub kv: ByteSize,
     /// Number format of activations.
     pub compute: Compute,
+    /// Whether it makes one token before it is ready.
+    pub warmup: bool,
     /// What is reserved before the process is started: weights, transient and `kv`.
     pub memory: ByteSize,
+    /// Whether `memory` is an estimate; else it is the owner's word, and what is
+    /// learnt of the model never lowers it.
+    pub estimated: bool,
 }

@@ -18,6 +18,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::api::error::{ApiError, Code};
+use crate::platform::pressure::{self, Pressure};
 use crate::pool::{ModelView, View};
 use crate::service::Service;
 
@@ -33,6 +34,7 @@ pub async fn metrics(State(service): State<Service>) -> Result<Response, ApiErro
         view: service.dispatch.pool.view(),
         is_ready: service.is_ready(),
         is_current: service.reload.last_failure().is_none(),
+        pressure: pressure::now(),
     }));
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|error| {
@@ -48,6 +50,7 @@ struct Moment {
     view: Arc<View>,
     is_ready: bool,
     is_current: bool,
+    pressure: Pressure,
 }
 
 /// A figure of one model.
@@ -67,6 +70,11 @@ impl Collector for Moment {
                 "swaps",
                 "Loads for which another model had to go",
                 counters.swaps,
+            ),
+            (
+                "rollbacks",
+                "Models that had gone for a load which failed, and were loaded again",
+                counters.rollbacks,
             ),
         ] {
             let counter = ConstCounter::new(value);
@@ -100,6 +108,21 @@ impl Collector for Moment {
                 "Reserved by everything loaded, loading and not yet reaped",
                 self.view.reserved.0,
             ),
+            (
+                "memory_footprint_bytes",
+                "Held by all workers when they were looked at last",
+                self.view.footprint().0,
+            ),
+            (
+                "memory_free_bytes",
+                "Memory of the machine or cgroup that can be had",
+                self.pressure.free.map_or(0, |free| free.0),
+            ),
+            (
+                "memory_pressure",
+                "How short memory is: 0 normal, 1 short, 2 critical",
+                self.pressure.level.number(),
+            ),
         ] {
             let gauge = ConstGauge::new(signed(value));
             let kind = gauge.metric_type();
@@ -111,7 +134,7 @@ impl Collector for Moment {
 
 impl Moment {
     fn models(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let figures: [(&str, &str, Figure); 4] = [
+        let figures: [(&str, &str, Figure); 6] = [
             ("model_up", "Whether the model is loaded", |model| {
                 u64::from(model.ready.is_some())
             }),
@@ -126,6 +149,16 @@ impl Moment {
             ("model_reserved_bytes", "Reserved for the model", |model| {
                 model.reserved.0
             }),
+            (
+                "model_need_bytes",
+                "What the next load of the model reserves",
+                |model| model.need.0,
+            ),
+            (
+                "model_footprint_bytes",
+                "Held by the model's worker when it was looked at last",
+                |model| model.footprint.map_or(0, |bytes| bytes.0),
+            ),
         ];
         for (name, help, figure) in figures {
             let mut family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;

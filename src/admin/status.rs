@@ -7,7 +7,8 @@ use axum::extract::State;
 use serde_json::{Value, json};
 
 use super::seconds_since;
-use crate::platform;
+use crate::api::leases;
+use crate::platform::{self, pressure};
 use crate::pool::{ModelView, View};
 use crate::service::Service;
 
@@ -34,7 +35,9 @@ pub async fn status(State(service): State<Service>) -> Json<Value> {
         "memory": {
             "budget_bytes": view.budget.0,
             "reserved_bytes": view.reserved.0,
+            "footprint_bytes": view.footprint().0,
             "machine_bytes": platform::machine_memory().map(|memory| memory.0),
+            "pressure": pressure(),
         },
         "requests": {
             "waiting": view.waiting(),
@@ -44,6 +47,7 @@ pub async fn status(State(service): State<Service>) -> Json<Value> {
             "loads": view.counters.loads,
             "load_failures": view.counters.load_failures,
             "swaps": view.counters.swaps,
+            "rollbacks": view.counters.rollbacks,
             "unloads": view.counters.unloads.iter()
                 .map(|(reason, count)| (reason.as_str().to_owned(), json!(count)))
                 .collect::<serde_json::Map<_, _>>(),
@@ -64,6 +68,16 @@ pub async fn models(State(service): State<Service>) -> Json<Value> {
     Json(json!({"models": models}))
 }
 
+/// How short memory is.
+fn pressure() -> Value {
+    let pressure = pressure::now();
+    json!({
+        "level": pressure.level,
+        "free_bytes": pressure.free.map(|bytes| bytes.0),
+        "stalled_percent": pressure.stalls,
+    })
+}
+
 fn model_status(view: &View, model: &ModelView, now: Instant) -> Value {
     let ready = model.ready.as_deref();
     json!({
@@ -78,6 +92,8 @@ fn model_status(view: &View, model: &ModelView, now: Instant) -> Value {
         "parallel": model.plan.parallel,
         "need_bytes": model.need.0,
         "reserved_bytes": model.reserved.0,
+        "footprint_bytes": model.footprint.map(|bytes| bytes.0),
+        "ledger": model.seen,
         "held_bytes": ready.map(|ready| ready.bytes_held),
         "resident_bytes": model.pid.and_then(platform::resident_memory).map(|bytes| bytes.0),
         "device": ready.map(|ready| ready.device.as_str()),
@@ -86,6 +102,12 @@ fn model_status(view: &View, model: &ModelView, now: Instant) -> Value {
         "leases": model.leases(),
         "waiting": model.waiting,
         "idle_seconds": model.idle_since().map(|since| seconds_since(since, now)),
+        "residency_leases": model.held.iter().map(|held| json!({
+            "id": leases::id(held.hold),
+            "holder": held.holder,
+            "seconds_left": seconds_since(now, held.until),
+        })).collect::<Vec<_>>(),
+        "held_up_seconds": model.held_up_until.map(|until| seconds_since(now, until)),
         "unload_in_seconds": model.unload_at().map(|at| seconds_since(now, at)),
         "load_milliseconds": model.load_times.iter().map(|time| time.as_millis() as u64).collect::<Vec<_>>(),
         "load_phases": ready.map(|ready| json!({

@@ -13,8 +13,10 @@ use crate::config::locate::{self, LoadError};
 use crate::config::problem::Problems;
 use crate::config::{Config, Source, walk};
 use crate::platform::{self, Folders};
+use crate::pool::ledger::{self, Ledger, Seen};
 use crate::registry::{Machine, MachineMemory, Registry, Served, Snapshot};
 use crate::units::ByteSize;
+use crate::worker::LoadPlan;
 
 /// What `check` understands.
 #[derive(Debug, Args)]
@@ -29,9 +31,10 @@ pub struct CheckArgs {
 
 /// Runs the command.
 pub fn run(args: &CheckArgs) -> ExitCode {
+    let ledger = ledger();
     let (text, code) = match snapshot(args.config.as_deref()) {
-        Ok(snapshot) if args.json => (format!("{}\n", report(&snapshot)), 0),
-        Ok(snapshot) => (shown(&snapshot), 0),
+        Ok(snapshot) if args.json => (format!("{}\n", report(&snapshot, &ledger)), 0),
+        Ok(snapshot) => (shown(&snapshot, &ledger), 0),
         Err(error) if args.json => (format!("{}\n", refusal(&error)), CONFIGURATION),
         Err(error) => return super::failed(CONFIGURATION, error),
     };
@@ -60,6 +63,19 @@ fn start(config: Config, scripted: bool) -> Result<Arc<Snapshot>, LoadError> {
     Ok(registry.load())
 }
 
+/// What was learnt of models, as far as it can be read: a server tells what is
+/// wrong with it. Also for `models`.
+pub fn ledger() -> Ledger {
+    let path = Folders::from_environment().map(|folders| folders.ledger());
+    let read = path.and_then(|path| ledger::file::read(&path).ok());
+    read.unwrap_or_default()
+}
+
+/// What a load would reserve now, by itself.
+pub fn reserve(snapshot: &Snapshot, ledger: &Ledger, plan: &LoadPlan) -> ByteSize {
+    ledger.reserve(plan, snapshot.budget)
+}
+
 /// The user's folders.
 fn folders(flag: Option<&Path>) -> Result<Folders, LoadError> {
     Folders::from_environment().ok_or_else(|| {
@@ -80,11 +96,11 @@ fn machine(scripted: bool) -> Machine {
 }
 
 /// The report for people.
-fn shown(snapshot: &Snapshot) -> String {
+fn shown(snapshot: &Snapshot, ledger: &Ledger) -> String {
     let file = snapshot.config.source.as_ref();
     let file = file.map_or_else(String::new, |file| file.display().to_string());
     let mut rows = vec![
-        ["NAME", "SOURCE", "MEMORY", "STATE"]
+        ["NAME", "SOURCE", "MEMORY", "SEEN", "STATE"]
             .map(str::to_owned)
             .to_vec(),
     ];
@@ -92,30 +108,49 @@ fn shown(snapshot: &Snapshot) -> String {
         snapshot
             .served
             .values()
-            .map(|served| row(served, snapshot.budget)),
+            .map(|served| row(served, snapshot, ledger)),
     );
     let table = match snapshot.served.is_empty() {
         true => "nothing is served: allow is empty or matches nothing in the cache\n".to_owned(),
         false => table::lines(&rows),
     };
-    format!("{file} is valid\n\n{table}\n{}\n", sums(snapshot))
+    format!("{file} is valid\n\n{table}\n{}\n", sums(snapshot, ledger))
 }
 
-/// One name: its source, its need, its state.
-fn row(served: &Served, budget: ByteSize) -> Vec<String> {
+/// One name: its source, what it reserves and what was seen of it, its state.
+fn row(served: &Served, snapshot: &Snapshot, ledger: &Ledger) -> Vec<String> {
     let aliases = match served.aliases.as_slice() {
         [] => String::new(),
         aliases => format!(" ({})", aliases.join(", ")),
     };
     let (memory, state) = match &served.plan {
-        Ok(plan) if plan.memory > budget => {
-            (plan.memory.to_string(), "never fits the budget".to_owned())
+        Ok(plan) => {
+            let memory = reserve(snapshot, ledger, plan);
+            let state = match memory > snapshot.budget {
+                true => "never fits the budget",
+                false => "complete",
+            };
+            (memory.to_string(), state.to_owned())
         }
-        Ok(plan) => (plan.memory.to_string(), "complete".to_owned()),
         Err(reason) => ("-".to_owned(), reason.to_string()),
     };
+    let line = served.plan.as_ref().ok().and_then(|plan| ledger.line(plan));
+    let seen = line.map_or_else(|| "-".to_owned(), |line| seen(&line.seen()));
     let name = format!("{}{aliases}", served.name);
-    vec![name, source(&served.source), memory, state]
+    vec![name, source(&served.source), memory, seen, state]
+}
+
+/// What was seen of a model, for people. Also for `models`.
+pub fn seen(seen: &Seen) -> String {
+    let peak = ByteSize(seen.peak_bytes);
+    let loads = match seen.loads {
+        1 => "1 load".to_owned(),
+        loads => format!("{loads} loads"),
+    };
+    format!(
+        "{peak} in {loads}, estimated {}",
+        ByteSize(seen.estimate_bytes)
+    )
 }
 
 /// Where weights come from, in a word.
@@ -131,11 +166,12 @@ fn source(source: &Source) -> String {
 }
 
 /// The needs of the different loads, all and those that are always kept.
-fn needs(snapshot: &Snapshot) -> (ByteSize, ByteSize) {
+fn needs(snapshot: &Snapshot, ledger: &Ledger) -> (ByteSize, ByteSize) {
     let mut loads: BTreeMap<&str, (ByteSize, bool)> = BTreeMap::new();
     for served in snapshot.served.values() {
         if let Ok(plan) = &served.plan {
-            let load = loads.entry(&plan.model).or_insert((plan.memory, false));
+            let memory = reserve(snapshot, ledger, plan);
+            let load = loads.entry(&plan.model).or_insert((memory, false));
             load.1 |= served.keep;
         }
     }
@@ -149,9 +185,9 @@ fn needs(snapshot: &Snapshot) -> (ByteSize, ByteSize) {
 }
 
 /// The sums against the budget.
-fn sums(snapshot: &Snapshot) -> String {
+fn sums(snapshot: &Snapshot, ledger: &Ledger) -> String {
     let budget = snapshot.budget;
-    let (all, kept) = needs(snapshot);
+    let (all, kept) = needs(snapshot, ledger);
     if all == ByteSize::ZERO {
         return format!("budget {budget}");
     }
@@ -168,12 +204,12 @@ fn sums(snapshot: &Snapshot) -> String {
 }
 
 /// The report for programs.
-fn report(snapshot: &Snapshot) -> Value {
-    let (all, kept) = needs(snapshot);
+fn report(snapshot: &Snapshot, ledger: &Ledger) -> Value {
+    let (all, kept) = needs(snapshot, ledger);
     let models: Vec<_> = snapshot
         .served
         .values()
-        .map(|served| model(served))
+        .map(|served| model(served, snapshot, ledger))
         .collect();
     json!({
         "ok": true,
@@ -185,7 +221,7 @@ fn report(snapshot: &Snapshot) -> Value {
     })
 }
 
-fn model(served: &Served) -> Value {
+fn model(served: &Served, snapshot: &Snapshot, ledger: &Ledger) -> Value {
     let plan = served.plan.as_ref();
     json!({
         "name": served.name,
@@ -193,7 +229,9 @@ fn model(served: &Served) -> Value {
         "source": source(&served.source),
         "model": plan.ok().map(|plan| &plan.model),
         "context": plan.ok().map(|plan| plan.context),
-        "memory_bytes": plan.ok().map(|plan| plan.memory.0),
+        "memory_bytes": plan.ok().map(|plan| reserve(snapshot, ledger, plan).0),
+        "estimate_bytes": plan.ok().map(|plan| plan.memory.0),
+        "ledger": plan.ok().and_then(|plan| ledger.line(plan)).map(|line| line.seen()),
         "reason": plan.err().map(ToString::to_string),
     })
 }
@@ -211,5 +249,42 @@ fn refusal(error: &LoadError) -> Value {
             "file": null,
             "problems": [{"line": null, "column": null, "message": error.to_string(), "help": null}],
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::pool::state::ready;
+    use crate::registry::fixture::{self, Shelf};
+
+    #[test]
+    fn what_was_seen_stands_beside_the_estimate_and_replaces_it_by_the_rule() {
+        let text = "memory: 20GB\nmodels: { a/one: { kv: 1GB }, a/two: { kv: 1GB } }\n";
+        let snapshot = fixture::snapshot(text, &Shelf::of(&["a/one", "a/two"]));
+        let plan = snapshot.served["a/one"].plan.clone().expect("a plan");
+        let mut ledger = Ledger::default();
+        for _ in 0..3 {
+            ledger.loaded(&plan, &ready(4_000_000_000), Duration::from_secs(1));
+            ledger.peaked(&plan, ByteSize(4_000_000_000));
+            ledger.lived(&plan);
+        }
+        // Weights and room for caches are more than was seen, and less than estimated.
+        let shown = shown(&snapshot, &ledger);
+        for part in [
+            "5.0 GB  4.0 GB in 3 loads, estimated 6.0 GB  complete",
+            "6.0 GB  -                                    complete",
+            "all models together 11.0 GB",
+        ] {
+            assert!(shown.contains(part), "{shown}");
+        }
+        let report = report(&snapshot, &ledger);
+        let model = &report["models"][0];
+        assert_eq!(model["memory_bytes"], 5_000_000_000_u64);
+        assert_eq!(model["estimate_bytes"], 6_000_000_000_u64);
+        assert_eq!(model["ledger"]["trusted"], true);
+        assert_eq!(report["models"][1]["ledger"], Value::Null);
     }
 }

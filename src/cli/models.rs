@@ -5,7 +5,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use serde_json::json;
+
 use super::{CONFIGURATION, check, table};
+use crate::pool::ledger::{Ledger, Seen};
+use crate::registry::Snapshot;
 use crate::registry::why::{Explained, explain};
 use crate::units::ByteSize;
 
@@ -34,17 +38,47 @@ pub fn run(args: &ModelsArgs) -> ExitCode {
     if !args.why {
         models.retain(|model| !model.served_as.is_empty());
     }
+    let ledger = check::ledger();
+    let told: Vec<_> = models
+        .into_iter()
+        .map(|model| Told::of(model, &snapshot, &ledger))
+        .collect();
     let text = match args.json {
-        true => format!("{}\n", serde_json::json!({ "models": models })),
-        false => shown(&models, all),
+        true => format!("{}\n", json!({"models": told})),
+        false => shown(&told, all),
     };
     super::print(&text, 0)
 }
 
+/// A model, and the memory of its next load.
+#[derive(Debug, serde::Serialize)]
+struct Told {
+    #[serde(flatten)]
+    model: Explained,
+    /// What a load would reserve, where it can be loaded.
+    memory_bytes: Option<u64>,
+    /// What was seen of it.
+    ledger: Option<Seen>,
+}
+
+impl Told {
+    fn of(model: Explained, snapshot: &Snapshot, ledger: &Ledger) -> Self {
+        let served = model.served_as.first();
+        let served = served.and_then(|name| snapshot.served.get(name));
+        let plan = served.and_then(|served| served.plan.as_ref().ok());
+        let line = plan.and_then(|plan| ledger.line(plan));
+        Self {
+            memory_bytes: plan.map(|plan| check::reserve(snapshot, ledger, plan).0),
+            ledger: line.map(|line| line.seen()),
+            model,
+        }
+    }
+}
+
 /// The table, and a word on what it leaves out.
-fn shown(models: &[Explained], all: usize) -> String {
+fn shown(models: &[Told], all: usize) -> String {
     let mut rows = vec![
-        ["MODEL", "SIZE", "STATE", "MEND"]
+        ["MODEL", "SIZE", "MEMORY", "SEEN", "STATE", "MEND"]
             .map(str::to_owned)
             .to_vec(),
     ];
@@ -59,10 +93,12 @@ fn shown(models: &[Explained], all: usize) -> String {
     }
 }
 
-fn row(model: &Explained) -> Vec<String> {
-    let size = model
-        .bytes
-        .map_or_else(|| "-".to_owned(), |bytes| ByteSize(bytes).to_string());
+fn row(told: &Told) -> Vec<String> {
+    let nothing = || "-".to_owned();
+    let shown = |bytes: Option<u64>| bytes.map_or_else(nothing, |b| ByteSize(b).to_string());
+    let model = &told.model;
+    let (size, memory) = (shown(model.bytes), shown(told.memory_bytes));
+    let seen = told.ledger.as_ref().map_or_else(nothing, check::seen);
     let others = model.served_as.iter().filter(|name| **name != model.id);
     let others: Vec<&str> = others.map(String::as_str).collect();
     let state = match (&model.reason, others.as_slice()) {
@@ -71,5 +107,5 @@ fn row(model: &Explained) -> Vec<String> {
         (None, others) => format!("served, also as {}", others.join(", ")),
     };
     let mend = model.mend.clone().unwrap_or_default();
-    vec![model.id.clone(), size, state, mend]
+    vec![model.id.clone(), size, memory, seen, state, mend]
 }

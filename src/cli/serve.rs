@@ -22,6 +22,7 @@ use crate::config::{self, Config, Listen, locate};
 use crate::dispatch::{Dispatch, live, spool};
 use crate::platform::{self, Folders};
 use crate::pool::Pool;
+use crate::pool::ledger::file::Notebook;
 use crate::records::audit::Audit;
 use crate::records::counters::Counters;
 use crate::records::events::Events;
@@ -174,9 +175,10 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
             memory.auto
         );
     }
-    let pool = Pool::start(
+    let pool = Pool::open(
         service::pool_settings(&snapshot),
         service::residents(&snapshot),
+        Notebook::open(folders.ledger(), &owner),
         launcher,
         &owner,
     );

@@ -14,8 +14,8 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use serde::Deserialize;
 use tokio::sync::Semaphore;
@@ -47,6 +47,10 @@ pub struct Script {
     pub load_fail: Option<String>,
     /// How much memory is taken and really touched, bytes.
     pub memory_bytes: u64,
+    /// How much more is taken and touched with each answer and kept, bytes.
+    pub grow_bytes: u64,
+    /// How much is taken and touched for as long as an answer is played, bytes.
+    pub work_bytes: u64,
     /// From the request to the first chunk, milliseconds.
     pub first_token_ms: u64,
     /// From chunk to chunk, milliseconds.
@@ -87,6 +91,8 @@ impl Default for Script {
             load_told: 1000,
             load_fail: None,
             memory_bytes: 0,
+            grow_bytes: 0,
+            work_bytes: 0,
             first_token_ms: 0,
             token_ms: 0,
             tokens: 8,
@@ -156,6 +162,9 @@ pub enum How {
     /// By SIGKILL, as the kernel does it when memory runs out.
     #[default]
     Kill,
+    /// By saying that memory ran out; while it loads.
+    #[serde(rename = "oom")]
+    OutOfMemory,
 }
 
 /// A stream that is not as it should be.
@@ -197,6 +206,8 @@ pub struct Scripted {
     waiting: AtomicU64,
     tokens: AtomicU64,
     memory: Vec<u8>,
+    /// What answers have left behind.
+    grown: Mutex<Vec<Vec<u8>>>,
     child: Option<Child>,
 }
 
@@ -258,7 +269,7 @@ impl Scripted {
         if let Some(crash) = &script.crash
             && crash.at == At::Load
         {
-            crash.happen(dir);
+            crash.happen(dir)?;
         }
         if script.hang.as_ref().is_some_and(|hang| hang.at == At::Load) {
             loop {
@@ -287,6 +298,7 @@ impl Scripted {
             waiting: AtomicU64::new(0),
             tokens: AtomicU64::new(0),
             memory: touched(script.memory_bytes)?,
+            grown: Mutex::default(),
             child: script.spawn_child.then(lasting_child).transpose()?,
             script,
         })
@@ -343,17 +355,21 @@ impl Scripted {
 
 impl Crash {
     /// Ends the process, unless it is to happen once and has happened.
-    fn happen(&self, dir: &Path) {
+    ///
+    /// # Errors
+    /// If that is the way in which it is to end.
+    fn happen(&self, dir: &Path) -> Result<(), EngineError> {
         if let Some(mark) = &self.once {
             let made = OpenOptions::new()
                 .write(true)
                 .create_new(true)
                 .open(dir.join(mark));
             if made.is_err() {
-                return;
+                return Ok(());
             }
         }
         match self.how {
+            How::OutOfMemory => Err(EngineError::OutOfMemory("as the script says".to_owned())),
             How::Exit => std::process::exit(17),
             How::Abort => std::process::abort(),
             How::Kill => {
@@ -371,12 +387,10 @@ impl Crash {
 
 /// Memory of `bytes` bytes that the system has really given.
 fn touched(bytes: u64) -> Result<Vec<u8>, EngineError> {
-    let device = |reason: &str| EngineError::Device(reason.to_owned());
-    let length = usize::try_from(bytes).map_err(|_| device("memory_bytes is too large"))?;
+    let none_left = || EngineError::OutOfMemory(format!("{bytes} bytes cannot be had"));
+    let length = usize::try_from(bytes).map_err(|_| none_left())?;
     let mut memory = Vec::new();
-    memory
-        .try_reserve_exact(length)
-        .map_err(|_| device("memory_bytes cannot be had"))?;
+    memory.try_reserve_exact(length).map_err(|_| none_left())?;
     memory.resize(length, 0);
     for page in memory.chunks_mut(PAGE) {
         page[0] = 1;

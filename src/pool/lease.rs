@@ -11,6 +11,7 @@ use super::gate::Gate;
 use super::state::Generation;
 use super::task::Message;
 use super::{UnloadMode, UnloadReason};
+use crate::units::ByteSize;
 use crate::worker::client::Client;
 use crate::worker::{LoadPlan, Ready};
 
@@ -22,6 +23,17 @@ pub enum Ending {
     /// The pool takes the model away: an unload with mode `now`, or the drain
     /// deadline of the server has passed.
     Revoked(UnloadReason),
+    /// The system ended the worker because memory ran out.
+    OutOfMemory,
+    /// The worker held more than it may, and was ended for it.
+    Outgrew {
+        /// What it held.
+        held: ByteSize,
+        /// What was reserved for it.
+        promised: ByteSize,
+        /// The budget that was passed.
+        budget: ByteSize,
+    },
     /// The pool lost its state and starts again with nothing loaded.
     Lost,
 }
@@ -43,6 +55,7 @@ pub struct Lease {
     instance: Arc<Instance>,
     waited: Duration,
     position: usize,
+    idle_unload: Option<Duration>,
 }
 
 impl Lease {
@@ -52,7 +65,14 @@ impl Lease {
             instance,
             waited,
             position,
+            idle_unload: None,
         }
+    }
+
+    /// If it is the last to be given back, the model is to stay so long.
+    pub(super) fn idle_unload(mut self, wish: Option<Duration>) -> Self {
+        self.idle_unload = wish;
+        self
     }
 
     /// Takes a lease if the gate is open, without asking the owner.
@@ -140,6 +160,7 @@ impl Drop for Lease {
             // Without an owner nobody keeps an idle clock any more.
             let _ = self.instance.owner.send(Message::Idle {
                 generation: self.instance.generation,
+                idle_unload: self.idle_unload,
             });
         }
     }

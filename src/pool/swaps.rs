@@ -128,7 +128,12 @@ impl Witness {
                         how: how.clone(),
                     });
                 }
-                Effect::End { .. } | Effect::Unloaded { .. } | Effect::Released { .. } => {}
+                Effect::End { .. }
+                | Effect::Unloaded { .. }
+                | Effect::Released { .. }
+                | Effect::Held { .. }
+                | Effect::LetGo { .. }
+                | Effect::BringBack { .. } => {}
             }
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::gate::Gate;
+use super::ledger::Seen;
 use super::{ModelState, UnloadReason};
 use crate::engine::progress::Progress;
 use crate::units::ByteSize;
@@ -53,10 +54,14 @@ pub struct ModelView {
     pub keep: bool,
     /// How it is, or would be, brought up. While it is up: how it was.
     pub plan: Arc<LoadPlan>,
-    /// What the next load reserves: the estimate, or more if more was seen.
+    /// What the next load reserves: the plan's figure, or what was learnt.
     pub need: ByteSize,
     /// What is reserved now; nothing when unloaded.
     pub reserved: ByteSize,
+    /// What its worker held when it was looked at last.
+    pub footprint: Option<ByteSize>,
+    /// What the ledger knows of it.
+    pub seen: Option<Seen>,
     /// What the worker said of itself, when it is up.
     pub ready: Option<Arc<Ready>>,
     /// The worker process.
@@ -75,11 +80,26 @@ pub struct ModelView {
     pub ready_since: Option<Instant>,
     pub(super) idle_since: Option<Instant>,
     pub(super) unload_at: Option<Instant>,
+    /// Who holds it by a residency lease, the first to end first.
+    pub held: Vec<HeldBy>,
+    /// Until when residency leases on others keep it waiting.
+    pub held_up_until: Option<Instant>,
     /// The last failed load or early crash since it was last up.
     pub last_failure: Option<LastFailure>,
     /// How long the last loads took, the newest last.
     pub load_times: Vec<Duration>,
     pub(super) gate: Option<Arc<Gate>>,
+}
+
+/// A residency lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldBy {
+    /// Its number.
+    pub hold: u64,
+    /// Who has it.
+    pub holder: String,
+    /// When it ends.
+    pub until: Instant,
 }
 
 /// A failed load, or a crash right after loading.
@@ -104,6 +124,8 @@ pub struct Counters {
     pub load_failures: u64,
     /// Loads for which another model had to go.
     pub swaps: u64,
+    /// Models that had gone for a load which failed, and were loaded again.
+    pub rollbacks: u64,
     /// Models that were ready and went, by reason.
     pub unloads: BTreeMap<UnloadReason, u64>,
 }
@@ -113,6 +135,12 @@ impl View {
     pub fn model(&self, model: &str) -> Option<&ModelView> {
         let (page, index) = self.models.find(model)?;
         Some(&self.models.pages[page][index])
+    }
+
+    /// What all workers held when they were looked at last.
+    pub fn footprint(&self) -> ByteSize {
+        let held = self.models.iter().filter_map(|model| model.footprint);
+        held.fold(ByteSize::ZERO, ByteSize::saturating_add)
     }
 
     /// Requests that wait, of all models.
@@ -195,6 +223,10 @@ pub fn sample(name: &str, bytes: u64, state: ModelState) -> ModelView {
         plan: super::state::resident(name, bytes).plan,
         need: ByteSize(bytes),
         reserved: ByteSize::ZERO,
+        footprint: None,
+        seen: None,
+        held: Vec::new(),
+        held_up_until: None,
         ready: None,
         pid: None,
         generation: None,

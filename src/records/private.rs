@@ -2,7 +2,7 @@
 //! the repair of those that others were let into.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -36,6 +36,25 @@ pub fn open(path: &Path) -> io::Result<File> {
         .open(path)?;
     take_back(&file, path, OTHERS)?;
     Ok(file)
+}
+
+/// Puts a file of these bytes in the place of another, 0600, whole or not at all.
+/// Its folder is made if it is not there.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        create_folder(folder)?;
+    }
+    let unfinished = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&unfinished)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path)
 }
 
 /// Takes these rights from group and others, if they have any of them, and says

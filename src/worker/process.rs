@@ -6,6 +6,7 @@ pub mod folder;
 mod life;
 mod lines;
 mod spawn;
+mod watcher;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -26,6 +27,7 @@ use self::spawn::Spawner;
 use super::client::Client;
 use super::{EngineKind, LoadPlan, Ready};
 use crate::engine::progress::Progress;
+use crate::platform::footprint::Footprint;
 use crate::secret::Secret;
 
 /// The names of the variables a worker gets, if the router has them; nothing
@@ -61,7 +63,7 @@ pub trait Launch: Send + Sync + 'static {
     fn run(
         &self,
         plan: Arc<LoadPlan>,
-        report: impl Fn(Report) + Send + 'static,
+        report: impl Fn(Report) + Send + Sync + 'static,
         stop: watch::Receiver<Option<Duration>>,
     ) -> impl Future<Output = String> + Send + 'static;
 }
@@ -79,6 +81,10 @@ pub enum Report {
         /// How far.
         progress: Progress,
     },
+    /// What it holds now.
+    Footprint(Footprint),
+    /// Memory ran out for it: it says so, or the system ended it for that.
+    OutOfMemory,
     /// It is loaded and listens.
     Ready {
         /// What it says of itself.
@@ -149,7 +155,7 @@ impl Launch for Launcher {
     fn run(
         &self,
         plan: Arc<LoadPlan>,
-        report: impl Fn(Report) + Send + 'static,
+        report: impl Fn(Report) + Send + Sync + 'static,
         stop: watch::Receiver<Option<Duration>>,
     ) -> impl Future<Output = String> + Send + 'static {
         let inner = self.0.clone();
@@ -215,6 +221,7 @@ impl Inner {
             .args(["--parallel", &plan.parallel.to_string()])
             .args(["--kv", &plan.kv.0.to_string()])
             .args(["--compute", plan.compute.as_str()])
+            .args(plan.warmup.then_some("--warmup"))
             .current_dir("/")
             .env_clear()
             .envs(environment(std::env::vars_os()))

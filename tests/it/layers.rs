@@ -29,6 +29,7 @@ const PURE: &[&str] = &[
     "pool/state",
     "pool/evict.rs",
     "pool/eta.rs",
+    "pool/ledger.rs",
     "simulate",
     "dispatch/peek.rs",
     "dispatch/relay.rs",

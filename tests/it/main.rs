@@ -2,11 +2,13 @@
 //! home, true worker processes, a true cache tree. One test binary, each file a
 //! subject. Nothing is downloaded, nothing is ignored, no test needs another.
 
+mod cgroup;
 mod harness;
 mod raw;
 mod sampler;
 
 mod access;
+mod background;
 mod bodies;
 mod browser;
 mod clients;
@@ -25,6 +27,7 @@ mod faults;
 mod fuzz;
 mod keys;
 mod layers;
+mod memory;
 mod metrics;
 mod names;
 mod openapi;
@@ -37,6 +40,7 @@ mod rates;
 mod records;
 mod reload;
 mod replies;
+mod residency;
 mod routes;
 mod secrets;
 mod simulate;

@@ -1,12 +1,12 @@
 //! The keys file: read as a whole, changed under a lock, replaced as a whole.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use super::{KeyError, Keys};
 use crate::config::locate::{self, ReadError};
+use crate::records::private;
 
 /// Reads the keys file; nothing if there is none. A file that others may read,
 /// or that has anything in it that is not understood, is refused: a limit that
@@ -48,7 +48,7 @@ pub fn change<T>(
         fs::create_dir_all(folder).map_err(|error| io(path, error))?;
     }
     // Beside the file, because the file itself is replaced. Freed with the value.
-    let lock = private(&path.with_extension("lock")).map_err(|error| io(path, error))?;
+    let lock = lock_file(&path.with_extension("lock")).map_err(|error| io(path, error))?;
     lock.lock().map_err(|error| io(path, error))?;
     let mut keys = read(path)?.unwrap_or_default();
     let changed = change(&mut keys)?;
@@ -59,19 +59,11 @@ pub fn change<T>(
 /// Writes the keys file, 0600, whole or not at all.
 fn write(path: &Path, keys: &Keys) -> Result<(), KeyError> {
     let text = serde_json::to_string_pretty(keys).map_err(|error| io(path, error))?;
-    let unfinished = path.with_extension("new");
-    let written = private(&unfinished).and_then(|mut file| {
-        file.set_permissions(fs::Permissions::from_mode(0o600))?;
-        file.set_len(0)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&unfinished, path)
-    });
-    written.map_err(|error| io(path, error))
+    private::replace(path, text.as_bytes()).map_err(|error| io(path, error))
 }
 
-/// A file of its owner alone, opened for writing.
-fn private(path: &Path) -> std::io::Result<File> {
+/// The lock, a file of its owner alone, opened for writing.
+fn lock_file(path: &Path) -> std::io::Result<File> {
     OpenOptions::new()
         .write(true)
         .create(true)

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{At, Crash, Odd, Point, Script, Scripted, chatter};
+use super::{At, Crash, Odd, Point, Script, Scripted, chatter, touched};
 use crate::engine::Finish;
 
 /// What happens next in an answer.
@@ -33,6 +33,8 @@ pub struct Play {
     words: Vec<String>,
     done: u64,
     slot: Option<OwnedSemaphorePermit>,
+    /// Taken for as long as it is played.
+    work: Vec<u8>,
     state: State,
 }
 
@@ -47,6 +49,8 @@ enum State {
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Changes {
+    grow_bytes: Option<u64>,
+    work_bytes: Option<u64>,
     first_token_ms: Option<u64>,
     token_ms: Option<u64>,
     tokens: Option<u64>,
@@ -69,6 +73,8 @@ impl Script {
             serde_json::from_value(changes).map_err(|error| error.to_string())?;
         let script = self.clone();
         Ok(Self {
+            grow_bytes: changes.grow_bytes.unwrap_or(script.grow_bytes),
+            work_bytes: changes.work_bytes.unwrap_or(script.work_bytes),
             first_token_ms: changes.first_token_ms.unwrap_or(script.first_token_ms),
             token_ms: changes.token_ms.unwrap_or(script.token_ms),
             tokens: changes.tokens.unwrap_or(script.tokens),
@@ -102,6 +108,7 @@ impl Play {
             max_tokens,
             done: 0,
             slot: None,
+            work: Vec::new(),
             state: State::Waiting,
         }
     }
@@ -153,13 +160,25 @@ impl Play {
         self.state = State::Playing;
         self.engine.note(&format!("started {}", self.nonce));
         chatter(self.script.chatter);
+        self.take_memory();
         self.misstep(At::Headers).await;
         sleep(self.script.first_token_ms).await;
+    }
+
+    /// What cannot be had is seen by the test that asks for it.
+    fn take_memory(&mut self) {
+        self.work = touched(self.script.work_bytes).unwrap_or_default();
+        if let (Ok(more), Ok(mut grown)) =
+            (touched(self.script.grow_bytes), self.engine.grown.lock())
+        {
+            grown.push(more);
+        }
     }
 
     fn finish(&mut self) {
         self.state = State::Over;
         self.slot = None;
+        self.work = Vec::new();
         self.engine
             .note(&format!("finished {} after {}", self.nonce, self.done));
     }
@@ -169,7 +188,8 @@ impl Play {
         if let Some(crash) = &self.script.crash
             && here(crash.at, crash.token)
         {
-            crash.happen(&self.engine.dir);
+            // Only a load can end with words.
+            let _ = crash.happen(&self.engine.dir);
         }
         if let Some(hang) = &self.script.hang
             && here(hang.at, hang.token)

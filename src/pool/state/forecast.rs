@@ -36,7 +36,9 @@ impl Machine {
             course,
             refusal,
             need: ByteSize(slot.need().bytes),
-            observed: slot.observed,
+            observed: known
+                .and_then(|known| known.seen.as_ref())
+                .map_or(ByteSize::ZERO, |seen| ByteSize(seen.peak_bytes)),
             budget: self.settings.budget,
             reserved: self.reserved(),
             victims,
@@ -143,7 +145,7 @@ impl Machine {
             _ => {}
         }
         let ahead = self.ahead(model, terms, now);
-        let outlook = self.outlook(&ahead, slot.need());
+        let outlook = self.room_for(&ahead, slot.need());
         let course = match outlook.going.iter().any(|(_, _, busy)| *busy) {
             _ if outlook.is_free => Course::Load,
             false if !outlook.going.is_empty() => Course::Evict,

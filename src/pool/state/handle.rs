@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::candidates::Wanted;
 use super::queue::Waiter;
 use super::schedule::grant;
 use super::slot::{Phase, Slot, Turn, most_leases};
@@ -14,7 +15,6 @@ use crate::config::Contention;
 use crate::pool::gate::Gate;
 use crate::pool::view::LastFailure;
 use crate::pool::{Ending, Refused, Terms, UnloadReason};
-use crate::units::ByteSize;
 use crate::worker::{LoadPlan, Ready};
 
 impl Machine {
@@ -77,34 +77,46 @@ impl Machine {
                 waited: Duration::ZERO,
                 position: 0,
             }),
-            Ok(None) => {
-                let turn = Turn {
-                    since: now,
-                    number: self.turn(),
-                };
-                let Terms {
-                    priority, caller, ..
-                } = terms;
-                self.waiting.age(self.settings.switch_after, now);
-                let position = self.waiting.before(priority);
-                if let Some(slot) = self.slots.get_mut(model) {
-                    slot.waiters.push(Waiter {
-                        id: waiter,
-                        turn,
-                        priority,
-                        caller,
-                        position,
-                    });
-                    let model = model.to_owned();
-                    let place = Place {
-                        model,
-                        turn,
-                        priority,
-                    };
-                    self.waiting.insert(waiter, place);
-                    out.push(Effect::Queued { waiter, position });
-                }
-            }
+            Ok(None) => self.join(waiter, model, terms, None, now, out),
+        }
+    }
+
+    /// Somebody joins the queue of a model, maybe one of several that may answer.
+    pub(super) fn join(
+        &mut self,
+        waiter: WaiterId,
+        model: &str,
+        terms: Terms,
+        elsewhere: Option<Box<Wanted>>,
+        now: Instant,
+        out: &mut Vec<Effect>,
+    ) {
+        let turn = Turn {
+            since: now,
+            number: self.turn(),
+        };
+        let Terms {
+            priority, caller, ..
+        } = terms;
+        self.waiting.age(self.settings.switch_after, now);
+        let position = self.waiting.before(priority);
+        if let Some(slot) = self.slots.get_mut(model) {
+            slot.waiters.push(Waiter {
+                id: waiter,
+                turn,
+                priority,
+                caller,
+                position,
+                elsewhere,
+            });
+            let model = model.to_owned();
+            let place = Place {
+                model,
+                turn,
+                priority,
+            };
+            self.waiting.insert(waiter, place);
+            out.push(Effect::Queued { waiter, position });
         }
     }
 
@@ -203,8 +215,6 @@ impl Machine {
             return;
         };
         let took = now - worker.started;
-        let held = ByteSize(ready.bytes_held).saturating_add(worker.plan.kv);
-        worker.reserved = worker.reserved.max(held);
         let most = most_leases(&worker.plan);
         let waiters = match then_drain {
             Some(_) => slot.waiters.take_all(),
@@ -217,15 +227,14 @@ impl Machine {
             ready: ready.clone(),
             since: now,
             idle_since: nobody.then_some(now),
+            idle_unload: None,
             served: false,
             draining: then_drain,
         };
-        if worker.plan == slot.plan {
-            slot.observed = slot.observed.max(held);
-        }
         slot.remember_load(took);
         slot.failure = None;
         slot.wanted = None;
+        self.promise(&model, &ready, took, now);
         out.push(Effect::Open {
             generation,
             gate: gate.clone(),
@@ -254,10 +263,16 @@ impl Machine {
         let Some((model, slot)) = self.worker(generation) else {
             return;
         };
-        let loading = slot.running.as_ref().map(|worker| &worker.phase);
-        if matches!(loading, Some(Phase::Loading { .. })) {
+        let Some(worker) = slot.running.as_ref() else {
+            return;
+        };
+        let ran_out = worker.holding.ran_out;
+        if matches!(worker.phase, Phase::Loading { .. }) {
             self.end(&model, None, SHORT_GRACE, out);
-            self.fail(&model, reason, None, now, out);
+            if !(ran_out && self.tries_again(&model, now, out)) {
+                let reason = Self::failure_of(ran_out, reason);
+                self.fail(&model, reason, None, now, out);
+            }
         }
     }
 
@@ -275,6 +290,7 @@ impl Machine {
         let Some(slot) = self.slots.get_mut(model) else {
             return;
         };
+        slot.outlook.is_retried = false;
         let in_a_row = slot.failure.as_ref().map_or(0, |last| last.in_a_row) + 1;
         let pause = back_off(in_a_row);
         slot.failure = Some(LastFailure {
@@ -286,6 +302,7 @@ impl Machine {
         if !slot.keep {
             slot.wanted = None;
         }
+        self.roll_back(model);
         self.refuse_all(model, out, |model| match over_limit {
             Some(limit) => Refused::LoadTimeout { model, limit },
             None => Refused::LoadFailed {
@@ -312,9 +329,13 @@ impl Machine {
         };
         self.workers.remove(&generation);
         self.idle.pop(&model);
+        let for_memory = self.learn_from_end(&model, &worker, now);
+        let ran_out = worker.holding.ran_out;
         let reason = match worker.phase {
+            Phase::Loading { .. } if ran_out && self.tries_again(&model, now, out) => None,
             Phase::Loading { .. } => {
                 let reason = format!("its worker {how} before it was ready");
+                let reason = Self::failure_of(ran_out, reason);
                 self.fail(&model, reason, None, now, out);
                 None
             }
@@ -325,11 +346,14 @@ impl Machine {
                 ..
             } => {
                 gate.close();
-                let ending = Ending::Crashed(how.clone());
+                let ending = match for_memory {
+                    Some(_) => Ending::OutOfMemory,
+                    None => Ending::Crashed(how.clone()),
+                };
                 out.push(Effect::End { generation, ending });
                 let early = !served && now - since < EARLY;
                 self.crashed(&model, early, &how, now, out);
-                Some(UnloadReason::Crashed)
+                for_memory.or(Some(UnloadReason::Crashed))
             }
             Phase::Stopping { reason } => reason,
         };
@@ -394,13 +418,20 @@ impl Machine {
 
     /// A lease came back: if it was the last, the idle clock starts or a drain is
     /// over. Whoever queues for it is served afterwards.
-    pub(super) fn idle(&mut self, generation: Generation, now: Instant, out: &mut Vec<Effect>) {
+    pub(super) fn idle(
+        &mut self,
+        generation: Generation,
+        wish: Option<Duration>,
+        now: Instant,
+        out: &mut Vec<Effect>,
+    ) {
         let Some((model, slot)) = self.worker(generation) else {
             return;
         };
         let Some(Phase::Up {
             gate,
             idle_since,
+            idle_unload,
             served,
             draining,
             ..
@@ -418,6 +449,7 @@ impl Machine {
             }
             None if gate.leases() == 0 && slot.waiters.is_empty() => {
                 *idle_since = Some(now);
+                *idle_unload = wish;
                 self.idle.put(model, ());
             }
             None => {}

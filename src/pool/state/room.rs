@@ -24,7 +24,7 @@ pub(super) struct Prospect {
 
 /// What is held by those who are not on their way out.
 struct Holdings {
-    /// Whoever stays in any case: what loads, what is kept.
+    /// Whoever stays in any case: what loads, what is kept, what somebody holds.
     staying: Room,
     /// Whoever may go: idle ones, the least recently used first, then busy ones,
     /// the longest resident first.
@@ -169,7 +169,8 @@ impl Machine {
             let holdings = self.seen(prospect);
             let missing = holdings.sum().plus(promised).plus(need).less(self.limit());
             if missing == Room::default() {
-                let is_gone = self.slots[model].running.is_none();
+                let slot = &self.slots[model];
+                let is_gone = slot.running.is_none() && self.has_calm(slot);
                 return is_gone && self.slots.books().plus(need).fits(self.limit());
             }
             let chosen = match victims(missing, &holdings.rooms(true)) {
@@ -186,8 +187,10 @@ impl Machine {
             let chosen: Vec<_> = chosen.iter().map(|&i| holdings.candidates[i]).collect();
             prospect.look_again();
             for victim in chosen {
+                let name = self.workers[&victim.generation].clone();
                 // An idle one that was taken in this very moment is looked at anew.
                 self.displace(victim, model, now, out);
+                self.remember_displaced(model, &name);
             }
             if let Some(slot) = self.slots.get_mut(model) {
                 slot.displaces = true;
@@ -197,7 +200,7 @@ impl Machine {
 
     /// What would be found by somebody who needs so much and stands behind others with
     /// these needs. Changes nothing.
-    pub(super) fn outlook(&self, ahead: &[Room], need: Room) -> Outlook {
+    pub(super) fn room_for(&self, ahead: &[Room], need: Room) -> Outlook {
         let mut prospect = Prospect::default();
         for other in ahead {
             let (_, chosen) = self.choice(*other, &mut prospect);
@@ -311,7 +314,7 @@ impl Machine {
                 staying = staying.plus(worker.room());
                 continue;
             };
-            if slot.keep {
+            if slot.keep || slot.held_until.is_some() {
                 staying = staying.plus(worker.room());
                 continue;
             }

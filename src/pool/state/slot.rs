@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::memory::{Holding, Outlook};
 use super::queue::Queue;
 use super::slots::Marks;
 use super::{Generation, ReplyId};
@@ -38,11 +39,13 @@ pub(super) struct Slot {
     pub failure: Option<LastFailure>,
     /// Crashes in a row, each soon after loading and before any lease ended in peace.
     pub early_crashes: u32,
-    /// What workers of this plan were seen to hold.
-    pub observed: ByteSize,
+    /// What is known of the memory of the next load.
+    pub outlook: Outlook,
     pub load_times: VecDeque<Duration>,
     /// Another model had to go for the load that comes.
     pub displaces: bool,
+    /// Until when residency leases hold it.
+    pub held_until: Option<Instant>,
     /// Its place in the indexes.
     pub marks: Marks,
 }
@@ -60,6 +63,7 @@ pub(super) struct Worker {
     pub generation: Generation,
     pub plan: Arc<LoadPlan>,
     pub reserved: ByteSize,
+    pub holding: Holding,
     pub pid: Option<u32>,
     pub started: Instant,
     /// How far its load is, where the engine tells.
@@ -85,6 +89,8 @@ pub(super) enum Phase {
         ready: Arc<Ready>,
         since: Instant,
         idle_since: Option<Instant>,
+        /// How long it is to stay idle, as whoever used it last wishes.
+        idle_unload: Option<Duration>,
         /// A last lease was given back while it lived.
         served: bool,
         draining: Option<UnloadReason>,
@@ -108,9 +114,10 @@ impl Slot {
             running: None,
             failure: None,
             early_crashes: 0,
-            observed: ByteSize::ZERO,
+            outlook: Outlook::default(),
             load_times: VecDeque::new(),
             displaces: false,
+            held_until: None,
             marks: Marks::default(),
         }
     }
@@ -121,7 +128,7 @@ impl Slot {
             self.plan = resident.plan.clone();
             self.failure = None;
             self.early_crashes = 0;
-            self.observed = ByteSize::ZERO;
+            self.outlook = Outlook::default();
         }
         self.listed = true;
         self.keep = resident.keep;
@@ -129,10 +136,10 @@ impl Slot {
         self.idle_unload = resident.idle_unload;
     }
 
-    /// What the next load reserves: the plan's figure, or more if more was seen.
+    /// What the next load reserves: the plan's figure, or what was learnt.
     pub fn need(&self) -> Room {
         Room {
-            bytes: self.plan.memory.max(self.observed).0,
+            bytes: self.outlook.reserve.unwrap_or(self.plan.memory).0,
             places: 1,
         }
     }
@@ -221,6 +228,17 @@ pub(super) fn most_leases(plan: &LoadPlan) -> u64 {
     parallel + parallel.div_ceil(4)
 }
 
+impl Phase {
+    /// Whether its worker is on its way out.
+    pub fn is_leaving(&self) -> bool {
+        match self {
+            Self::Loading { then_drain, .. } => then_drain.is_some(),
+            Self::Up { draining, .. } => draining.is_some(),
+            Self::Stopping { .. } => true,
+        }
+    }
+}
+
 impl Worker {
     /// What it takes of the budget.
     pub fn room(&self) -> Room {
@@ -232,11 +250,7 @@ impl Worker {
 
     /// Whether its memory will come back without anything more being decided.
     pub fn is_leaving(&self) -> bool {
-        match &self.phase {
-            Phase::Loading { then_drain, .. } => then_drain.is_some(),
-            Phase::Up { draining, .. } => draining.is_some(),
-            Phase::Stopping { .. } => true,
-        }
+        self.phase.is_leaving()
     }
 
     /// The gate, while it is up.

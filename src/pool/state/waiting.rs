@@ -96,6 +96,12 @@ impl Waiting {
         self.by_age.get(&turn.number).map(|(_, waiter)| *waiter)
     }
 
+    /// The model for which somebody waits.
+    #[cfg(test)]
+    pub fn model_of(&self, waiter: WaiterId) -> Option<&str> {
+        self.places.get(&waiter).map(|place| place.model.as_str())
+    }
+
     /// All of them.
     #[cfg(test)]
     pub fn keys(&self) -> impl Iterator<Item = &WaiterId> {

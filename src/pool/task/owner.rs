@@ -15,13 +15,17 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{Message, Shared};
 use crate::pool::gate::Gate;
 use crate::pool::lease::Instance;
-use crate::pool::state::{Effect, Event, Generation, Machine, ReplyId, WaiterId};
+use crate::pool::ledger::file::Notebook;
+use crate::pool::state::{Effect, Event, Generation, HoldId, Machine, ReplyId, WaiterId};
 use crate::pool::swaps::Witness;
-use crate::pool::{Ending, Lease, Refused, Resident, Settings, UnloadError, UnloadReason, View};
+use crate::pool::{
+    Ending, HoldError, Lease, Refused, Resident, Settings, UnloadError, UnloadReason, View,
+};
 use crate::shutdown::{Place, Tasks};
+use crate::units::ByteSize;
 use crate::worker::client::Client;
 use crate::worker::process::{Launch, Report};
-use crate::worker::{LoadPlan, Ready};
+use crate::worker::{EngineKind, LoadPlan, Ready};
 
 /// Messages taken in before the view is made anew.
 const BURST: usize = 256;
@@ -34,9 +38,13 @@ pub(super) struct Owner<L> {
     shared: Arc<Shared>,
     inbox: mpsc::UnboundedReceiver<Message>,
     show: watch::Sender<Arc<View>>,
+    /// Where what is learnt of models is written down.
+    notebook: Notebook,
     waiters: HashMap<WaiterId, oneshot::Sender<Result<Lease, Refused>>>,
     unloads: HashMap<ReplyId, oneshot::Sender<Result<(), UnloadError>>>,
     releases: HashMap<ReplyId, oneshot::Sender<Result<Vec<String>, UnloadError>>>,
+    holds: HashMap<HoldId, oneshot::Sender<Result<HoldId, HoldError>>>,
+    let_go: HashMap<ReplyId, oneshot::Sender<Result<String, HoldError>>>,
     workers: HashMap<Generation, Process>,
     stopped: Vec<oneshot::Sender<()>>,
     /// Keeps for people what the machine did.
@@ -68,6 +76,7 @@ impl<L: Launch> Owner<L> {
         shared: Arc<Shared>,
         inbox: mpsc::UnboundedReceiver<Message>,
         show: watch::Sender<Arc<View>>,
+        notebook: Notebook,
     ) -> Self {
         Self {
             machine,
@@ -77,9 +86,12 @@ impl<L: Launch> Owner<L> {
             shared,
             inbox,
             show,
+            notebook,
             waiters: HashMap::new(),
             unloads: HashMap::new(),
             releases: HashMap::new(),
+            holds: HashMap::new(),
+            let_go: HashMap::new(),
             workers: HashMap::new(),
             stopped: Vec::new(),
             told,
@@ -114,6 +126,7 @@ impl<L: Launch> Owner<L> {
         }
         self.show.send_replace(Arc::new(self.machine.view(now())));
         while !self.machine.is_over() {
+            self.write_down();
             self.show();
             let wake = self.machine.next_wake(now());
             tokio::select! {
@@ -131,8 +144,16 @@ impl<L: Launch> Owner<L> {
                 }
             }
         }
+        self.write_down();
         self.show();
         self.shared.open.store(Arc::default());
+    }
+
+    /// Has news of the ledger written down.
+    fn write_down(&mut self) {
+        if let Some(ledger) = self.machine.learnt() {
+            self.notebook.write(ledger);
+        }
     }
 
     /// Shows what has changed.
@@ -147,7 +168,7 @@ impl<L: Launch> Owner<L> {
         match message {
             Message::Acquire {
                 waiter,
-                plan,
+                candidates,
                 terms,
                 asker,
                 answer,
@@ -157,7 +178,8 @@ impl<L: Launch> Owner<L> {
                 self.tasks.pass(Place::Pool);
                 self.step(Event::Acquire {
                     waiter,
-                    plan,
+                    plan: candidates.own,
+                    others: candidates.others,
                     terms,
                 });
             }
@@ -177,7 +199,13 @@ impl<L: Launch> Owner<L> {
                 self.step(Event::Cancel { waiter });
             }
             Message::Look(question) => question(&self.machine, &self.witness, now()),
-            Message::Idle { generation } => self.step(Event::Idle { generation }),
+            Message::Idle {
+                generation,
+                idle_unload,
+            } => self.step(Event::Idle {
+                generation,
+                idle_unload,
+            }),
             Message::Worker { generation, report } => self.hear(generation, report),
             Message::Exited { generation, how } => self.step(Event::Exited { generation, how }),
             Message::Unload {
@@ -188,6 +216,34 @@ impl<L: Launch> Owner<L> {
                 let reply = self.number();
                 self.unloads.insert(reply, answer);
                 self.step(Event::Unload { reply, model, mode });
+            }
+            Message::Hold {
+                generation,
+                holder,
+                time,
+                answer,
+            } => {
+                let hold = self.number();
+                self.holds.insert(hold, answer);
+                self.step(Event::Hold {
+                    hold,
+                    generation,
+                    holder,
+                    time,
+                });
+            }
+            Message::LetGo {
+                hold,
+                holder,
+                answer,
+            } => {
+                let reply = self.number();
+                self.let_go.insert(reply, answer);
+                self.step(Event::LetGo {
+                    reply,
+                    hold,
+                    holder,
+                });
             }
             Message::Release { answer } => {
                 let reply = self.number();
@@ -219,6 +275,24 @@ impl<L: Launch> Owner<L> {
                 generation,
                 progress,
             }),
+            Report::Footprint(seen) => {
+                // The network maps its weights; what other files it maps can be had again.
+                let weights = match (process.plan.engine, &process.instance) {
+                    (EngineKind::Mlx, Some(instance)) => instance.ready.bytes_held,
+                    _ => 0,
+                };
+                let mapped = seen.mapped.min(ByteSize(weights));
+                self.step(Event::Footprint {
+                    generation,
+                    held: seen.private.saturating_add(mapped),
+                    peak: seen.peak.saturating_add(mapped),
+                });
+            }
+            Report::OutOfMemory => {
+                let model = process.plan.model.as_str();
+                tracing::warn!(model, pid = process.pid, "{model} ran out of memory");
+                self.step(Event::OutOfMemory { generation });
+            }
             Report::Ready { ready, client } => {
                 process.client = Some(client);
                 let ready = Arc::new(ready);
@@ -278,6 +352,19 @@ impl<L: Launch> Owner<L> {
             Effect::End { generation, ending } => self.tell_end(generation, ending),
             Effect::Unloaded { reply, result } => {
                 if let Some(answer) = self.unloads.remove(&reply) {
+                    let _ = answer.send(result);
+                }
+            }
+            Effect::BringBack { model, failed } => {
+                tracing::warn!(
+                    model,
+                    failed,
+                    "{model} comes back: {failed}, for which it went, could not be loaded"
+                );
+            }
+            Effect::Held { hold, result } => self.tell_held(hold, result),
+            Effect::LetGo { reply, result } => {
+                if let Some(answer) = self.let_go.remove(&reply) {
                     let _ = answer.send(result);
                 }
             }
@@ -372,10 +459,35 @@ impl<L: Launch> Owner<L> {
         }
     }
 
+    /// Tells whether a model is held. If whoever asked has gone, nobody knows the
+    /// number, so it is given back.
+    fn tell_held(&mut self, hold: HoldId, result: Result<(), HoldError>) {
+        let is_held = result.is_ok();
+        let answer = self.holds.remove(&hold);
+        let told = answer.map(|answer| answer.send(result.map(|()| hold)));
+        if is_held && !matches!(told, Some(Ok(()))) {
+            let (answer, _) = oneshot::channel();
+            let _ = self.shared.owner.send(Message::LetGo {
+                hold,
+                holder: None,
+                answer,
+            });
+        }
+    }
+
     /// Tells the holders of leases that it is over.
     fn tell_end(&mut self, generation: Generation, ending: Ending) {
         let process = self.workers.get(&generation);
         if let Some(instance) = process.and_then(|process| process.instance.as_ref()) {
+            if let Ending::Outgrew {
+                held,
+                promised,
+                budget,
+            } = &ending
+            {
+                let model = instance.plan.model.as_str();
+                tracing::error!(model, pid = instance.pid, %held, %promised, %budget, "{model} holds more than it may");
+            }
             instance.ending.send_replace(Some(ending));
         }
     }

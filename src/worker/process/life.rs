@@ -13,6 +13,7 @@ use tokio::process::{Child, ChildStdout};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::watcher::Watcher;
 use super::{Report, lines};
 use crate::engine::progress::Progress;
 use crate::secret::Secret;
@@ -43,10 +44,23 @@ pub struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    /// From the secret to the reaping.
+    /// From the secret to the reaping, with an eye on what it holds.
     pub async fn live(
-        mut self,
+        self,
         report: impl Fn(Report),
+        stop: watch::Receiver<Option<Duration>>,
+    ) -> String {
+        let watcher = Watcher::new(self.pid);
+        tokio::select! {
+            how = self.live_watched(&report, &watcher, stop) => how,
+            never = watcher.look_on(&report) => match never {},
+        }
+    }
+
+    async fn live_watched(
+        mut self,
+        report: &impl Fn(Report),
+        watcher: &Watcher,
         mut stop: watch::Receiver<Option<Duration>>,
     ) -> String {
         // Held until the end: its end would tell the worker to leave.
@@ -78,7 +92,15 @@ impl Worker<'_> {
                     reason: failure.to_string(),
                 }),
             },
-            Outcome::Failed(reason) => report(Report::Failed { reason }),
+            Outcome::Failed {
+                reason,
+                out_of_memory,
+            } => {
+                if out_of_memory {
+                    report(Report::OutOfMemory);
+                }
+                report(Report::Failed { reason });
+            }
             Outcome::NotWanted => {}
             Outcome::None => {
                 // An exit says more than silence does, if it comes.
@@ -95,17 +117,37 @@ impl Worker<'_> {
                 let _ = tokio::io::copy(stdout, &mut tokio::io::sink()).await;
             }
         };
-        beside(end(&mut self.child, self.pid, &mut stop), drain).await
+        let last_look = || watcher.look(report);
+        let ended = end(&mut self.child, self.pid, &mut stop, last_look);
+        let (how, is_killed) = beside(ended, drain).await;
+        if is_killed && watcher.memory_ran_out() {
+            report(Report::OutOfMemory);
+            return "was ended by the system: out of memory".to_owned();
+        }
+        how
     }
 }
 
 /// What came, or did not come, of a load.
 enum Outcome {
     Ready(Ready),
-    Failed(String),
+    Failed {
+        reason: String,
+        out_of_memory: bool,
+    },
     None,
     /// The worker was told to end before it could say anything.
     NotWanted,
+}
+
+impl Outcome {
+    /// A failure that has nothing to do with memory.
+    fn failed(reason: String) -> Self {
+        Self::Failed {
+            reason,
+            out_of_memory: false,
+        }
+    }
 }
 
 /// Reads the next line of a worker that loads: how far it is, or what came of it.
@@ -119,14 +161,19 @@ async fn word_of_load(stdout: Option<&mut BufReader<ChildStdout>>) -> Result<Pro
     match serde_json::from_slice(&line) {
         Ok(Word::Loading(progress)) => Ok(progress),
         Ok(Word::Ready(ready)) => Err(of_our_version(ready)),
-        Ok(Word::Failed { reason }) => {
+        Ok(Word::Failed {
+            reason,
+            out_of_memory,
+        }) => {
             let reason = lines::printable(reason.as_bytes());
-            let reason = reason.chars().take(LONGEST_REASON).collect();
-            Err(Outcome::Failed(reason))
+            Err(Outcome::Failed {
+                reason: reason.chars().take(LONGEST_REASON).collect(),
+                out_of_memory,
+            })
         }
         Err(_) => {
             let reason = "what its worker said could not be read";
-            Err(Outcome::Failed(reason.to_owned()))
+            Err(Outcome::failed(reason.to_owned()))
         }
     }
 }
@@ -136,7 +183,7 @@ fn of_our_version(ready: Ready) -> Outcome {
     if ready.version == env!("CARGO_PKG_VERSION") {
         return Outcome::Ready(ready);
     }
-    Outcome::Failed(format!(
+    Outcome::failed(format!(
         "its worker is version {} and the router is {}; restart roundhouse",
         lines::printable(ready.version.as_bytes()),
         env!("CARGO_PKG_VERSION")
@@ -144,8 +191,14 @@ fn of_our_version(ready: Ready) -> Outcome {
 }
 
 /// Waits for the exit and ends the whole process group when told to: asked
-/// first, killed when the time is over, which a later word may shorten.
-async fn end(child: &mut Child, pid: u32, stop: &mut watch::Receiver<Option<Duration>>) -> String {
+/// first, killed when the time is over, which a later word may shorten. Looks at it
+/// once more before that. Answers how it ended, and whether by SIGKILL of others.
+async fn end(
+    child: &mut Child,
+    pid: u32,
+    stop: &mut watch::Receiver<Option<Duration>>,
+    last_look: impl Fn(),
+) -> (String, bool) {
     let mut kill_at = None;
     let status = loop {
         let until_kill = async {
@@ -163,6 +216,7 @@ async fn end(child: &mut Child, pid: u32, stop: &mut watch::Receiver<Option<Dura
             grace = next_word(stop, kill_at.is_none()) => {
                 let at = Instant::now() + grace;
                 if kill_at.is_none() {
+                    last_look();
                     signal_group(pid, Signal::TERM);
                 }
                 kill_at = Some(kill_at.map_or(at, |set: Instant| set.min(at)));
@@ -178,8 +232,11 @@ async fn end(child: &mut Child, pid: u32, stop: &mut watch::Receiver<Option<Dura
     };
     let _ = tokio::time::timeout(GROUP_TIME, gone).await;
     match status {
-        Ok(status) => how(status, kill_at.is_some()),
-        Err(error) => format!("was lost: {error}"),
+        Ok(status) => {
+            let is_killed = kill_at.is_none() && status.signal() == Some(9);
+            (how(status, kill_at.is_some()), is_killed)
+        }
+        Err(error) => (format!("was lost: {error}"), false),
     }
 }
 
