@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::HeaderMap;
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
@@ -18,6 +18,7 @@ use crate::api::front::Port;
 use crate::api::table::{self, Route};
 use crate::api::{leases, openapi};
 use crate::pool::{UnloadError, UnloadMode};
+use crate::records::redact;
 use crate::registry::Snapshot;
 use crate::route::{self, Decision, Permit};
 use crate::service::{ReloadError, Service};
@@ -199,7 +200,21 @@ pub async fn record(
     written.map_err(|error| unwritten(service, error))
 }
 
-/// Writes the line of a management call that was refused.
+/// What the audit calls a request that is refused: its method, and its path. One of
+/// many refused for their rate goes by its route, since names made up for the parts
+/// of a path would make kinds of their own.
+pub fn refused_action(request: &Request, refusal: &Refusal) -> String {
+    let method = redact::method(request.method().as_str());
+    let route = request.extensions().get::<MatchedPath>();
+    let is_one_of_many = refusal.error.code == Code::RateLimitExceeded;
+    match route.filter(|_| is_one_of_many) {
+        Some(route) => format!("{method} {}", route.as_str()),
+        None => format!("{method} {}", redact::path(request.uri().path())),
+    }
+}
+
+/// Writes down a management call that was refused: a line for it, or one for many
+/// where its rate was the reason.
 pub async fn record_refusal(
     service: &Service,
     door: &Door,
@@ -207,8 +222,10 @@ pub async fn record_refusal(
     refusal: &Refusal,
 ) -> Result<(), ApiError> {
     let caller = Caller::keyless(refusal.key.as_deref().unwrap_or("unknown"), door);
-    let code = refusal.error.code.facts().0;
-    let written = service.audit.refused(&caller, action, code).await;
+    let written = match refusal.error.code {
+        Code::RateLimitExceeded => service.audit.too_many(&caller, action).await,
+        code => service.audit.refused(&caller, action, code.facts().0).await,
+    };
     written.map_err(|error| unwritten(service, error))
 }
 

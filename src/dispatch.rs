@@ -21,8 +21,10 @@ use crate::route::{self, Decision, Kind, Why};
 use crate::shutdown::Tasks;
 use crate::worker::LoadPlan;
 use crate::worker::client::Failure;
+use patience::{TooLate, within};
 
 mod body;
+mod patience;
 pub mod peek;
 pub mod relay;
 pub mod spool;
@@ -87,7 +89,6 @@ struct Routed {
     answering: ArcSwapOption<LoadPlan>,
     snapshot: Arc<Snapshot>,
     arrived: Instant,
-    streamed: bool,
 }
 
 impl Dispatch {
@@ -112,7 +113,8 @@ impl Dispatch {
             kind,
             &request.caller.scope,
         )?;
-        request.entry.routed(&candidates.own.model, why.as_str());
+        let (model, priority) = (&candidates.own.model, request.terms.priority);
+        request.entry.routed(model, why.as_str(), priority);
         if let (None, Some(default)) = (&peek.model, &snapshot.config.default) {
             request.body = peek::insert_model(&request.body, default.as_str()).into();
         }
@@ -123,7 +125,6 @@ impl Dispatch {
             answering: ArcSwapOption::empty(),
             snapshot,
             arrived,
-            streamed: peek.stream,
         };
         if peek.stream {
             stream::answer(self.clone(), routed).await
@@ -233,9 +234,11 @@ impl Routed {
             Unsent::Refused(refused(error))
         })?;
         self.answering.store(Some(lease.plan().clone()));
+        let (why, priority) = (self.why.as_str(), terms.priority);
+        let load_ms = lease.ready().load_ms;
         let entry = &self.request.entry;
-        entry.routed(&lease.plan().model, self.why.as_str());
-        entry.granted(lease.waited());
+        entry.routed(&lease.plan().model, why, priority);
+        entry.granted(lease.waited(), lease.generation(), load_ms);
         // Nothing of the client's headers: credentials, cookies and framing stay here.
         let mut headers = HeaderMap::new();
         headers.insert(
@@ -252,7 +255,11 @@ impl Routed {
             headers,
             self.request.body.clone(),
         );
-        match tokio::time::timeout(limit, sent).await {
+        let sent = tokio::select! {
+            sent = within(limit, sent) => sent,
+            error = revoked(&lease) => return Err(Unsent::Refused(error)),
+        };
+        match sent {
             Ok(Ok(response)) => Ok((lease, response)),
             Ok(Err(failure @ Failure::Unreached(_))) => {
                 crashed(&self.request.request_id, &lease, &failure).await;
@@ -261,11 +268,8 @@ impl Routed {
             Ok(Err(failure)) => Err(Unsent::Refused(
                 crashed(&self.request.request_id, &lease, &failure).await,
             )),
-            Err(_) => {
-                // An answer that is not streamed may well take so long.
-                if self.streamed {
-                    give_up(&lease);
-                }
+            Err(TooLate) => {
+                give_up(&lease);
                 Err(Unsent::Refused(ApiError::new(
                     Code::FirstTokenTimeout,
                     format!("{} sent nothing within {limit:?}", self.model()),

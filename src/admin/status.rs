@@ -26,7 +26,7 @@ pub async fn status(State(service): State<Service>) -> Json<Value> {
         "version": env!("CARGO_PKG_VERSION"),
         "process": std::process::id(),
         "uptime_seconds": seconds_since(service.started, now),
-        "ready": service.dispatch.pool.ready(),
+        "ready": service.is_ready(),
         "configuration": {
             "file": snapshot.config.source,
             "generation": snapshot.generation,

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::body::{EventBody, comment};
+use super::patience::within;
 use super::relay::Relay;
 use super::spool::{self, Writer};
 use super::whole::{collect, engine_failed, is_compressed, usage_of};
@@ -201,7 +202,7 @@ impl ReadingHalf {
         let mut silence = (limits.first_token, Code::FirstTokenTimeout);
         loop {
             let frame = tokio::select! {
-                frame = timeout(silence.0, body.frame()) => frame,
+                frame = within(silence.0, body.frame()) => frame,
                 error = revoked(&lease) => return Err(Ending::Failed(error)),
             };
             let frame = frame.map_err(|_| {
@@ -270,7 +271,7 @@ impl ReadingHalf {
     async fn write(&self, events: Bytes, stall: Duration) -> Result<(), Ending> {
         let id = &self.routed.request.request_id;
         self.dispatch.log_body(id, "events of an answer", &events);
-        match timeout(stall, self.writer.write(events)).await {
+        match within(stall, self.writer.write(events)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(spool::Gone)) => Err(Ending::ClientGone),
             Err(_) => Err(Ending::Failed(ApiError::new(

@@ -5,9 +5,9 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Response, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use tokio::time::timeout;
 
-use super::{Dispatch, Routed, Wait, crashed, passed_headers, revoked};
+use super::patience::within;
+use super::{Dispatch, Routed, Wait, crashed, give_up, passed_headers, revoked};
 use crate::api::error::{ApiError, Code};
 use crate::pool::Lease;
 use crate::worker::{USAGE_TRAILER, client};
@@ -75,7 +75,8 @@ pub(super) async fn collect(
     let mut bytes = BytesMut::new();
     let mut usage = None;
     loop {
-        let frame = timeout(silence, body.frame()).await.map_err(|_| {
+        let frame = within(silence, body.frame()).await.map_err(|_| {
+            give_up(lease);
             let message = format!("{} stopped answering", routed.model());
             ApiError::new(Code::UpstreamTimeout, message)
         })?;

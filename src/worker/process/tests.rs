@@ -132,7 +132,7 @@ async fn a_worker_becomes_ready_and_ends_when_told() {
 }
 
 #[tokio::test]
-async fn what_ignores_the_request_is_killed_with_all_it_started() {
+async fn f10_what_ignores_the_request_is_killed_with_all_it_started() {
     let play = play("trap '' TERM; sleep 1000 & say $!; while :; do wait; done");
     let (pid, ready) = play.ready().await;
     let grandchild = ready.device.parse().expect("a process id");
