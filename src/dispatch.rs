@@ -113,8 +113,10 @@ impl Dispatch {
             kind,
             &request.caller.scope,
         )?;
-        let (model, priority) = (&candidates.own.model, request.terms.priority);
-        request.entry.routed(model, why.as_str(), priority);
+        let priority = request.terms.priority;
+        request
+            .entry
+            .routed(&candidates.own.model, why.as_str(), priority);
         if let (None, Some(default)) = (&peek.model, &snapshot.config.default) {
             request.body = peek::insert_model(&request.body, default.as_str()).into();
         }
@@ -234,10 +236,10 @@ impl Routed {
             Unsent::Refused(refused(error))
         })?;
         self.answering.store(Some(lease.plan().clone()));
-        let (why, priority) = (self.why.as_str(), terms.priority);
         let load_ms = lease.ready().load_ms;
         let entry = &self.request.entry;
-        entry.routed(&lease.plan().model, why, priority);
+        let priority = self.request.terms.priority;
+        entry.routed(&lease.plan().model, self.why.as_str(), priority);
         entry.granted(lease.waited(), lease.generation(), load_ms);
         // Nothing of the client's headers: credentials, cookies and framing stay here.
         let mut headers = HeaderMap::new();

@@ -106,8 +106,8 @@ impl Roundhouse {
             device: String::new(),
             compute: String::new(),
             context: plan.context,
-            phases: LoadPhases::default(),
             load_ms: 0,
+            phases: LoadPhases::default(),
         });
         let generation = worker.generation;
         self.step(Event::Ready { generation, ready }, now)
@@ -166,6 +166,7 @@ impl Roundhouse {
                 None
             }
             // Nobody manages this pool, and whoever loses a lease hears it from the worker.
+            // What comes back after a failed load is started by an effect of its own.
             Effect::End { .. }
             | Effect::Unloaded { .. }
             | Effect::Released { .. }
