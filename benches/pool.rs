@@ -7,7 +7,6 @@
 //! judges nobody. Workers are no processes here, so nothing but the pool is measured.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on may stop")]
-#![expect(missing_docs, reason = "a program")]
 
 use std::future::Future;
 use std::pin::Pin;
@@ -55,15 +54,16 @@ impl Launch for Instantly {
         report: impl Fn(Report) + Send + 'static,
         mut stop: watch::Receiver<Option<Duration>>,
     ) -> impl Future<Output = String> + Send + 'static {
+        let (held, context) = (plan.memory.0, plan.context);
         async move {
             report(Report::Spawned { pid: 1 });
             report(Report::Ready {
                 ready: Ready {
                     version: String::new(),
-                    bytes_held: plan.memory.0,
+                    bytes_held: held,
                     device: "none".to_owned(),
                     compute: "none".to_owned(),
-                    context: plan.context,
+                    context,
                     load_ms: 0,
                     phases: LoadPhases::default(),
                 },
@@ -85,6 +85,7 @@ fn plan(number: usize) -> Arc<LoadPlan> {
         parallel: 1024,
         kv: ByteSize::ZERO,
         compute: Compute::Auto,
+        warmup: false,
         memory: ByteSize(1_000),
         estimated: false,
     })
