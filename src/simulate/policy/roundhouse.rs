@@ -10,7 +10,7 @@ use crate::pool::gate::Gate;
 use crate::pool::state::{Effect, Event, Generation, Machine};
 use crate::pool::{Resident, Settings, Terms};
 use crate::simulate::{ModelIndex, RequestIndex};
-use crate::worker::{LoadPlan, Ready};
+use crate::worker::{LoadPhases, LoadPlan, Ready};
 
 /// The machine and what its owner would keep.
 pub struct Roundhouse {
@@ -99,6 +99,7 @@ impl Roundhouse {
             compute: String::new(),
             context: plan.context,
             load_ms: 0,
+            phases: LoadPhases::default(),
         });
         let generation = worker.generation;
         self.step(Event::Ready { generation, ready }, now)
@@ -168,10 +169,12 @@ impl Policy for Roundhouse {
             Happening::Asked {
                 request,
                 model,
+                caller,
                 priority,
             } => {
                 let terms = Terms {
                     priority,
+                    caller,
                     ..Terms::default()
                 };
                 self.asked(request, model, terms, now)
