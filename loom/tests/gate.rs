@@ -3,10 +3,11 @@
 //! `Lease` do; the owner does what the machine does on `Idle`, when it takes a
 //! victim and when it drains.
 //!
-//! Two things are held. Whoever got a lease was seen to be through by the owner
+//! Three things are held. Whoever got a lease was seen to be through by the owner
 //! before it stopped the worker: his marks are plain relaxed stores, so an ordering
-//! that is too weak shows as well as a wrong count. And the owner never waits for a
-//! word that does not come: loom reports that as a deadlock.
+//! that is too weak shows as well as a wrong count. The owner never waits for a word
+//! that does not come: loom reports that as a deadlock. And there are never more
+//! leases out than there may be.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
@@ -22,15 +23,10 @@ struct Scene {
     is_stopped: AtomicBool,
 }
 
-/// A gate with leases out.
-fn gate(open: bool, leases: u64) -> Arc<Gate> {
-    Gate::new(open, leases)
-}
-
 impl Scene {
-    fn new(leases: u64) -> Arc<Self> {
+    fn new(leases: u64, most: u64) -> Arc<Self> {
         Arc::new(Self {
-            gate: gate(true, leases),
+            gate: Gate::new(true, leases, most),
             through: [AtomicBool::new(false), AtomicBool::new(false)],
             is_stopped: AtomicBool::new(false),
         })
@@ -75,7 +71,7 @@ impl Scene {
 #[test]
 fn a_victim_is_a_gate_that_nobody_went_through_unseen() {
     loom::model(|| {
-        let scene = Scene::new(0);
+        let scene = Scene::new(0, 2);
         let (owner, _inbox) = channel();
         let requests = [0, 1].map(|who| {
             let (scene, owner) = (scene.clone(), owner.clone());
@@ -94,7 +90,7 @@ fn a_victim_is_a_gate_that_nobody_went_through_unseen() {
 #[test]
 fn a_drain_hears_of_its_last_lease() {
     loom::model(|| {
-        let scene = Scene::new(2);
+        let scene = Scene::new(2, 2);
         let (owner, inbox) = channel();
         let leases = [0, 1].map(|who| {
             let (scene, owner) = (scene.clone(), owner.clone());
@@ -115,7 +111,7 @@ fn a_drain_hears_of_its_last_lease() {
 #[test]
 fn nobody_gets_into_a_drain() {
     loom::model(|| {
-        let scene = Scene::new(1);
+        let scene = Scene::new(1, 2);
         let (owner, inbox) = channel();
         let lease = {
             let (scene, owner) = (scene.clone(), owner.clone());
@@ -141,7 +137,7 @@ fn nobody_gets_into_a_drain() {
 #[test]
 fn a_drain_that_is_taken_back_loses_no_word() {
     loom::model(|| {
-        let scene = Scene::new(1);
+        let scene = Scene::new(1, 2);
         let (owner, inbox) = channel();
         let client = {
             let scene = scene.clone();
@@ -170,7 +166,7 @@ fn a_drain_that_is_taken_back_loses_no_word() {
 #[test]
 fn an_idle_word_that_is_overtaken_is_said_again() {
     loom::model(|| {
-        let scene = Scene::new(1);
+        let scene = Scene::new(1, 2);
         let (owner, inbox) = channel();
         let lease = {
             let (scene, owner) = (scene.clone(), owner.clone());
@@ -192,11 +188,42 @@ fn an_idle_word_that_is_overtaken_is_said_again() {
     });
 }
 
+/// Somebody queues for the one lease there may be while it comes back and another
+/// request tries its luck: the owner lets him in or hears of a lease that does.
+#[test]
+fn who_queues_is_let_in() {
+    loom::model(|| {
+        let scene = Scene::new(1, 1);
+        let (owner, inbox) = channel();
+        let lease = {
+            let (scene, owner) = (scene.clone(), owner.clone());
+            thread::spawn(move || scene.hold(0, &owner))
+        };
+        let request = {
+            let scene = scene.clone();
+            thread::spawn(move || scene.request(1, &owner))
+        };
+        // What the machine does when somebody queues, and then for each word.
+        while !scene.gate.admit() {
+            let is_said = scene.gate.queue(true);
+            if !is_said && scene.gate.admit() {
+                break;
+            }
+            inbox.recv().expect("a lease that comes back says so");
+        }
+        assert_eq!(scene.gate.leases(), 1, "more leases than there may be");
+        scene.gate.queue(false);
+        scene.gate.give_back();
+        lease.join().expect("no panic");
+        request.join().expect("no panic");
+    });
+}
+
 /// What the owner did before it opened a gate is there for whoever gets in.
 #[test]
 fn who_gets_in_sees_what_was_done_before() {
     loom::model(|| {
-        let gate = gate(false, 0);
+        let gate = Gate::new(false, 0, 1);
         let is_set_up = Arc::new(AtomicBool::new(false));
         let request = {
             let (gate, is_set_up) = (gate.clone(), is_set_up.clone());

@@ -13,7 +13,7 @@ pub use llama_swap::LlamaSwap;
 pub use roundhouse::Roundhouse;
 
 use super::{ModelIndex, RequestIndex};
-use crate::pool::Priority;
+use crate::pool::{CallerId, Priority};
 
 /// What has happened.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +24,8 @@ pub enum Happening {
         request: RequestIndex,
         /// For which model.
         model: ModelIndex,
+        /// With whom it takes turns.
+        caller: CallerId,
         /// Its class.
         priority: Priority,
     },

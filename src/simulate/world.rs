@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::policy::{Action, Happening, Policy};
 use super::trace::{Step, Trace};
 use super::{ModelIndex, RequestIndex};
+use crate::pool::CallerId;
 
 /// What came of a run.
 #[derive(Clone, Debug, Default)]
@@ -179,6 +180,7 @@ impl World<'_> {
         self.tell(&Happening::Asked {
             request,
             model: step.model,
+            caller: CallerId::of(&[&who.caller]),
             priority: who.priority,
         });
     }

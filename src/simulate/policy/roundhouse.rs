@@ -185,10 +185,12 @@ impl Policy for Roundhouse {
             Happening::Asked {
                 request,
                 model,
+                caller,
                 priority,
             } => {
                 let terms = Terms {
                     priority,
+                    caller,
                     ..Terms::default()
                 };
                 self.asked(request, model, terms, now)
