@@ -7,7 +7,6 @@
 //! judges nobody. Workers are no processes here, so nothing but the pool is measured.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on may stop")]
-#![expect(missing_docs, reason = "a program")]
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,7 +20,7 @@ use roundhouse::shutdown::Tasks;
 use roundhouse::units::ByteSize;
 use roundhouse::worker::client::Client;
 use roundhouse::worker::process::{Launch, Report};
-use roundhouse::worker::{EngineKind, LoadPlan, Ready};
+use roundhouse::worker::{EngineKind, LoadPhases, LoadPlan, Ready};
 use tokio::sync::watch;
 
 /// Models that are loaded at once.
@@ -53,25 +52,33 @@ impl Launch for Instantly {
         &self,
         plan: Arc<LoadPlan>,
         report: impl Fn(Report) + Send + 'static,
-        mut stop: watch::Receiver<Option<Duration>>,
+        stop: watch::Receiver<Option<Duration>>,
     ) -> impl Future<Output = String> + Send + 'static {
-        async move {
-            report(Report::Spawned { pid: 1 });
-            report(Report::Ready {
-                ready: Ready {
-                    version: String::new(),
-                    bytes_held: plan.memory.0,
-                    device: "none".to_owned(),
-                    compute: "none".to_owned(),
-                    context: plan.context,
-                    load_ms: 0,
-                },
-                client: Client::new("/nonexistent".as_ref(), "secret").unwrap(),
-            });
-            drop(stop.wait_for(Option::is_some).await);
-            "left".to_owned()
-        }
+        live(plan, report, stop)
     }
+}
+
+/// The life of such a worker.
+async fn live(
+    plan: Arc<LoadPlan>,
+    report: impl Fn(Report) + Send + 'static,
+    mut stop: watch::Receiver<Option<Duration>>,
+) -> String {
+    report(Report::Spawned { pid: 1 });
+    report(Report::Ready {
+        ready: Ready {
+            version: String::new(),
+            bytes_held: plan.memory.0,
+            device: "none".to_owned(),
+            compute: "none".to_owned(),
+            context: plan.context,
+            load_ms: 0,
+            phases: LoadPhases::default(),
+        },
+        client: Client::new("/nonexistent".as_ref(), "secret").unwrap(),
+    });
+    drop(stop.wait_for(Option::is_some).await);
+    "left".to_owned()
 }
 
 fn plan(number: usize) -> Arc<LoadPlan> {
