@@ -99,7 +99,8 @@ impl Dispatch {
         let limits = &snapshot.config.server.limits;
         let peek = peek::peek(request.endpoint, &request.body, &limits.counts)?;
         let (plan, why) = decide(&snapshot, peek.model.as_deref(), &request.caller.scope)?;
-        request.entry.routed(&plan.model, why.as_str());
+        let priority = request.terms.priority;
+        request.entry.routed(&plan.model, why.as_str(), priority);
         if let (None, Some(default)) = (&peek.model, &snapshot.config.default) {
             request.body = peek::insert_model(&request.body, default.as_str()).into();
         }
@@ -202,7 +203,9 @@ impl Routed {
             }
             Unsent::Refused(refused(error))
         })?;
-        self.request.entry.granted(lease.waited());
+        let load_ms = lease.ready().load_ms;
+        let entry = &self.request.entry;
+        entry.granted(lease.waited(), lease.generation(), load_ms);
         // Nothing of the client's headers: credentials, cookies and framing stay here.
         let mut headers = HeaderMap::new();
         headers.insert(

@@ -2,7 +2,7 @@
 //! (pure), `task` does (the one owner), `gate` is the fast way to a ready
 //! model, `lease` the permission to use one. It knows no HTTP.
 
-mod evict;
+pub(crate) mod evict;
 pub mod gate;
 pub mod lease;
 pub mod state;

@@ -28,6 +28,7 @@ const PURE: &[&str] = &[
     "records/audit/sums.rs",
     "pool/state",
     "pool/evict.rs",
+    "simulate",
     "dispatch/peek.rs",
     "dispatch/relay.rs",
     "engine/stop.rs",

@@ -38,6 +38,7 @@ mod reload;
 mod replies;
 mod routes;
 mod secrets;
+mod simulate;
 mod snapshots;
 mod soak;
 mod stopping;
