@@ -474,7 +474,14 @@ async fn f28_a_router_that_was_stopped_for_a_while_cuts_off_nobody() {
     let server = home.serve();
     let other = pid(&well(&server, "t/b").await);
     let body = question("t/a", "n", true);
-    let streams = join_all((0..4).map(|_| server.chat(&body)));
+    let streams = join_all((0..4).map(|_| {
+        let request = server
+            .request(Method::POST, "/v1/chat/completions")
+            .timeout(sleeps + PATIENCE)
+            .header("content-type", "application/json")
+            .body(body.to_string());
+        async { Answer::read(request.send().await.expect("an answer")).await }
+    }));
     let sleep = async {
         let running = |status: &Value| status["requests"]["running"] == 4;
         server.until("streaming", running).await;
