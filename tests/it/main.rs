@@ -7,6 +7,7 @@ mod raw;
 mod sampler;
 
 mod access;
+mod background;
 mod bodies;
 mod browser;
 mod clients;
@@ -36,6 +37,7 @@ mod rates;
 mod records;
 mod reload;
 mod replies;
+mod residency;
 mod routes;
 mod secrets;
 mod simulate;

@@ -2,7 +2,10 @@
 //! its name, and what this one promises.
 
 mod asking;
+mod background;
 mod failing;
+mod holding;
+mod rollback;
 mod serving;
 mod terms;
 
