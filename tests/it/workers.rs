@@ -142,10 +142,13 @@ async fn f05_a_worker_that_stands_still_is_replaced_and_its_late_bytes_reach_nob
     let home = Home::new(&format!(
         "server: {{ {limits} }}\nmodels: {{ t/a: {{}} }}\n"
     ));
-    home.scripted("t/a", json!({"tokens": 30, "token_ms": 10}));
+    home.scripted("t/a", json!({"tokens": 1}));
     let server = home.serve();
-    let streamed = question("t/a", "streamed", true);
-    let whole = question("t/a", "whole", false);
+    let mut streamed = question("t/a", "streamed", true);
+    let mut whole = question("t/a", "whole", false);
+    for body in [&mut streamed, &mut whole] {
+        body["scripted"] = json!({"tokens": 200, "token_ms": 10});
+    }
     let stop = async {
         let both = |status: &Value| status["requests"]["running"] == 2;
         let status = server.until("answering", both).await;
