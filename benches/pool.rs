@@ -92,6 +92,7 @@ fn plan(number: usize) -> Arc<LoadPlan> {
         kv: ByteSize::ZERO,
         compute: Compute::Auto,
         memory: ByteSize(1_000),
+        warmup: false,
     })
 }
 
