@@ -52,27 +52,33 @@ impl Launch for Instantly {
         &self,
         plan: Arc<LoadPlan>,
         report: impl Fn(Report) + Send + 'static,
-        mut stop: watch::Receiver<Option<Duration>>,
+        stop: watch::Receiver<Option<Duration>>,
     ) -> impl Future<Output = String> + Send + 'static {
-        let (held, context) = (plan.memory.0, plan.context);
-        async move {
-            report(Report::Spawned { pid: 1 });
-            report(Report::Ready {
-                ready: Ready {
-                    version: String::new(),
-                    bytes_held: held,
-                    device: "none".to_owned(),
-                    compute: "none".to_owned(),
-                    context,
-                    load_ms: 0,
-                    phases: LoadPhases::default(),
-                },
-                client: Client::new("/nonexistent".as_ref(), "secret").unwrap(),
-            });
-            drop(stop.wait_for(Option::is_some).await);
-            "left".to_owned()
-        }
+        live(plan, report, stop)
     }
+}
+
+/// The life of such a worker.
+async fn live(
+    plan: Arc<LoadPlan>,
+    report: impl Fn(Report) + Send + 'static,
+    mut stop: watch::Receiver<Option<Duration>>,
+) -> String {
+    report(Report::Spawned { pid: 1 });
+    report(Report::Ready {
+        ready: Ready {
+            version: String::new(),
+            bytes_held: plan.memory.0,
+            device: "none".to_owned(),
+            compute: "none".to_owned(),
+            context: plan.context,
+            load_ms: 0,
+            phases: LoadPhases::default(),
+        },
+        client: Client::new("/nonexistent".as_ref(), "secret").unwrap(),
+    });
+    drop(stop.wait_for(Option::is_some).await);
+    "left".to_owned()
 }
 
 fn plan(number: usize) -> Arc<LoadPlan> {

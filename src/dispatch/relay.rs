@@ -131,7 +131,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_cut_gives_the_same_bytes(
+        fn e01_any_cut_gives_the_same_bytes(
             events in prop::collection::vec("[a-z{}: ]{0,12}", 0..12),
             cuts in prop::collection::vec(1usize..7, 1..40),
         ) {

@@ -62,13 +62,16 @@ async fn slicer(server: &Server, tasks: &Tasks) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e01_a_long_stream_cut_anywhere_has_every_event_once_and_in_order() {
     let tokens = if long() { 10_000 } else { 1_000 };
-    let home = home(json!({"tokens": tokens}));
+    let home = Home::new("models: { t/a: {} }\n");
+    let snapshot = home.scripted("t/a", json!({"tokens": tokens}));
+    // A window that holds it.
+    let config = json!({"model_type": "scripted", "max_position_embeddings": 20_000});
+    std::fs::write(snapshot.join("config.json"), config.to_string()).expect("written");
     let server = home.serve();
     let tasks = Tasks::new();
     let through = slicer(&server, &tasks).await;
     let mut body = question("t/a", "n", true);
     body["max_tokens"] = json!(tokens);
-    // A window that holds it.
     let request = reqwest::Client::new()
         .post(format!("{through}/v1/chat/completions"))
         .header("content-type", "application/json")

@@ -75,7 +75,10 @@ async fn r01_all_first_requests_for_a_cold_model_are_one_load() {
 
 #[tokio::test]
 async fn r02_a_failed_load_refuses_every_waiter_once_and_is_tried_once() {
-    let home = Home::new("pool: { queue: 2000 }\nmodels: { t/a: {}, t/b: {} }\n");
+    // A stream is refused as plainly as long as its headers are held.
+    let home = Home::new(
+        "server: { heartbeat_after: 60s }\npool: { queue: 2000 }\nmodels: { t/a: {}, t/b: {} }\n",
+    );
     home.scripted(
         "t/a",
         json!({"load_ms": 400, "load_fail": "the weights are made of cheese"}),

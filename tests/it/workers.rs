@@ -142,10 +142,13 @@ async fn f05_a_worker_that_stands_still_is_replaced_and_its_late_bytes_reach_nob
     let home = Home::new(&format!(
         "server: {{ {limits} }}\nmodels: {{ t/a: {{}} }}\n"
     ));
-    home.scripted("t/a", json!({"tokens": 30, "token_ms": 10}));
+    home.scripted("t/a", json!({"tokens": 1}));
     let server = home.serve();
-    let streamed = question("t/a", "streamed", true);
-    let whole = question("t/a", "whole", false);
+    let mut streamed = question("t/a", "streamed", true);
+    let mut whole = question("t/a", "whole", false);
+    for body in [&mut streamed, &mut whole] {
+        body["scripted"] = json!({"tokens": 200, "token_ms": 10});
+    }
     let stop = async {
         let both = |status: &Value| status["requests"]["running"] == 2;
         let status = server.until("answering", both).await;
@@ -474,7 +477,14 @@ async fn f28_a_router_that_was_stopped_for_a_while_cuts_off_nobody() {
     let server = home.serve();
     let other = pid(&well(&server, "t/b").await);
     let body = question("t/a", "n", true);
-    let streams = join_all((0..4).map(|_| server.chat(&body)));
+    let streams = join_all((0..4).map(|_| {
+        let request = server
+            .request(Method::POST, "/v1/chat/completions")
+            .timeout(sleeps + PATIENCE)
+            .header("content-type", "application/json")
+            .body(body.to_string());
+        async { Answer::read(request.send().await.expect("an answer")).await }
+    }));
     let sleep = async {
         let running = |status: &Value| status["requests"]["running"] == 4;
         server.until("streaming", running).await;

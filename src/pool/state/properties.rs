@@ -284,7 +284,7 @@ proptest! {
     #![proptest_config(cases())]
 
     #[test]
-    fn whatever_happens_the_promises_hold(
+    fn r20_whatever_happens_the_promises_hold(
         models in models(),
         places in prop::option::of(1..4usize),
         contention in contention(),

@@ -143,7 +143,7 @@ async fn settle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fifty_first_requests_are_one_load_and_later_ones_need_no_owner() {
+async fn r01_fifty_first_requests_are_one_load_and_later_ones_need_no_owner() {
     let fake = Fake::new(7, 1);
     let (pool, _tasks) = pool(10, &[("a", 6)], &fake);
     let plan = plan("a", 6);
@@ -166,7 +166,7 @@ async fn fifty_first_requests_are_one_load_and_later_ones_need_no_owner() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn alternating_models_all_get_answers_within_the_budget() {
+async fn r11_alternating_models_all_get_answers_within_the_budget() {
     let fake = Fake::new(3, 2);
     let models = [("a", 6), ("b", 7), ("c", 8)];
     let (pool, _tasks) = pool(10, &models, &fake);

@@ -14,7 +14,7 @@ fn preload_is_loaded_at_start_and_may_go_later() {
 }
 
 #[test]
-fn unload_asks_waits_or_takes() {
+fn r16_unload_asks_waits_or_takes() {
     let mut world = World::new(10, &[("a", 6)]);
     let nothing = world.unload("a", UnloadMode::Idle);
     assert!(matches!(

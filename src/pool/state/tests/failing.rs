@@ -23,7 +23,7 @@ fn a_worker_that_holds_more_than_it_said_is_counted_with_what_it_holds() {
 }
 
 #[test]
-fn a_failed_load_refuses_all_once_and_backs_off() {
+fn f04_a_failed_load_refuses_all_once_and_backs_off() {
     let mut world = World::new(10, &[("a", 6)]);
     for (attempt, seconds) in [1, 2, 4, 8, 16, 32, 60, 60].into_iter().enumerate() {
         let all: Vec<_> = (0..3).map(|_| world.ask("a")).collect();

@@ -31,7 +31,7 @@ fn overlapping_requests_for_a_do_not_starve_b() {
 }
 
 #[test]
-fn a_request_for_the_victim_between_choice_and_end_is_served_by_the_next_instance() {
+fn r08_a_request_for_the_victim_between_choice_and_end_is_served_by_the_next_instance() {
     let mut world = World::new(10, &[("a", 6), ("b", 6)]);
     let a = world.ask("a");
     world.finish_load("a");
@@ -63,7 +63,7 @@ fn a_model_whose_waiters_were_just_let_in_is_no_victim() {
 }
 
 #[test]
-fn two_cold_models_with_room_for_one_are_both_served_in_order() {
+fn r03_two_cold_models_with_room_for_one_are_both_served_in_order() {
     let mut world = World::new(10, &[("a", 10), ("b", 10)]);
     let (b, a) = (world.ask("b"), world.ask("a"));
     assert_eq!(world.loaded, ["b"]);
@@ -76,7 +76,7 @@ fn two_cold_models_with_room_for_one_are_both_served_in_order() {
 }
 
 #[test]
-fn many_requests_for_a_cold_model_are_one_load() {
+fn r01_many_requests_for_a_cold_model_are_one_load() {
     let mut world = World::new(10, &[("a", 10)]);
     let all: Vec<_> = (0..50).map(|_| world.ask("a")).collect();
     world.finish_load("a");
@@ -173,7 +173,7 @@ fn whoever_gives_the_model_back_last_decides_when_it_goes() {
 }
 
 #[test]
-fn what_can_never_fit_is_refused_at_once_and_evicts_nobody() {
+fn r14_what_can_never_fit_is_refused_at_once_and_evicts_nobody() {
     let mut world = World::new(10, &[("a", 6), ("whale", 11)]);
     let a = world.ask("a");
     world.finish_load("a");
@@ -206,7 +206,7 @@ fn an_idle_server_loads_what_fits_exactly() {
 }
 
 #[test]
-fn memory_is_free_only_when_the_process_is_reaped() {
+fn f10_memory_is_free_only_when_the_process_is_reaped() {
     let mut world = World::new(10, &[("a", 6), ("b", 6)]);
     let a = world.ask("a");
     world.finish_load("a");
@@ -235,7 +235,7 @@ fn callers_of_a_resident_model_never_notice_another_load() {
 }
 
 #[test]
-fn a_loading_model_is_never_killed_for_another() {
+fn r06_a_loading_model_is_never_killed_for_another() {
     let mut world = World::new(10, &[("a", 6), ("b", 6)]);
     let a = world.ask("a");
     let b = world.ask("b");
@@ -256,7 +256,7 @@ fn a_loading_model_is_never_killed_for_another() {
 }
 
 #[test]
-fn the_queue_is_bounded_and_a_place_in_it_is_given_up_by_leaving() {
+fn r09_the_queue_is_bounded_and_a_place_in_it_is_given_up_by_leaving() {
     let mut limits = settings(10);
     limits.queue = 2;
     let mut world = World::with(limits, vec![resident("a", 6)]);
@@ -308,7 +308,7 @@ fn a_drain_begun_for_somebody_who_left_is_taken_back() {
 }
 
 #[test]
-fn when_all_waiters_leave_the_load_goes_on_and_the_model_is_idle() {
+fn r10_when_all_waiters_leave_the_load_goes_on_and_the_model_is_idle() {
     let mut world = World::new(10, &[("a", 6), ("b", 6)]);
     let all: Vec<_> = (0..3).map(|_| world.ask("a")).collect();
     for waiter in all {
@@ -359,7 +359,7 @@ fn only_as_many_go_as_are_needed_the_least_recently_used_first() {
 }
 
 #[test]
-fn what_is_kept_is_never_a_victim() {
+fn r15_what_is_kept_is_never_a_victim() {
     let mut kept = resident("kept", 4);
     kept.keep = true;
     kept.idle_unload = Some(SECOND);
