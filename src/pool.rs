@@ -5,6 +5,7 @@
 mod evict;
 pub mod gate;
 pub mod lease;
+pub mod residency;
 pub mod state;
 pub mod task;
 pub mod view;
@@ -15,7 +16,7 @@ use std::str::FromStr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use crate::config::Contention;
+use crate::config::{Contention, MinResidency};
 use crate::units::ByteSize;
 use crate::worker::LoadPlan;
 
@@ -33,6 +34,8 @@ pub struct Settings {
     /// `pool.switch_after`: when a waiter has waited this long, busy models are
     /// drained to make room for its model.
     pub switch_after: Duration,
+    /// `pool.min_residency`: how long an idle model is kept although others wait.
+    pub min_residency: MinResidency,
     /// `pool.queue`: the most waiting requests of one model.
     pub queue: usize,
     /// `pool.queue_per_caller`: the most waiting requests of one caller among these.

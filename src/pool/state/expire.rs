@@ -18,7 +18,10 @@ impl Machine {
             self.slots.next_end_of_rest(),
             self.shutdown,
         ];
-        let of_workers = self.slots.running().map(|(_, slot)| self.wake_of(slot));
+        let of_workers = self
+            .slots
+            .running()
+            .flat_map(|(_, slot)| [self.wake_of(slot), self.held_until(slot)]);
         let wakes = of_workers.chain(others).flatten();
         wakes.filter(|wake| *wake > now).min()
     }

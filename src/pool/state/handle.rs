@@ -88,6 +88,7 @@ impl Machine {
                 self.waiting.age(self.settings.switch_after, now);
                 let position = self.waiting.before(priority);
                 if let Some(slot) = self.slots.get_mut(model) {
+                    slot.missed(now);
                     slot.waiters.push(Waiter {
                         id: waiter,
                         turn,
@@ -309,6 +310,9 @@ impl Machine {
         let Some(worker) = slot.running.take() else {
             return;
         };
+        if let Some(since) = slot.ending_since.take() {
+            slot.unload_time = Some(now - since);
+        }
         self.workers.remove(&generation);
         self.idle.pop(&model);
         let reason = match worker.phase {
@@ -412,6 +416,7 @@ impl Machine {
             Some(reason) => {
                 let reason = *reason;
                 if let Some(vacant) = gate.vacant() {
+                    *idle_since = Some(now);
                     self.retire(&model, vacant, reason, out);
                 }
             }

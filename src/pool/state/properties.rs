@@ -1,16 +1,19 @@
 //! Random sequences of everything that can happen. What must always hold is
 //! checked by the world after every single event: the budget is kept, counting
 //! what loads and what is not yet reaped; a model has one worker at a time; what
-//! is in use or kept is no victim; each waiter is answered once. And when things
-//! come to an end, nobody waits any more.
+//! is in use or kept is no victim; each waiter is answered once. Every request is
+//! told what the reference says, and nothing is left undone that the reference would
+//! have done; the indexes are those of a recount. And when things come to an end,
+//! nobody waits any more.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::Event;
 use super::world::{World, resident, settings};
-use crate::config::Contention;
+use crate::config::{Contention, MinResidency};
 use crate::pool::{CallerId, ModelState, Priority, Resident, Terms, UnloadMode};
 use crate::units::ByteSize;
 
@@ -61,6 +64,11 @@ fn contention() -> impl Strategy<Value = Contention> {
     ]
 }
 
+fn residency() -> impl Strategy<Value = MinResidency> {
+    let time = (0..90u64).prop_map(|time| MinResidency::For(Duration::from_secs(time)));
+    prop_oneof![3 => Just(MinResidency::Auto), 1 => time]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let mode = prop_oneof![
         Just(UnloadMode::Idle),
@@ -87,15 +95,19 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// Five models of some sizes, some kept or preloaded or timed.
 fn models() -> impl Strategy<Value = Vec<Resident>> {
-    let one = (1..9u64, 0..6u8, prop::option::of(1..300u64));
+    let one = (1..9u64, 0..6u8, prop::option::of(1..300u64), 1..5u32);
     prop::collection::vec(one, MODELS.len()).prop_map(|all| {
         let residents = all.into_iter().zip(MODELS);
         residents
-            .map(|((size, role, idle), name)| Resident {
-                keep: role == 0,
-                preload: role == 1,
-                idle_unload: idle.map(Duration::from_secs),
-                ..resident(name, size)
+            .map(|((size, role, idle, parallel), name)| {
+                let mut resident = resident(name, size);
+                Arc::make_mut(&mut resident.plan).parallel = parallel;
+                Resident {
+                    keep: role == 0,
+                    preload: role == 1,
+                    idle_unload: idle.map(Duration::from_secs),
+                    ..resident
+                }
             })
             .collect()
     })
@@ -195,8 +207,14 @@ fn come_to_rest(world: &mut World) {
     }
 }
 
-fn check(models: Vec<Resident>, places: Option<usize>, contention: Contention, steps: &[Step]) {
+fn check(
+    models: Vec<Resident>,
+    places: Option<usize>,
+    (contention, residency): (Contention, MinResidency),
+    steps: &[Step],
+) {
     let mut limits = settings(BUDGET);
+    limits.min_residency = residency;
     limits.contention = contention;
     limits.max_models = places;
     limits.queue = 6;
@@ -225,7 +243,7 @@ fn check(models: Vec<Resident>, places: Option<usize>, contention: Contention, s
 }
 
 /// Enough for every build; `PROPTEST_CASES` asks for more.
-fn cases() -> ProptestConfig {
+pub(super) fn cases() -> ProptestConfig {
     let asked = ProptestConfig::default();
     ProptestConfig {
         cases: match std::env::var_os("PROPTEST_CASES") {
@@ -245,9 +263,9 @@ proptest! {
     fn whatever_happens_the_promises_hold(
         models in models(),
         places in prop::option::of(1..4usize),
-        contention in contention(),
+        policies in (contention(), residency()),
         steps in prop::collection::vec(step(), 0..120),
     ) {
-        check(models, places, contention, &steps);
+        check(models, places, policies, &steps);
     }
 }

@@ -3,10 +3,11 @@
 
 use std::time::Instant;
 
-use super::slot::{Phase, Turn};
+use super::slot::{Phase, Slot, Turn};
 use super::{Effect, GRACE, Generation, Machine};
 use crate::config::Contention;
 use crate::pool::evict::{Room, victims};
+use crate::pool::residency::{Facts, held_until};
 use crate::pool::{Refused, UnloadReason};
 use crate::units::ByteSize;
 
@@ -115,7 +116,7 @@ impl Machine {
             Some(_) => self.slots.claimed(),
             None => self.slots.claimed().plus(slot.need()),
         };
-        let holdings = self.holdings(&[]);
+        let holdings = self.holdings(&[], None);
         let missing = holdings.sum().plus(need).less(self.limit());
         missing == Room::default() || victims(missing, &holdings.rooms(true)).is_some()
     }
@@ -127,7 +128,7 @@ impl Machine {
         if self.slots.books().fits(self.limit()) {
             return;
         }
-        let holdings = self.holdings(&[]);
+        let holdings = self.holdings(&[], None);
         let missing = holdings.sum().less(self.limit());
         if missing == Room::default() {
             return;
@@ -158,7 +159,7 @@ impl Machine {
         loop {
             self.slots.settle(now);
             let promised = prospect.promised;
-            let holdings = self.seen(prospect);
+            let holdings = self.seen(prospect, now);
             let missing = holdings.sum().plus(promised).plus(need).less(self.limit());
             if missing == Room::default() {
                 let is_gone = self.slots[model].running.is_none();
@@ -190,10 +191,15 @@ impl Machine {
     /// Whether nothing can come of asking whoever is next in the line, nor anybody
     /// behind him: what stays and what is promised leave no room, whoever goes; or
     /// nothing is free and nobody may go.
-    pub(super) fn is_over_for_all(&self, may_drain: bool, prospect: &mut Prospect) -> bool {
+    pub(super) fn is_over_for_all(
+        &self,
+        may_drain: bool,
+        prospect: &mut Prospect,
+        now: Instant,
+    ) -> bool {
         let promised = prospect.promised;
         let least = self.slots.least_need();
-        let holdings = self.seen(prospect);
+        let holdings = self.seen(prospect, now);
         if !holdings
             .staying
             .plus(promised)
@@ -237,15 +243,39 @@ impl Machine {
     }
 
     /// What the machine holds, without what is earmarked.
-    fn seen<'p>(&self, prospect: &'p mut Prospect) -> &'p Holdings {
+    fn seen<'p>(&self, prospect: &'p mut Prospect, now: Instant) -> &'p Holdings {
         let earmarked = &prospect.earmarked;
-        prospect
-            .seen
-            .get_or_insert_with(|| self.holdings(earmarked))
+        let look = || self.holdings(earmarked, Some(now));
+        prospect.seen.get_or_insert_with(look)
     }
 
-    /// What is held by those who neither go nor are earmarked to go.
-    fn holdings(&self, earmarked: &[Generation]) -> Holdings {
+    /// Until when an idle model is kept for those who may come back to it, although
+    /// others wait for a load.
+    pub(super) fn held_until(&self, slot: &Slot) -> Option<Instant> {
+        let oldest = self.slots.next_due(None)?;
+        let Phase::Up {
+            since,
+            idle_since: Some(idle_since),
+            draining: None,
+            ..
+        } = slot.running.as_ref()?.phase
+        else {
+            return None;
+        };
+        let facts = Facts {
+            ready_since: since,
+            idle_since,
+            pause: slot.pause,
+            swap: slot.swap_time(),
+            oldest,
+            switch_after: self.settings.switch_after,
+        };
+        held_until(self.settings.min_residency, &facts)
+    }
+
+    /// What is held by those who neither go nor are earmarked to go. With a moment,
+    /// idle ones that are kept for who may come back count as busy.
+    fn holdings(&self, earmarked: &[Generation], now: Option<Instant>) -> Holdings {
         let age: Vec<&String> = self.idle.iter().rev().map(|(model, ())| model).collect();
         let mut staying = Room::default();
         let mut found = Vec::new();
@@ -264,7 +294,8 @@ impl Machine {
                 staying = staying.plus(worker.room());
                 continue;
             }
-            let busy = gate.leases() > 0 || gate.is_queued();
+            let is_held = |now| self.held_until(slot).is_some_and(|until| until > now);
+            let busy = gate.leases() > 0 || gate.is_queued() || now.is_some_and(is_held);
             let rank = age.iter().position(|idle| *idle == model);
             let rank = rank.filter(|_| !busy).unwrap_or(usize::MAX);
             let candidate = Candidate {

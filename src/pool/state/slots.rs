@@ -62,7 +62,7 @@ struct Sum {
 }
 
 /// The indexes.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 struct Index {
     running: BTreeSet<String>,
     books: Sum,
@@ -418,7 +418,7 @@ impl Slots {
             index.insert(model, &Entry::of(slot, now));
         }
         index.fresh = self.index.fresh.clone();
-        assert_eq!(format!("{index:?}"), format!("{:?}", self.index()));
+        assert_eq!(index, *self.index());
     }
 }
 

@@ -3,8 +3,10 @@
 
 mod asking;
 mod failing;
+mod residency;
 mod serving;
 mod terms;
+mod turns;
 
 use std::time::Duration;
 

@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::reference::{self, Verdict};
 use super::{Effect, Event, Generation, Machine, ReplyId, WaiterId};
-use crate::config::{Compute, Contention};
+use crate::config::{Compute, Contention, MinResidency};
 use crate::pool::gate::Gate;
 use crate::pool::{
-    Ending, ModelState, ModelView, Refused, Resident, Settings, Terms, UnloadError, UnloadMode,
-    UnloadReason,
+    CallerId, Ending, ModelState, ModelView, Refused, Resident, Settings, Terms, UnloadError,
+    UnloadMode, UnloadReason,
 };
 use crate::units::ByteSize;
 use crate::worker::{EngineKind, LoadPlan, Ready};
@@ -37,8 +38,10 @@ pub struct World {
     pub loaded: Vec<String>,
     /// Workers may hold more than their plan says.
     pub is_honest: bool,
-    asked: BTreeMap<WaiterId, String>,
+    asked: BTreeMap<WaiterId, (String, CallerId)>,
     cancelled: BTreeSet<WaiterId>,
+    /// Who got a lease through the open gate.
+    at_once: BTreeSet<WaiterId>,
     last: u64,
 }
 
@@ -94,6 +97,7 @@ pub fn settings(budget: u64) -> Settings {
         budget: ByteSize(budget),
         max_models: None,
         switch_after: Duration::from_secs(30),
+        min_residency: MinResidency::Auto,
         queue: 64,
         queue_per_caller: 64,
         queue_timeout: Duration::from_secs(600),
@@ -130,6 +134,7 @@ impl World {
             is_honest: true,
             asked: BTreeMap::new(),
             cancelled: BTreeSet::new(),
+            at_once: BTreeSet::new(),
             last: 0,
         };
         world.on(Event::Tick);
@@ -153,13 +158,17 @@ impl World {
     pub fn ask_on(&mut self, model: &str, terms: Terms) -> WaiterId {
         self.last += 1;
         let waiter = self.last;
-        self.asked.insert(waiter, model.to_owned());
+        let expected = reference::verdict(self, model, terms);
+        self.asked.insert(waiter, (model.to_owned(), terms.caller));
         let open = self.up(model).filter(|generation| {
             let gate = self.workers[generation].gate.as_ref();
             gate.is_some_and(|gate| gate.take())
         });
         match open {
-            Some(generation) => drop(self.held.insert(waiter, generation)),
+            Some(generation) => {
+                self.held.insert(waiter, generation);
+                self.at_once.insert(waiter);
+            }
             None => {
                 let known = self.residents.get(model);
                 let plan = known.map_or_else(|| plan(model, 1), |r| r.plan.clone());
@@ -170,6 +179,7 @@ impl World {
                 });
             }
         }
+        self.compare(waiter, model, expected);
         waiter
     }
 
@@ -177,7 +187,8 @@ impl World {
     pub fn load(&mut self, model: &str) -> WaiterId {
         self.last += 1;
         let (waiter, model) = (self.last, model.to_owned());
-        self.asked.insert(waiter, model.clone());
+        let terms = Terms::default();
+        self.asked.insert(waiter, (model.clone(), terms.caller));
         self.on(Event::Load { waiter, model });
         waiter
     }
@@ -313,6 +324,29 @@ impl World {
         here.filter(|waiter| !returned.contains(waiter)).collect()
     }
 
+    /// The callers of those who wait for a model.
+    pub fn waiting_for(&self, model: &str) -> Vec<CallerId> {
+        let waits = |waiter: &WaiterId| {
+            let is_answered = self.held.contains_key(waiter)
+                || self.refused.contains_key(waiter)
+                || self.positions.contains_key(waiter);
+            !is_answered && !self.cancelled.contains(waiter) && !self.at_once.contains(waiter)
+        };
+        let here = self.asked.iter().filter(|(waiter, _)| waits(waiter));
+        let here = here.filter(|(_, (asked, _))| asked == model);
+        here.map(|(_, (_, caller))| *caller).collect()
+    }
+
+    /// Whether a request was told what the reference says.
+    fn compare(&mut self, waiter: WaiterId, model: &str, expected: Verdict) {
+        let told = match self.refused.get(&waiter) {
+            _ if self.held.contains_key(&waiter) => Verdict::Lease,
+            None => Verdict::Waits,
+            Some(refused) => Verdict::of(refused).expect("a refusal at once"),
+        };
+        assert_eq!(told, expected, "{model}");
+    }
+
     /// Who had a lease and gave it back.
     fn returned(&self) -> BTreeSet<WaiterId> {
         let waiting = self.machine.waiting.keys();
@@ -357,7 +391,7 @@ impl World {
             } => {
                 self.positions.insert(waiter, position);
                 let worker = &self.workers[&generation];
-                assert_eq!(worker.model, self.asked[&waiter], "another model");
+                assert_eq!(worker.model, self.asked[&waiter].0, "another model");
                 assert!(!worker.is_told_to_end, "a lease on what is ending");
                 self.answered_once(waiter);
                 self.held.insert(waiter, generation);
@@ -425,6 +459,9 @@ impl World {
         if let Some(most) = self.settings.max_models {
             assert!(self.workers.len() <= most, "{} workers", self.workers.len());
         }
+        let undone = reference::left_undone(&self.machine, self.now);
+        assert_eq!(undone, None);
+        assert_eq!(self.machine.books(), reference::books(&self.machine));
         self.machine.waiting.check();
         self.machine.slots.check(self.now);
         for waiter in self.machine.waiting.keys() {
