@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use proptest::test_runner::{RngSeed, TestCaseError, TestRunner};
 
 use super::Event;
 use super::world::{World, resident, settings};
@@ -242,30 +243,50 @@ fn check(
     assert!(world.machine.is_over());
 }
 
-/// Enough for every build; `PROPTEST_CASES` asks for more.
-pub(super) fn cases() -> ProptestConfig {
+/// Holds a property against random input: by default in so many cases, and
+/// `PROPTEST_CASES` asks for more, of which this takes its share. A failure prints
+/// the input that it was shrunk to and a seed; with that in `PROPTEST_RNG_SEED` it
+/// comes again.
+pub(super) fn hold<S: Strategy>(
+    cases: u32,
+    input: S,
+    property: impl Fn(S::Value) -> Result<(), TestCaseError>,
+) {
     let asked = ProptestConfig::default();
-    ProptestConfig {
+    let seed = match asked.rng_seed {
+        RngSeed::Fixed(seed) => seed,
+        RngSeed::Random => rand::random(),
+    };
+    let mut runner = TestRunner::new(ProptestConfig {
         cases: match std::env::var_os("PROPTEST_CASES") {
-            Some(_) => asked.cases,
-            None => 2_000,
+            Some(_) => (asked.cases / (CASES / cases)).max(1),
+            None => cases,
         },
+        rng_seed: RngSeed::Fixed(seed),
         // A failure that was found becomes a named test, not a file of seeds.
         failure_persistence: None,
         ..asked
+    });
+    if let Err(error) = runner.run(&input, property) {
+        panic!("PROPTEST_RNG_SEED={seed}: {error}");
     }
 }
 
-proptest! {
-    #![proptest_config(cases())]
+/// Enough sequences for every build.
+const CASES: u32 = 2_000;
 
-    #[test]
-    fn whatever_happens_the_promises_hold(
-        models in models(),
-        places in prop::option::of(1..4usize),
-        policies in (contention(), residency()),
-        steps in prop::collection::vec(step(), 0..120),
-    ) {
+/// sequences of requests, ends, crashes, limits, unloads and edits, against the
+/// invariants and the reference.
+#[test]
+fn r20_whatever_happens_the_promises_hold() {
+    let input = (
+        models(),
+        prop::option::of(1..4usize),
+        (contention(), residency()),
+        prop::collection::vec(step(), 0..120),
+    );
+    hold(CASES, input, |(models, places, policies, steps)| {
         check(models, places, policies, &steps);
-    }
+        Ok(())
+    });
 }

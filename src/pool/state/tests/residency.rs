@@ -1,6 +1,9 @@
 //! Clients that ask, get their answer, think and ask again, against room for one
 //! model: what `pool.min_residency` makes of them.
 
+use proptest::prelude::*;
+
+use super::super::properties::hold;
 use super::*;
 use crate::config::MinResidency;
 
@@ -26,12 +29,12 @@ struct Outcome {
     longest_wait: Duration,
 }
 
-const TICK: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(250);
 const LOAD: Duration = Duration::from_secs(5);
 const UNLOAD: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// Ten minutes of these clients; the first thinks for `thinking`, and so on.
+/// Four minutes of these clients; the first thinks for `thinking`, and so on.
 fn play(policy: MinResidency, thinking: Duration, clients: &[&[&'static str]]) -> Outcome {
     let mut limits = settings(10);
     limits.min_residency = policy;
@@ -51,7 +54,7 @@ fn play(policy: MinResidency, thinking: Duration, clients: &[&[&'static str]]) -
         answers: 0,
         longest_wait: Duration::ZERO,
     };
-    for tick in 0..6_000 {
+    for tick in 0..960 {
         let now = TICK * tick;
         for client in &mut clients {
             step(client, &mut world, now, thinking, &mut outcome);
@@ -108,6 +111,12 @@ fn step(
     }
 }
 
+/// The longest wait there may be: until it is due, and then for each of these models
+/// an answer that runs, an unload and a load.
+fn bound(models: u32) -> Duration {
+    30 * SECOND + (models - 1) * (ANSWER + UNLOAD + LOAD + 4 * TICK)
+}
+
 /// With nothing kept, and with `auto`.
 fn both(thinking: Duration, clients: &[&[&'static str]]) -> (Outcome, Outcome) {
     let nothing = play(MinResidency::For(Duration::ZERO), thinking, clients);
@@ -120,9 +129,7 @@ fn two_clients_that_fight_for_the_room_swap_seldom_and_get_more_answers() {
     let (nothing, auto) = both(SECOND, &[&["a"], &["b"]]);
     assert!(3 * auto.loads <= 2 * nothing.loads, "{auto:?} {nothing:?}");
     assert!(auto.answers > nothing.answers, "{auto:?} {nothing:?}");
-    // Until it is due, an answer that runs, an unload and a load.
-    let bound = 30 * SECOND + ANSWER + UNLOAD + LOAD + 5 * TICK;
-    assert!(auto.longest_wait <= bound, "{auto:?}");
+    assert!(auto.longest_wait <= bound(2), "{auto:?}");
 }
 
 #[test]
@@ -136,6 +143,24 @@ fn a_single_client_that_alternates_is_never_made_to_wait() {
             assert_eq!(auto.longest_wait, nothing.longest_wait, "{models:?}");
         }
     }
+}
+
+/// Whatever clients do, and whatever is kept for whom.
+#[test]
+fn r20_nobody_waits_longer_than_the_bound() {
+    let model = prop::sample::select(vec!["a", "b", "c"]);
+    let client = prop::collection::vec(model, 1..4);
+    let policy = prop_oneof![
+        Just(MinResidency::Auto),
+        (0..60u32).prop_map(|time| MinResidency::For(time * SECOND))
+    ];
+    let input = (policy, 0..20u32, prop::collection::vec(client, 1..8));
+    hold(10, input, |(policy, thinking, clients)| {
+        let clients: Vec<_> = clients.iter().map(Vec::as_slice).collect();
+        let outcome = play(policy, thinking * TICK, &clients);
+        assert!(outcome.longest_wait <= bound(3), "{outcome:?}");
+        Ok(())
+    });
 }
 
 #[test]
