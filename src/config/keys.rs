@@ -98,7 +98,7 @@ pub const KEYS: &[Key] = &[
     key("models.NAME.context", "tokens", Words("the checkpoint's own"), NextLoad,
         "longest sequence, prompt and answer together"),
     key("models.NAME.parallel", "number", Value("8"), NextLoad,
-        "most sequences worked on at once"),
+        "most sequences worked on at once; a quarter more requests are at hand, others wait in the queue"),
     key("models.NAME.kv", "size or percentage of the budget", Words("one sequence of the context or 32k tokens, whichever is less, at most a quarter of the budget"), NextLoad,
         "room for KV caches, shared by the sequences"),
     key("models.NAME.compute", "`auto`, `float32`, `float16` or `bfloat16`", Value("auto"), NextLoad,
@@ -234,7 +234,7 @@ mod tests {
         assert!(children("").starts_with(&["memory", "allow", "deny"]));
         assert_eq!(children("").iter().filter(|k| **k == "server").count(), 1);
         assert_eq!(children("models"), [NAME]);
-        assert_eq!(children("pool").len(), 7);
+        assert_eq!(children("pool").len(), 9);
         assert!(children("server").contains(&"limits"));
         assert_eq!(children("server.limits").len(), 21);
         assert_eq!(

@@ -10,6 +10,7 @@
 mod control;
 mod expire;
 mod handle;
+mod index;
 mod patience;
 mod queue;
 mod room;

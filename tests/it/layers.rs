@@ -27,6 +27,7 @@ const PURE: &[&str] = &[
     "access/keys/scope.rs",
     "pool/state",
     "pool/evict.rs",
+    "pool/residency.rs",
     "dispatch/peek.rs",
     "dispatch/relay.rs",
     "engine/stop.rs",

@@ -273,7 +273,7 @@ pub(super) fn hold<S: Strategy>(
 }
 
 /// Enough sequences for every build.
-const CASES: u32 = 2_000;
+const CASES: u32 = 1_000;
 
 /// sequences of requests, ends, crashes, limits, unloads and edits, against the
 /// invariants and the reference.
