@@ -4,8 +4,10 @@
 CARGO ?= cargo
 # Its own compilation is shown the first time only.
 XTASK = $(CARGO) run $(if $(wildcard target/xtask/debug/xtask),--quiet) --locked --manifest-path xtask/Cargo.toml --target-dir target/xtask --
+# The pool's gate under a model checker, a package of its own: seconds.
+LOOM = $(CARGO) test --locked --manifest-path loom/Cargo.toml --target-dir target/loom
 
-.PHONY: build mlx demo run clients test test-router test-long soak coverage bench-engine bench-pool lint supply-chain secrets sbom
+.PHONY: build mlx demo run clients test test-router test-long soak simulate coverage bench-engine bench-swap bench-pool lint supply-chain secrets sbom
 
 # target/release/roundhouse
 build: mlx
@@ -36,11 +38,13 @@ target/python/.installed: tests/clients/requirements.txt
 test: demo clients
 	$(CARGO) test --locked
 	$(CARGO) test --locked --manifest-path xtask/Cargo.toml --target-dir target/xtask
+	$(LOOM)
 
 # The same without the embedded engine: router, pool, scripted engine. ARGS go to
 # `cargo test`.
 test-router: clients
 	$(CARGO) test --locked --no-default-features --features tls $(ARGS)
+	$(LOOM)
 
 # What is too large for every run, at its whole size: the properties of the pool
 # over a hundred thousand sequences of events, the cases that name large numbers.
@@ -54,6 +58,14 @@ MINUTES ?= 10
 soak:
 	ROUNDHOUSE_SOAK_MINUTES=$(MINUTES) $(CARGO) test --locked --no-default-features --features tls --release --test it soak -- --nocapture
 
+# The traces of benches/traces, each played to the pool, to FIFO-LRU and to
+# llama-swap's rule. ARGS go to `roundhouse simulate`.
+simulate:
+	$(CARGO) build --release --locked --no-default-features --features tls
+	@for trace in benches/traces/*.jsonl; do \
+		echo; echo "$$trace"; target/release/roundhouse simulate $$trace $(ARGS) || exit 1; \
+	done
+
 # The share of lines that the whole suite runs. ARGS="--write" renews the figures
 # in docs/EVIDENCE.md, ARGS="--last" tells those of the last run.
 coverage: demo clients
@@ -65,7 +77,12 @@ bench-engine: demo
 	$(CARGO) build --release --locked --example product
 	python3 benches/engine/peer.py $(ARGS)
 
-# What a lease and a decision of the pool cost; docs/BENCHMARKS.md has the figures.
+# The first token through a swap of the demo models, by part, beside the least it
+# could be. ARGS="--write docs/BENCHMARKS.md" renews the figures there.
+bench-swap: demo
+	python3 benches/engine/swap.py $(ARGS)
+
+# What a lease and a decision of the pool cost; see docs/BENCHMARKS.md.
 bench-pool:
 	$(CARGO) bench --locked --no-default-features --features tls --bench pool
 
@@ -75,6 +92,8 @@ lint: mlx
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --all-targets --no-default-features -- -D warnings
 	$(CARGO) clippy --locked --all-targets --manifest-path xtask/Cargo.toml --target-dir target/xtask -- -D warnings
+	$(CARGO) fmt --check --manifest-path loom/Cargo.toml
+	$(CARGO) clippy --locked --all-targets --manifest-path loom/Cargo.toml --target-dir target/loom -- -D warnings
 
 # Licences, sources and versions of the crates (deny.toml), and what advisories say
 # of them. ADVISORIES=folder takes in a newer checkout of the RustSec database.

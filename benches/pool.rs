@@ -20,7 +20,7 @@ use roundhouse::shutdown::Tasks;
 use roundhouse::units::ByteSize;
 use roundhouse::worker::client::Client;
 use roundhouse::worker::process::{Launch, Report};
-use roundhouse::worker::{EngineKind, LoadPlan, Ready};
+use roundhouse::worker::{EngineKind, LoadPhases, LoadPlan, Ready};
 use tokio::sync::watch;
 
 /// Models that are loaded at once.
@@ -64,6 +64,7 @@ impl Launch for Instantly {
                     compute: "none".to_owned(),
                     context: plan.context,
                     load_ms: 0,
+                    phases: LoadPhases::default(),
                 },
                 client: Client::new("/nonexistent".as_ref(), "secret").unwrap(),
             });
@@ -84,6 +85,7 @@ fn plan(number: usize) -> Arc<LoadPlan> {
         kv: ByteSize::ZERO,
         compute: Compute::Auto,
         memory: ByteSize(1_000),
+        warmup: false,
     })
 }
 

@@ -16,6 +16,7 @@ pub mod doctor;
 pub mod keys;
 pub mod models;
 pub mod serve;
+pub mod simulate;
 mod table;
 
 /// A configuration that is not valid or cannot be served (sysexits' EX_CONFIG).
@@ -53,6 +54,8 @@ enum Command {
     Models(models::ModelsArgs),
     /// Allow a cached model, or all that match a pattern
     Allow(allow::AllowArgs),
+    /// Play a recorded or made-up trace to the pool and to simpler policies
+    Simulate(simulate::SimulateArgs),
     /// Make, list and revoke keys
     Keys(keys::KeysArgs),
     /// List every route and what it asks of its caller
@@ -78,6 +81,7 @@ pub fn run() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Models(args) => models::run(&args),
         Command::Allow(args) => allow::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Access(args) => access::run(&args),
         Command::Worker(args) => crate::worker::serve::run(&args),

@@ -16,6 +16,8 @@ pub mod thread;
 #[cfg(feature = "mlx")]
 pub mod tokenizer;
 
+use std::time::Duration;
+
 /// The architectures the embedded engine runs, as `model_type` in `config.json`
 /// names them. A plain list, so that the router knows it without MLX.
 pub fn supported_architectures() -> &'static [&'static str] {
@@ -73,6 +75,20 @@ pub trait Network {
 
     /// `cpu`, `metal` or `cuda`, and the number format it computes in.
     fn device(&self) -> (&'static str, &'static str);
+
+    /// How long the parts of its load took.
+    fn load_times(&self) -> LoadTimes;
+}
+
+/// How long the parts of a network's load took, one after the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoadTimes {
+    /// Making the device ready.
+    pub device: Duration,
+    /// Reading headers, mapping files, building layers.
+    pub map: Duration,
+    /// The first evaluation: weights in the form that the device needs.
+    pub evaluate: Duration,
 }
 
 /// Why an answer ended.

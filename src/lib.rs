@@ -22,6 +22,7 @@ pub mod secret;
 pub mod server;
 pub mod service;
 pub mod shutdown;
+pub mod simulate;
 pub mod telemetry;
 pub mod units;
 pub mod worker;

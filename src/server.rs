@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::access::Door;
 use crate::config::Listen;
+use crate::records::counters::Counters;
 use crate::shutdown::Tasks;
 
 mod accept;
@@ -63,6 +64,8 @@ pub struct Settings {
     pub room: usize,
     /// What TCP listeners show.
     pub tls: tls::Certificate,
+    /// Where panics are counted.
+    pub counters: Counters,
 }
 
 impl Bound {

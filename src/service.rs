@@ -19,6 +19,7 @@ use crate::pool::task::Pool;
 use crate::records::Records;
 use crate::records::audit::Audit;
 use crate::registry::{Change, Registry, Snapshot};
+use crate::server::descriptors;
 use crate::shutdown::{Place, Tasks};
 
 /// Shared by all handlers. Cloning gives another handle.
@@ -38,6 +39,14 @@ pub struct Service {
     pub reload: Reload,
     /// When this process began to serve.
     pub started: Instant,
+}
+
+impl Service {
+    /// Whether requests can be served: the pool is up and does not drain, and a
+    /// connection or a worker that comes would find a descriptor.
+    pub fn is_ready(&self) -> bool {
+        self.dispatch.pool.ready() && descriptors::is_one_free()
+    }
 }
 
 /// Reads the configuration again; made by whoever knows where it lies.

@@ -54,6 +54,9 @@ pub struct WorkerArgs {
     /// The number format of activations.
     #[arg(long, default_value = "auto")]
     pub compute: Compute,
+    /// Make one token before saying that the model is ready.
+    #[arg(long)]
+    pub warmup: bool,
 }
 
 /// The first line on a worker's standard output.
@@ -84,6 +87,22 @@ pub struct Ready {
     pub context: u32,
     /// Milliseconds from the start of the process to this line.
     pub load_ms: u64,
+    /// Where they went.
+    #[serde(default)]
+    pub phases: LoadPhases,
+}
+
+/// The parts of a load, in milliseconds. The texts are read beside the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LoadPhases {
+    /// Making the device ready.
+    pub device_ms: f64,
+    /// Reading headers, mapping files, building layers.
+    pub map_ms: f64,
+    /// The first evaluation: weights in the form that the device needs.
+    pub evaluate_ms: f64,
+    /// Tokenizer, chat template and generation settings.
+    pub text_ms: f64,
 }
 
 /// How the pool wants a model brought up. Equal plans are one load.
@@ -106,6 +125,8 @@ pub struct LoadPlan {
     pub kv: ByteSize,
     /// Number format of activations.
     pub compute: Compute,
+    /// Whether it makes one token before it is ready.
+    pub warmup: bool,
     /// What is reserved before the process is started: weights, transient and `kv`.
     pub memory: ByteSize,
 }

@@ -42,13 +42,15 @@ class Cost:
 @dataclass(frozen=True)
 class Answer:
     """One streamed answer: what it took until its first text, from there to its
-    last text, and the counts that the engine reports."""
+    last text, the counts that the engine reports, and how long our pool says that
+    the request waited for its lease."""
 
     first: Cost
     rest: Cost
     prompt_tokens: int
     cached_tokens: int
     tokens: int
+    wait_ms: float
 
 
 class Client:
@@ -94,6 +96,7 @@ class Client:
             usage["prompt_tokens"],
             (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
             usage["completion_tokens"],
+            float(response.headers.get("x-roundhouse-wait-ms", 0)),
         )
 
     def complete(self, prompt, tokens):

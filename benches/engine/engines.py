@@ -122,12 +122,13 @@ class Roundhouse:
     name = "roundhouse"
     preloads = False
 
-    def __init__(self, binary, cache, core, scratch):
+    def __init__(self, binary, cache, core, scratch, pool=""):
         self.binary, self.core, self.scratch = binary, core, scratch
         self.configuration = scratch / "models.yaml"
         self.configuration.write_text(
             f"cache: [{json.dumps(str(cache))}]\nallow: [roundhouse/*]\nlog: warn\n"
             f"keys_file: {scratch}/keys.json\naudit: {scratch}/audit.jsonl\n"
+            f"pool: {{ {pool} }}\n"
         )
         self.environment = {
             "XDG_RUNTIME_DIR": str(scratch),

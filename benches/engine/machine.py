@@ -14,21 +14,15 @@ NOTABLE = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"
 PEERS = ("mlx-lm", "mlx", "transformers", "tokenizers", "scipy-openblas32")
 
 
-def facts(arguments, scratch, load_before):
-    """(name, value) of everything that is told above the tables."""
-    versions = {
-        found.metadata["Name"].lower(): found.version
-        for found in importlib.metadata.distributions(path=[str(PACKAGES)])
-    }
-    peers = ", ".join(f"{name} {versions[name]}" for name in PEERS)
+def facts(arguments, command, scratch, load_before):
+    """(name, value) of everything that is told above the tables, apart from peers."""
     model, flags = processor()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return [
-        ("command", f"`{command(arguments)}`"),
+        ("command", f"`{command}`"),
         ("date", date.today().isoformat()),
         ("commit", commit()),
         ("roundhouse", said_by(arguments.binary, "--version")),
-        ("peer", f"{peers}, Python {platform.python_version()}"),
         ("machine", f"{platform.machine()}, {model}, {os.cpu_count()} cores, {memory:.0f} GiB"),
         ("instruction sets", " ".join(flag for flag in NOTABLE if flag in flags)),
         ("system", f"{platform.system()} {platform.release().partition('-')[0]}"),
@@ -37,11 +31,14 @@ def facts(arguments, scratch, load_before):
     ]
 
 
-def command(arguments):
-    """How this run can be repeated elsewhere: without the paths of this machine."""
-    options = f"--rounds {arguments.rounds} --models {','.join(arguments.models)}"
-    options += f" --decode {arguments.decode} --concurrent {arguments.concurrent}"
-    return f'make bench-engine ARGS="{options}"'
+def peers():
+    """The versions of what ours is compared with."""
+    versions = {
+        found.metadata["Name"].lower(): found.version
+        for found in importlib.metadata.distributions(path=[str(PACKAGES)])
+    }
+    told = ", ".join(f"{name} {versions[name]}" for name in PEERS)
+    return ("peer", f"{told}, Python {platform.python_version()}")
 
 
 def load():

@@ -124,6 +124,13 @@ def tell(what, cost):
     print(f"{what}: {cost.wall:.2f}, {by_processor}, load {load:.1f}", file=sys.stderr, flush=True)
 
 
+def command(arguments):
+    """How this run can be repeated elsewhere: without the paths of this machine."""
+    options = f"--rounds {arguments.rounds} --models {','.join(arguments.models)}"
+    options += f" --decode {arguments.decode} --concurrent {arguments.concurrent}"
+    return f'make bench-engine ARGS="{options}"'
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", type=Path, default=REPOSITORY / "target/release/roundhouse")
@@ -146,12 +153,13 @@ def main():
     with tempfile.TemporaryDirectory(prefix="rh-") as name:
         scratch = Path(name)
         costs, sizes = run(arguments, scratch)
-        facts = machine.facts(arguments, scratch, before)
+        facts = machine.facts(arguments, command(arguments), scratch, before)
     products = product.measure(arguments.core)
+    facts.append(machine.peers())
     text = report.render(costs, arguments, sorted(sizes.seen), facts, products)
     print(text)
     if arguments.write:
-        report.write(arguments.write, text)
+        report.write(arguments.write, text, report.BEGIN, report.END)
 
 
 if __name__ == "__main__":

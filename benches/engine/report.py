@@ -103,7 +103,11 @@ def table(costs, kind):
 
 
 def cell(found):
-    values = [cost.wall for cost in found]
+    return spread([cost.wall for cost in found])
+
+
+def spread(values):
+    """The median, with least and most in brackets."""
     return f"{number(median(values))} ({number(min(values))}–{number(max(values))})"
 
 
@@ -129,11 +133,11 @@ def product_table(products):
     return "\n".join(rows + [f"| {name} | {said} |" for name, said in products]) + "\n"
 
 
-def write(page, text):
+def write(page, text, begin, end):
     """Replaces what stands between the two marks of a page."""
     content = page.read_text()
-    before, begin, rest = content.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"{page} has no marks '{BEGIN}' and '{END}'")
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    before, found, rest = content.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not (found and found_end):
+        raise SystemExit(f"{page} has no marks '{begin}' and '{end}'")
+    page.write_text(f"{before}{begin}\n\n{text}\n{end}{after}")

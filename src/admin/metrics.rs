@@ -30,7 +30,7 @@ pub async fn metrics(State(service): State<Service>) -> Result<Response, ApiErro
     service.records.counters.register(&mut registry);
     registry.register_collector(Box::new(Moment {
         view: service.dispatch.pool.view(),
-        is_ready: service.dispatch.pool.ready(),
+        is_ready: service.is_ready(),
         is_current: service.reload.last_failure().is_none(),
     }));
     let mut text = String::new();
@@ -66,6 +66,11 @@ impl Collector for Moment {
                 "swaps",
                 "Loads for which another model had to go",
                 counters.swaps,
+            ),
+            (
+                "rollbacks",
+                "Models that had gone for a load which failed, and were loaded again",
+                counters.rollbacks,
             ),
         ] {
             let counter = ConstCounter::new(value);

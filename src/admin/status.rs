@@ -7,6 +7,7 @@ use axum::extract::State;
 use serde_json::{Value, json};
 
 use super::seconds_since;
+use crate::api::leases;
 use crate::platform;
 use crate::pool::ModelView;
 use crate::service::Service;
@@ -25,7 +26,7 @@ pub async fn status(State(service): State<Service>) -> Json<Value> {
         "version": env!("CARGO_PKG_VERSION"),
         "process": std::process::id(),
         "uptime_seconds": seconds_since(service.started, now),
-        "ready": service.dispatch.pool.ready(),
+        "ready": service.is_ready(),
         "configuration": {
             "file": snapshot.config.source,
             "generation": snapshot.generation,
@@ -44,6 +45,7 @@ pub async fn status(State(service): State<Service>) -> Json<Value> {
             "loads": view.counters.loads,
             "load_failures": view.counters.load_failures,
             "swaps": view.counters.swaps,
+            "rollbacks": view.counters.rollbacks,
             "unloads": view.counters.unloads.iter()
                 .map(|(reason, count)| (reason.as_str().to_owned(), json!(count)))
                 .collect::<serde_json::Map<_, _>>(),
@@ -84,8 +86,21 @@ fn model_status(model: &ModelView, now: Instant) -> Value {
         "leases": model.leases(),
         "waiting": model.waiting,
         "idle_seconds": model.idle_since().map(|since| seconds_since(since, now)),
+        "residency_leases": model.held.iter().map(|held| json!({
+            "id": leases::id(held.hold),
+            "holder": held.holder,
+            "seconds_left": seconds_since(now, held.until),
+        })).collect::<Vec<_>>(),
+        "held_up_seconds": model.held_up_until.map(|until| seconds_since(now, until)),
         "unload_in_seconds": model.unload_at().map(|at| seconds_since(now, at)),
         "load_milliseconds": model.load_times.iter().map(|time| time.as_millis() as u64).collect::<Vec<_>>(),
+        "load_phases": ready.map(|ready| json!({
+            "process": ready.load_ms,
+            "device": ready.phases.device_ms,
+            "map": ready.phases.map_ms,
+            "evaluate": ready.phases.evaluate_ms,
+            "texts": ready.phases.text_ms,
+        })),
         "last_failure": model.last_failure.as_ref().map(|failure| json!({
             "reason": failure.reason,
             "seconds_ago": seconds_since(failure.at, now),

@@ -123,10 +123,11 @@ pub async fn front(
 /// One line for a refusal; of a flood only whoever looks closely wants each.
 fn log_refusal(id: &str, method: &Method, path: &str, status: StatusCode, code: Option<Code>) {
     let (path, status) = (redact::path(path), status.as_u16());
+    let method = redact::method(method.as_str());
     if code == Some(Code::RateLimitExceeded) {
-        tracing::debug!(request.id = id, ?method, path, status, "refused");
+        tracing::debug!(request.id = id, method, path, status, "refused");
     } else {
-        tracing::info!(request.id = id, ?method, path, status, "refused");
+        tracing::info!(request.id = id, method, path, status, "refused");
     }
 }
 
@@ -134,7 +135,8 @@ fn log_refusal(id: &str, method: &Method, path: &str, status: StatusCode, code: 
 fn record(service: &Service, request: &Request, id: &str) -> Entry {
     let door = request.extensions().get::<Door>();
     let peer = door.map_or_else(String::new, Door::peer);
-    let entry = Entry::open(&service.records, id, peer, request.method().as_str());
+    let method = redact::method(request.method().as_str());
+    let entry = Entry::open(&service.records, id, peer, method);
     if let Some(path) = request.extensions().get::<MatchedPath>() {
         entry.path(path.as_str());
     }

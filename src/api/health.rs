@@ -26,10 +26,10 @@ pub async fn health(State(service): State<Service>) -> Response {
     answer(StatusCode::OK, well)
 }
 
-/// `GET /ready`: 503 until what is to be loaded at start has been, and while the
-/// server drains.
+/// `GET /ready`: 503 until what is to be loaded at start has been, while the
+/// server drains, and while no descriptor is free.
 pub async fn ready(State(service): State<Service>) -> Response {
-    let ready = service.dispatch.pool.ready();
+    let ready = service.is_ready();
     let status = if ready {
         StatusCode::OK
     } else {

@@ -17,7 +17,6 @@ use super::error::{ApiError, Code};
 use super::front::{self, Port};
 use crate::access::{Access, Door};
 use crate::records::entry::Entry;
-use crate::records::redact;
 use crate::service::Service;
 
 /// A row: a path, what it asks of its caller, and who answers to which method.
@@ -116,10 +115,8 @@ async fn check_access(
             Ok(next.run(request).await)
         }
         Err(refusal) => {
-            // A line for each call of a flood would fill the disk.
-            if access == Access::Management && refusal.error.code != Code::RateLimitExceeded {
-                let (method, path) = (request.method().clone(), request.uri().path());
-                let action = format!("{method} {}", redact::path(path));
+            if access == Access::Management {
+                let action = crate::admin::refused_action(&request, &refusal);
                 crate::admin::record_refusal(&service, &door, &action, &refusal).await?;
             }
             Err(refusal.error)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use super::{CONFIGURATION, table};
 use crate::config::locate::{self, LoadError};
 use crate::config::problem::Problems;
-use crate::config::{Config, Source};
+use crate::config::{Config, Source, walk};
 use crate::platform::{self, Folders};
 use crate::registry::{Machine, MachineMemory, Registry, Served, Snapshot};
 use crate::units::ByteSize;
@@ -38,29 +39,43 @@ pub fn run(args: &CheckArgs) -> ExitCode {
 }
 
 /// The snapshot a server would begin with. Also for `models`.
-pub fn snapshot(flag: Option<&Path>) -> Result<std::sync::Arc<Snapshot>, LoadError> {
-    let config = config(flag)?;
-    let registry = Registry::start(config, machine()).map_err(LoadError::Problems)?;
+pub fn snapshot(flag: Option<&Path>) -> Result<Arc<Snapshot>, LoadError> {
+    snapshot_with(flag, false)
+}
+
+/// The same, if asked with models of the engine that plays a file.
+pub fn snapshot_with(flag: Option<&Path>, scripted: bool) -> Result<Arc<Snapshot>, LoadError> {
+    start(locate::load(flag, &folders(flag)?)?, scripted)
+}
+
+/// The snapshot of an empty file: what holds without a word.
+pub fn standard() -> Result<Arc<Snapshot>, LoadError> {
+    let surroundings = locate::surroundings(Path::new("models.yaml"), &folders(None)?);
+    let config = surroundings.and_then(|surroundings| walk::config("", None, &surroundings));
+    start(config.map_err(LoadError::Problems)?, false)
+}
+
+fn start(config: Config, scripted: bool) -> Result<Arc<Snapshot>, LoadError> {
+    let registry = Registry::start(config, machine(scripted)).map_err(LoadError::Problems)?;
     Ok(registry.load())
 }
 
-/// The configuration in the user's surroundings.
-fn config(flag: Option<&Path>) -> Result<Config, LoadError> {
-    let folders = Folders::from_environment().ok_or_else(|| {
+/// The user's folders.
+fn folders(flag: Option<&Path>) -> Result<Folders, LoadError> {
+    Folders::from_environment().ok_or_else(|| {
         let message = "there is no home folder; set HOME";
         LoadError::Problems(Problems::whole(flag, message))
-    })?;
-    locate::load(flag, &folders)
+    })
 }
 
 /// This machine. Where the system does not tell its memory, `memory: auto` is a problem.
-fn machine() -> Machine {
+fn machine(scripted: bool) -> Machine {
     Machine {
         memory: MachineMemory {
             total: platform::machine_memory().unwrap_or_default(),
             auto: platform::automatic_budget().unwrap_or_default(),
         },
-        scripted: false,
+        scripted,
     }
 }
 

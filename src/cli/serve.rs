@@ -183,6 +183,7 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
     keys.follow(&tasks);
     let again = folders.clone();
     let read = Box::new(move || read_config(&overrides, &again).map_err(ReloadError::Config));
+    audit.sum_up(&counters, &owner);
     let records = Records {
         // Its task ends last: requests are written down while the others end.
         requests: RequestLog::start(snapshot.config.request_log.clone(), &counters, &owner),
@@ -230,6 +231,7 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         }),
         room: descriptors::room(descriptors, share),
         tls: certificate.clone(),
+        counters: service.records.counters.clone(),
     };
     let share = Share::Inference(inference.len());
     for bound in inference {

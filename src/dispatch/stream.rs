@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::body::{EventBody, comment};
+use super::patience::within;
 use super::relay::Relay;
 use super::spool::{self, Writer};
 use super::whole::{collect, engine_failed, is_compressed, usage_of};
@@ -195,13 +196,13 @@ impl ReadingHalf {
         mut body: client::Body,
         usage: &mut Option<String>,
     ) -> Result<(), Ending> {
-        let model = self.routed.plan.model.clone();
+        let model = self.routed.model();
         let limits = self.routed.snapshot.config.server.limits.clone();
         let mut relay = Relay::default();
         let mut silence = (limits.first_token, Code::FirstTokenTimeout);
         loop {
             let frame = tokio::select! {
-                frame = timeout(silence.0, body.frame()) => frame,
+                frame = within(silence.0, body.frame()) => frame,
                 error = revoked(&lease) => return Err(Ending::Failed(error)),
             };
             let frame = frame.map_err(|_| {
@@ -259,6 +260,7 @@ impl ReadingHalf {
             .into_iter()
             .filter_map(|(name, value)| Some((name?, value)))
             .filter(|(name, _)| name.as_str().starts_with("x-roundhouse-"))
+            .chain(self.routed.late_headers())
             .chain(wait.headers())
             .collect();
         let stall = self.routed.snapshot.config.server.limits.write_stall;
@@ -269,7 +271,7 @@ impl ReadingHalf {
     async fn write(&self, events: Bytes, stall: Duration) -> Result<(), Ending> {
         let id = &self.routed.request.request_id;
         self.dispatch.log_body(id, "events of an answer", &events);
-        match timeout(stall, self.writer.write(events)).await {
+        match within(stall, self.writer.write(events)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(spool::Gone)) => Err(Ending::ClientGone),
             Err(_) => Err(Ending::Failed(ApiError::new(
@@ -299,7 +301,7 @@ impl ReadingHalf {
         let Some(refusal) =
             refusal.filter(|value| !status.is_success() && value["error"].is_object())
         else {
-            let message = format!("{} did not answer with events", routed.plan.model);
+            let message = format!("{} did not answer with events", routed.model());
             return Err(Ending::Failed(ApiError::new(
                 Code::BadUpstreamResponse,
                 message,

@@ -16,6 +16,7 @@ pub mod weights;
 
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
@@ -28,7 +29,7 @@ use self::device::Device;
 use self::kv::Cache;
 use self::quantization::Quantization;
 use self::weights::Weights;
-use super::{EngineError, Network};
+use super::{EngineError, LoadTimes, Network};
 use crate::config::Compute;
 
 /// How to load a snapshot.
@@ -45,16 +46,22 @@ pub struct MlxNetwork {
     model: Box<dyn Architecture>,
     device: Device,
     bytes_held: u64,
+    load_times: LoadTimes,
 }
 
 /// Loads the snapshot in `dir`: `config.json` and the safetensors files beside
 /// it. Evaluates: when it returns, the weights are there.
 pub fn load(dir: &Path, settings: &Settings) -> Result<MlxNetwork, EngineError> {
+    let began = Instant::now();
     let device = Device::prepare(settings.compute).map_err(device_failed)?;
-    load_on(device, dir, settings)
+    let took = began.elapsed();
+    let mut network = load_on(device, dir, settings)?;
+    network.load_times.device = took;
+    Ok(network)
 }
 
 fn load_on(device: Device, dir: &Path, settings: &Settings) -> Result<MlxNetwork, EngineError> {
+    let began = Instant::now();
     let config = read_config(dir)?;
     let loader = arch::loader(&config)?;
     let quantization = Quantization::from_config(&config)?;
@@ -64,11 +71,18 @@ fn load_on(device: Device, dir: &Path, settings: &Settings) -> Result<MlxNetwork
         weights: &mut weights,
         context: settings.context,
     })?;
+    let map = began.elapsed();
     let bytes_held = weights.evaluate_taken()?;
+    let load_times = LoadTimes {
+        map,
+        evaluate: began.elapsed() - map,
+        ..LoadTimes::default()
+    };
     Ok(MlxNetwork {
         model,
         device,
         bytes_held,
+        load_times,
     })
 }
 
@@ -167,6 +181,10 @@ impl Network for MlxNetwork {
     fn device(&self) -> (&'static str, &'static str) {
         let format: Dtype = self.model.cache_shape().format;
         (self.device.name(), device::format_name(format))
+    }
+
+    fn load_times(&self) -> LoadTimes {
+        self.load_times
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use self::outlet::{Inlet, Said, outlet};
 use crate::engine::sampling::Sampling;
 use crate::engine::scheduler::{Id, Limits};
-use crate::engine::{EngineError, Network};
+use crate::engine::{EngineError, LoadTimes, Network};
 
 /// Tokens by which a cache's share of the room grows: caches are allocated in
 /// steps of about this size.
@@ -53,6 +53,8 @@ pub struct Facts {
     pub kv_bytes_per_token: u64,
     /// Tokens that all caches together may hold.
     pub room: u64,
+    /// How long the parts of the load took.
+    pub load_times: LoadTimes,
 }
 
 /// A sequence to go on with.
@@ -233,6 +235,7 @@ fn facts<N: Network>(network: &N, settings: Settings) -> Facts {
         vocabulary: network.vocabulary(),
         kv_bytes_per_token,
         room: (settings.kv / kv_bytes_per_token).min(most),
+        load_times: network.load_times(),
     }
 }
 

@@ -10,6 +10,12 @@ pub(crate) mod tests;
 use std::collections::HashSet;
 use std::path::Path;
 
+use serde::Deserialize;
+use tokenizers::models::bpe::BPE;
+use tokenizers::{
+    DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
+};
+
 pub(super) use files::{read_json, read_text, token_word};
 
 use super::detokenizer::{pieces::Pieces, text::Growing};
@@ -51,6 +57,38 @@ pub struct Tokenizer {
     pieces: Option<Pieces>,
 }
 
+/// A tokenizer whose model is known to be BPE.
+type BpeTokenizer = TokenizerImpl<
+    BPE,
+    NormalizerWrapper,
+    PreTokenizerWrapper,
+    PostProcessorWrapper,
+    DecoderWrapper,
+>;
+
+/// As much of `tokenizer.json` as tells what kind of model it holds.
+#[derive(Deserialize)]
+struct Outline {
+    model: Kind,
+}
+
+#[derive(Deserialize)]
+struct Kind {
+    #[serde(rename = "type")]
+    name: Option<String>,
+}
+
+/// Reads the content of a `tokenizer.json`. The crate finds out what kind of model it
+/// is by copying the vocabulary three times; where the file says that it is BPE, as
+/// nearly all do, it is read as that at once, in half the time.
+fn parse(text: &str) -> tokenizers::Result<tokenizers::Tokenizer> {
+    let outline: Outline = serde_json::from_str(text)?;
+    match outline.model.name.as_deref() {
+        Some("BPE") => Ok(serde_json::from_str::<BpeTokenizer>(text)?.into()),
+        _ => text.parse(),
+    }
+}
+
 impl Tokenizer {
     /// Reads the tokenizer of the snapshot in `dir`: `tokenizer.json`, and for the end
     /// tokens `generation_config.json`, else `config.json`, and `tokenizer_config.json`.
@@ -66,8 +104,7 @@ impl Tokenizer {
             file: "tokenizer.json".to_owned(),
             reason,
         };
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(text).map_err(|error| bad(error.to_string()))?;
+        let mut inner = parse(&text).map_err(|error| bad(error.to_string()))?;
         // Both belong to training; a prompt is neither cut nor filled up in silence.
         inner
             .with_truncation(None)

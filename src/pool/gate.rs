@@ -3,8 +3,20 @@
 //! queues for it and fewer are out than there may be; only the pool's owner opens
 //! and closes it, and lets in those who queue. It knows nothing of models or processes.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+// Everything is one word, so all that happens to it has one order. What has to be
+// ordered beside it: whatever was done with a lease happens before the owner learns
+// that nobody holds one (every give-back releases, every way to a `Vacant` acquires,
+// and what counts in between reads, modifies and writes, which carries the release
+// on); and what the owner did before it opened happens before what is done with a
+// lease (opening releases, taking acquires). `loom/` compiles this file over a model
+// checker's atomics and holds it to that in every interleaving.
+#[cfg(loom)]
+use crate::sync::{Arc, AtomicU64, Ordering};
+#[cfg(not(loom))]
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 /// The top bit says open.
 const OPEN: u64 = 1 << 63;

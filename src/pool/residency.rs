@@ -38,7 +38,7 @@ pub struct Facts {
 /// `auto` keeps it only if it was used while the other waited and is known to be
 /// used again soon. A client that asks one model after the other, and nothing before
 /// it has its answer, uses none while it waits: it never waits for its own models.
-pub fn held_until(policy: MinResidency, facts: &Facts) -> Option<Instant> {
+pub fn spared_until(policy: MinResidency, facts: &Facts) -> Option<Instant> {
     let due = facts.oldest + facts.switch_after;
     match policy {
         MinResidency::For(Duration::ZERO) => None,
@@ -83,7 +83,7 @@ mod tests {
                 switch_after: 30 * SECOND,
             };
             let until = until.map(|until| start + until * SECOND);
-            assert_eq!(held_until(policy, &facts), until, "{facts:?}");
+            assert_eq!(spared_until(policy, &facts), until, "{facts:?}");
         };
         let auto = MinResidency::Auto;
         check(auto, (20, Some(1), Some(8), 15), Some(22));

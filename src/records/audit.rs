@@ -1,20 +1,27 @@
 //! The audit: one line for each management effect, on disk before the effect, and
-//! one for each management call that was refused. It names who, what and whether
-//! it was allowed; never a key, never a prompt. Lines are numbered, also across
-//! restarts, files put aside and several servers on one file, so that a missing
-//! one shows.
+//! one for each management call that was refused; of those refused for their rate
+//! one for many. It names who, what and whether it was allowed; never a key, never
+//! a prompt. Lines are numbered, also across restarts, files put aside and several
+//! servers on one file, so that a missing one shows.
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
+use super::counters::Counters;
 use super::file::{Before, LineFile, Rotation};
 use crate::access::Caller;
+use crate::shutdown::Tasks;
 use crate::telemetry::escape;
+
+mod sums;
+
+use sums::{Kind, Sums};
 
 /// When the audit is put aside, and how much of it is kept.
 const ROTATION: Rotation = Rotation {
@@ -22,9 +29,18 @@ const ROTATION: Rotation = Rotation {
     kept: 16,
 };
 
+/// How often sums are looked at that may be due.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// The result of a call that was refused for its rate.
+const TOO_MANY: &str = "rate_limit_exceeded";
+
 /// The open audit. Cloning gives another handle.
 #[derive(Clone, Debug)]
-pub struct Audit(Arc<Mutex<Inner>>);
+pub struct Audit {
+    inner: Arc<Mutex<Inner>>,
+    sums: Arc<std::sync::Mutex<Sums>>,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -39,11 +55,45 @@ struct Line<'a> {
     /// Milliseconds since 1970, for people; the sequence is what orders.
     time_ms: u64,
     sequence: u64,
-    caller: &'a str,
-    peer: &'a str,
-    action: &'a str,
-    target: &'a str,
-    result: &'a str,
+    #[serde(flatten)]
+    call: &'a Call,
+}
+
+/// What is written of a call.
+#[derive(Debug, Serialize)]
+struct Call {
+    caller: String,
+    peer: String,
+    action: String,
+    target: String,
+    result: String,
+    /// How many calls the line stands for, where it is not for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
+}
+
+impl Call {
+    fn of(caller: &Caller, action: &str, target: &str, result: &str) -> Self {
+        Self {
+            caller: caller.id.clone(),
+            peer: caller.peer.clone(),
+            action: action.to_owned(),
+            target: target.to_owned(),
+            result: result.to_owned(),
+            count: None,
+        }
+    }
+
+    fn too_many(kind: Kind, count: Option<u64>) -> Self {
+        Self {
+            caller: kind.caller,
+            peer: kind.peer,
+            action: kind.action,
+            target: String::new(),
+            result: TOO_MANY.to_owned(),
+            count,
+        }
+    }
 }
 
 /// What is read of a line that is there.
@@ -60,37 +110,81 @@ impl Audit {
 
     fn with_rotation(path: &Path, rotation: Rotation) -> io::Result<Self> {
         let file = LineFile::open(path, rotation)?;
-        Ok(Self(Arc::new(Mutex::new(Inner { file, next: 0 }))))
+        Ok(Self {
+            inner: Arc::new(Mutex::new(Inner { file, next: 0 })),
+            sums: Arc::default(),
+        })
     }
 
     /// Writes the line of an effect that is allowed, and waits until it is on disk.
     /// Call it before the effect; an effect whose line cannot be written must not
     /// happen.
     pub async fn allowed(&self, caller: &Caller, action: &str, target: &str) -> io::Result<()> {
-        self.write(caller, action, target, "allowed", true).await
+        let call = Call::of(caller, action, target, "allowed");
+        self.write(call, true).await
     }
 
     /// Writes the line of a call that was refused with this code. Nothing follows
     /// from it, so nobody waits for the disk: a flood of wrong keys must not keep
     /// the owner's own calls waiting.
     pub async fn refused(&self, caller: &Caller, action: &str, code: &str) -> io::Result<()> {
-        self.write(caller, action, "", code, false).await
+        let call = Call::of(caller, action, "", code);
+        self.write(call, false).await
     }
 
-    async fn write(
-        &self,
-        caller: &Caller,
-        action: &str,
-        target: &str,
-        result: &str,
-        is_durable: bool,
-    ) -> io::Result<()> {
-        let caller = caller.clone();
-        let [action, target, result] = [action, target, result].map(str::to_owned);
+    /// Writes down a call that was refused for its rate. A line for each would fill
+    /// the disk: the first of its caller, address and action has one at once,
+    /// further ones are counted and get one together.
+    pub async fn too_many(&self, caller: &Caller, action: &str) -> io::Result<()> {
+        let kind = Kind {
+            caller: caller.id.clone(),
+            peer: caller.peer.clone(),
+            action: action.to_owned(),
+        };
+        let first = self.sums().add(kind, Instant::now());
+        match first {
+            Some(kind) => self.write(Call::too_many(kind, None), false).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Starts the task that writes the counts of [`Audit::too_many`], the last ones
+    /// when the server stops. A count that cannot be written is a failure counted.
+    pub fn sum_up(&self, counters: &Counters, tasks: &Tasks) {
+        let (audit, counters, stop) = (self.clone(), counters.clone(), tasks.stop_signal());
+        tasks.spawn(async move {
+            loop {
+                let goes_on = tokio::select! {
+                    () = tokio::time::sleep(LOOK_EVERY) => true,
+                    () = stop.cancelled() => false,
+                };
+                let counted = match goes_on {
+                    true => audit.sums().due(Instant::now()),
+                    false => audit.sums().rest(),
+                };
+                for (kind, count) in counted {
+                    let call = Call::too_many(kind, Some(count));
+                    if let Err(error) = audit.write(call, false).await {
+                        tracing::error!(?error, count, "the audit could not be written");
+                        counters.audit_failed();
+                    }
+                }
+                if !goes_on {
+                    return;
+                }
+            }
+        });
+    }
+
+    fn sums(&self) -> MutexGuard<'_, Sums> {
+        self.sums.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn write(&self, call: Call, is_durable: bool) -> io::Result<()> {
         // One at a time, and not on the threads that serve everybody.
-        let mut inner = self.0.clone().lock_owned().await;
+        let mut inner = self.inner.clone().lock_owned().await;
         let written = tokio::task::spawn_blocking(move || {
-            inner.write(&caller, &action, &target, &result)?;
+            inner.write(&call)?;
             match is_durable {
                 true => inner.file.sync(),
                 false => Ok(()),
@@ -101,13 +195,7 @@ impl Audit {
 }
 
 impl Inner {
-    fn write(
-        &mut self,
-        caller: &Caller,
-        action: &str,
-        target: &str,
-        result: &str,
-    ) -> io::Result<()> {
+    fn write(&mut self, call: &Call) -> io::Result<()> {
         let time = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -121,11 +209,7 @@ impl Inner {
             let line = serde_json::to_string(&Line {
                 time_ms: time.as_millis() as u64,
                 sequence,
-                caller: &caller.id,
-                peer: &caller.peer,
-                action,
-                target,
-                result,
+                call,
             })?;
             Ok(format!("{}\n", escape::json(&line)))
         })?;

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::Records;
 use super::counters::OTHER;
+use crate::pool::Priority;
 use crate::shutdown::Place;
 
 /// A handle to the record of one request.
@@ -40,8 +41,13 @@ struct Facts {
     path: Option<String>,
     model: Option<String>,
     route: Option<&'static str>,
+    priority: Option<Priority>,
     status: Option<u16>,
     code: Option<&'static str>,
+    /// The pool's number of the worker process.
+    worker: Option<u64>,
+    /// How long that worker took to load.
+    load_ms: Option<u64>,
     wait_ms: Option<u64>,
     first_event_ms: Option<u64>,
     prompt_tokens: Option<u64>,
@@ -131,16 +137,19 @@ impl Entry {
         self.facts().request_bytes = Some(bytes as u64);
     }
 
-    /// A model has been found, for this reason.
-    pub fn routed(&self, model: &str, route: &'static str) {
+    /// A model has been found, for this reason; the request waits for it in this class.
+    pub fn routed(&self, model: &str, route: &'static str, priority: Priority) {
         let mut facts = self.facts();
         facts.model = Some(model.to_owned());
         facts.route = Some(route);
+        facts.priority = Some(priority);
     }
 
-    /// The model was there after this time.
-    pub fn granted(&self, waited: Duration) {
+    /// The model was there after this time, by this worker, which loaded for so long.
+    pub fn granted(&self, waited: Duration, worker: u64, load_ms: u64) {
         let mut facts = self.facts();
+        facts.worker = Some(worker);
+        facts.load_ms = Some(load_ms);
         facts.wait_ms = Some(milliseconds(waited));
         let model = facts.model.as_deref().unwrap_or(OTHER);
         self.0.records.counters.waited(model, waited);

@@ -20,9 +20,24 @@ pub fn path(path: &str) -> String {
     shown.join("/").chars().take(LONGEST_PATH).collect()
 }
 
+/// A method for a record. Those that HTTP has are short; one that could hold a key,
+/// or fill a record, is not shown.
+pub fn method(method: &str) -> &str {
+    match method.len() < KEY_LENGTH {
+        true => method,
+        false => "[redacted]",
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::path;
+    use super::{method, path};
+
+    #[test]
+    fn a_method_that_is_long_enough_for_a_key_is_not_shown() {
+        assert_eq!(method("PROPFIND"), "PROPFIND");
+        assert_eq!(method("rh-inference-0123456789abcdef"), "[redacted]");
+    }
 
     #[test]
     fn a_key_in_a_path_is_not_shown() {

@@ -2,10 +2,13 @@
 //! there are at once. What is beyond it waits in the system's queue.
 
 use std::io::{ErrorKind, Result};
+use std::ops::ControlFlow;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -15,9 +18,10 @@ use super::connection::Connection;
 use super::tls::Secured;
 use super::{Limits, Settings};
 use crate::access::Door;
-use crate::shutdown::Tasks;
+use crate::shutdown::{Place, Tasks};
 
-/// How long to wait after the system refused a connection for want of descriptors.
+/// How long to wait after the system refused a connection for want of descriptors,
+/// and after a panic.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The same trouble is told once in this time, not for each connection.
@@ -80,31 +84,49 @@ impl Connections {
         }
     }
 
-    /// Takes connections until the stop signal.
+    /// Takes connections until the stop signal. A panic costs the connection that
+    /// was being taken.
     pub(super) async fn accept(mut self, listener: Listener, stop: CancellationToken) {
         loop {
-            let limits = (self.settings.limits)();
-            let Some(seat) = self.seat(&limits, &stop).await else {
-                return;
-            };
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = stop.cancelled() => return,
-            };
-            match accepted {
-                Ok(Some((stream, door))) => {
-                    self.connect(stream, door, &limits, seat, stop.clone());
-                }
-                Ok(None) => {}
-                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    if self.refused.is_due(Instant::now()) {
-                        tracing::warn!(?error, "connections are not accepted");
-                    }
+            let taking = AssertUnwindSafe(self.take(&listener, &stop)).catch_unwind();
+            match taking.await {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => return,
+                Err(_) => {
+                    tracing::error!("a panic cost a connection");
+                    self.settings.counters.panicked(Place::Accept.as_str());
+                    // What panics each time must not take a whole processor.
                     tokio::time::sleep(PAUSE).await;
                 }
             }
         }
+    }
+
+    /// Takes one connection, or nothing more once the server stops.
+    async fn take(&mut self, listener: &Listener, stop: &CancellationToken) -> ControlFlow<()> {
+        let limits = (self.settings.limits)();
+        let Some(seat) = self.seat(&limits, stop).await else {
+            return ControlFlow::Break(());
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return ControlFlow::Break(()),
+        };
+        match accepted {
+            Ok(Some((stream, door))) => {
+                self.tasks.pass(Place::Accept);
+                self.connect(stream, door, &limits, seat, stop.clone());
+            }
+            Ok(None) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                if self.refused.is_due(Instant::now()) {
+                    tracing::warn!(?error, "connections are not accepted");
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        ControlFlow::Continue(())
     }
 
     /// Waits until one more connection may be taken; nothing once the server stops.

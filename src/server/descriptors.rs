@@ -1,6 +1,9 @@
 //! File descriptors: as many as the system allows this process, and how many of
 //! them connections may take, so that workers, files and management keep theirs.
 
+use std::os::fd::AsFd;
+
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// What macOS grants where the hard limit says "unlimited" (`OPEN_MAX`).
@@ -52,6 +55,22 @@ pub fn room(limit: u64, share: Share) -> usize {
         Share::Management => (limit / 8).min(RESERVED / 4),
     };
     usize::try_from(room.max(LEAST)).unwrap_or(usize::MAX)
+}
+
+/// Whether this process can still open something. Asks the system by opening a
+/// descriptor and closing it again.
+pub fn is_one_free() -> bool {
+    let opened = std::io::stderr().as_fd().try_clone_to_owned();
+    let none = [Errno::MFILE, Errno::NFILE].map(|error| error.raw_os_error());
+    // Whatever else is wrong with standard error is no want of descriptors.
+    opened.map_or_else(
+        |error| {
+            !error
+                .raw_os_error()
+                .is_some_and(|error| none.contains(&error))
+        },
+        |_| true,
+    )
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 /// A place that can be made to panic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
+    /// When a connection has been taken and not yet been served.
+    Accept,
     /// Before a handler runs.
     Handler,
     /// When a stream is about to be read from its engine.
@@ -22,7 +24,8 @@ pub enum Place {
 
 impl Place {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
+        Self::Accept,
         Self::Handler,
         Self::Stream,
         Self::Pool,
@@ -33,6 +36,7 @@ impl Place {
     /// The word in metrics and in the header that arms the place.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Accept => "accept",
             Self::Handler => "handler",
             Self::Stream => "stream",
             Self::Pool => "pool",

@@ -9,6 +9,7 @@ mod http;
 mod messages;
 mod request;
 mod source;
+mod warmup;
 
 use std::io::{BufRead, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -29,7 +30,7 @@ use crate::engine::thread::Ended;
 use crate::platform;
 use crate::secret::Secret;
 use crate::shutdown::Tasks;
-use crate::worker::{EngineKind, FirstWord, Ready, WorkerArgs};
+use crate::worker::{EngineKind, FirstWord, LoadPhases, Ready, WorkerArgs};
 
 /// Longest secret, bytes.
 const LONGEST_SECRET: u64 = 256;
@@ -46,6 +47,8 @@ enum Failure {
     NoParent,
     #[error("{0}")]
     Engine(#[from] EngineError),
+    #[error("the warm-up failed: {0}")]
+    WarmUp(String),
     #[error("the socket's folder is open to others (mode {0:o}), expected 700")]
     OpenFolder(u32),
     #[error("cannot listen on the socket: {0}")]
@@ -94,6 +97,9 @@ fn work(args: &WorkerArgs, began: Instant) -> Result<(), Failure> {
         .map_err(Failure::Start)?;
     let guard = runtime.enter();
     let loaded = load(args)?;
+    if args.warmup {
+        runtime.block_on(warmup::run(&loaded.engine))?;
+    }
     let status = loaded.engine.status();
     let served = Arc::new(Served {
         engine: loaded.engine,
@@ -112,6 +118,7 @@ fn work(args: &WorkerArgs, began: Instant) -> Result<(), Failure> {
             compute: status.compute,
             context: args.context,
             load_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            phases: loaded.phases,
         }));
         tracing::info!(load_ms = began.elapsed().as_millis(), "the worker is ready");
         let mut ended = loaded.ended;
@@ -144,6 +151,7 @@ struct Loaded {
     terminate: Option<Signal>,
     /// The end of the engine's thread, where it has one.
     ended: Option<Ended>,
+    phases: LoadPhases,
 }
 
 /// Loads the engine. SIGTERM ends the process while that lasts.
@@ -153,7 +161,9 @@ fn load(args: &WorkerArgs) -> Result<Loaded, Failure> {
         EngineKind::Scripted => {
             let script = Script::read(&args.model_dir)?;
             let deaf = script.ignore_sigterm.then(on_terminate).transpose()?;
+            let began = Instant::now();
             let engine = Scripted::load(&args.model_dir, script, args.parallel)?;
+            let evaluate = began.elapsed();
             let source = source::scripted::Source::new(engine, args.context);
             Ok(Loaded {
                 engine: Engine::Scripted(source),
@@ -162,15 +172,20 @@ fn load(args: &WorkerArgs) -> Result<Loaded, Failure> {
                     None => Some(on_terminate()?),
                 },
                 ended: None,
+                phases: LoadPhases {
+                    evaluate_ms: evaluate.as_secs_f64() * 1e3,
+                    ..LoadPhases::default()
+                },
             })
         }
         #[cfg(feature = "mlx")]
         EngineKind::Mlx => {
-            let (source, ended) = source::snapshot::load(args)?;
+            let (source, ended, phases) = source::snapshot::load(args)?;
             Ok(Loaded {
                 engine: Engine::Text(source),
                 terminate: Some(on_terminate()?),
                 ended: Some(ended),
+                phases,
             })
         }
         #[cfg(not(feature = "mlx"))]

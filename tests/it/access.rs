@@ -8,14 +8,19 @@ use serde_json::json;
 
 use super::harness::{Answer, Home, Server, question};
 
-fn home() -> Home {
+pub fn home() -> Home {
     let home = Home::new("models: { t/a: {} }\n");
     home.scripted("t/a", json!({"tokens": 1}));
     home
 }
 
 /// A management request over TCP with some headers.
-async fn manage(server: &Server, method: Method, path: &str, headers: &[(&str, &str)]) -> Answer {
+pub async fn manage(
+    server: &Server,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Answer {
     let mut request = Client::new().request(method, format!("{}{path}", server.management));
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -23,7 +28,7 @@ async fn manage(server: &Server, method: Method, path: &str, headers: &[(&str, &
     Answer::read(request.send().await.expect("an answer")).await
 }
 
-const MANAGEMENT: [(&str, &str); 6] = [
+pub const MANAGEMENT: [(&str, &str); 6] = [
     ("GET", "/admin/status"),
     ("GET", "/admin/models"),
     ("POST", "/admin/reload"),
@@ -226,155 +231,6 @@ async fn w01_w05_pages_of_other_origins_cause_nothing_and_read_nothing() {
     assert_eq!(server.status().await["counters"]["loads"], 0);
 }
 
-/// Method, path, headers, body; status and code expected.
-type Case = (
-    Method,
-    &'static str,
-    &'static [(&'static str, &'static str)],
-    String,
-    u16,
-    &'static str,
-);
-
-#[tokio::test]
-async fn wrong_kinds_sizes_paths_and_methods_keep_the_contract() {
-    let home = Home::new("server: { limits: { body: 1kB } }\nmodels: { t/a: {} }\n");
-    home.scripted("t/a", json!({"tokens": 1}));
-    let server = home.serve();
-    const PATH: &str = "/v1/chat/completions";
-    let cases: &[Case] = &[
-        (
-            Method::POST,
-            PATH,
-            &[("content-type", "text/plain")],
-            "{}".into(),
-            415,
-            "unsupported_media_type",
-        ),
-        (
-            Method::POST,
-            PATH,
-            &[],
-            "{}".into(),
-            415,
-            "unsupported_media_type",
-        ),
-        (
-            Method::POST,
-            PATH,
-            &[
-                ("content-type", "application/json"),
-                ("content-encoding", "gzip"),
-            ],
-            "{}".into(),
-            415,
-            "unsupported_media_type",
-        ),
-        (
-            Method::POST,
-            PATH,
-            &[("content-type", "application/json")],
-            "{".into(),
-            400,
-            "invalid_json",
-        ),
-        (
-            Method::POST,
-            PATH,
-            &[("content-type", "application/json")],
-            "x".repeat(2000),
-            413,
-            "request_too_large",
-        ),
-        (
-            Method::GET,
-            PATH,
-            &[],
-            String::new(),
-            405,
-            "method_not_allowed",
-        ),
-        (
-            Method::GET,
-            "/v1/nothing",
-            &[],
-            String::new(),
-            404,
-            "not_found",
-        ),
-        (
-            Method::GET,
-            "/v1/%2e%2e/admin/status",
-            &[],
-            String::new(),
-            404,
-            "not_found",
-        ),
-        (
-            Method::GET,
-            "//v1/models",
-            &[],
-            String::new(),
-            404,
-            "not_found",
-        ),
-        (
-            Method::GET,
-            "/V1/models",
-            &[],
-            String::new(),
-            404,
-            "not_found",
-        ),
-        (
-            Method::GET,
-            "/admin/status",
-            &[],
-            String::new(),
-            404,
-            "not_found",
-        ),
-        (
-            Method::GET,
-            "/v1/models/%ff",
-            &[],
-            String::new(),
-            400,
-            "invalid_model_id",
-        ),
-    ];
-    for (method, path, headers, body, status, code) in cases {
-        let mut request = server.request(method.clone(), path).body(body.clone());
-        for (name, value) in *headers {
-            request = request.header(*name, *value);
-        }
-        let answer = Answer::read(request.send().await.expect("an answer")).await;
-        assert_eq!(
-            (answer.status, answer.code().as_str()),
-            (*status, *code),
-            "{method} {path}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn a_request_id_goes_in_and_out_and_into_the_log() {
-    let home = home();
-    let server = home.serve();
-    let ask = async |id: &str| {
-        let request = server
-            .request(Method::POST, "/v1/chat/completions")
-            .header("x-request-id", id)
-            .header("content-type", "application/json")
-            .body(question("t/a", "n", false).to_string());
-        let answer = Answer::read(request.send().await.expect("an answer")).await;
-        answer.header("x-request-id").expect("an id").to_owned()
-    };
-    assert_eq!(ask("my-id.1").await, "my-id.1");
-    assert!(ask("not an id").await.starts_with("req-"));
-    server.logged(&["my-id.1"]);
-}
-
 #[tokio::test]
 async fn s03_prompts_and_answers_are_in_no_output() {
     let home = Home::new("log: trace\nmodels: { t/a: {} }\n");
@@ -460,204 +316,4 @@ async fn the_control_socket_is_its_owners_alone_and_goes_with_the_server() {
     server.signal(rustix::process::Signal::TERM);
     assert_eq!(server.wait(), Some(0));
     assert!(!control.exists());
-}
-
-#[test]
-fn a12_a_reachable_address_without_a_key_does_not_start() {
-    let home = home();
-    for (flag, hint) in [
-        ("--listen", "roundhouse keys new`"),
-        ("--management", "roundhouse keys new --management`"),
-    ] {
-        for address in ["0.0.0.0:0", "[::]:0"] {
-            let (code, out, error) = home.run(&["serve", "--json", flag, address]);
-            assert_eq!(code, 78, "{flag} {address}: {error}");
-            assert!(error.contains(hint) && out.is_empty(), "{error}");
-        }
-    }
-}
-
-#[test]
-fn a12_no_port_opens_before_the_refusal() {
-    let home = home();
-    // Held, so that nobody else takes it: were the server to try, it would fail with 1.
-    let taken = std::net::TcpListener::bind("0.0.0.0:0").expect("a port");
-    let address = taken.local_addr().expect("an address").to_string();
-    for flag in ["--listen", "--management"] {
-        let (code, _, error) = home.run(&["serve", "--json", flag, &address]);
-        assert_eq!(code, 78, "{flag}: {error}");
-    }
-    let insisted = ["--insecure-no-auth", "--management", &address];
-    let (code, _, error) = home.run(&[&["serve", "--json"], &insisted[..]].concat());
-    assert_eq!(code, 78, "for management nobody may insist: {error}");
-}
-
-#[tokio::test]
-async fn a13_without_authentication_only_by_insisting_and_it_shows() {
-    let home = home();
-    let listen = ["--listen", "0.0.0.0:0", "--management", "127.0.0.1:0"];
-    let (code, _, error) = home.run(&[&["serve", "--json"], &listen[..]].concat());
-    assert_eq!(code, 78, "{error}");
-    let server = home.serve_as(&[&listen[..], &["--insecure-no-auth"]].concat(), &[]);
-    server.logged(&["--insecure-no-auth"]);
-    let url = server.inference.replace("0.0.0.0", "127.0.0.1");
-    let health = async || {
-        let answer = Client::new().get(format!("{url}/health")).send().await;
-        Answer::read(answer.expect("an answer")).await.json()
-    };
-    assert_eq!(
-        health().await,
-        json!({"status": "ok", "authentication": "off"})
-    );
-    let list = Client::new().get(format!("{url}/v1/models")).send().await;
-    assert_eq!(list.expect("an answer").status(), 200);
-    // With a key it is an ordinary server again.
-    assert_eq!(home.run(&["keys", "new"]).0, 0);
-    assert_eq!(
-        server.control(Method::POST, "/admin/reload", None).await.0,
-        200
-    );
-    assert_eq!(health().await, json!({"status": "ok"}));
-    let list = Client::new().get(format!("{url}/v1/models")).send().await;
-    assert_eq!(list.expect("an answer").status(), 401);
-}
-
-#[tokio::test]
-async fn a14_management_stays_on_loopback_when_inference_is_reachable() {
-    let home = home();
-    let key = home.run(&["keys", "new"]).1;
-    let listen = ["--listen", "0.0.0.0:0", "--management", "127.0.0.1:0"];
-    let server = home.serve_as(&listen, &[]);
-    // Another address of the loopback range stands for one that others can reach.
-    if cfg!(target_os = "linux") {
-        let inference = server.inference.replace("0.0.0.0", "127.0.0.2");
-        let list = Client::new().get(format!("{inference}/v1/models"));
-        let list = list.header("x-api-key", key.trim()).send().await;
-        assert_eq!(list.expect("an answer").status(), 200);
-        let management = server.management.replace("127.0.0.1", "127.0.0.2");
-        let refused = Client::new()
-            .get(format!("{management}/admin/status"))
-            .send()
-            .await;
-        assert!(refused.is_err_and(|error| error.is_connect()));
-    }
-    let status = manage(&server, Method::GET, "/admin/status", &[]).await;
-    assert_eq!(status.status, 401);
-}
-
-#[tokio::test]
-async fn a14_the_last_key_revoked_on_a_reachable_address_opens_nothing_to_others() {
-    let home = home();
-    assert_eq!(home.run(&["keys", "new", "--name", "only"]).0, 0);
-    let server = home.serve_as(
-        &["--listen", "0.0.0.0:0", "--management", "127.0.0.1:0"],
-        &[],
-    );
-    assert_eq!(home.run(&["keys", "revoke", "only"]).0, 0);
-    assert_eq!(
-        server.control(Method::POST, "/admin/reload", None).await.0,
-        200
-    );
-    let ask = async |host: &str| {
-        let url = format!("{}/v1/models", server.inference.replace("0.0.0.0", host));
-        let answer = Client::new().get(url).send().await;
-        answer.expect("an answer").status().as_u16()
-    };
-    assert_eq!(
-        ask("127.0.0.1").await,
-        200,
-        "as on any server without a key"
-    );
-    // Where this machine has an address that others reach, they meet a closed door.
-    let own = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");
-    if own.connect("192.0.2.1:9").is_ok() {
-        let own = own.local_addr().expect("an address").ip();
-        if !own.is_loopback() && !own.is_unspecified() {
-            assert_eq!(ask(&own.to_string()).await, 401);
-        }
-    }
-}
-
-#[tokio::test]
-async fn a16_the_first_start_in_an_empty_home_is_closed_and_a_key_is_shown_once() {
-    let home = home();
-    let server = home.serve();
-    let state = home.path().join(".local/state/roundhouse");
-    for path in ["/admin/status", "/admin/keys"] {
-        for headers in [
-            &[][..],
-            &[("x-api-key", "")],
-            &[("authorization", "Bearer ")],
-        ] {
-            let answer = manage(&server, Method::GET, path, headers).await;
-            assert_eq!(answer.code(), "invalid_api_key", "{path}");
-        }
-    }
-    let made = json!({"class": "management"}).to_string();
-    let request = Client::new()
-        .post(format!("{}/admin/keys", server.management))
-        .header("content-type", "application/json")
-        .body(made);
-    let answer = Answer::read(request.send().await.expect("an answer")).await;
-    assert_eq!(
-        answer.code(),
-        "invalid_api_key",
-        "the first key is not made over the network"
-    );
-    assert!(!state.join("keys.json").exists());
-    assert_eq!(
-        server.control(Method::GET, "/admin/status", None).await.0,
-        200,
-        "the owner"
-    );
-    let (code, key, _) = home.run(&["keys", "new", "--management"]);
-    assert_eq!((code, key.lines().count()), (0, 1));
-    let kept = std::fs::read_to_string(state.join("keys.json")).expect("the keys");
-    assert!(!kept.contains(key.trim()));
-    for file in ["keys.json", "keys.lock", "audit.jsonl"] {
-        let mode = std::fs::metadata(state.join(file)).expect("metadata");
-        assert_eq!(mode.permissions().mode() & 0o777, 0o600, "{file}");
-    }
-    let (_, listed, _) = home.run(&["keys", "list"]);
-    assert!(!listed.contains(key.trim()));
-}
-
-#[test]
-fn s04_a_key_is_no_argument() {
-    let home = home();
-    assert_eq!(home.run(&["serve", "--key", "x"]).0, 2);
-    assert_eq!(home.run(&["serve", "--api-key", "x"]).0, 2);
-}
-
-#[tokio::test]
-async fn a18_management_that_is_switched_off_is_not_there() {
-    let home = Home::new("server: { management: [] }\nmodels: { t/a: {} }\n");
-    home.scripted("t/a", json!({"tokens": 1}));
-    let (code, key, _) = home.run(&["keys", "new", "--management", "--name", "owner"]);
-    assert_eq!(code, 0);
-    let server = home.serve_as(&["--listen", "127.0.0.1:0"], &[]);
-    assert_eq!(server.management, "", "no address is told");
-    let ask = async |method: &str, path: &str| {
-        let request = server.request(method.parse().expect("a method"), path);
-        let request = request.header("x-api-key", key.trim());
-        Answer::read(request.send().await.expect("an answer")).await
-    };
-    let unknown = ask("GET", "/no/such/path").await;
-    assert_eq!(
-        (unknown.status, unknown.code().as_str()),
-        (404, "not_found")
-    );
-    for (method, path) in MANAGEMENT.into_iter().chain([("GET", "/metrics")]) {
-        let answer = ask(method, path).await;
-        assert_eq!(
-            (answer.status, &answer.text),
-            (404, &unknown.text),
-            "{method} {path}"
-        );
-    }
-    assert_eq!(
-        server.status().await["counters"]["loads"],
-        0,
-        "its owner has the socket"
-    );
 }

@@ -74,8 +74,9 @@ async fn state(server: &Server, since: Instant) -> Value {
         .iter()
         .map(|model| {
             let idle = model["idle_seconds"].as_f64();
-            // It is told in whole milliseconds.
-            let used = idle.is_some_and(|idle| idle + 0.001 < elapsed);
+            // The idle clock may begin a moment after the answer was read; a browser takes
+            // longer than this to start.
+            let used = idle.is_some_and(|idle| idle + 0.5 < elapsed);
             json!([model["model"], model["state"], model["process"], used])
         })
         .collect();

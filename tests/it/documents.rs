@@ -60,6 +60,34 @@ fn d02_every_threat_names_tests_that_exist() {
     }
 }
 
+/// What the evidence says is held is, and what it says is not is all there is.
+#[test]
+fn every_fault_and_case_of_the_evidence_names_tests_that_exist() {
+    let tests = tests();
+    let text = document("docs/EVIDENCE.md");
+    let check = |rows: Vec<Vec<String>>, missing: &[&str]| {
+        let mut without = Vec::new();
+        for row in &rows {
+            let (case, tested) = (&row[0], row.last().expect("cells"));
+            let is_held = !tested.starts_with("not held: ");
+            let names = spans(tested);
+            assert!(!is_held || named(tested, &tests, case) > 0, "{row:?}");
+            assert!(
+                is_held || names.iter().all(|name| tests.contains(name)),
+                "{row:?}"
+            );
+            without.extend((!is_held).then_some(case.as_str()));
+        }
+        assert_eq!(without, missing);
+    };
+    let faults = rows(section(&text, "## Faults of other routers"));
+    assert_eq!(faults.len(), 22);
+    check(faults, &["20", "21", "22"]);
+    let cases = rows(section(&text, "## Cases of races, faults and streams"));
+    assert_eq!(cases.len(), 46);
+    check(cases, &["F-16 to F-19", "F-22"]);
+}
+
 #[test]
 fn o10_what_one_holder_may_learn_of_another_by_timing_is_not_promised_away() {
     let policy = document("SECURITY.md");

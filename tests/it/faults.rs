@@ -30,7 +30,7 @@ async fn first_piece(response: &mut reqwest::Response) -> (Vec<u8>, serde_json::
 }
 
 #[tokio::test]
-async fn a_worker_killed_in_mid_stream_is_an_error_event_and_no_done() {
+async fn f01_a_worker_killed_in_mid_stream_is_an_error_event_and_no_done() {
     let home = Home::new("models: { t/a: {} }\n");
     home.scripted("t/a", json!({"tokens": 1000, "token_ms": 20}));
     let server = home.serve();
@@ -57,7 +57,7 @@ async fn a_worker_killed_in_mid_stream_is_an_error_event_and_no_done() {
 }
 
 #[tokio::test]
-async fn a_worker_that_dies_before_the_headers_is_502() {
+async fn f01_a_worker_that_dies_before_the_headers_is_502() {
     let home = Home::new("models: { t/a: {} }\n");
     home.scripted(
         "t/a",
@@ -73,7 +73,7 @@ async fn a_worker_that_dies_before_the_headers_is_502() {
 }
 
 #[tokio::test]
-async fn an_unstreamed_answer_cut_short_is_502() {
+async fn f01_an_unstreamed_answer_cut_short_is_502() {
     let home = Home::new("models: { t/a: {} }\n");
     home.scripted("t/a", json!({"tokens": 9, "token_ms": 5, "crash": {"at": "token", "token": 4, "how": "abort", "once": "crashed"}}));
     let server = home.serve();
@@ -85,7 +85,7 @@ async fn an_unstreamed_answer_cut_short_is_502() {
 }
 
 #[tokio::test]
-async fn a_worker_that_dies_while_it_loads_refuses_its_waiters() {
+async fn f02_a_worker_that_dies_while_it_loads_refuses_its_waiters() {
     let home = Home::new("models: { t/a: {} }\n");
     home.scripted(
         "t/a",
@@ -117,7 +117,7 @@ async fn f03_an_idle_worker_that_was_killed_is_replaced_without_an_error() {
 }
 
 #[tokio::test]
-async fn a_crash_of_one_model_leaves_the_others_alone() {
+async fn f01_a_crash_of_one_model_leaves_the_others_alone() {
     let home = Home::new("models: { t/a: {}, t/b: {} }\n");
     home.scripted("t/a", json!({"tokens": 1}));
     home.scripted("t/b", json!({"tokens": 60, "token_ms": 10}));
@@ -169,7 +169,8 @@ async fn l04_an_engine_that_never_says_a_first_word_is_504_and_its_worker_is_rep
     let home = Home::new("server: { limits: { first_token: 300ms } }\nmodels: { t/a: {} }\n");
     home.scripted("t/a", json!({"tokens": 1}));
     let server = home.serve();
-    for (workers, stream) in [(0, false), (1, true)] {
+    let mut pid = server.chat(&question("t/a", "n", false)).await.told()["pid"].clone();
+    for (workers, stream) in [(1, false), (2, true)] {
         let mut body = question("t/a", "n", stream);
         body["scripted"] = json!({"hang": {"at": "headers"}});
         let answer = server.chat(&body).await;
@@ -177,15 +178,38 @@ async fn l04_an_engine_that_never_says_a_first_word_is_504_and_its_worker_is_rep
             (answer.status, answer.code().as_str()),
             (504, "first_token_timeout")
         );
-        match workers {
-            0 => {
-                let free = |status: &serde_json::Value| status["requests"]["running"] == 0;
-                server.until("free", free).await;
-            }
-            workers => until_recycled(&server, workers).await,
-        }
-        assert_eq!(server.chat(&question("t/a", "n", false)).await.status, 200);
+        until_recycled(&server, workers).await;
+        assert!(!lives(pid.as_u64().expect("a pid") as u32), "{stream}");
+        let again = server.chat(&question("t/a", "n", false)).await;
+        assert_eq!(again.status, 200, "{again:?}");
+        let next = again.told()["pid"].clone();
+        assert_ne!(next, pid, "streamed: {stream}");
+        pid = next;
     }
+}
+
+#[tokio::test]
+async fn l04_an_unstreamed_answer_that_hangs_is_504_and_the_others_of_its_worker_end_well() {
+    let home = Home::new("server: { limits: { first_token: 400ms } }\nmodels: { t/a: {} }\n");
+    home.scripted("t/a", json!({"tokens": 4}));
+    let server = home.serve();
+    let mut hangs = question("t/a", "hangs", false);
+    hangs["scripted"] = json!({"hang": {"at": "token", "token": 2}});
+    // It goes on for longer than the other is waited for.
+    let mut well = question("t/a", "well", true);
+    well["scripted"] = json!({"tokens": 40, "token_ms": 25});
+    let (hung, well) = tokio::join!(server.chat(&hangs), server.chat(&well));
+    assert_eq!(
+        (hung.status, hung.code().as_str()),
+        (504, "first_token_timeout")
+    );
+    assert_eq!(well.events().last().map(String::as_str), Some("[DONE]"));
+    until_recycled(&server, 1).await;
+    let pid = well.told()["pid"].clone();
+    assert!(!lives(pid.as_u64().expect("a pid") as u32), "it lives on");
+    let again = server.chat(&question("t/a", "again", false)).await;
+    assert_eq!(again.status, 200, "{again:?}");
+    assert_ne!(again.told()["pid"], pid);
 }
 
 #[tokio::test]
@@ -279,7 +303,7 @@ async fn f09_a_killed_router_leaves_no_worker_and_the_next_start_is_clean() {
 }
 
 #[tokio::test]
-async fn a_worker_with_a_child_and_deaf_to_sigterm_is_ended_with_it() {
+async fn f10_a_worker_with_a_child_and_deaf_to_sigterm_is_ended_with_it() {
     let home = Home::new("models: { t/a: {} }\n");
     home.scripted(
         "t/a",

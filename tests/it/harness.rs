@@ -10,6 +10,8 @@ use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+mod terminal;
+
 /// The commit under which the harness lays its snapshots.
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 

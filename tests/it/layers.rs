@@ -25,9 +25,11 @@ const PURE: &[&str] = &[
     "route.rs",
     "access/limit.rs",
     "access/keys/scope.rs",
+    "records/audit/sums.rs",
     "pool/state",
     "pool/evict.rs",
     "pool/residency.rs",
+    "simulate",
     "dispatch/peek.rs",
     "dispatch/relay.rs",
     "engine/stop.rs",
@@ -67,6 +69,34 @@ fn every_border_holds() {
         }
     }
     assert!(offences.is_empty(), "{}", offences.join("\n"));
+}
+
+/// What has a date may read the clock on the wall: records, the expiry of keys and
+/// their days, the answers themselves. Everything that waits goes by the monotonic
+/// clock, which no change of the wall clock moves.
+const DATED: &[&str] = &[
+    "api/table.rs",
+    "cli/keys.rs",
+    "dispatch.rs",
+    "doctor/gather.rs",
+    "records/audit.rs",
+    "records/entry.rs",
+    "worker/serve/answer.rs",
+];
+
+#[test]
+fn f27_only_what_has_a_date_reads_the_clock_on_the_wall() {
+    let mut readers: Vec<_> = sources()
+        .iter()
+        .filter(|(_, text)| {
+            code(text)
+                .iter()
+                .any(|(_, line)| line.contains("SystemTime::now"))
+        })
+        .map(|(path, _)| path.display().to_string())
+        .collect();
+    readers.sort();
+    assert_eq!(readers, DATED);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::harness::{Answer, Home, PATIENCE, Server, long, question};
+use super::raw::Raw;
 use super::records::{home, manage, metric, scrape, until_metric, value};
 
 #[tokio::test]
@@ -71,6 +72,40 @@ async fn o05_health_says_alive_and_ready_says_able_and_neither_says_more() {
         }
     }
     assert_eq!(server.wait(), Some(0));
+}
+
+/// The case's "fd-starved": the limit of the running server is lowered from outside,
+/// so that it can open nothing at all. An open connection still gets its answers, a
+/// new one waits and is served when there are descriptors again.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn o05_without_a_free_descriptor_health_is_alive_and_ready_is_not() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let home = home();
+    let server = home.serve();
+    let mut open = Raw::connect(&server.inference).await;
+    let check = async |open: &mut Raw, ready: (u16, &str)| {
+        for (path, (status, word)) in [("/health", (200, "ok")), ("/ready", ready)] {
+            let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            open.send(head).await;
+            let reply = open.reply().await;
+            let body = json!({"status": word}).to_string();
+            assert_eq!((reply.status, reply.body), (status, body), "{path}");
+        }
+    };
+    check(&mut open, (200, "ok")).await;
+    let pid = Pid::from_raw(server.pid() as i32);
+    // The server's own soft limit is its hard one, which it has from here.
+    let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+    let limit = |current| Rlimit { current, maximum };
+    let before = prlimit(pid, Resource::Nofile, limit(Some(8))).expect("lowered");
+    check(&mut open, (503, "degraded")).await;
+    let mut waits = Raw::connect(&server.inference).await;
+    server.logged(&["connections are not accepted"]);
+    check(&mut open, (503, "degraded")).await;
+    prlimit(pid, Resource::Nofile, before).expect("restored");
+    check(&mut open, (200, "ok")).await;
+    check(&mut waits, (200, "ok")).await;
 }
 
 #[tokio::test]

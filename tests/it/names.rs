@@ -1,6 +1,7 @@
 //! What a request may call a model, and what it gets for it (groups M and J of
 //! the security cases, as far as they concern names).
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::harness::{Home, question};
@@ -176,6 +177,59 @@ async fn m10_outside_the_allowlist_existing_and_absent_look_alike() {
     assert_eq!(shape("other/stranger").await, absent);
     assert_eq!(absent.0, 404);
     assert_eq!(shape("good/denied").await.0, 404);
+}
+
+/// What a refusal costs cannot tell what is on the disk, because nothing looks there:
+/// every call with a path is counted by `strace` (Debian's package of that name), and
+/// none of them leads into the cache.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn m02_m10_a_name_that_is_refused_touches_no_file_of_the_cache() {
+    let home = home();
+    let key = home.run(&["keys", "new", "--models", "good/first"]).1;
+    let all = home.run(&["keys", "new"]).1;
+    let server =
+        home.serve_after("exec strace -D -f -qq -e trace=%file -o touched \"$0\" \"$@\"; exit 1");
+    let touched = || {
+        let calls = std::fs::read_to_string(home.path().join("touched")).expect("calls");
+        let cache = home.cache().display().to_string();
+        calls.lines().filter(|call| call.contains(&cache)).count()
+    };
+    let refused = async |key: &str, name: &str, status: u16| {
+        let body = question(name, "n", false).to_string();
+        let chat = server
+            .request(Method::POST, "/v1/chat/completions")
+            .header("content-type", "application/json")
+            .body(body);
+        let one = server.request(Method::GET, &format!("/v1/models/{name}"));
+        for (request, expected) in [(chat, [status; 2]), (one, [400, 404])] {
+            let answer = request.header("x-api-key", key.trim()).send().await;
+            let got = answer.expect("an answer").status().as_u16();
+            assert!(expected.contains(&got), "{name}: {got}");
+        }
+    };
+    let before = touched();
+    assert!(before > 0, "the start reads the cache");
+    // Served to others, on disk and not allowed, allowed to others and missing, nowhere.
+    for name in [
+        "good/second",
+        "other/stranger",
+        "good/missing8",
+        "other/nothere8",
+    ] {
+        refused(&key, name, 404).await;
+    }
+    // Allowed and missing; and what is no name.
+    refused(&all, "good/missing8", 404).await;
+    for name in ["..%2f..", "~/models"] {
+        refused(&all, name, 400).await;
+    }
+    assert_eq!(touched(), before, "a refusal looked into the cache");
+    assert_eq!(
+        server.control(Method::POST, "/admin/reload", None).await.0,
+        200
+    );
+    assert!(touched() > before, "calls are counted");
 }
 
 #[tokio::test]

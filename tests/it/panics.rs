@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::harness::{Answer, Home, Server, long, question};
+use super::raw::Raw;
 use super::records::{metric, until_metric};
 
 fn home() -> Home {
@@ -47,6 +48,35 @@ async fn f26_a_panic_in_a_handler_costs_one_request() {
         metric(&server, "panics_total{place=\"handler\"}").await,
         1.0
     );
+}
+
+#[tokio::test]
+async fn f26_a_panic_while_a_connection_is_taken_costs_that_connection() {
+    let home = home();
+    let mut server = home.serve();
+    let ask = async |raw: &mut Raw, more: &str| {
+        raw.send(format!(
+            "GET /health HTTP/1.1\r\nHost: localhost\r\n{more}\r\n"
+        ))
+        .await;
+        assert_eq!(raw.reply().await.status, 200);
+    };
+    let mut open = Raw::connect(&server.inference).await;
+    for listener in [&server.inference, &server.management, &server.inference] {
+        // Armed over a connection that is there, passed by the next one.
+        ask(&mut open, "x-roundhouse-fail: accept\r\n").await;
+        let mut lost = Raw::connect(listener).await;
+        lost.closed().await;
+        let mut next = Raw::connect(&server.inference).await;
+        ask(&mut next, "").await;
+    }
+    ask(&mut open, "").await;
+    assert_eq!(metric(&server, "panics_total{place=\"accept\"}").await, 3.0);
+    server.logged(&["a panic cost a connection"]);
+    assert_eq!(server.chat(&question("t/a", "n", false)).await.status, 200);
+    drop(open);
+    server.signal(rustix::process::Signal::TERM);
+    assert_eq!(server.wait(), Some(0), "every listener still ends");
 }
 
 #[tokio::test]

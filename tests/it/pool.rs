@@ -69,7 +69,7 @@ async fn sixty_requests_over_three_models_are_answered_by_the_model_asked_for() 
 }
 
 #[tokio::test]
-async fn alternating_requests_at_once_are_all_answered() {
+async fn r11_alternating_requests_at_once_are_all_answered() {
     let home = Home::new(ONE_OF_THREE);
     for id in ["t/a", "t/b", "t/c"] {
         home.scripted(id, json!({"tokens": 2, "token_ms": 1}));
@@ -98,57 +98,7 @@ async fn alternating_requests_at_once_are_all_answered() {
 }
 
 #[tokio::test]
-async fn fifty_first_requests_for_a_cold_model_cause_one_load() {
-    let home = Home::new("models: { t/a: {} }\n");
-    home.scripted("t/a", json!({"load_ms": 300, "tokens": 1}));
-    let server = home.serve();
-    let (first, server) = (question("t/a", "n", false), &server);
-    let answers = join_all((0..50).map(|_| server.chat(&first))).await;
-    let pids: HashSet<_> = answers
-        .iter()
-        .map(|answer| answer.told()["pid"].to_string())
-        .collect();
-    assert!(answers.iter().all(|answer| answer.status == 200));
-    assert_eq!(pids.len(), 1);
-    assert_eq!(server.status().await["counters"]["loads"], 1);
-}
-
-#[tokio::test]
-async fn a_failed_load_refuses_every_waiter_once_and_is_tried_once() {
-    let home = Home::new("models: { t/a: {}, t/b: {} }\n");
-    home.scripted(
-        "t/a",
-        json!({"load_ms": 200, "load_fail": "the weights are made of cheese"}),
-    );
-    home.scripted("t/b", json!({"tokens": 1}));
-    let server = home.serve();
-    let (body, server) = (question("t/a", "n", false), &server);
-    for answer in join_all((0..20).map(|_| server.chat(&body))).await {
-        assert_eq!(
-            (answer.status, answer.code().as_str()),
-            (503, "load_failed")
-        );
-        assert_eq!(answer.header("x-should-retry"), Some("false"));
-        // Why is for the owner, in the log and in the status.
-        assert!(!answer.text.contains("cheese"), "{answer:?}");
-    }
-    let failure = &server.status().await["models"][0]["last_failure"]["reason"];
-    assert!(
-        failure
-            .as_str()
-            .is_some_and(|reason| reason.contains("cheese"))
-    );
-    server.logged(&["cheese"]);
-    assert_eq!(server.status().await["counters"]["loads"], 1);
-    assert_eq!(
-        server.chat(&question("t/b", "n", false)).await.status,
-        200,
-        "others are not affected"
-    );
-}
-
-#[tokio::test]
-async fn what_can_never_fit_is_refused_at_once_and_nothing_is_evicted() {
+async fn r14_what_can_never_fit_is_refused_at_once_and_nothing_is_evicted() {
     let home =
         Home::new("memory: 100MB\nmodels: { t/a: { memory: 60MB }, t/huge: { memory: 101MB } }\n");
     home.scripted("t/a", json!({"tokens": 1}));
@@ -201,7 +151,7 @@ async fn two_models_that_fit_stay_resident_and_the_least_used_goes_first() {
 }
 
 #[tokio::test]
-async fn a_model_that_streams_is_not_taken_away() {
+async fn r04_a_model_that_streams_is_not_taken_away() {
     let home =
         Home::new("memory: 100MB\nmodels: { t/a: { memory: 60MB }, t/b: { memory: 60MB } }\n");
     home.scripted("t/a", json!({"tokens": 40, "token_ms": 20}));
@@ -229,7 +179,7 @@ async fn a_model_that_streams_is_not_taken_away() {
 }
 
 #[tokio::test]
-async fn what_is_kept_is_loaded_at_start_and_never_a_victim() {
+async fn r15_what_is_kept_is_loaded_at_start_and_never_a_victim() {
     let home = Home::new(
         "memory: 100MB\nmodels: { t/a: { memory: 40MB, keep: always }, t/b: { memory: 40MB }, t/c: { memory: 40MB } }\n",
     );
@@ -250,24 +200,6 @@ async fn what_is_kept_is_loaded_at_start_and_never_a_victim() {
         server.chat(&question("t/a", "n", false)).await.told()["pid"],
         before
     );
-}
-
-#[tokio::test]
-async fn a_full_queue_refuses_at_once() {
-    let home = Home::new("memory: 100MB\npool: { queue: 2 }\nmodels: { t/a: { memory: 60MB } }\n");
-    home.scripted("t/a", json!({"load_ms": 1500, "tokens": 1}));
-    let server = home.serve();
-    let (body, server) = (question("t/a", "n", false), &server);
-    let answers = join_all((0..5).map(|_| server.chat(&body))).await;
-    let refused: Vec<_> = answers
-        .iter()
-        .filter(|answer| answer.status == 429)
-        .collect();
-    assert_eq!(refused.len(), 3, "{answers:?}");
-    for answer in refused {
-        assert_eq!(answer.code(), "queue_full");
-        assert!(answer.header("retry-after").is_some(), "{answer:?}");
-    }
 }
 
 #[tokio::test]

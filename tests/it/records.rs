@@ -24,7 +24,7 @@ pub fn state(home: &Home, name: &str) -> PathBuf {
 }
 
 /// The lines of a file, each of which must be JSON of its own.
-fn lines(path: &Path) -> Vec<Value> {
+pub fn lines(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line:?}")))

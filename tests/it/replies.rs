@@ -5,7 +5,8 @@ use std::path::Path;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::harness::{Home, question};
+use super::access::home;
+use super::harness::{Answer, Home, question};
 use super::records::{state, until_lines};
 
 #[tokio::test]
@@ -211,4 +212,153 @@ fn the_lint_itself_can_fail() {
     assert_eq!(display_fields("id = %x, \"a (b\")").len(), 1);
     assert_eq!(display_fields("\n %error,\n \"text\")").len(), 1);
     assert!(display_fields("?x, y, \"100 %\"); let z = a %b").is_empty());
+}
+
+/// Method, path, headers, body; status and code expected.
+type Case = (
+    Method,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    String,
+    u16,
+    &'static str,
+);
+
+#[tokio::test]
+async fn wrong_kinds_sizes_paths_and_methods_keep_the_contract() {
+    let home = Home::new("server: { limits: { body: 1kB } }\nmodels: { t/a: {} }\n");
+    home.scripted("t/a", json!({"tokens": 1}));
+    let server = home.serve();
+    const PATH: &str = "/v1/chat/completions";
+    let cases: &[Case] = &[
+        (
+            Method::POST,
+            PATH,
+            &[("content-type", "text/plain")],
+            "{}".into(),
+            415,
+            "unsupported_media_type",
+        ),
+        (
+            Method::POST,
+            PATH,
+            &[],
+            "{}".into(),
+            415,
+            "unsupported_media_type",
+        ),
+        (
+            Method::POST,
+            PATH,
+            &[
+                ("content-type", "application/json"),
+                ("content-encoding", "gzip"),
+            ],
+            "{}".into(),
+            415,
+            "unsupported_media_type",
+        ),
+        (
+            Method::POST,
+            PATH,
+            &[("content-type", "application/json")],
+            "{".into(),
+            400,
+            "invalid_json",
+        ),
+        (
+            Method::POST,
+            PATH,
+            &[("content-type", "application/json")],
+            "x".repeat(2000),
+            413,
+            "request_too_large",
+        ),
+        (
+            Method::GET,
+            PATH,
+            &[],
+            String::new(),
+            405,
+            "method_not_allowed",
+        ),
+        (
+            Method::GET,
+            "/v1/nothing",
+            &[],
+            String::new(),
+            404,
+            "not_found",
+        ),
+        (
+            Method::GET,
+            "/v1/%2e%2e/admin/status",
+            &[],
+            String::new(),
+            404,
+            "not_found",
+        ),
+        (
+            Method::GET,
+            "//v1/models",
+            &[],
+            String::new(),
+            404,
+            "not_found",
+        ),
+        (
+            Method::GET,
+            "/V1/models",
+            &[],
+            String::new(),
+            404,
+            "not_found",
+        ),
+        (
+            Method::GET,
+            "/admin/status",
+            &[],
+            String::new(),
+            404,
+            "not_found",
+        ),
+        (
+            Method::GET,
+            "/v1/models/%ff",
+            &[],
+            String::new(),
+            400,
+            "invalid_model_id",
+        ),
+    ];
+    for (method, path, headers, body, status, code) in cases {
+        let mut request = server.request(method.clone(), path).body(body.clone());
+        for (name, value) in *headers {
+            request = request.header(*name, *value);
+        }
+        let answer = Answer::read(request.send().await.expect("an answer")).await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (*status, *code),
+            "{method} {path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_request_id_goes_in_and_out_and_into_the_log() {
+    let home = home();
+    let server = home.serve();
+    let ask = async |id: &str| {
+        let request = server
+            .request(Method::POST, "/v1/chat/completions")
+            .header("x-request-id", id)
+            .header("content-type", "application/json")
+            .body(question("t/a", "n", false).to_string());
+        let answer = Answer::read(request.send().await.expect("an answer")).await;
+        answer.header("x-request-id").expect("an id").to_owned()
+    };
+    assert_eq!(ask("my-id.1").await, "my-id.1");
+    assert!(ask("not an id").await.starts_with("req-"));
+    server.logged(&["my-id.1"]);
 }

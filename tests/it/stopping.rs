@@ -68,7 +68,7 @@ async fn f14_streams_past_the_drain_end_with_an_error_event() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
+async fn f15_a_second_signal_ends_it_at_once() {
     let home = home(
         "60s",
         json!({"tokens": 100_000, "token_ms": 20, "ignore_sigterm": true}),
@@ -101,7 +101,7 @@ async fn a_second_signal_ends_it_at_once() {
 }
 
 #[tokio::test]
-async fn an_idle_server_stops_quickly_and_a_second_one_starts_in_the_same_home() {
+async fn f15_an_idle_server_stops_quickly_and_a_second_one_starts_in_the_same_home() {
     let home = home("10s", json!({"tokens": 1}));
     for _ in 0..2 {
         let mut server = home.serve();

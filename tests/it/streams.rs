@@ -106,7 +106,7 @@ async fn the_first_piece_comes_before_the_last_is_made() {
 }
 
 #[tokio::test]
-async fn headers_wait_for_the_engine_and_then_comments_fill_the_silence() {
+async fn e09_headers_wait_for_the_engine_and_then_comments_fill_the_silence() {
     let server_part = "server: { heartbeat_after: 200ms, heartbeat_every: 100ms }";
     let home = one_model(server_part, json!({"load_ms": 900, "tokens": 1}));
     let server = home.serve();
@@ -236,7 +236,7 @@ async fn headers_of_an_engine_stay_inside() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_stops_the_generation_within_a_token() {
+async fn e02_a_client_that_leaves_stops_the_generation_within_a_token() {
     const TOKEN_MS: u64 = 250;
     let home = one_model(
         "",
@@ -289,7 +289,7 @@ async fn a_client_that_leaves_stops_the_generation_within_a_token() {
 }
 
 #[tokio::test]
-async fn a_waiter_that_leaves_is_forgotten() {
+async fn r10_a_waiter_that_leaves_is_forgotten() {
     let home = one_model(
         "",
         json!({"load_ms": 600, "tokens": 1, "journal": "journal"}),

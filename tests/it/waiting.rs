@@ -143,3 +143,60 @@ async fn where_contention_preempts_the_one_who_loses_the_model_hears_it() {
     let last: Value = serde_json::from_str(events.last().expect("events")).expect("JSON");
     assert_eq!(last["error"]["code"], "overloaded", "{last}");
 }
+
+/// What clients do whose own patience is shorter than a load: they leave and send
+/// the same again. The load is not theirs alone, so it goes on.
+#[tokio::test]
+async fn a_request_that_is_sent_again_meets_the_load_that_its_first_try_began() {
+    let home = Home::new("models: { t/a: {} }\n");
+    home.scripted("t/a", json!({"tokens": 1, "load_ms": 1000}));
+    let server = home.serve();
+    let patience = std::time::Duration::from_millis(400);
+    let mut tries = 0;
+    let answer = loop {
+        tries += 1;
+        let body = question("t/a", "same", true);
+        let asked = tokio::time::timeout(patience, server.chat(&body));
+        if let Ok(answer) = asked.await {
+            break answer;
+        }
+    };
+    assert_eq!(answer.events().last().map(String::as_str), Some("[DONE]"));
+    assert_eq!(server.status().await["counters"]["loads"], 1);
+    assert!((2..=20).contains(&tries), "{tries} tries");
+}
+
+#[tokio::test]
+async fn looking_at_models_loads_none_and_keeps_none_from_going() {
+    let home = Home::new("pool: { idle_unload: 500ms }\nmodels: { t/a: {}, t/b: {} }\n");
+    for id in ["t/a", "t/b"] {
+        home.scripted(id, json!({"tokens": 1}));
+    }
+    let server = home.serve();
+    assert_eq!(server.chat(&question("t/a", "n", false)).await.status, 200);
+    let start = std::time::Instant::now();
+    loop {
+        for path in [
+            "/v1/models",
+            "/v1/models/t/a",
+            "/v1/models/t/b",
+            "/health",
+            "/ready",
+        ] {
+            assert_eq!(server.get(path).await.0, 200, "{path}");
+        }
+        for path in ["/admin/models", "/admin/config", "/metrics"] {
+            let (status, _) = server.control(Method::GET, path, None).await;
+            assert_eq!(status, 200, "{path}");
+        }
+        let status = server.status().await;
+        if status["counters"]["unloads"]["idle"] == 1 {
+            break;
+        }
+        assert!(
+            start.elapsed() < super::harness::PATIENCE,
+            "looking keeps it loaded: {status}"
+        );
+    }
+    assert_eq!(server.status().await["counters"]["loads"], 1);
+}

@@ -17,11 +17,12 @@ impl Machine {
             switch.map(|since| since + self.settings.switch_after),
             self.slots.next_end_of_rest(),
             self.shutdown,
+            self.next_hold_end(),
         ];
         let of_workers = self
             .slots
             .running()
-            .flat_map(|(_, slot)| [self.wake_of(slot), self.held_until(slot)]);
+            .flat_map(|(_, slot)| [self.wake_of(slot), self.spared_until(slot)]);
         let wakes = of_workers.chain(others).flatten();
         wakes.filter(|wake| *wake > now).min()
     }
@@ -40,9 +41,15 @@ impl Machine {
         match slot.running.as_ref().map(|worker| &worker.phase) {
             Some(Phase::Up {
                 idle_since: Some(since),
+                idle_unload,
                 draining: None,
                 ..
-            }) if !slot.keep => slot.idle_unload.map(|after| *since + after),
+            }) if !slot.keep => {
+                // What the entry says is the ceiling of what a request may wish.
+                let times = [*idle_unload, slot.idle_unload].into_iter().flatten();
+                let at = times.min().map(|after| *since + after);
+                at.map(|at| at.max(slot.held_until.unwrap_or(at)))
+            }
             _ => None,
         }
     }

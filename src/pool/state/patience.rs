@@ -58,6 +58,9 @@ impl Machine {
             Some((Phase::Loading { .. }, started)) => {
                 slot.load_time().saturating_sub(now - started)
             }
+            _ if let Some(until) = self.held_up_until(model) => {
+                until.saturating_duration_since(now)
+            }
             _ => {
                 let claim = slot.claim().map_or(now, |turn| turn.since);
                 let is_next = claim + self.settings.switch_after;

@@ -99,6 +99,9 @@ pub fn left_undone(machine: &Machine, now: Instant) -> Option<String> {
         if !can_ever_fit(machine, &model) {
             return Some(format!("{model} waits and can never fit"));
         }
+        if machine.is_held_up(&model) {
+            continue;
+        }
         let need = machine.slots[&model].need();
         let staying = running(machine)
             .filter(|(name, slot)| !is_leaving(slot) && !earmarked.contains(name))
@@ -194,7 +197,8 @@ fn fits_beside_busy(machine: &Machine, model: &str) -> bool {
     });
     let is_idle = |slot: &Slot| {
         let gate = slot.running.as_ref().and_then(|worker| worker.gate());
-        !slot.keep && gate.is_some_and(|gate| gate.leases() == 0 && !gate.is_queued())
+        let may_go = !slot.keep && slot.held_until.is_none();
+        may_go && gate.is_some_and(|gate| gate.leases() == 0 && !gate.is_queued())
     };
     let busy = running(machine).filter(|(_, slot)| !is_leaving(slot) && !is_idle(slot));
     busy.fold(wanted, |sum, (_, slot)| sum.plus(room(slot)))
@@ -204,12 +208,13 @@ fn fits_beside_busy(machine: &Machine, model: &str) -> bool {
 /// The ready models that may go, in the order in which they should.
 fn candidates(machine: &Machine, earmarked: &[String], now: Instant) -> Vec<(String, Room, bool)> {
     let mut found: Vec<_> = running(machine)
-        .filter(|(name, slot)| !slot.keep && !earmarked.contains(name) && !is_leaving(slot))
+        .filter(|(_, slot)| !slot.keep && slot.held_until.is_none())
+        .filter(|(name, slot)| !earmarked.contains(name) && !is_leaving(slot))
         .filter_map(|(name, slot)| {
             let worker = slot.running.as_ref()?;
             let gate = worker.gate()?;
-            let is_held = machine.held_until(slot).is_some_and(|until| until > now);
-            let busy = gate.leases() > 0 || gate.is_queued() || is_held;
+            let is_spared = machine.spared_until(slot).is_some_and(|until| until > now);
+            let busy = gate.leases() > 0 || gate.is_queued() || is_spared;
             let used = machine
                 .idle
                 .iter()

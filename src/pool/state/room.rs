@@ -7,7 +7,7 @@ use super::slot::{Phase, Slot, Turn};
 use super::{Effect, GRACE, Generation, Machine};
 use crate::config::Contention;
 use crate::pool::evict::{Room, victims};
-use crate::pool::residency::{Facts, held_until};
+use crate::pool::residency::{Facts, spared_until};
 use crate::pool::{Refused, UnloadReason};
 use crate::units::ByteSize;
 
@@ -25,7 +25,7 @@ pub(super) struct Prospect {
 
 /// What is held by those who are not on their way out.
 struct Holdings {
-    /// Whoever stays in any case: what loads, what is kept.
+    /// Whoever stays in any case: what loads, what is kept, what somebody holds.
     staying: Room,
     /// Whoever may go: idle ones, the least recently used first, then busy ones,
     /// the longest resident first.
@@ -179,8 +179,10 @@ impl Machine {
             let chosen: Vec<_> = chosen.iter().map(|&i| holdings.candidates[i]).collect();
             prospect.look_again();
             for victim in chosen {
+                let name = self.workers[&victim.generation].clone();
                 // An idle one that was taken in this very moment is looked at anew.
                 self.displace(victim, now, out);
+                self.remember_displaced(model, &name);
             }
             if let Some(slot) = self.slots.get_mut(model) {
                 slot.displaces = true;
@@ -251,7 +253,7 @@ impl Machine {
 
     /// Until when an idle model is kept for those who may come back to it, although
     /// others wait for a load.
-    pub(super) fn held_until(&self, slot: &Slot) -> Option<Instant> {
+    pub(super) fn spared_until(&self, slot: &Slot) -> Option<Instant> {
         let oldest = self.slots.next_due(None)?;
         let Phase::Up {
             since,
@@ -270,7 +272,7 @@ impl Machine {
             oldest,
             switch_after: self.settings.switch_after,
         };
-        held_until(self.settings.min_residency, &facts)
+        spared_until(self.settings.min_residency, &facts)
     }
 
     /// What is held by those who neither go nor are earmarked to go. With a moment,
@@ -290,12 +292,12 @@ impl Machine {
                 staying = staying.plus(worker.room());
                 continue;
             };
-            if slot.keep {
+            if slot.keep || slot.held_until.is_some() {
                 staying = staying.plus(worker.room());
                 continue;
             }
-            let is_held = |now| self.held_until(slot).is_some_and(|until| until > now);
-            let busy = gate.leases() > 0 || gate.is_queued() || now.is_some_and(is_held);
+            let is_spared = |now| self.spared_until(slot).is_some_and(|until| until > now);
+            let busy = gate.leases() > 0 || gate.is_queued() || now.is_some_and(is_spared);
             let rank = age.iter().position(|idle| *idle == model);
             let rank = rank.filter(|_| !busy).unwrap_or(usize::MAX);
             let candidate = Candidate {

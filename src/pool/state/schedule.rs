@@ -19,6 +19,7 @@ use crate::units::ByteSize;
 impl Machine {
     /// Draws the consequences.
     pub(super) fn pass(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        self.expire_holds(now);
         self.slots.settle(now);
         self.slots.end_rests(now);
         self.expire_waiters(now, out);
@@ -33,6 +34,7 @@ impl Machine {
         self.shed(now, out);
         self.reopen_what_nobody_needs(now);
         self.serve_open_gates(now, out);
+        self.bring_back(now, out);
         self.load_in_turn(now, out);
         self.slots.settle(now);
         self.slots.forget();
@@ -51,7 +53,7 @@ impl Machine {
         if draining.is_empty() {
             return;
         }
-        let others = |model: &String| !drains(&self.slots[model]);
+        let others = |model: &String| !drains(&self.slots[model]) && !self.is_held_up(model);
         if self.slots.line_by_age().any(others) {
             return;
         }
@@ -121,6 +123,8 @@ impl Machine {
             }
             if let Err(refused) = self.can_ever_fit(&model) {
                 self.give_up(&model, refused, out);
+            } else if self.is_held_up(&model) {
+                // Room that it cannot have yet is not kept free for it.
             } else if self.make_room(&model, here.is_due(), &mut prospect, now, out) {
                 self.start(&model, now, out);
                 prospect.look_again();

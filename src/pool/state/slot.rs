@@ -53,6 +53,8 @@ pub(super) struct Slot {
     /// When its worker was told to end, and how long the last one took.
     pub ending_since: Option<Instant>,
     pub unload_time: Option<Duration>,
+    /// Until when residency leases hold it.
+    pub held_until: Option<Instant>,
     /// Its place in the indexes.
     pub marks: Marks,
 }
@@ -92,6 +94,8 @@ pub(super) enum Phase {
         ready: Arc<Ready>,
         since: Instant,
         idle_since: Option<Instant>,
+        /// How long it is to stay idle, as whoever used it last wishes.
+        idle_unload: Option<Duration>,
         /// A last lease was given back while it lived.
         served: bool,
         draining: Option<UnloadReason>,
@@ -123,6 +127,7 @@ impl Slot {
             left_idle: None,
             ending_since: None,
             unload_time: None,
+            held_until: None,
             marks: Marks::default(),
         }
     }

@@ -59,8 +59,8 @@ impl Waiting {
         if patience != self.patience {
             self.patience = patience;
             self.due_up_to = 0;
-            for class in 0..3 {
-                self.young[class] += std::mem::take(&mut self.due[class]);
+            for (young, due) in self.young.iter_mut().zip(&mut self.due) {
+                *young += std::mem::take(due);
             }
         }
         let young = (Excluded(self.due_up_to), Unbounded);
@@ -84,6 +84,12 @@ impl Waiting {
     /// Whoever has waited longest, and since when.
     pub fn oldest(&self) -> Option<(Instant, WaiterId)> {
         self.by_age.first_key_value().map(|(_, oldest)| *oldest)
+    }
+
+    /// The model for which somebody waits.
+    #[cfg(test)]
+    pub fn model_of(&self, waiter: WaiterId) -> Option<&str> {
+        self.places.get(&waiter).map(|place| place.model.as_str())
     }
 
     /// All of them.

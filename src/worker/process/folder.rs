@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn dead_runs_are_swept_and_living_strangers_are_not() {
+    fn f21_dead_runs_are_swept_and_living_strangers_are_not() {
         let parent = tempfile::tempdir().expect("a folder");
         let dead = parent.path().join("roundhouse-0000dead");
         fs::create_dir(&dead).expect("made");

@@ -155,7 +155,7 @@ async fn answered(response: Response<Incoming>) -> Answered {
 }
 
 #[tokio::test]
-async fn only_the_holder_of_the_secret_is_answered() {
+async fn f08_only_the_holder_of_the_secret_is_answered() {
     let worker = Worker::start(json!({}));
     for secrets in [&[][..], &["wrong"], &["open sesame!"], &[SECRET, SECRET]] {
         for path in ["/health", "/status", "/elsewhere"] {

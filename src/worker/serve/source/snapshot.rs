@@ -4,6 +4,7 @@
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -15,8 +16,8 @@ use crate::engine::mlx;
 use crate::engine::template::ChatTemplate;
 use crate::engine::thread::{Ended, Engine, Settings};
 use crate::engine::tokenizer::{TextError, Tokenizer};
-use crate::worker::WorkerArgs;
 use crate::worker::serve::request::Chat;
+use crate::worker::{LoadPhases, WorkerArgs};
 
 /// The file with what the snapshot says about choosing tokens.
 const GENERATION: &str = "generation_config.json";
@@ -35,7 +36,7 @@ struct Snapshot {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn load(args: &WorkerArgs) -> Result<(Source, Ended), EngineError> {
+pub fn load(args: &WorkerArgs) -> Result<(Source, Ended, LoadPhases), EngineError> {
     let dir = args.model_dir.clone();
     let load = mlx::Settings {
         context: Some(args.context),
@@ -45,7 +46,11 @@ pub fn load(args: &WorkerArgs) -> Result<(Source, Ended), EngineError> {
         let dir = dir.clone();
         std::thread::Builder::new()
             .name("tokenizer".to_owned())
-            .spawn(move || Ok::<_, EngineError>((Snapshot::load(&dir)?, defaults(&dir)?)))
+            .spawn(move || {
+                let began = Instant::now();
+                let texts = (Snapshot::load(&dir)?, defaults(&dir)?);
+                Ok::<_, EngineError>((texts, began.elapsed()))
+            })
             .map_err(|error| EngineError::Device(error.to_string()))?
     };
     let network = Engine::start(settings(args), move || mlx::load(&dir, &load));
@@ -53,10 +58,18 @@ pub fn load(args: &WorkerArgs) -> Result<(Source, Ended), EngineError> {
         .join()
         .map_err(|_| EngineError::Unsupported("its tokenizer cannot be read".to_owned()))?;
     // The text's failure comes first: it is the more telling one of a broken snapshot.
-    let (snapshot, defaults) = texts?;
+    let ((snapshot, defaults), text) = texts?;
     let (engine, ended) = network?;
+    let times = engine.facts().load_times;
+    let in_ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let phases = LoadPhases {
+        device_ms: in_ms(times.device),
+        map_ms: in_ms(times.map),
+        evaluate_ms: in_ms(times.evaluate),
+        text_ms: in_ms(text),
+    };
     let source = Source::new(engine, Arc::new(snapshot), defaults, args.context);
-    Ok((source, ended))
+    Ok((source, ended, phases))
 }
 
 /// What the engine thread has to keep to, from the worker's command line.

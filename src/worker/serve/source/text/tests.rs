@@ -8,7 +8,7 @@ use serde_json::json;
 use super::*;
 use crate::api::fields::Endpoint;
 use crate::engine::thread::Settings;
-use crate::engine::{EngineError, Finish, Network};
+use crate::engine::{EngineError, Finish, LoadTimes, Network};
 use crate::worker::serve::body::Event;
 use crate::worker::serve::request::read;
 
@@ -68,6 +68,10 @@ impl Network for NextByte {
 
     fn device(&self) -> (&'static str, &'static str) {
         ("cpu", "float32")
+    }
+
+    fn load_times(&self) -> LoadTimes {
+        LoadTimes::default()
     }
 }
 

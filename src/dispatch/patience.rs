@@ -1,0 +1,57 @@
+//! Waiting for an engine or a client no longer than a limit. A limit that is noticed
+//! late says that the router itself stood still (it was stopped, or its machine was
+//! frozen), and nobody is cut off for that: the wait begins anew.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+/// How late a limit is noticed when it was the router that stood still.
+const LATE: Duration = Duration::from_millis(100);
+
+/// Nothing came within the limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLate;
+
+/// Waits for `what` for as long as `limit`, in which the router was running.
+pub async fn within<F: Future>(limit: Duration, what: F) -> Result<F::Output, TooLate> {
+    let mut what = std::pin::pin!(what);
+    loop {
+        let deadline = Instant::now() + limit;
+        match timeout_at(deadline, what.as_mut()).await {
+            Ok(came) => return Ok(came),
+            Err(_) if Instant::now() >= deadline + LATE => {}
+            Err(_) => return Err(TooLate),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_come_is_waited_for_as_long_as_the_limit() {
+        let start = Instant::now();
+        let never = std::future::pending::<()>();
+        assert_eq!(within(LIMIT, never).await, Err(TooLate));
+        assert!(start.elapsed() < LIMIT + LATE);
+        let soon = tokio::time::sleep(LIMIT / 2);
+        assert_eq!(within(LIMIT, soon).await, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn f28_what_comes_after_the_router_stood_still_is_in_time() {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let stands_still = async {
+            // The clock goes on while nothing else does.
+            tokio::time::advance(LIMIT * 60).await;
+            tokio::time::sleep(LIMIT / 2).await;
+            sender.send(1)
+        };
+        let (came, sent) = tokio::join!(within(LIMIT, receiver), stands_still);
+        assert_eq!((came, sent), (Ok(Ok(1)), Ok(())));
+    }
+}
