@@ -54,20 +54,19 @@ impl Launch for Instantly {
         report: impl Fn(Report) + Send + 'static,
         mut stop: watch::Receiver<Option<Duration>>,
     ) -> impl Future<Output = String> + Send + 'static {
+        let ready = Ready {
+            version: String::new(),
+            bytes_held: plan.memory.0,
+            device: "none".to_owned(),
+            compute: "none".to_owned(),
+            context: plan.context,
+            load_ms: 0,
+            phases: LoadPhases::default(),
+        };
         async move {
             report(Report::Spawned { pid: 1 });
-            report(Report::Ready {
-                ready: Ready {
-                    version: String::new(),
-                    bytes_held: plan.memory.0,
-                    device: "none".to_owned(),
-                    compute: "none".to_owned(),
-                    context: plan.context,
-                    load_ms: 0,
-                    phases: LoadPhases::default(),
-                },
-                client: Client::new("/nonexistent".as_ref(), "secret").unwrap(),
-            });
+            let client = Client::new("/nonexistent".as_ref(), "secret").unwrap();
+            report(Report::Ready { ready, client });
             drop(stop.wait_for(Option::is_some).await);
             "left".to_owned()
         }
