@@ -82,7 +82,7 @@ bench-engine: demo
 bench-swap: demo
 	python3 benches/engine/swap.py $(ARGS)
 
-# What a lease and a decision of the pool cost; docs/BENCHMARKS.md has the figures.
+# What a lease and a decision of the pool cost; see docs/BENCHMARKS.md.
 bench-pool:
 	$(CARGO) bench --locked --no-default-features --features tls --bench pool
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use roundhouse::config::{Compute, Contention};
+use roundhouse::config::{Compute, Contention, MinResidency};
 use roundhouse::pool::{CallerId, Lease, Pool, Refused, Resident, Settings, Terms};
 use roundhouse::shutdown::Tasks;
 use roundhouse::units::ByteSize;
@@ -102,6 +102,7 @@ fn settings() -> Settings {
         budget: ByteSize(1_000 * LOADED as u64),
         max_models: None,
         switch_after: Duration::from_secs(3_600),
+        min_residency: MinResidency::Auto,
         queue: QUEUED + 1,
         queue_per_caller: QUEUED + 1,
         queue_timeout: Duration::from_secs(7_200),

@@ -182,6 +182,8 @@ pub struct Pool {
     pub idle_unload: Option<Duration>,
     /// `pool.switch_after`: when the oldest waiter's model is next.
     pub switch_after: Duration,
+    /// `pool.min_residency`: how long an idle model is kept although others wait.
+    pub min_residency: MinResidency,
     /// `pool.queue`: waiting requests per model.
     pub queue: usize,
     /// `pool.queue_per_caller`: those of one caller among them; nothing means seven
@@ -204,6 +206,17 @@ impl Pool {
         let usual = self.queue - self.queue / 8;
         self.queue_per_caller.unwrap_or(usual)
     }
+}
+
+/// How long an idle model is kept although requests for others wait for its room;
+/// never longer than `pool.switch_after` allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MinResidency {
+    /// For the moments in which it is used again, if that is known to save a swap.
+    #[default]
+    Auto,
+    /// For so long since it was ready.
+    For(Duration),
 }
 
 /// What becomes of a request for whose model only busy ones could make room.

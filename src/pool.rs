@@ -9,6 +9,7 @@ pub mod forecast;
 pub mod gate;
 pub mod lease;
 pub mod ledger;
+pub mod residency;
 pub mod state;
 pub mod swaps;
 pub mod task;
@@ -20,7 +21,7 @@ use std::str::FromStr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use crate::config::Contention;
+use crate::config::{Contention, MinResidency};
 use crate::units::ByteSize;
 use crate::worker::LoadPlan;
 
@@ -39,6 +40,8 @@ pub struct Settings {
     /// `pool.switch_after`: when a waiter has waited this long, busy models are
     /// drained to make room for its model.
     pub switch_after: Duration,
+    /// `pool.min_residency`: how long an idle model is kept although others wait.
+    pub min_residency: MinResidency,
     /// `pool.queue`: the most waiting requests of one model.
     pub queue: usize,
     /// `pool.queue_per_caller`: the most waiting requests of one caller among these.

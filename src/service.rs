@@ -189,6 +189,7 @@ pub fn pool_settings(snapshot: &Snapshot) -> crate::pool::Settings {
         budget: snapshot.budget,
         max_models: pool.max_models,
         switch_after: pool.switch_after,
+        min_residency: pool.min_residency,
         queue: pool.queue,
         queue_per_caller: pool.places_per_caller(),
         queue_timeout: pool.queue_timeout,

@@ -238,3 +238,30 @@ fn who_gets_in_sees_what_was_done_before() {
         request.join().expect("no panic");
     });
 }
+
+/// All leases are out, and the owner lets a request queue while one comes back and
+/// somebody else tries to get in before it.
+#[test]
+fn who_queues_is_let_in_and_nobody_overtakes() {
+    loom::model(|| {
+        let gate = Gate::new(true, 1, 1);
+        let (owner, inbox) = channel();
+        let lease = {
+            let (gate, owner) = (gate.clone(), owner.clone());
+            thread::spawn(move || {
+                if gate.give_back() {
+                    owner.send(()).expect("the owner listens");
+                }
+            })
+        };
+        gate.queue(true);
+        assert!(!gate.take(), "somebody queues");
+        while !gate.admit() {
+            inbox.recv().expect("what comes back is told");
+        }
+        gate.queue(false);
+        lease.join().expect("no panic");
+        assert_eq!(gate.leases(), 1);
+        assert!(!gate.take(), "there is but one");
+    });
+}

@@ -10,7 +10,8 @@ use serde_json::{Map, Value, json};
 
 use crate::access::keys::{KeyClass, Keys};
 use crate::config::{
-    Alias, Amount, Budget, Config, Contention, Entry, Limits, Listen, Pattern, Pool, Server, Source,
+    Alias, Amount, Budget, Config, Contention, Entry, Limits, Listen, MinResidency, Pattern, Pool,
+    Server, Source,
 };
 use crate::service::Service;
 
@@ -65,6 +66,10 @@ fn pool(pool: &Pool) -> Value {
         "max_models": pool.max_models.map_or(json!("unlimited"), |most| json!(most)),
         "idle_unload": never_or(pool.idle_unload),
         "switch_after": duration(pool.switch_after),
+        "min_residency": match pool.min_residency {
+            MinResidency::Auto => json!("auto"),
+            MinResidency::For(time) => json!(duration(time)),
+        },
         "queue": pool.queue,
         "queue_per_caller": pool.places_per_caller(),
         "queue_timeout": duration(pool.queue_timeout),

@@ -6,7 +6,9 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Budget, Config, Contention, Counts, Heartbeat, Limits, Listen, Pool, Server};
+use super::{
+    Budget, Config, Contention, Counts, Heartbeat, Limits, Listen, MinResidency, Pool, Server,
+};
 use crate::units::ByteSize;
 
 /// The inference port.
@@ -131,6 +133,7 @@ impl Pool {
             max_models: None,
             idle_unload: Some(Duration::from_secs(900)),
             switch_after: Duration::from_secs(30),
+            min_residency: MinResidency::Auto,
             queue: 64,
             queue_per_caller: None,
             queue_timeout: Duration::from_secs(600),

@@ -116,6 +116,7 @@ impl Walker<'_> {
                 "max_models" => set(&mut pool.max_models, self.number_or_unlimited(at)),
                 "idle_unload" => set(&mut pool.idle_unload, self.duration_or_never(at)),
                 "switch_after" => set(&mut pool.switch_after, self.duration(at, Zero::Fits)),
+                "min_residency" => set(&mut pool.min_residency, self.min_residency(at)),
                 "queue" => set(&mut pool.queue, self.number(at, Span::COUNT)),
                 "queue_per_caller" => {
                     pool.queue_per_caller = self.number(at, Span::COUNT);

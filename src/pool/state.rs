@@ -13,7 +13,9 @@ mod expire;
 mod forecast;
 mod handle;
 mod hold;
+mod index;
 mod memory;
+mod patience;
 mod progress;
 mod queue;
 mod rollback;
@@ -362,6 +364,8 @@ pub struct Machine {
     preloading: BTreeSet<String>,
     /// When leases are revoked; set when the server goes down.
     shutdown: Option<Instant>,
+    /// The moment of the event that is taken in.
+    now: Instant,
     last_generation: Generation,
     last_turn: u64,
     counters: Counters,
@@ -392,6 +396,7 @@ impl Machine {
             unlisted: HashSet::new(),
             preloading: BTreeSet::new(),
             shutdown: None,
+            now,
             last_generation: 0,
             last_turn: 0,
             counters: Counters::default(),
@@ -433,6 +438,7 @@ impl Machine {
     pub fn on(&mut self, event: Event, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
         let out = &mut effects;
+        self.now = now;
         match event {
             Event::Acquire {
                 waiter,
@@ -532,6 +538,8 @@ fn back_off(in_a_row: u32) -> Duration {
 
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod reference;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -30,6 +30,7 @@ const PURE: &[&str] = &[
     "pool/evict.rs",
     "pool/eta.rs",
     "pool/ledger.rs",
+    "pool/residency.rs",
     "simulate",
     "dispatch/peek.rs",
     "dispatch/relay.rs",

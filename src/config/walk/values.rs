@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{At, Walker};
 use crate::config::file::{Node, Value};
 use crate::config::problem::Problem;
-use crate::config::{Amount, Budget, Contention, Heartbeat, Listen, Pattern};
+use crate::config::{Amount, Budget, Contention, Heartbeat, Listen, MinResidency, Pattern};
 use crate::model::id::Name;
 use crate::units::{ByteSize, UnitError, parse_duration};
 
@@ -165,6 +165,15 @@ impl Walker<'_> {
         self.read(at, expected, |text| match text {
             "never" => Ok(None),
             _ => duration(text, expected).map(Some),
+        })
+    }
+
+    /// A duration, or `auto`.
+    pub fn min_residency(&mut self, at: At) -> Option<MinResidency> {
+        let expected = "auto, or a duration such as 20s";
+        self.read(at, expected, |text| match text {
+            "auto" => Ok(MinResidency::Auto),
+            _ => duration(text, expected).map(MinResidency::For),
         })
     }
 

@@ -282,9 +282,19 @@ impl Machine {
         out: &mut Vec<Effect>,
     ) {
         self.idle.pop(model);
-        let slot = self.slots.get_mut(model);
-        if let Some(worker) = slot.and_then(|slot| slot.running.as_mut()) {
+        let now = self.now;
+        let Some(slot) = self.slots.get_mut(model) else {
+            return;
+        };
+        if let Some(worker) = &mut slot.running {
             worker.holding.has_served |= matches!(worker.phase, Phase::Up { served: true, .. });
+            slot.ending_since = Some(now);
+            slot.left_idle = match &worker.phase {
+                Phase::Up { idle_since, .. } if reason == Some(UnloadReason::Evicted) => {
+                    *idle_since
+                }
+                _ => None,
+            };
             worker.phase = Phase::Stopping { reason };
             out.push(Effect::Stop {
                 generation: worker.generation,

@@ -19,7 +19,10 @@ impl Machine {
             self.shutdown,
             self.next_hold_end(),
         ];
-        let of_workers = self.slots.running().map(|(_, slot)| self.wake_of(slot));
+        let of_workers = self
+            .slots
+            .running()
+            .flat_map(|(_, slot)| [self.wake_of(slot), self.spared_until(slot)]);
         let wakes = of_workers.chain(others).flatten();
         wakes.filter(|wake| *wake > now).min()
     }

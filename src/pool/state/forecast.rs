@@ -145,7 +145,7 @@ impl Machine {
             _ => {}
         }
         let ahead = self.ahead(model, terms, now);
-        let outlook = self.room_for(&ahead, slot.need());
+        let outlook = self.room_for(&ahead, slot.need(), now);
         let course = match outlook.going.iter().any(|(_, _, busy)| *busy) {
             _ if outlook.is_free => Course::Load,
             false if !outlook.going.is_empty() => Course::Evict,

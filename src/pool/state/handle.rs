@@ -101,6 +101,7 @@ impl Machine {
         self.waiting.age(self.settings.switch_after, now);
         let position = self.waiting.before(priority);
         if let Some(slot) = self.slots.get_mut(model) {
+            slot.missed(now);
             slot.waiters.push(Waiter {
                 id: waiter,
                 turn,
@@ -327,6 +328,9 @@ impl Machine {
         let Some(worker) = slot.running.take() else {
             return;
         };
+        if let Some(since) = slot.ending_since.take() {
+            slot.unload_time = Some(now - since);
+        }
         self.workers.remove(&generation);
         self.idle.pop(&model);
         let for_memory = self.learn_from_end(&model, &worker, now);
@@ -444,6 +448,7 @@ impl Machine {
             Some(reason) => {
                 let reason = *reason;
                 if let Some(vacant) = gate.vacant() {
+                    *idle_since = Some(now);
                     self.retire(&model, vacant, reason, out);
                 }
             }

@@ -1,16 +1,20 @@
 //! Random sequences of everything that can happen. What must always hold is
 //! checked by the world after every single event: the budget is kept, counting
 //! what loads and what is not yet reaped; a model has one worker at a time; what
-//! is in use or kept is no victim; each waiter is answered once. And when things
-//! come to an end, nobody waits any more.
+//! is in use or kept is no victim; each waiter is answered once. Every request is
+//! told what the reference says, and nothing is left undone that the reference would
+//! have done; the indexes are those of a recount. And when things come to an end,
+//! nobody waits any more.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use proptest::test_runner::{RngSeed, TestCaseError, TestRunner};
 
 use super::Event;
 use super::world::{World, resident, settings};
-use crate::config::Contention;
+use crate::config::{Contention, MinResidency};
 use crate::pool::{CallerId, ModelState, Priority, Resident, Terms, UnloadMode};
 use crate::units::ByteSize;
 
@@ -67,6 +71,11 @@ fn contention() -> impl Strategy<Value = Contention> {
     ]
 }
 
+fn residency() -> impl Strategy<Value = MinResidency> {
+    let time = (0..90u64).prop_map(|time| MinResidency::For(Duration::from_secs(time)));
+    prop_oneof![3 => Just(MinResidency::Auto), 1 => time]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let mode = prop_oneof![
         Just(UnloadMode::Idle),
@@ -100,15 +109,19 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// Five models of some sizes, some kept or preloaded or timed.
 fn models() -> impl Strategy<Value = Vec<Resident>> {
-    let one = (1..9u64, 0..6u8, prop::option::of(1..300u64));
+    let one = (1..9u64, 0..6u8, prop::option::of(1..300u64), 1..5u32);
     prop::collection::vec(one, MODELS.len()).prop_map(|all| {
         let residents = all.into_iter().zip(MODELS);
         residents
-            .map(|((size, role, idle), name)| Resident {
-                keep: role == 0,
-                preload: role == 1,
-                idle_unload: idle.map(Duration::from_secs),
-                ..resident(name, size)
+            .map(|((size, role, idle, parallel), name)| {
+                let mut resident = resident(name, size);
+                Arc::make_mut(&mut resident.plan).parallel = parallel;
+                Resident {
+                    keep: role == 0,
+                    preload: role == 1,
+                    idle_unload: idle.map(Duration::from_secs),
+                    ..resident
+                }
             })
             .collect()
     })
@@ -237,8 +250,14 @@ fn come_to_rest(world: &mut World) {
     }
 }
 
-fn check(models: Vec<Resident>, places: Option<usize>, contention: Contention, steps: &[Step]) {
+fn check(
+    models: Vec<Resident>,
+    places: Option<usize>,
+    (contention, residency): (Contention, MinResidency),
+    steps: &[Step],
+) {
     let mut limits = settings(BUDGET);
+    limits.min_residency = residency;
     limits.contention = contention;
     limits.max_models = places;
     limits.queue = 6;
@@ -266,30 +285,50 @@ fn check(models: Vec<Resident>, places: Option<usize>, contention: Contention, s
     assert!(world.machine.is_over());
 }
 
-/// Enough for every build; `PROPTEST_CASES` asks for more.
-fn cases() -> ProptestConfig {
+/// Holds a property against random input: by default in so many cases, and
+/// `PROPTEST_CASES` asks for more, of which this takes its share. A failure prints
+/// the input that it was shrunk to and a seed; with that in `PROPTEST_RNG_SEED` it
+/// comes again.
+pub(super) fn hold<S: Strategy>(
+    cases: u32,
+    input: S,
+    property: impl Fn(S::Value) -> Result<(), TestCaseError>,
+) {
     let asked = ProptestConfig::default();
-    ProptestConfig {
+    let seed = match asked.rng_seed {
+        RngSeed::Fixed(seed) => seed,
+        RngSeed::Random => rand::random(),
+    };
+    let mut runner = TestRunner::new(ProptestConfig {
         cases: match std::env::var_os("PROPTEST_CASES") {
-            Some(_) => asked.cases,
-            None => 2_000,
+            Some(_) => (asked.cases / (CASES / cases)).max(1),
+            None => cases,
         },
+        rng_seed: RngSeed::Fixed(seed),
         // A failure that was found becomes a named test, not a file of seeds.
         failure_persistence: None,
         ..asked
+    });
+    if let Err(error) = runner.run(&input, property) {
+        panic!("PROPTEST_RNG_SEED={seed}: {error}");
     }
 }
 
-proptest! {
-    #![proptest_config(cases())]
+/// Enough sequences for every build.
+const CASES: u32 = 1_000;
 
-    #[test]
-    fn r20_whatever_happens_the_promises_hold(
-        models in models(),
-        places in prop::option::of(1..4usize),
-        contention in contention(),
-        steps in prop::collection::vec(step(), 0..120),
-    ) {
-        check(models, places, contention, &steps);
-    }
+/// sequences of requests, ends, crashes, limits, unloads and edits, against the
+/// invariants and the reference.
+#[test]
+fn r20_whatever_happens_the_promises_hold() {
+    let input = (
+        models(),
+        prop::option::of(1..4usize),
+        (contention(), residency()),
+        prop::collection::vec(step(), 0..120),
+    );
+    hold(CASES, input, |(models, places, policies, steps)| {
+        check(models, places, policies, &steps);
+        Ok(())
+    });
 }

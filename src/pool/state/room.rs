@@ -3,10 +3,11 @@
 
 use std::time::Instant;
 
-use super::slot::{Phase, Turn};
+use super::slot::{Phase, Slot, Turn};
 use super::{Effect, GRACE, Generation, Machine};
 use crate::config::Contention;
 use crate::pool::evict::{Room, victims};
+use crate::pool::residency::{Facts, spared_until};
 use crate::pool::{Refused, UnloadReason};
 use crate::units::ByteSize;
 
@@ -123,7 +124,7 @@ impl Machine {
             Some(_) => self.slots.claimed(),
             None => self.slots.claimed().plus(slot.need()),
         };
-        let holdings = self.holdings(&[]);
+        let holdings = self.holdings(&[], None);
         let missing = holdings.sum().plus(need).less(self.limit());
         missing == Room::default() || victims(missing, &holdings.rooms(true)).is_some()
     }
@@ -135,7 +136,7 @@ impl Machine {
         if self.slots.books().fits(self.limit()) {
             return;
         }
-        let holdings = self.holdings(&[]);
+        let holdings = self.holdings(&[], None);
         let missing = holdings.sum().less(self.limit());
         if missing == Room::default() {
             return;
@@ -166,7 +167,7 @@ impl Machine {
         loop {
             self.slots.settle(now);
             let promised = prospect.promised;
-            let holdings = self.seen(prospect);
+            let holdings = self.seen(prospect, now);
             let missing = holdings.sum().plus(promised).plus(need).less(self.limit());
             if missing == Room::default() {
                 let slot = &self.slots[model];
@@ -200,15 +201,15 @@ impl Machine {
 
     /// What would be found by somebody who needs so much and stands behind others with
     /// these needs. Changes nothing.
-    pub(super) fn room_for(&self, ahead: &[Room], need: Room) -> Outlook {
+    pub(super) fn room_for(&self, ahead: &[Room], need: Room, now: Instant) -> Outlook {
         let mut prospect = Prospect::default();
         for other in ahead {
-            let (_, chosen) = self.choice(*other, &mut prospect);
+            let (_, chosen) = self.choice(*other, &mut prospect, now);
             prospect.earmark(&chosen);
             prospect.promise(*other);
         }
-        let (fits, chosen) = self.choice(need, &mut prospect);
-        let candidates = &self.seen(&mut prospect).candidates;
+        let (fits, chosen) = self.choice(need, &mut prospect, now);
+        let candidates = &self.seen(&mut prospect, now).candidates;
         let going = chosen.iter().map(|&index| &candidates[index]);
         Outlook {
             is_free: fits && self.slots.books().plus(need).fits(self.limit()),
@@ -220,9 +221,9 @@ impl Machine {
 
     /// Whether so much fits beside what stays and what is promised, and which
     /// candidates would have to go if it does not.
-    fn choice(&self, need: Room, prospect: &mut Prospect) -> (bool, Vec<usize>) {
+    fn choice(&self, need: Room, prospect: &mut Prospect, now: Instant) -> (bool, Vec<usize>) {
         let promised = prospect.promised;
-        let holdings = self.seen(prospect);
+        let holdings = self.seen(prospect, now);
         let missing = holdings.sum().plus(promised).plus(need).less(self.limit());
         if missing == Room::default() {
             return (true, Vec::new());
@@ -235,10 +236,15 @@ impl Machine {
     /// Whether nothing can come of asking whoever is next in the line, nor anybody
     /// behind him: what stays and what is promised leave no room, whoever goes; or
     /// nothing is free and nobody may go.
-    pub(super) fn is_over_for_all(&self, may_drain: bool, prospect: &mut Prospect) -> bool {
+    pub(super) fn is_over_for_all(
+        &self,
+        may_drain: bool,
+        prospect: &mut Prospect,
+        now: Instant,
+    ) -> bool {
         let promised = prospect.promised;
         let least = self.slots.least_need();
-        let holdings = self.seen(prospect);
+        let holdings = self.seen(prospect, now);
         if !holdings
             .staying
             .plus(promised)
@@ -291,15 +297,39 @@ impl Machine {
     }
 
     /// What the machine holds, without what is earmarked.
-    fn seen<'p>(&self, prospect: &'p mut Prospect) -> &'p Holdings {
+    fn seen<'p>(&self, prospect: &'p mut Prospect, now: Instant) -> &'p Holdings {
         let earmarked = &prospect.earmarked;
-        prospect
-            .seen
-            .get_or_insert_with(|| self.holdings(earmarked))
+        let look = || self.holdings(earmarked, Some(now));
+        prospect.seen.get_or_insert_with(look)
     }
 
-    /// What is held by those who neither go nor are earmarked to go.
-    fn holdings(&self, earmarked: &[Generation]) -> Holdings {
+    /// Until when an idle model is kept for those who may come back to it, although
+    /// others wait for a load.
+    pub(super) fn spared_until(&self, slot: &Slot) -> Option<Instant> {
+        let oldest = self.slots.next_due(None)?;
+        let Phase::Up {
+            since,
+            idle_since: Some(idle_since),
+            draining: None,
+            ..
+        } = slot.running.as_ref()?.phase
+        else {
+            return None;
+        };
+        let facts = Facts {
+            ready_since: since,
+            idle_since,
+            pause: slot.pause,
+            swap: slot.swap_time(),
+            oldest,
+            switch_after: self.settings.switch_after,
+        };
+        spared_until(self.settings.min_residency, &facts)
+    }
+
+    /// What is held by those who neither go nor are earmarked to go. With a moment,
+    /// idle ones that are kept for who may come back count as busy.
+    fn holdings(&self, earmarked: &[Generation], now: Option<Instant>) -> Holdings {
         let age: Vec<&String> = self.idle.iter().rev().map(|(model, ())| model).collect();
         let mut staying = Room::default();
         let mut found = Vec::new();
@@ -318,7 +348,8 @@ impl Machine {
                 staying = staying.plus(worker.room());
                 continue;
             }
-            let busy = gate.leases() > 0 || gate.is_queued();
+            let is_spared = |now| self.spared_until(slot).is_some_and(|until| until > now);
+            let busy = gate.leases() > 0 || gate.is_queued() || now.is_some_and(is_spared);
             let rank = age.iter().position(|idle| *idle == model);
             let rank = rank.filter(|_| !busy).unwrap_or(usize::MAX);
             let candidate = Candidate {

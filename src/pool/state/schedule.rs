@@ -7,7 +7,7 @@
 //! behind it in the line may overtake it only into room that it will not need; the
 //! asking ends where what is promised leaves no room. `room` has the arithmetic.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::memory::Holding;
 use super::queue::Waiter;
@@ -16,9 +16,6 @@ use super::slot::{Phase, Slot, Worker};
 use super::{Effect, Generation, Machine};
 use crate::pool::{Refused, UnloadReason};
 use crate::units::ByteSize;
-
-/// The longest `retry_after` that is ever told.
-const LONGEST_RETRY: Duration = Duration::from_secs(120);
 
 impl Machine {
     /// Draws the consequences.
@@ -43,25 +40,6 @@ impl Machine {
         self.load_in_turn(now, out);
         self.slots.settle(now);
         self.slots.forget();
-    }
-
-    /// When trying again may help somebody for whom the queue has no room.
-    pub(super) fn patience(&self, model: &str, now: Instant) -> Duration {
-        let slot = self.slots.get(model);
-        let worker = slot.and_then(|slot| slot.running.as_ref());
-        let estimate = match worker {
-            Some(worker) if matches!(worker.phase, Phase::Loading { .. }) => slot
-                .and_then(|slot| slot.load_times.back())
-                .map_or(Duration::ZERO, |took| {
-                    took.saturating_sub(now - worker.started)
-                }),
-            _ => self
-                .held_up_until(model)
-                .map_or(self.settings.switch_after, |until| {
-                    until.saturating_duration_since(now)
-                }),
-        };
-        estimate.clamp(Duration::from_secs(1), LONGEST_RETRY)
     }
 
     /// Whoever came at this moment or before has waited `switch_after`: first those
@@ -111,11 +89,13 @@ impl Machine {
             let Some(gate) = worker.gate().filter(|gate| gate.is_open()) else {
                 continue;
             };
+            let mut let_in = 0;
             loop {
                 while !slot.waiters.is_empty() && gate.admit() {
                     if let Some(waiter) = slot.waiters.pop(due) {
                         self.waiting.remove(waiter.id);
                         out.push(grant(&waiter, worker.generation, now));
+                        let_in += 1;
                     }
                 }
                 let is_queued = !slot.waiters.is_empty();
@@ -123,6 +103,10 @@ impl Machine {
                 if gate.queue(is_queued) || !is_queued {
                     break;
                 }
+            }
+            slot.pace.let_in(let_in, now);
+            if slot.waiters.is_empty() {
+                slot.pace.rest();
             }
         }
     }
@@ -137,7 +121,7 @@ impl Machine {
         while let Some((here, model)) = self.slots.next_in_line(place, due) {
             let model = model.clone();
             place = Some(here);
-            if self.is_over_for_all(here.is_due(), &mut prospect) {
+            if self.is_over_for_all(here.is_due(), &mut prospect, now) {
                 break;
             }
             if let Err(refused) = self.can_ever_fit(&model) {

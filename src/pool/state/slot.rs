@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::memory::{Holding, Outlook};
+use super::patience::Pace;
 use super::queue::Queue;
 use super::slots::Marks;
 use super::{Generation, ReplyId};
 use crate::engine::progress::Progress;
 use crate::pool::evict::Room;
 use crate::pool::gate::Gate;
+use crate::pool::residency;
 use crate::pool::view::LastFailure;
 use crate::pool::{ModelState, Priority, Resident, UnloadReason};
 use crate::units::ByteSize;
@@ -44,6 +46,15 @@ pub(super) struct Slot {
     pub load_times: VecDeque<Duration>,
     /// Another model had to go for the load that comes.
     pub displaces: bool,
+    /// How fast its queue moves.
+    pub pace: Pace,
+    /// How long it lay idle before it was asked for again in vain; see `residency`.
+    pub pause: Option<Duration>,
+    /// Since when it was idle when it had to go for another model.
+    pub left_idle: Option<Instant>,
+    /// When its worker was told to end, and how long the last one took.
+    pub ending_since: Option<Instant>,
+    pub unload_time: Option<Duration>,
     /// Until when residency leases hold it.
     pub held_until: Option<Instant>,
     /// Its place in the indexes.
@@ -117,6 +128,11 @@ impl Slot {
             outlook: Outlook::default(),
             load_times: VecDeque::new(),
             displaces: false,
+            pace: Pace::default(),
+            pause: None,
+            left_idle: None,
+            ending_since: None,
+            unload_time: None,
             held_until: None,
             marks: Marks::default(),
         }
@@ -196,6 +212,19 @@ impl Slot {
     /// Whether nothing is left to remember.
     pub fn is_forgettable(&self) -> bool {
         !self.listed && self.running.is_none() && self.waiters.is_empty()
+    }
+
+    /// What it costs to let it go and bring it back, as it was last.
+    pub fn swap_time(&self) -> Option<Duration> {
+        let load = self.load_times.back()?;
+        Some(*load + self.unload_time.unwrap_or_default())
+    }
+
+    /// Somebody asks for it; if it had to go, the pause is known now.
+    pub fn missed(&mut self, now: Instant) {
+        if let Some(since) = self.left_idle.take() {
+            self.pause = residency::remember(self.pause, now - since, self.swap_time());
+        }
     }
 
     /// Remembers how long a load took.

@@ -4,12 +4,12 @@
 //! [`Slots::settle`] then brings the indexes up to date with those that were
 //! noted. So an event costs what it changes, however many models there are.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound::{Excluded, Included, Unbounded};
-use std::ops::Index as At;
 use std::time::Instant;
 
-use super::slot::{Slot, Turn};
+use super::index::{Entry, Index};
+use super::slot::Slot;
 use crate::pool::Priority;
 use crate::pool::evict::Room;
 
@@ -32,56 +32,6 @@ pub(super) struct Marks {
     is_stale: bool,
 }
 
-/// What the indexes hold of one model.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Entry {
-    /// What its worker takes.
-    running: Option<Room>,
-    /// It is to be loaded, and no worker comes up for it.
-    claim: Option<Claim>,
-    /// Until when a failure keeps it out of the line.
-    rests_until: Option<Instant>,
-    /// What it takes, or will, for good.
-    kept: Option<Room>,
-    is_forgettable: bool,
-}
-
-/// A claim on a load.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Claim {
-    turn: Turn,
-    class: Priority,
-    need: Room,
-}
-
-/// A sum that comes back to nothing when everything is taken out again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Sum {
-    bytes: u128,
-    places: usize,
-}
-
-/// The indexes.
-#[derive(Debug, Default)]
-struct Index {
-    running: BTreeSet<String>,
-    books: Sum,
-    /// Who stands in the line, by age and by class.
-    by_age: BTreeMap<(Instant, u64), String>,
-    by_class: BTreeMap<(Priority, u64), String>,
-    /// How many in the line need so many bytes.
-    needs: BTreeMap<u64, usize>,
-    /// What all claims need, also of those that rest.
-    claimed: Sum,
-    /// When failures end.
-    failures: BTreeSet<(Instant, String)>,
-    kept: Sum,
-    kept_running: Sum,
-    /// Who came into the line since this was last taken, or needs more.
-    fresh: Vec<String>,
-    forgettable: BTreeSet<String>,
-}
-
 /// Where somebody stands in the line: first those who are due, by age, then the
 /// others by class.
 #[derive(Clone, Copy, Debug)]
@@ -99,110 +49,6 @@ impl Place {
     /// Whether whoever stands there has waited so long that nothing goes before him.
     pub fn is_due(self) -> bool {
         matches!(self, Self::Due(..))
-    }
-}
-
-impl Sum {
-    fn add(&mut self, room: Room) {
-        self.bytes += u128::from(room.bytes);
-        self.places += room.places;
-    }
-
-    fn take(&mut self, room: Room) {
-        self.bytes -= u128::from(room.bytes);
-        self.places -= room.places;
-    }
-
-    fn room(self) -> Room {
-        Room {
-            bytes: u64::try_from(self.bytes).unwrap_or(u64::MAX),
-            places: self.places,
-        }
-    }
-}
-
-impl Entry {
-    fn of(slot: &Slot, now: Instant) -> Self {
-        let running = slot.running.as_ref().map(|worker| worker.room());
-        let claim = slot.claim().filter(|_| !slot.is_served());
-        Self {
-            running,
-            claim: claim.map(|turn| Claim {
-                turn,
-                class: slot.priority(),
-                need: slot.need(),
-            }),
-            rests_until: slot.quarantine(now).map(|failure| failure.retry_at),
-            kept: slot.keep.then(|| running.unwrap_or(slot.need())),
-            is_forgettable: slot.is_forgettable(),
-        }
-    }
-
-    /// Its claim, if that stands in the line.
-    fn in_line(&self) -> Option<Claim> {
-        self.claim.filter(|_| self.rests_until.is_none())
-    }
-}
-
-impl Index {
-    fn remove(&mut self, model: &str, entry: &Entry) {
-        if let Some(room) = entry.running {
-            self.running.remove(model);
-            self.books.take(room);
-        }
-        if let Some(claim) = entry.claim {
-            self.claimed.take(claim.need);
-        }
-        if let Some(Claim { turn, class, need }) = entry.in_line() {
-            if let btree_map::Entry::Occupied(mut count) = self.needs.entry(need.bytes) {
-                *count.get_mut() -= 1;
-                if *count.get() == 0 {
-                    count.remove();
-                }
-            }
-            self.by_age.remove(&(turn.since, turn.number));
-            self.by_class.remove(&(class, turn.number));
-        }
-        if let Some(until) = entry.rests_until {
-            self.failures.remove(&(until, model.to_owned()));
-        }
-        if let Some(room) = entry.kept {
-            self.kept.take(room);
-            if entry.running.is_some() {
-                self.kept_running.take(room);
-            }
-        }
-        if entry.is_forgettable {
-            self.forgettable.remove(model);
-        }
-    }
-
-    fn insert(&mut self, model: &str, entry: &Entry) {
-        let name = || model.to_owned();
-        if let Some(room) = entry.running {
-            self.running.insert(name());
-            self.books.add(room);
-        }
-        if let Some(claim) = entry.claim {
-            self.claimed.add(claim.need);
-        }
-        if let Some(Claim { turn, class, need }) = entry.in_line() {
-            *self.needs.entry(need.bytes).or_default() += 1;
-            self.by_age.insert((turn.since, turn.number), name());
-            self.by_class.insert((class, turn.number), name());
-        }
-        if let Some(until) = entry.rests_until {
-            self.failures.insert((until, name()));
-        }
-        if let Some(room) = entry.kept {
-            self.kept.add(room);
-            if entry.running.is_some() {
-                self.kept_running.add(room);
-            }
-        }
-        if entry.is_forgettable {
-            self.forgettable.insert(name());
-        }
     }
 }
 
@@ -418,11 +264,11 @@ impl Slots {
             index.insert(model, &Entry::of(slot, now));
         }
         index.fresh = self.index.fresh.clone();
-        assert_eq!(format!("{index:?}"), format!("{:?}", self.index()));
+        assert_eq!(index, *self.index());
     }
 }
 
-impl<N: AsRef<str> + ?Sized> At<&N> for Slots {
+impl<N: AsRef<str> + ?Sized> std::ops::Index<&N> for Slots {
     type Output = Slot;
 
     fn index(&self, model: &N) -> &Slot {

@@ -7,9 +7,11 @@ mod explaining;
 mod failing;
 mod holding;
 mod memory;
+mod residency;
 mod rollback;
 mod serving;
 mod terms;
+mod turns;
 
 use std::time::Duration;
 

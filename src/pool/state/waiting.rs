@@ -59,8 +59,8 @@ impl Waiting {
         if patience != self.patience {
             self.patience = patience;
             self.due_up_to = 0;
-            for class in 0..3 {
-                self.young[class] += std::mem::take(&mut self.due[class]);
+            for (young, due) in self.young.iter_mut().zip(&mut self.due) {
+                *young += std::mem::take(due);
             }
         }
         let young = (Excluded(self.due_up_to), Unbounded);

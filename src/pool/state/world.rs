@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::reference::{self, Verdict};
 use super::{Effect, Event, Generation, HoldId, Machine, ReplyId, WaiterId};
-use crate::config::{Compute, Contention};
+use crate::config::{Compute, Contention, MinResidency};
 use crate::pool::gate::Gate;
 use crate::pool::{
-    Ending, HoldError, ModelState, ModelView, Refused, Resident, Settings, Terms, UnloadError,
-    UnloadMode, UnloadReason,
+    CallerId, Ending, HoldError, ModelState, ModelView, Refused, Resident, Settings, Terms,
+    UnloadError, UnloadMode, UnloadReason,
 };
 use crate::units::ByteSize;
 use crate::worker::{EngineKind, LoadPhases, LoadPlan, Ready};
@@ -45,8 +46,8 @@ pub struct World {
     pub loaded: Vec<String>,
     /// Workers may hold more than their plan says.
     pub is_honest: bool,
-    /// The models of which each waiter wants one.
-    asked: BTreeMap<WaiterId, Vec<String>>,
+    /// The models of which each waiter wants one, and who it is.
+    asked: BTreeMap<WaiterId, (Vec<String>, CallerId)>,
     cancelled: BTreeSet<WaiterId>,
     last: u64,
 }
@@ -108,6 +109,7 @@ pub fn settings(budget: u64) -> Settings {
         budget: ByteSize(budget),
         max_models: None,
         switch_after: Duration::from_secs(30),
+        min_residency: MinResidency::Auto,
         queue: 64,
         queue_per_caller: 64,
         queue_timeout: Duration::from_secs(600),
@@ -177,8 +179,9 @@ impl World {
         self.last += 1;
         let waiter = self.last;
         let model = models[0];
+        let expected = (models.len() == 1).then(|| reference::verdict(self, model, terms));
         let names = models.iter().map(|&model| model.to_owned());
-        self.asked.insert(waiter, names.collect());
+        self.asked.insert(waiter, (names.collect(), terms.caller));
         let open = self.up(model).filter(|generation| {
             let gate = self.workers[generation].gate.as_ref();
             gate.is_some_and(|gate| gate.take())
@@ -203,6 +206,7 @@ impl World {
                 assert!(waits_for_up || !one_is_up, "it waits beside one that is up");
             }
         }
+        self.compare(waiter, model, expected);
         waiter
     }
 
@@ -210,7 +214,8 @@ impl World {
     pub fn load(&mut self, model: &str) -> WaiterId {
         self.last += 1;
         let (waiter, model) = (self.last, model.to_owned());
-        self.asked.insert(waiter, vec![model.clone()]);
+        let caller = CallerId::default();
+        self.asked.insert(waiter, (vec![model.clone()], caller));
         self.on(Event::Load { waiter, model });
         waiter
     }
@@ -424,6 +429,28 @@ impl World {
         here.filter(|waiter| !returned.contains(waiter)).collect()
     }
 
+    /// The callers of those who wait for a model.
+    pub fn waiting_for(&self, model: &str) -> Vec<CallerId> {
+        let here = self.asked.iter().filter(|(waiter, _)| {
+            let place = self.machine.waiting.model_of(**waiter);
+            place.is_some_and(|place| place == model)
+        });
+        here.map(|(_, (_, caller))| *caller).collect()
+    }
+
+    /// Whether a request was told what the reference says.
+    fn compare(&mut self, waiter: WaiterId, model: &str, expected: Option<Verdict>) {
+        let Some(expected) = expected else {
+            return;
+        };
+        let told = match self.refused.get(&waiter) {
+            _ if self.held.contains_key(&waiter) => Verdict::Lease,
+            None => Verdict::Waits,
+            Some(refused) => Verdict::of(refused).expect("a refusal at once"),
+        };
+        assert_eq!(told, expected, "{model}");
+    }
+
     /// Who had a lease and gave it back.
     fn returned(&self) -> BTreeSet<WaiterId> {
         let waiting = self.machine.waiting.keys();
@@ -471,7 +498,7 @@ impl World {
             } => {
                 self.positions.insert(waiter, position);
                 let worker = &self.workers[&generation];
-                let wanted = &self.asked[&waiter];
+                let (wanted, _) = &self.asked[&waiter];
                 assert!(wanted.contains(&worker.model), "another model");
                 assert!(!worker.is_told_to_end, "a lease on what is ending");
                 self.answered_once(waiter);
@@ -590,6 +617,9 @@ impl World {
         if let Some(most) = self.settings.max_models {
             assert!(self.workers.len() <= most, "{} workers", self.workers.len());
         }
+        let undone = reference::left_undone(&self.machine, self.now);
+        assert_eq!(undone, None);
+        assert_eq!(self.machine.books(), reference::books(&self.machine));
         self.machine.waiting.check();
         self.machine.slots.check(self.now);
         for waiter in self.machine.waiting.keys() {

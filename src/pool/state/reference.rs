@@ -1,0 +1,232 @@
+//! A second, stupid model of the pool to compare the machine with: every question is
+//! answered by walking over everything, with no index, no early end and nothing
+//! remembered. It says what a request must be told, and whether the machine has left
+//! something undone that it should have done. It changes nothing.
+
+use std::time::Instant;
+
+use super::Machine;
+use super::slot::{Slot, most_leases};
+use super::world::World;
+use crate::config::Contention;
+use crate::pool::evict::{Room, victims};
+use crate::pool::{Priority, Refused, Terms};
+
+/// What a request must be told at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Lease,
+    Waits,
+    Unlisted,
+    ShuttingDown,
+    LoadFailed,
+    NeverFits,
+    NotLoaded,
+    Contended,
+    QueueFull,
+}
+
+impl Verdict {
+    /// What a refusal that was given says.
+    pub fn of(refused: &Refused) -> Option<Self> {
+        match refused {
+            Refused::Unlisted { .. } => Some(Self::Unlisted),
+            Refused::ShuttingDown => Some(Self::ShuttingDown),
+            Refused::LoadFailed { .. } => Some(Self::LoadFailed),
+            Refused::NeverFits { .. } => Some(Self::NeverFits),
+            Refused::NotLoaded { .. } => Some(Self::NotLoaded),
+            Refused::Contended { .. } => Some(Self::Contended),
+            Refused::QueueFull { .. } => Some(Self::QueueFull),
+            _ => None,
+        }
+    }
+}
+
+/// What a request for `model` must be told now.
+pub fn verdict(world: &World, model: &str, terms: Terms) -> Verdict {
+    let (machine, now) = (&world.machine, world.now);
+    if machine.shutdown.is_some() {
+        return Verdict::ShuttingDown;
+    }
+    if machine.slots.get(model).is_none() && !machine.unlisted.contains(model) {
+        // The reload that brings it is on its way.
+        return Verdict::Waits;
+    }
+    let Some(slot) = machine.slots.get(model).filter(|slot| slot.listed) else {
+        return Verdict::Unlisted;
+    };
+    let waiting = world.waiting_for(model);
+    if let Some(generation) = world.up(model)
+        && let Some(gate) = &world.workers[&generation].gate
+    {
+        let most = most_leases(&slot.running.as_ref().expect("it is up").plan);
+        let held = world.held.values().filter(|held| **held == generation);
+        if gate.is_open() && waiting.is_empty() && (held.count() as u64) < most {
+            return Verdict::Lease;
+        }
+    }
+    if !slot.is_served() {
+        if slot.quarantine(now).is_some() {
+            return Verdict::LoadFailed;
+        }
+        if !can_ever_fit(machine, model) {
+            return Verdict::NeverFits;
+        }
+        let autoload = terms.autoload && machine.settings.autoload;
+        if !autoload && waiting.is_empty() && slot.wanted.is_none() {
+            return Verdict::NotLoaded;
+        }
+        if machine.settings.contention == Contention::Fail && !fits_beside_busy(machine, model) {
+            return Verdict::Contended;
+        }
+    }
+    let own = waiting.iter().filter(|caller| **caller == terms.caller);
+    let is_full = waiting.len() >= machine.settings.queue;
+    if is_full || own.count() >= machine.settings.queue_per_caller {
+        return Verdict::QueueFull;
+    }
+    Verdict::Waits
+}
+
+/// Something that the machine should have done after the last event, as words.
+pub fn left_undone(machine: &Machine, now: Instant) -> Option<String> {
+    if machine.shutdown.is_some() {
+        return None;
+    }
+    let mut promised = Room::default();
+    let mut earmarked: Vec<String> = Vec::new();
+    for (is_due, model) in line(machine, now) {
+        if !can_ever_fit(machine, &model) {
+            return Some(format!("{model} waits and can never fit"));
+        }
+        if machine.is_held_up(&model) {
+            continue;
+        }
+        let need = machine.slots[&model].need();
+        let staying = running(machine)
+            .filter(|(name, slot)| !is_leaving(slot) && !earmarked.contains(name))
+            .fold(Room::default(), |sum, (_, slot)| sum.plus(room(slot)));
+        let missing = staying.plus(promised).plus(need).less(machine.limit());
+        promised = promised.plus(need);
+        if missing == Room::default() {
+            let is_gone = machine.slots[&model].running.is_none();
+            if is_gone && books(machine).plus(need).fits(machine.limit()) {
+                return Some(format!("{model} could be started"));
+            }
+            continue;
+        }
+        let may_go = candidates(machine, &earmarked, now);
+        let rooms: Vec<_> = may_go.iter().map(|(_, room, _)| *room).collect();
+        let idle = may_go.iter().take_while(|(_, _, busy)| !busy).count();
+        if victims(missing, &rooms[..idle]).is_some() {
+            return Some(format!("idle models could go for {model}"));
+        }
+        match victims(missing, &rooms) {
+            Some(_) if is_due => return Some(format!("busy models should drain for {model}")),
+            Some(chosen) => earmarked.extend(chosen.iter().map(|&i| may_go[i].0.clone())),
+            None => {}
+        }
+    }
+    None
+}
+
+/// Who waits for a load: whether he has waited too long, and for what.
+fn line(machine: &Machine, now: Instant) -> Vec<(bool, String)> {
+    let mut line: Vec<_> = machine
+        .slots
+        .iter()
+        .filter(|(_, slot)| !slot.is_served() && slot.quarantine(now).is_none())
+        .filter_map(|(model, slot)| {
+            let turn = slot.claim()?;
+            let is_due = turn.since + machine.settings.switch_after <= now;
+            let class = if is_due {
+                Priority::High
+            } else {
+                slot.priority()
+            };
+            Some(((!is_due, class, turn.number), model.clone()))
+        })
+        .collect();
+    line.sort();
+    line.into_iter()
+        .map(|((young, ..), model)| (!young, model))
+        .collect()
+}
+
+fn running(machine: &Machine) -> impl Iterator<Item = (&String, &Slot)> {
+    let all = machine.slots.iter();
+    all.filter(|(_, slot)| slot.running.is_some())
+}
+
+fn room(slot: &Slot) -> Room {
+    slot.running
+        .as_ref()
+        .map_or(slot.need(), |worker| worker.room())
+}
+
+fn is_leaving(slot: &Slot) -> bool {
+    slot.running
+        .as_ref()
+        .is_some_and(|worker| worker.is_leaving())
+}
+
+/// Bytes and places that are taken.
+pub fn books(machine: &Machine) -> Room {
+    running(machine).fold(Room::default(), |sum, (_, slot)| sum.plus(room(slot)))
+}
+
+fn can_ever_fit(machine: &Machine, model: &str) -> bool {
+    let slot = &machine.slots[model];
+    let held = machine
+        .slots
+        .iter()
+        .filter(|(name, other)| {
+            *name != model && other.keep && (!slot.keep || other.running.is_some())
+        })
+        .fold(slot.need(), |sum, (_, other)| sum.plus(room(other)));
+    held.fits(machine.limit())
+}
+
+fn fits_beside_busy(machine: &Machine, model: &str) -> bool {
+    let others = machine
+        .slots
+        .iter()
+        .filter(|(name, slot)| *name != model && !slot.is_served() && slot.claim().is_some());
+    let wanted = others.fold(machine.slots[model].need(), |sum, (_, slot)| {
+        sum.plus(slot.need())
+    });
+    let is_idle = |slot: &Slot| {
+        let gate = slot.running.as_ref().and_then(|worker| worker.gate());
+        let may_go = !slot.keep && slot.held_until.is_none();
+        may_go && gate.is_some_and(|gate| gate.leases() == 0 && !gate.is_queued())
+    };
+    let busy = running(machine).filter(|(_, slot)| !is_leaving(slot) && !is_idle(slot));
+    busy.fold(wanted, |sum, (_, slot)| sum.plus(room(slot)))
+        .fits(machine.limit())
+}
+
+/// The ready models that may go, in the order in which they should.
+fn candidates(machine: &Machine, earmarked: &[String], now: Instant) -> Vec<(String, Room, bool)> {
+    let mut found: Vec<_> = running(machine)
+        .filter(|(_, slot)| !slot.keep && slot.held_until.is_none())
+        .filter(|(name, slot)| !earmarked.contains(name) && !is_leaving(slot))
+        .filter_map(|(name, slot)| {
+            let worker = slot.running.as_ref()?;
+            let gate = worker.gate()?;
+            let is_spared = machine.spared_until(slot).is_some_and(|until| until > now);
+            let busy = gate.leases() > 0 || gate.is_queued() || is_spared;
+            let used = machine
+                .idle
+                .iter()
+                .rev()
+                .position(|(idle, ())| idle == name);
+            let rank = used.filter(|_| !busy).unwrap_or(usize::MAX);
+            let super::slot::Phase::Up { since, .. } = worker.phase else {
+                return None;
+            };
+            Some(((busy, rank, since), (name.clone(), worker.room(), busy)))
+        })
+        .collect();
+    found.sort_by_key(|(order, (name, ..))| (*order, name.clone()));
+    found.into_iter().map(|(_, candidate)| candidate).collect()
+}
