@@ -8,6 +8,7 @@
 //! across all models; `schedule` decides who is next and who must go.
 
 mod control;
+mod crowd;
 mod expire;
 mod handle;
 mod index;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
+use self::crowd::Crowd;
 use self::slot::Slot;
 use self::slots::Slots;
 use self::waiting::Waiting;
@@ -255,6 +257,7 @@ pub struct Machine {
     last_generation: Generation,
     last_turn: u64,
     counters: Counters,
+    crowd: Crowd,
     /// Limit and kept models when it was last asked of all who wait whether what
     /// they wait for can ever fit.
     ground: (Room, Room, Room),
@@ -276,6 +279,7 @@ impl Machine {
             last_generation: 0,
             last_turn: 0,
             counters: Counters::default(),
+            crowd: Crowd::default(),
             ground: Default::default(),
         };
         machine.apply(settings, models, now, &mut Vec::new());
@@ -330,6 +334,8 @@ impl Machine {
             Event::Shutdown { drain } => self.begin_shutdown(drain, now, out),
             Event::Tick => {}
         }
+        self.slots.settle(now);
+        self.crowd.see(self.present(), now);
         self.pass(now, out);
         self.slots.settle(now);
         effects
@@ -348,6 +354,14 @@ impl Machine {
     /// Bytes and places that are taken now.
     fn books(&self) -> Room {
         self.slots.books()
+    }
+
+    /// Requests that run or wait.
+    fn present(&self) -> usize {
+        let running = self.slots.running();
+        let workers = running.filter_map(|(_, slot)| slot.running.as_ref());
+        let leases = workers.filter_map(|worker| Some(worker.gate()?.leases() as usize));
+        self.waiting.len() + leases.sum::<usize>()
     }
 
     /// Bytes and places that there are.
