@@ -120,7 +120,7 @@ pub const KEYS: &[Key] = &[
     key("pool.switch_after", "duration", Value("30s"), Live,
         "when the oldest waiting request has waited so long, its model is next as soon as running answers end"),
     key("pool.min_residency", "`auto` or duration", Value("auto"), Live,
-        "how long an idle model is kept although requests wait for its room, at most until `switch_after`: since it was loaded, or (`auto`) for the moments in which it is known to be used again, for at most twice what a swap takes"),
+        "how long an idle model is kept although requests wait for its room, at most until `switch_after`: since it was loaded, or (`auto`) for a moment after its last use while somebody is away who may come back: a fifth of what swapping there and back takes, and nobody waits for that longer than one and a half times as long"),
     key("pool.queue", "number", Value("64"), Live,
         "most requests that wait for one model"),
     key("pool.queue_per_caller", "number", Words("seven eighths of `pool.queue`"), Live,

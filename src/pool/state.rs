@@ -9,6 +9,7 @@
 
 mod candidates;
 mod control;
+mod crowd;
 mod expire;
 mod forecast;
 mod handle;
@@ -34,6 +35,7 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 use self::candidates::Wanted;
+use self::crowd::Crowd;
 use self::hold::Hold;
 use self::slot::Slot;
 use self::slots::Slots;
@@ -375,6 +377,7 @@ pub struct Machine {
     has_learnt: bool,
     /// A worker holds more than it promised, or drains for that reason.
     is_beyond: bool,
+    crowd: Crowd,
     /// Limit and kept models when it was last asked of all who wait whether what
     /// they wait for can ever fit.
     ground: (Room, Room, Room),
@@ -403,6 +406,7 @@ impl Machine {
             ledger: Ledger::default(),
             has_learnt: false,
             is_beyond: false,
+            crowd: Crowd::default(),
             ground: Default::default(),
         };
         machine.apply(settings, models, now, &mut Vec::new());
@@ -485,6 +489,8 @@ impl Machine {
             Event::Shutdown { drain } => self.begin_shutdown(drain, now, out),
             Event::Tick => {}
         }
+        self.slots.settle(now);
+        self.crowd.see(self.present(), now);
         self.pass(now, out);
         while self.place_anew(now, out) {
             self.pass(now, out);
@@ -506,6 +512,14 @@ impl Machine {
     /// Bytes and places that are taken now.
     fn books(&self) -> Room {
         self.slots.books()
+    }
+
+    /// Requests that run or wait.
+    fn present(&self) -> usize {
+        let running = self.slots.running();
+        let workers = running.filter_map(|(_, slot)| slot.running.as_ref());
+        let leases = workers.filter_map(|worker| Some(worker.gate()?.leases() as usize));
+        self.waiting.len() + leases.sum::<usize>()
     }
 
     /// Bytes and places that there are.

@@ -289,12 +289,6 @@ impl Machine {
         if let Some(worker) = &mut slot.running {
             worker.holding.has_served |= matches!(worker.phase, Phase::Up { served: true, .. });
             slot.ending_since = Some(now);
-            slot.left_idle = match &worker.phase {
-                Phase::Up { idle_since, .. } if reason == Some(UnloadReason::Evicted) => {
-                    *idle_since
-                }
-                _ => None,
-            };
             worker.phase = Phase::Stopping { reason };
             out.push(Effect::Stop {
                 generation: worker.generation,

@@ -101,7 +101,6 @@ impl Machine {
         self.waiting.age(self.settings.switch_after, now);
         let position = self.waiting.before(priority);
         if let Some(slot) = self.slots.get_mut(model) {
-            slot.missed(now);
             slot.waiters.push(Waiter {
                 id: waiter,
                 turn,

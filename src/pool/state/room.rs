@@ -316,11 +316,14 @@ impl Machine {
         else {
             return None;
         };
+        let own = slot.swap_time();
+        let next = self.slots.line_by_age().next();
+        let next = next.and_then(|model| self.slots.get(model)?.swap_time());
         let facts = Facts {
             ready_since: since,
             idle_since,
-            pause: slot.pause,
-            swap: slot.swap_time(),
+            is_somebody_away: self.present() < self.crowd.lately(),
+            swaps: own.map(|own| own + next.unwrap_or(own)),
             oldest,
             switch_after: self.settings.switch_after,
         };

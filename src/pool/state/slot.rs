@@ -12,7 +12,6 @@ use super::{Generation, ReplyId};
 use crate::engine::progress::Progress;
 use crate::pool::evict::Room;
 use crate::pool::gate::Gate;
-use crate::pool::residency;
 use crate::pool::view::LastFailure;
 use crate::pool::{ModelState, Priority, Resident, UnloadReason};
 use crate::units::ByteSize;
@@ -48,10 +47,6 @@ pub(super) struct Slot {
     pub displaces: bool,
     /// How fast its queue moves.
     pub pace: Pace,
-    /// How long it lay idle before it was asked for again in vain; see `residency`.
-    pub pause: Option<Duration>,
-    /// Since when it was idle when it had to go for another model.
-    pub left_idle: Option<Instant>,
     /// When its worker was told to end, and how long the last one took.
     pub ending_since: Option<Instant>,
     pub unload_time: Option<Duration>,
@@ -129,8 +124,6 @@ impl Slot {
             load_times: VecDeque::new(),
             displaces: false,
             pace: Pace::default(),
-            pause: None,
-            left_idle: None,
             ending_since: None,
             unload_time: None,
             held_until: None,
@@ -218,13 +211,6 @@ impl Slot {
     pub fn swap_time(&self) -> Option<Duration> {
         let load = self.load_times.back()?;
         Some(*load + self.unload_time.unwrap_or_default())
-    }
-
-    /// Somebody asks for it; if it had to go, the pause is known now.
-    pub fn missed(&mut self, now: Instant) {
-        if let Some(since) = self.left_idle.take() {
-            self.pause = residency::remember(self.pause, now - since, self.swap_time());
-        }
     }
 
     /// Remembers how long a load took.

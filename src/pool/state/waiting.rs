@@ -33,6 +33,11 @@ pub(super) struct Place {
 }
 
 impl Waiting {
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
     /// Somebody begins to wait, after all others.
     pub fn insert(&mut self, waiter: WaiterId, place: Place) {
         self.by_age
