@@ -85,6 +85,7 @@ fn plan(number: usize) -> Arc<LoadPlan> {
         parallel: 1024,
         kv: ByteSize::ZERO,
         compute: Compute::Auto,
+        warmup: false,
         memory: ByteSize(1_000),
         estimated: false,
     })

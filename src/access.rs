@@ -154,7 +154,15 @@ impl Entrance {
             Ok(Known::Local) => {
                 let admitted = self.limiter.admit_keyless(peer, limits.address_rate);
                 admitted.map_err(|exceeded| Refusal::of(too_many(exceeded)))?;
-                Ok(Caller::keyless("local", door))
+                // Whoever is at this machine may hold models and unload them.
+                let scope = Scope {
+                    pool: door.is_local(),
+                    ..Scope::default()
+                };
+                Ok(Caller {
+                    scope: Arc::new(scope),
+                    ..Caller::keyless("local", door)
+                })
             }
             Ok(Known::Holder(key)) => {
                 let seat = self.limiter.admit(key, now).map_err(|exceeded| Refusal {

@@ -1,6 +1,7 @@
 //! The management API: status, models, reload, load and unload. It knows HTTP
 //! and decides nothing; each effect is written to the audit before it happens.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
@@ -14,13 +15,14 @@ use crate::access::{Access, Caller, Door, Refusal};
 use crate::api::body::{parse, read_json};
 use crate::api::error::{ApiError, Code};
 use crate::api::front::Port;
-use crate::api::openapi;
 use crate::api::table::{self, Route};
+use crate::api::{leases, openapi};
 use crate::pool::{UnloadError, UnloadMode};
 use crate::records::redact;
 use crate::registry::Snapshot;
-use crate::route::{self, Decision};
+use crate::route::{self, Decision, Permit};
 use crate::service::{ReloadError, Service};
+use crate::worker::LoadPlan;
 
 mod keys;
 pub mod metrics;
@@ -40,6 +42,9 @@ pub fn routes() -> Vec<Route> {
         Route::new(Management, "/admin/models/load").post(load),
         Route::new(Management, "/admin/models/unload").post(unload),
         Route::new(Management, "/admin/models/release").post(release),
+        Route::new(Management, "/admin/leases")
+            .post(leases::hold_any)
+            .delete(leases::let_go_any),
         Route::new(Management, "/admin/keys")
             .get(keys::list)
             .post(keys::make),
@@ -107,7 +112,8 @@ async fn load(
     if target.mode.is_some() {
         return Err(ApiError::new(Code::InvalidValue, "a load has no mode").param("mode"));
     }
-    let model = resolve(&service.dispatch.registry.load(), &target.model)?;
+    let snapshot = service.dispatch.registry.load();
+    let model = resolve(&snapshot, &target.model, &|_| true)?.model.clone();
     record(&service, &caller, "load", &model).await?;
     service
         .dispatch
@@ -126,7 +132,8 @@ async fn unload(
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
     let target = target(&service, &headers, body).await?;
-    let model = resolve(&service.dispatch.registry.load(), &target.model)?;
+    let snapshot = service.dispatch.registry.load();
+    let model = resolve(&snapshot, &target.model, &|_| true)?.model.clone();
     let mode = target.mode.unwrap_or(UnloadMode::Idle);
     record(&service, &caller, "unload", &model).await?;
     match service.dispatch.pool.unload(&model, mode).await {
@@ -141,7 +148,7 @@ fn not_unloaded(error: &UnloadError) -> ApiError {
     match error {
         UnloadError::ShuttingDown => ApiError::new(Code::ShuttingDown, message),
         UnloadError::Lost => ApiError::new(Code::InternalError, message),
-        UnloadError::NotLoaded { .. } | UnloadError::Busy { .. } => {
+        UnloadError::NotLoaded { .. } | UnloadError::Busy { .. } | UnloadError::Held { .. } => {
             ApiError::new(Code::Conflict, message).param("model")
         }
     }
@@ -165,11 +172,11 @@ async fn target(service: &Service, headers: &HeaderMap, body: Body) -> Result<Ta
     parse(&bytes)
 }
 
-/// The pool's key for a name.
-fn resolve(snapshot: &Snapshot, name: &str) -> Result<String, ApiError> {
+/// What a name means to somebody who may use some models.
+pub fn resolve(snapshot: &Snapshot, name: &str, permit: Permit) -> Result<Arc<LoadPlan>, ApiError> {
     let refuse = |code, message: String| Err(ApiError::new(code, message).param("model"));
-    match route::decide(snapshot, Some(name), &|_| true) {
-        Decision::Serve { plan, .. } => Ok(plan.model.clone()),
+    match route::decide(snapshot, Some(name), permit) {
+        Decision::Serve { plan, .. } => Ok(plan),
         Decision::Invalid(error) => refuse(Code::InvalidModelId, error.to_string()),
         Decision::Unknown { name, .. } => refuse(
             Code::ModelNotFound,
@@ -183,7 +190,7 @@ fn resolve(snapshot: &Snapshot, name: &str) -> Result<String, ApiError> {
 }
 
 /// Writes the line of an effect that is about to happen.
-async fn record(
+pub async fn record(
     service: &Service,
     caller: &Caller,
     action: &str,

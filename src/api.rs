@@ -12,6 +12,7 @@ pub mod fields;
 pub mod front;
 pub mod health;
 pub mod intake;
+pub mod leases;
 pub mod models;
 pub mod openai;
 pub mod openapi;
@@ -34,6 +35,9 @@ pub fn routes() -> Vec<Route> {
         Route::new(Inference, "/v1/models/{*id}").get(models::one),
         Route::new(Inference, "/v1/chat/completions").post(openai::chat_completions),
         Route::new(Inference, "/v1/completions").post(openai::completions),
+        Route::new(Inference, "/v1/leases")
+            .post(leases::hold)
+            .delete(leases::let_go),
     ]
 }
 

@@ -192,6 +192,8 @@ pub struct Pool {
     pub contention: Contention,
     /// `pool.autoload`: whether requests load models.
     pub autoload: bool,
+    /// `pool.lease_ceiling`: the longest residency lease.
+    pub lease_ceiling: Duration,
 }
 
 impl Pool {
@@ -235,12 +237,23 @@ pub struct Entry {
     pub keep: bool,
     /// `preload`: loaded at start.
     pub preload: bool,
+    /// `warmup`: its engine makes one token before it is ready.
+    pub warmup: bool,
     /// `idle_unload`; the outer nothing means the pool's, the inner never.
     pub idle_unload: Option<Option<Duration>>,
     /// `aliases`: other names, exact.
-    pub aliases: Vec<Name>,
+    pub aliases: Vec<Alias>,
     /// Line of the key in the file, from 1.
     pub line: usize,
+}
+
+/// Another name of an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// The name.
+    pub name: Name,
+    /// `background`: any permitted model of the kind may answer, if it is up.
+    pub background: bool,
 }
 
 /// Where an entry's weights come from.

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwapOption;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
 use bytes::Bytes;
@@ -13,10 +14,10 @@ use crate::access::Caller;
 use crate::access::keys::Scope;
 use crate::api::error::{ApiError, Code};
 use crate::api::fields::Endpoint;
-use crate::pool::{Ending, Lease, Pool, Refused, Terms, UnloadReason};
+use crate::pool::{Candidates, Ending, Lease, Pool, Refused, Terms, UnloadReason};
 use crate::records::entry::Entry;
 use crate::registry::{Registry, Snapshot};
-use crate::route::{self, Decision, Why};
+use crate::route::{self, Decision, Kind, Why};
 use crate::shutdown::Tasks;
 use crate::worker::LoadPlan;
 use crate::worker::client::Failure;
@@ -82,8 +83,11 @@ pub struct Request {
 /// A request for which a model has been found.
 struct Routed {
     request: Request,
-    plan: Arc<LoadPlan>,
+    /// The model it leads to, and those that may answer in its place.
+    candidates: Candidates,
     why: Why,
+    /// The model that answers; nothing until there is a lease.
+    answering: ArcSwapOption<LoadPlan>,
     snapshot: Arc<Snapshot>,
     arrived: Instant,
 }
@@ -99,16 +103,29 @@ impl Dispatch {
         self.log_body(&request.request_id, "a request's body", &request.body);
         let limits = &snapshot.config.server.limits;
         let peek = peek::peek(request.endpoint, &request.body, &limits.counts)?;
-        let (plan, why) = decide(&snapshot, peek.model.as_deref(), &request.caller.scope)?;
+        request.terms.idle_unload = peek.idle_unload;
+        let kind = Kind {
+            chat: request.endpoint == Endpoint::Chat,
+            tokens: request.body.len() as u64,
+        };
+        let (candidates, why) = decide(
+            &snapshot,
+            peek.model.as_deref(),
+            kind,
+            &request.caller.scope,
+        )?;
         let priority = request.terms.priority;
-        request.entry.routed(&plan.model, why.as_str(), priority);
+        request
+            .entry
+            .routed(&candidates.own.model, why.as_str(), priority);
         if let (None, Some(default)) = (&peek.model, &snapshot.config.default) {
             request.body = peek::insert_model(&request.body, default.as_str()).into();
         }
         let routed = Routed {
             request,
-            plan,
+            candidates,
             why,
+            answering: ArcSwapOption::empty(),
             snapshot,
             arrived,
         };
@@ -132,11 +149,19 @@ impl Dispatch {
 fn decide(
     snapshot: &Snapshot,
     model: Option<&str>,
+    kind: Kind,
     scope: &Scope,
-) -> Result<(Arc<LoadPlan>, Why), ApiError> {
+) -> Result<(Candidates, Why), ApiError> {
     let refuse = |code, message: String| Err(ApiError::new(code, message).param("model"));
-    match route::decide(snapshot, model, &|name| scope.permits(name)) {
-        Decision::Serve { plan, why, .. } => Ok((plan, why)),
+    let permit = |name: &str| scope.permits(name);
+    match route::decide(snapshot, model, &permit) {
+        Decision::Serve { served, plan, why } => {
+            let others = match why {
+                Why::Background => route::others(snapshot, &served, kind, &permit),
+                _ => Vec::new(),
+            };
+            Ok((Candidates { own: plan, others }, why))
+        }
         Decision::Invalid(error) => refuse(Code::InvalidModelId, error.to_string()),
         Decision::Unknown { name, suggestions } => {
             let hint = match suggestions.is_empty() {
@@ -171,6 +196,13 @@ fn meant(suggestions: &[String]) -> String {
 }
 
 impl Routed {
+    /// The model that answers, or that it leads to while none does.
+    fn model(&self) -> String {
+        let answering = self.answering.load();
+        let plan = answering.as_ref().unwrap_or(&self.candidates.own);
+        plan.model.clone()
+    }
+
     /// Waits for the model and hands it the request. A worker that died a moment
     /// ago and was never reached is no answer: the next one is asked, once.
     async fn send(
@@ -182,7 +214,7 @@ impl Routed {
                 self.send_once(dispatch)
                     .await
                     .map_err(|unsent| match unsent {
-                        Unsent::Unreached => ended_early(&self.plan.model),
+                        Unsent::Unreached => ended_early(&self.model()),
                         Unsent::Refused(error) => error,
                     })
             }
@@ -196,7 +228,7 @@ impl Routed {
         dispatch: &Dispatch,
     ) -> Result<(Lease, Response<crate::worker::client::Body>), Unsent> {
         let terms = self.request.terms;
-        let acquired = dispatch.pool.acquire(&self.plan, terms).await;
+        let acquired = dispatch.pool.acquire(self.candidates.clone(), terms).await;
         let lease = acquired.map_err(|error| {
             if let Refused::LoadFailed { model, reason, .. } = &error {
                 let id = &self.request.request_id;
@@ -210,8 +242,11 @@ impl Routed {
                 ..told
             })
         })?;
+        self.answering.store(Some(lease.plan().clone()));
         let load_ms = lease.ready().load_ms;
         let entry = &self.request.entry;
+        let priority = self.request.terms.priority;
+        entry.routed(&lease.plan().model, self.why.as_str(), priority);
         entry.granted(lease.waited(), lease.generation(), load_ms);
         // Nothing of the client's headers: credentials, cookies and framing stay here.
         let mut headers = HeaderMap::new();
@@ -246,17 +281,18 @@ impl Routed {
                 give_up(&lease);
                 Err(Unsent::Refused(ApiError::new(
                     Code::FirstTokenTimeout,
-                    format!("{} sent nothing within {limit:?}", self.plan.model),
+                    format!("{} sent nothing within {limit:?}", self.model()),
                 )))
             }
         }
     }
 
-    /// Which model answers, and why, as headers.
+    /// Which model answers, as far as that is certain, and why, as headers.
     fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
-        let model = HeaderValue::from_str(&self.plan.model);
+        let is_certain = self.why != Why::Background || self.answering.load().is_some();
+        let model = is_certain.then(|| HeaderValue::from_str(&self.model()).ok());
         [
-            ("x-roundhouse-model", model.ok()),
+            ("x-roundhouse-model", model.flatten()),
             (
                 "x-roundhouse-route",
                 Some(HeaderValue::from_static(self.why.as_str())),
@@ -265,6 +301,14 @@ impl Routed {
         .into_iter()
         .filter_map(|(name, value)| Some((HeaderName::from_static(name), value?)))
         .collect()
+    }
+
+    /// Of these, what was not certain before there was a lease.
+    fn late_headers(&self) -> Vec<(HeaderName, HeaderValue)> {
+        match self.why {
+            Why::Background => self.headers(),
+            _ => Vec::new(),
+        }
     }
 
     /// Adds the headers to an answer.
@@ -293,7 +337,7 @@ impl Routed {
         tracing::info!(
             request.id = self.request.request_id,
             caller.id = self.request.caller.id,
-            model.id = self.plan.model,
+            model.id = self.model(),
             path = self.request.endpoint.path(),
             outcome,
             usage,

@@ -22,7 +22,7 @@ use crate::worker::LoadPlan;
 
 pub use lease::{Ending, Lease};
 pub use task::Pool;
-pub use view::{Counters, LastFailure, ModelView, Models, View};
+pub use view::{Counters, HeldBy, LastFailure, ModelView, Models, View};
 
 /// What the pool is told of the configuration, whole at each reload.
 #[derive(Clone, Debug, PartialEq)]
@@ -137,6 +137,9 @@ pub struct Terms {
     pub caller: CallerId,
     /// Whether the model may be brought up for it.
     pub autoload: bool,
+    /// When the model is unloaded if this was its last use, at most what its entry
+    /// says; nothing means that.
+    pub idle_unload: Option<Duration>,
 }
 
 impl Default for Terms {
@@ -145,6 +148,26 @@ impl Default for Terms {
             priority: Priority::Normal,
             caller: CallerId::default(),
             autoload: true,
+            idle_unload: None,
+        }
+    }
+}
+
+/// The models of which one is wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidates {
+    /// Brought up if none of them is there.
+    pub own: Arc<LoadPlan>,
+    /// Those that may answer in its place if they are up or coming up.
+    pub others: Vec<Arc<LoadPlan>>,
+}
+
+impl From<&Arc<LoadPlan>> for Candidates {
+    /// This one alone.
+    fn from(plan: &Arc<LoadPlan>) -> Self {
+        Self {
+            own: plan.clone(),
+            others: Vec::new(),
         }
     }
 }
@@ -191,10 +214,51 @@ pub enum UnloadError {
         /// Leases out, or requests that wait for the load.
         leases: u64,
     },
+    /// Somebody holds it by a residency lease.
+    #[error("{model} is held for {} more seconds; mode \"now\" ends that", left.as_secs() + 1)]
+    Held {
+        /// The model asked for.
+        model: String,
+        /// How much longer.
+        left: Duration,
+    },
     /// The pool lost its state while it worked on this.
     #[error("the pool failed and starts again with nothing loaded")]
     Lost,
     /// The server is going down, which unloads everything anyway.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+}
+
+/// Why a residency lease was not given, or not given back.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HoldError {
+    /// Its worker is gone or told to go.
+    #[error("the model went before it could be held")]
+    Leaving,
+    /// Somebody has waited too long for another model.
+    #[error(
+        "{model} cannot be held while a request for another model has waited pool.switch_after"
+    )]
+    Awaited {
+        /// The model asked for.
+        model: String,
+    },
+    /// There are as many as there may be.
+    #[error("{most} residency leases hold {model}; expected at most so many")]
+    TooMany {
+        /// The model asked for.
+        model: String,
+        /// How many there may be.
+        most: usize,
+    },
+    /// There is none of that number, or it is somebody else's.
+    #[error("there is no such residency lease")]
+    Unknown,
+    /// The pool lost its state while it worked on this.
+    #[error("the pool failed and starts again with nothing loaded")]
+    Lost,
+    /// The server is going down.
     #[error("the server is shutting down")]
     ShuttingDown,
 }

@@ -9,6 +9,7 @@ pub mod change;
 pub mod disk;
 pub mod why;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -38,6 +39,8 @@ pub struct Snapshot {
     pub served: IndexMap<String, Arc<Served>>,
     /// Exact aliases, in the order of the file.
     pub aliases: IndexMap<String, Arc<Served>>,
+    /// Those of them by which any permitted model of the kind may answer.
+    pub background: HashSet<String>,
     /// Every id in the cache, sorted, permitted or not: the bytes of its weights,
     /// or why it could not be served.
     pub cached: IndexMap<String, Result<ByteSize, NotServable>>,
@@ -66,6 +69,8 @@ pub struct Served {
     pub modified: Option<SystemTime>,
     /// Bytes of its weights on disk, where known.
     pub size: ByteSize,
+    /// Whether it can be asked in messages: its snapshot has a chat template.
+    pub chats: bool,
 }
 
 /// Why a permitted name cannot be served now.

@@ -1,6 +1,7 @@
 //! Which model a name means, and why. Total and pure: it always answers, reads
 //! no clock and opens no file. The caller loads one snapshot and asks.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::config::suggest;
@@ -27,6 +28,8 @@ pub enum Why {
     Allowed,
     /// The request named none and `default` is set.
     Default,
+    /// A background alias of an entry: see [`others`].
+    Background,
 }
 
 impl Why {
@@ -37,6 +40,7 @@ impl Why {
             Why::Alias => "alias",
             Why::Allowed => "allowed",
             Why::Default => "default",
+            Why::Background => "background",
         }
     }
 }
@@ -125,6 +129,43 @@ pub fn decide(snapshot: &Snapshot, model: Option<&str>, permit: Permit) -> Decis
     }
 }
 
+/// What a request that any model of a kind may answer asks of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// It asks in messages, which takes a chat template.
+    pub chat: bool,
+    /// It has at most so many tokens: its bytes, of which a token has one at least.
+    pub tokens: u64,
+}
+
+/// The models that may answer a request by a background alias of `served` in its
+/// place, as far as they are up: those the caller may use, of the kind that is
+/// asked for, and with a context in which the prompt fits if it does in that of
+/// `served`. Each load once.
+pub fn others(
+    snapshot: &Snapshot,
+    served: &Served,
+    kind: Kind,
+    permit: Permit,
+) -> Vec<Arc<LoadPlan>> {
+    let Ok(own) = &served.plan else {
+        return Vec::new();
+    };
+    let context = kind.tokens.min(u64::from(own.context));
+    let fits = |other: &Served, plan: &LoadPlan| {
+        (other.chats || !kind.chat) && u64::from(plan.context) >= context && permit(&other.name)
+    };
+    let mut seen = HashSet::from([own.model.as_str()]);
+    let servable = snapshot.served.values().filter_map(|other| {
+        let plan = other.plan.as_ref().ok()?;
+        fits(other, plan).then_some(plan)
+    });
+    servable
+        .filter(|plan| seen.insert(plan.model.as_str()))
+        .cloned()
+        .collect()
+}
+
 /// What `GET /v1/models` shows: the entries, cached or not, and the cached ids
 /// that can be served, then the aliases. Of an id that `allow` merely permits and
 /// that is not whole nobody asked to be told.
@@ -154,7 +195,13 @@ fn find(snapshot: &Snapshot, name: &Name) -> Option<(Arc<Served>, Why)> {
     );
     match (exact, alias) {
         (Some(served), _) if served.entry => Some((Arc::clone(served), Why::Exact)),
-        (_, Some(served)) => Some((Arc::clone(served), Why::Alias)),
+        (_, Some(served)) => {
+            let why = match snapshot.background.contains(name.as_str()) {
+                true => Why::Background,
+                false => Why::Alias,
+            };
+            Some((Arc::clone(served), why))
+        }
         (Some(served), None) => Some((Arc::clone(served), Why::Allowed)),
         (None, None) => None,
     }

@@ -72,6 +72,7 @@ pub fn resident(model: &Model, idle_unload: Option<std::time::Duration>) -> Resi
             parallel: u32::try_from(model.parallel).unwrap_or(u32::MAX),
             kv: ByteSize::ZERO,
             compute: Compute::Auto,
+            warmup: false,
             memory: model.memory,
             estimated: false,
         }),

@@ -54,6 +54,9 @@ pub struct WorkerArgs {
     /// The number format of activations.
     #[arg(long, default_value = "auto")]
     pub compute: Compute,
+    /// Make one token before saying that the model is ready.
+    #[arg(long)]
+    pub warmup: bool,
 }
 
 /// The first line on a worker's standard output.
@@ -125,6 +128,8 @@ pub struct LoadPlan {
     pub kv: ByteSize,
     /// Number format of activations.
     pub compute: Compute,
+    /// Whether it makes one token before it is ready.
+    pub warmup: bool,
     /// What is reserved before the process is started: weights, transient and `kv`.
     pub memory: ByteSize,
     /// Whether `memory` is an estimate; else it is the owner's word, and what is

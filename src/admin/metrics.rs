@@ -70,6 +70,11 @@ impl Collector for Moment {
                 "Loads for which another model had to go",
                 counters.swaps,
             ),
+            (
+                "rollbacks",
+                "Models that had gone for a load which failed, and were loaded again",
+                counters.rollbacks,
+            ),
         ] {
             let counter = ConstCounter::new(value);
             let kind = counter.metric_type();

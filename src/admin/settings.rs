@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::access::keys::{KeyClass, Keys};
 use crate::config::{
-    Amount, Budget, Config, Contention, Entry, Limits, Listen, Pattern, Pool, Server, Source,
+    Alias, Amount, Budget, Config, Contention, Entry, Limits, Listen, Pattern, Pool, Server, Source,
 };
 use crate::service::Service;
 
@@ -74,6 +74,7 @@ fn pool(pool: &Pool) -> Value {
             Contention::Preempt => "preempt",
         },
         "autoload": pool.autoload,
+        "lease_ceiling": duration(pool.lease_ceiling),
     })
 }
 
@@ -138,7 +139,7 @@ fn entry(entry: &Entry) -> Value {
         "repo": repo,
         "revision": revision,
         "path": path,
-        "aliases": entry.aliases.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "aliases": entry.aliases.iter().map(alias).collect::<Vec<_>>(),
         "context": entry.load.context,
         "parallel": entry.load.parallel,
         "kv": amount(entry.load.kv),
@@ -146,8 +147,18 @@ fn entry(entry: &Entry) -> Value {
         "memory": amount(entry.load.memory),
         "keep": entry.keep.then_some("always"),
         "preload": entry.preload,
+        "warmup": entry.warmup,
         "idle_unload": entry.idle_unload.map(never_or),
     })
+}
+
+/// As it can be written in the file.
+fn alias(alias: &Alias) -> Value {
+    let name = alias.name.as_str();
+    match alias.background {
+        true => json!({"name": name, "background": true}),
+        false => json!(name),
+    }
 }
 
 fn patterns(patterns: &[Pattern]) -> Vec<&str> {

@@ -7,6 +7,7 @@ use axum::extract::State;
 use serde_json::{Value, json};
 
 use super::seconds_since;
+use crate::api::leases;
 use crate::platform::{self, pressure};
 use crate::pool::ModelView;
 use crate::service::Service;
@@ -46,6 +47,7 @@ pub async fn status(State(service): State<Service>) -> Json<Value> {
             "loads": view.counters.loads,
             "load_failures": view.counters.load_failures,
             "swaps": view.counters.swaps,
+            "rollbacks": view.counters.rollbacks,
             "unloads": view.counters.unloads.iter()
                 .map(|(reason, count)| (reason.as_str().to_owned(), json!(count)))
                 .collect::<serde_json::Map<_, _>>(),
@@ -98,6 +100,12 @@ fn model_status(model: &ModelView, now: Instant) -> Value {
         "leases": model.leases(),
         "waiting": model.waiting,
         "idle_seconds": model.idle_since().map(|since| seconds_since(since, now)),
+        "residency_leases": model.held.iter().map(|held| json!({
+            "id": leases::id(held.hold),
+            "holder": held.holder,
+            "seconds_left": seconds_since(now, held.until),
+        })).collect::<Vec<_>>(),
+        "held_up_seconds": model.held_up_until.map(|until| seconds_since(now, until)),
         "unload_in_seconds": model.unload_at().map(|at| seconds_since(now, at)),
         "load_milliseconds": model.load_times.iter().map(|time| time.as_millis() as u64).collect::<Vec<_>>(),
         "load_phases": ready.map(|ready| json!({

@@ -37,6 +37,7 @@ pub enum Code {
     HostNotAllowed,
     OriginNotAllowed,
     WrongKeyClass,
+    InsufficientScope,
     ModelNotFound,
     NotFound,
     MethodNotAllowed,
@@ -89,6 +90,11 @@ impl Code {
                 "permission_error",
             ),
             WrongKeyClass => ("wrong_key_class", StatusCode::FORBIDDEN, "permission_error"),
+            InsufficientScope => (
+                "insufficient_scope",
+                StatusCode::FORBIDDEN,
+                "permission_error",
+            ),
             ModelNotFound => ("model_not_found", StatusCode::NOT_FOUND, invalid),
             NotFound => ("not_found", StatusCode::NOT_FOUND, invalid),
             MethodNotAllowed => (

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::error::{ApiError, Code};
 
 mod shapes;
+pub mod stay;
 
 /// Largest whole number a field may hold.
 pub const LARGEST: u64 = i32::MAX as u64;
@@ -74,6 +75,10 @@ pub enum Shape {
     Format,
     /// A string, strings, token ids, or arrays of token ids.
     Prompt,
+    /// Seconds.
+    Seconds,
+    /// A duration, seconds, or less than nothing.
+    Duration,
 }
 
 use Takes::{Array, Flag, Name, Nothing, Number, Object, Whole, Words};
@@ -122,6 +127,8 @@ pub const FIELDS: &[Field] = &[
     field("add_generation_prompt", CHAT, Flag),
     field("continue_final_message", CHAT, Flag),
     field("response_format", BOTH, Takes::Shape(Shape::Format)),
+    field("ttl", BOTH, Takes::Shape(Shape::Seconds)),
+    field("keep_alive", BOTH, Takes::Shape(Shape::Duration)),
     field("functions", BOTH, Nothing(&["[]"], "use tools instead")),
     field("function_call", BOTH, Nothing(&["\"auto\"", "\"none\""], "use tool_choice instead")),
     field("modalities", BOTH, Nothing(&["[\"text\"]"], "only text can be made")),

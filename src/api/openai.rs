@@ -112,6 +112,7 @@ fn terms(uri: &Uri, headers: &HeaderMap, caller: &Caller) -> Result<Terms, ApiEr
         priority,
         caller: turns(headers, caller),
         autoload,
+        idle_unload: None,
     })
 }
 

@@ -93,8 +93,8 @@ pub const KEYS: &[Key] = &[
         "which snapshot of the repository"),
     key("models.NAME.path", "folder", Absent, NextLoad,
         "a folder with weights outside the cache, instead of `repo`"),
-    key("models.NAME.aliases", "list of names", Value("[]"), Live,
-        "other names for the same model, compared exactly"),
+    key("models.NAME.aliases", "list of names or `{name, background}`", Value("[]"), Live,
+        "other names for the same model, compared exactly; a request by `{name: NAME, background: true}` may be answered by any permitted model that is up or coming up"),
     key("models.NAME.context", "tokens", Words("the checkpoint's own"), NextLoad,
         "longest sequence, prompt and answer together"),
     key("models.NAME.parallel", "number", Value("8"), NextLoad,
@@ -109,6 +109,8 @@ pub const KEYS: &[Key] = &[
         "loaded at start and never unloaded to make room"),
     key("models.NAME.preload", "`true` or `false`", Value("false"), Live,
         "loaded at start"),
+    key("models.NAME.warmup", "`true` or `false`", Value("false"), Live,
+        "whether the engine makes one token before a loaded model is ready, so that the first answer does not wait for what engines put off; entries that share a load share this"),
     key("models.NAME.idle_unload", "duration or `never`", Words("`pool.idle_unload`"), Live,
         "unloaded when unused for so long"),
     key("pool.max_models", "number or `unlimited`", Value("unlimited"), Live,
@@ -127,6 +129,8 @@ pub const KEYS: &[Key] = &[
         "a request that only busy models could make room for waits until they are free (from `switch_after` on they are drained), is refused at once (503), or takes their place after `switch_after`, and whoever used them gets an error"),
     key("pool.autoload", "`true` or `false`", Value("true"), Live,
         "whether a request loads a model that is not loaded; otherwise it is refused (409), as it is with `?autoload=false`"),
+    key("pool.lease_ceiling", "duration", Value("1h"), Live,
+        "longest residency lease: so long may somebody hold a model however long others wait for its room"),
     key("server.listen", "address or list of addresses", Value("127.0.0.1:11440"), Restart,
         "where inference is served: `IP:PORT`, or `unix:PATH`"),
     key("server.management", "address or list of addresses", Value("127.0.0.1:11441"), Restart,
@@ -232,7 +236,7 @@ mod tests {
         assert!(children("").starts_with(&["memory", "allow", "deny"]));
         assert_eq!(children("").iter().filter(|k| **k == "server").count(), 1);
         assert_eq!(children("models"), [NAME]);
-        assert_eq!(children("pool").len(), 7);
+        assert_eq!(children("pool").len(), 9);
         assert!(children("server").contains(&"limits"));
         assert_eq!(children("server.limits").len(), 21);
         assert_eq!(

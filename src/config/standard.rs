@@ -135,6 +135,7 @@ impl Pool {
             queue_timeout: Duration::from_secs(600),
             contention: Contention::Wait,
             autoload: true,
+            lease_ceiling: Duration::from_secs(3600),
         }
     }
 }

@@ -123,6 +123,7 @@ impl Walker<'_> {
                 "queue_timeout" => set(&mut pool.queue_timeout, self.duration(at, Zero::Refused)),
                 "contention" => set(&mut pool.contention, self.contention(at)),
                 "autoload" => set(&mut pool.autoload, self.boolean(at)),
+                "lease_ceiling" => set(&mut pool.lease_ceiling, self.duration(at, Zero::Refused)),
                 _ => {}
             }
         }

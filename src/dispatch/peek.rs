@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
+use std::time::Duration;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
@@ -12,7 +13,7 @@ use serde_json::value::RawValue;
 
 use self::count::{Spot, Tally, Within};
 use crate::api::error::{ApiError, Code};
-use crate::api::fields::{Endpoint, Field, Takes, invalid, known, shortened};
+use crate::api::fields::{Endpoint, Field, Takes, invalid, known, shortened, stay};
 use crate::config::Counts;
 
 mod count;
@@ -39,6 +40,9 @@ pub struct Peek {
     pub model: Option<String>,
     /// `stream`; absent and null mean false.
     pub stream: bool,
+    /// `ttl` or `keep_alive`: how long the model is to stay when this was its last
+    /// use; nothing means what its entry says.
+    pub idle_unload: Option<Duration>,
 }
 
 /// Reads a JSON object. A body in which the engine might read something else than
@@ -58,6 +62,7 @@ pub fn peek(endpoint: Endpoint, body: &[u8], counts: &Counts) -> Result<Peek, Ap
         tally: Tally::new(counts),
         model: None,
         stream: false,
+        stay: None,
         choices: 1,
     };
     let mut json = serde_json::Deserializer::from_str(text);
@@ -69,6 +74,7 @@ pub fn peek(endpoint: Endpoint, body: &[u8], counts: &Counts) -> Result<Peek, Ap
     Ok(Peek {
         model: reader.model,
         stream: reader.stream,
+        idle_unload: reader.stay.flatten(),
     })
 }
 
@@ -79,6 +85,8 @@ struct Reader<'c> {
     tally: Tally<'c>,
     model: Option<String>,
     stream: bool,
+    /// `ttl` or `keep_alive`, once it was there; then nothing means as long as may be.
+    stay: Option<Option<Duration>>,
     choices: u64,
 }
 
@@ -96,6 +104,12 @@ impl Reader<'_> {
         match (field.name, value) {
             ("model", Value::String(model)) => self.model = Some(model),
             ("stream", Value::Bool(stream)) => self.stream = stream,
+            ("ttl" | "keep_alive", _) if self.stay.is_some() => {
+                let message = format!("{}: expected ttl or keep_alive, found both", field.name);
+                return Err(invalid(field.name, message));
+            }
+            ("ttl", value) => self.stay = Some(stay::ttl(&value)?),
+            ("keep_alive", value) => self.stay = Some(stay::keep_alive(&value)?),
             ("n", value) => {
                 self.choices = value.as_u64().unwrap_or(1);
                 if self.choices > self.counts.choices as u64 {

@@ -196,7 +196,7 @@ impl ReadingHalf {
         mut body: client::Body,
         usage: &mut Option<String>,
     ) -> Result<(), Ending> {
-        let model = self.routed.plan.model.clone();
+        let model = self.routed.model();
         let limits = self.routed.snapshot.config.server.limits.clone();
         let mut relay = Relay::default();
         let mut silence = (limits.first_token, Code::FirstTokenTimeout);
@@ -260,6 +260,7 @@ impl ReadingHalf {
             .into_iter()
             .filter_map(|(name, value)| Some((name?, value)))
             .filter(|(name, _)| name.as_str().starts_with("x-roundhouse-"))
+            .chain(self.routed.late_headers())
             .chain(wait.headers())
             .collect();
         let stall = self.routed.snapshot.config.server.limits.write_stall;
@@ -300,7 +301,7 @@ impl ReadingHalf {
         let Some(refusal) =
             refusal.filter(|value| !status.is_success() && value["error"].is_object())
         else {
-            let message = format!("{} did not answer with events", routed.plan.model);
+            let message = format!("{} did not answer with events", routed.model());
             return Err(Ending::Failed(ApiError::new(
                 Code::BadUpstreamResponse,
                 message,

@@ -42,7 +42,7 @@ async fn read(
     if is_compressed(&head.headers) {
         let message = format!(
             "{} answered in a form that was not asked for",
-            routed.plan.model
+            routed.model()
         );
         return Err(ApiError::new(Code::BadUpstreamResponse, message));
     }
@@ -56,7 +56,7 @@ async fn read(
         return Err(engine_failed(routed, head.status));
     }
     if serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err() {
-        let message = format!("{} did not answer with JSON", routed.plan.model);
+        let message = format!("{} did not answer with JSON", routed.model());
         return Err(ApiError::new(Code::BadUpstreamResponse, message));
     }
     let mut response = Response::new(Body::from(bytes));
@@ -77,7 +77,7 @@ pub(super) async fn collect(
     loop {
         let frame = within(silence, body.frame()).await.map_err(|_| {
             give_up(lease);
-            let message = format!("{} stopped answering", routed.plan.model);
+            let message = format!("{} stopped answering", routed.model());
             ApiError::new(Code::UpstreamTimeout, message)
         })?;
         match frame {
@@ -102,11 +102,11 @@ pub(super) async fn collect(
 pub(super) fn engine_failed(routed: &Routed, status: StatusCode) -> ApiError {
     tracing::warn!(
         request.id = routed.request.request_id,
-        model.id = routed.plan.model,
+        model.id = routed.model(),
         status = status.as_u16(),
         "an engine failed to answer"
     );
-    let message = format!("the engine of {} failed to answer", routed.plan.model);
+    let message = format!("the engine of {} failed to answer", routed.model());
     ApiError::new(Code::BadUpstreamResponse, message)
 }
 

@@ -55,6 +55,7 @@ pub struct Lease {
     instance: Arc<Instance>,
     waited: Duration,
     position: usize,
+    idle_unload: Option<Duration>,
 }
 
 impl Lease {
@@ -64,7 +65,14 @@ impl Lease {
             instance,
             waited,
             position,
+            idle_unload: None,
         }
+    }
+
+    /// If it is the last to be given back, the model is to stay so long.
+    pub(super) fn idle_unload(mut self, wish: Option<Duration>) -> Self {
+        self.idle_unload = wish;
+        self
     }
 
     /// Takes a lease if the gate is open, without asking the owner.
@@ -152,6 +160,7 @@ impl Drop for Lease {
             // Without an owner nobody keeps an idle clock any more.
             let _ = self.instance.owner.send(Message::Idle {
                 generation: self.instance.generation,
+                idle_unload: self.idle_unload,
             });
         }
     }

@@ -7,11 +7,14 @@
 //! the decision to start it until it has been reaped. Waiters stand in one line
 //! across all models; `schedule` decides who is next and who must go.
 
+mod candidates;
 mod control;
 mod expire;
 mod handle;
+mod hold;
 mod memory;
 mod queue;
+mod rollback;
 mod room;
 mod schedule;
 mod show;
@@ -19,12 +22,14 @@ mod slot;
 mod slots;
 mod waiting;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
+use self::candidates::Wanted;
+use self::hold::Hold;
 use self::slot::Slot;
 use self::slots::Slots;
 use self::waiting::Waiting;
@@ -32,7 +37,9 @@ use super::evict::Room;
 use super::gate::Gate;
 use super::ledger::Ledger;
 use super::view::Counters;
-use super::{Ending, Refused, Resident, Settings, Terms, UnloadError, UnloadMode, UnloadReason};
+use super::{
+    Ending, HoldError, Refused, Resident, Settings, Terms, UnloadError, UnloadMode, UnloadReason,
+};
 use crate::units::ByteSize;
 use crate::worker::{LoadPlan, Ready};
 
@@ -44,6 +51,9 @@ pub type WaiterId = u64;
 
 /// Names one management call that waits for its result.
 pub type ReplyId = u64;
+
+/// Names one residency lease.
+pub type HoldId = u64;
 
 /// How long a worker may take between being asked to end and being killed.
 pub const GRACE: Duration = Duration::from_secs(5);
@@ -67,6 +77,8 @@ pub enum Event {
         waiter: WaiterId,
         /// The model, as the request's snapshot describes it.
         plan: Arc<LoadPlan>,
+        /// Models that may answer in its place if they are up or coming up.
+        others: Vec<Arc<LoadPlan>>,
         /// On what terms.
         terms: Terms,
     },
@@ -129,6 +141,8 @@ pub enum Event {
     Idle {
         /// Which.
         generation: Generation,
+        /// How long its model is to stay, as whoever gave it back wishes.
+        idle_unload: Option<Duration>,
     },
     /// Somebody wants a model out of memory.
     Unload {
@@ -138,6 +152,26 @@ pub enum Event {
         model: String,
         /// How.
         mode: UnloadMode,
+    },
+    /// Somebody who uses a worker wants to hold its model.
+    Hold {
+        /// The number that the residency lease will have.
+        hold: HoldId,
+        /// The worker.
+        generation: Generation,
+        /// Who.
+        holder: String,
+        /// For how long.
+        time: Duration,
+    },
+    /// A residency lease is given back.
+    LetGo {
+        /// Who waits for the result.
+        reply: ReplyId,
+        /// Which.
+        hold: HoldId,
+        /// Whose it must be; nothing means anybody's.
+        holder: Option<String>,
     },
     /// Everything idle and not kept is to go.
     Release {
@@ -213,12 +247,33 @@ pub enum Effect {
         /// Why.
         ending: Ending,
     },
+    /// A load failed, and what had gone for it is loaded again. The start follows.
+    BringBack {
+        /// What comes back.
+        model: String,
+        /// Whose load failed.
+        failed: String,
+    },
     /// The result of an unload.
     Unloaded {
         /// Who asked.
         reply: ReplyId,
         /// What came of it.
         result: Result<(), UnloadError>,
+    },
+    /// Whether a residency lease was given.
+    Held {
+        /// Which.
+        hold: HoldId,
+        /// Why not, if not.
+        result: Result<(), HoldError>,
+    },
+    /// Whether a residency lease was given back.
+    LetGo {
+        /// Who asked.
+        reply: ReplyId,
+        /// Of which model.
+        result: Result<String, HoldError>,
     },
     /// The result of a release.
     Released {
@@ -257,6 +312,14 @@ pub struct Machine {
     workers: HashMap<Generation, String>,
     /// Everybody who waits, for whatever model.
     waiting: Waiting,
+    /// Waiters whose model does not come and who may be answered by others.
+    unplaced: Vec<(WaiterId, Box<Wanted>)>,
+    /// The residency leases that run.
+    holds: BTreeMap<HoldId, Hold>,
+    /// Who went for which load that is still to come.
+    displaced: BTreeMap<String, Vec<String>>,
+    /// Who is to come back, and whose load failed.
+    restoring: Vec<(String, String)>,
     /// The idle models; the least recently used goes first.
     idle: LruCache<String, ()>,
     /// Models that a reload has taken away, so that late requests do not bring them back.
@@ -287,6 +350,10 @@ impl Machine {
             slots: Slots::default(),
             workers: HashMap::new(),
             waiting: Waiting::default(),
+            unplaced: Vec::new(),
+            holds: BTreeMap::new(),
+            displaced: BTreeMap::new(),
+            restoring: Vec::new(),
             idle: LruCache::unbounded(),
             unlisted: HashSet::new(),
             preloading: BTreeSet::new(),
@@ -336,8 +403,9 @@ impl Machine {
             Event::Acquire {
                 waiter,
                 plan,
+                others,
                 terms,
-            } => self.acquire(waiter, plan, terms, now, out),
+            } => self.acquire_any(waiter, plan, others, terms, now, out),
             Event::Load { waiter, model } => self.load_by_hand(waiter, &model, now, out),
             Event::Cancel { waiter } => self.cancel(waiter),
             Event::Spawned { generation, pid } => self.spawned(generation, pid),
@@ -352,14 +420,31 @@ impl Machine {
                 self.load_failed(generation, reason, now, out);
             }
             Event::Exited { generation, how } => self.exited(generation, how, now, out),
-            Event::Idle { generation } => self.idle(generation, now, out),
-            Event::Unload { reply, model, mode } => self.unload(reply, &model, mode, out),
+            Event::Idle {
+                generation,
+                idle_unload,
+            } => self.idle(generation, idle_unload, now, out),
+            Event::Unload { reply, model, mode } => self.unload(reply, &model, mode, now, out),
+            Event::Hold {
+                hold,
+                generation,
+                holder,
+                time,
+            } => self.hold(hold, generation, holder, time, now, out),
+            Event::LetGo {
+                reply,
+                hold,
+                holder,
+            } => self.let_go(reply, hold, holder.as_deref(), now, out),
             Event::Release { reply } => self.release(reply, now, out),
             Event::Apply { settings, models } => self.apply(settings, models, now, out),
             Event::Shutdown { drain } => self.begin_shutdown(drain, now, out),
             Event::Tick => {}
         }
         self.pass(now, out);
+        while self.place_anew(now, out) {
+            self.pass(now, out);
+        }
         self.slots.settle(now);
         effects
     }

@@ -16,10 +16,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::owner::{Owner, now};
 use super::lease::Instance;
 use super::ledger::file::Notebook;
-use super::state::{Generation, Machine, WaiterId};
-use super::{Lease, Refused, Resident, Settings, Terms, UnloadError, UnloadMode, View};
+use super::state::{Generation, HoldId, Machine, WaiterId};
+use super::{
+    Candidates, HoldError, Lease, Refused, Resident, Settings, Terms, UnloadError, UnloadMode, View,
+};
 use crate::shutdown::Tasks;
-use crate::worker::LoadPlan;
 use crate::worker::process::{Launch, Report};
 
 /// A handle to the pool. Cloning gives another handle to the same pool.
@@ -43,7 +44,7 @@ pub(super) enum Message {
     /// A request wants a lease.
     Acquire {
         waiter: WaiterId,
-        plan: Arc<LoadPlan>,
+        candidates: Candidates,
         terms: Terms,
         answer: oneshot::Sender<Result<Lease, Refused>>,
     },
@@ -56,7 +57,10 @@ pub(super) enum Message {
     /// A waiter has left.
     Cancel { waiter: WaiterId },
     /// The last lease was given back.
-    Idle { generation: Generation },
+    Idle {
+        generation: Generation,
+        idle_unload: Option<Duration>,
+    },
     /// A worker says something.
     Worker {
         generation: Generation,
@@ -69,6 +73,19 @@ pub(super) enum Message {
         model: String,
         mode: UnloadMode,
         answer: oneshot::Sender<Result<(), UnloadError>>,
+    },
+    /// A model that somebody uses is to be held.
+    Hold {
+        generation: Generation,
+        holder: String,
+        time: Duration,
+        answer: oneshot::Sender<Result<HoldId, HoldError>>,
+    },
+    /// A residency lease is given back.
+    LetGo {
+        hold: HoldId,
+        holder: Option<String>,
+        answer: oneshot::Sender<Result<String, HoldError>>,
     },
     /// Everything idle is to go.
     Release {
@@ -132,18 +149,24 @@ impl Pool {
         Self::open(settings, models, Notebook::default(), launcher, tasks)
     }
 
-    /// Waits for a lease. Dropping the future gives up the place in the line.
-    pub async fn acquire(&self, plan: &Arc<LoadPlan>, terms: Terms) -> Result<Lease, Refused> {
-        if let Some(lease) = self.take_open(&plan.model) {
-            return Ok(lease);
+    /// Waits for a lease on a model, or on one of several: the lease says which.
+    /// Dropping the future gives up the place in the line.
+    pub async fn acquire(
+        &self,
+        candidates: impl Into<Candidates>,
+        terms: Terms,
+    ) -> Result<Lease, Refused> {
+        let candidates = candidates.into();
+        if let Some(lease) = self.take_open(&candidates.own.model) {
+            return Ok(lease.idle_unload(terms.idle_unload));
         }
-        self.wait(|waiter, answer| Message::Acquire {
+        let waited = self.wait(|waiter, answer| Message::Acquire {
             waiter,
-            plan: plan.clone(),
+            candidates,
             terms,
             answer,
-        })
-        .await
+        });
+        Ok(waited.await?.idle_unload(terms.idle_unload))
     }
 
     /// A lease through an open gate: no message, no lock.
@@ -158,15 +181,54 @@ impl Pool {
         let _ = self.shared.owner.send(Message::Apply { settings, models });
     }
 
-    /// Brings a model up without using it; answers when it is ready.
-    pub async fn load(&self, model: &str) -> Result<(), Refused> {
+    /// Brings a model up, whatever `pool.autoload` says; answers with a lease when it is
+    /// ready.
+    pub async fn load(&self, model: &str) -> Result<Lease, Refused> {
         self.wait(|waiter, answer| Message::Load {
             waiter,
             model: model.to_owned(),
             answer,
         })
         .await
-        .map(drop)
+    }
+
+    /// Holds the model that a lease is on: it stays for `time`, whoever waits for
+    /// others. Answers the number of the residency lease; if nobody waits for
+    /// the answer any more, it is given back.
+    pub async fn hold(
+        &self,
+        lease: &Lease,
+        holder: &str,
+        time: Duration,
+    ) -> Result<HoldId, HoldError> {
+        let (answer, result) = oneshot::channel();
+        let _ = self.shared.owner.send(Message::Hold {
+            generation: lease.generation(),
+            holder: holder.to_owned(),
+            time,
+            answer,
+        });
+        result.await.unwrap_or_else(|_| Err(self.not_held()))
+    }
+
+    /// Gives a residency lease back, only that of `holder` if one is named; answers
+    /// the model.
+    pub async fn let_go(&self, hold: HoldId, holder: Option<&str>) -> Result<String, HoldError> {
+        let (answer, result) = oneshot::channel();
+        let _ = self.shared.owner.send(Message::LetGo {
+            hold,
+            holder: holder.map(str::to_owned),
+            answer,
+        });
+        result.await.unwrap_or_else(|_| Err(self.not_held()))
+    }
+
+    /// Why there is no answer about a residency lease.
+    fn not_held(&self) -> HoldError {
+        match self.unanswered() {
+            UnloadError::ShuttingDown => HoldError::ShuttingDown,
+            _ => HoldError::Lost,
+        }
     }
 
     /// Unloads a model; answers when its process has been reaped.

@@ -75,11 +75,26 @@ pub struct ModelView {
     pub ready_since: Option<Instant>,
     pub(super) idle_since: Option<Instant>,
     pub(super) unload_at: Option<Instant>,
+    /// Who holds it by a residency lease, the first to end first.
+    pub held: Vec<HeldBy>,
+    /// Until when residency leases on others keep it waiting.
+    pub held_up_until: Option<Instant>,
     /// The last failed load or early crash since it was last up.
     pub last_failure: Option<LastFailure>,
     /// How long the last loads took, the newest last.
     pub load_times: Vec<Duration>,
     pub(super) gate: Option<Arc<Gate>>,
+}
+
+/// A residency lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldBy {
+    /// Its number.
+    pub hold: u64,
+    /// Who has it.
+    pub holder: String,
+    /// When it ends.
+    pub until: Instant,
 }
 
 /// A failed load, or a crash right after loading.
@@ -104,6 +119,8 @@ pub struct Counters {
     pub load_failures: u64,
     /// Loads for which another model had to go.
     pub swaps: u64,
+    /// Models that had gone for a load which failed, and were loaded again.
+    pub rollbacks: u64,
     /// Models that were ready and went, by reason.
     pub unloads: BTreeMap<UnloadReason, u64>,
 }

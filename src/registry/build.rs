@@ -10,7 +10,7 @@ use super::catalogue::{Catalogue, Found};
 use super::{Machine, NotServable, Served, Snapshot};
 use crate::config::problem::Problems;
 use crate::config::{Budget, Compute, Config, Entry, LoadSettings, Source};
-use crate::model::id::{ModelId, Name};
+use crate::model::id::ModelId;
 use crate::units::ByteSize;
 use crate::worker::{EngineKind, LoadPlan};
 
@@ -43,14 +43,19 @@ pub fn snapshot(
     };
     let served = builder.served();
     let cached = cached(catalogue);
-    let aliases = config
-        .models
-        .iter()
-        .flat_map(|entry| entry.aliases.iter().map(move |alias| (alias, entry)))
+    let named = || {
+        let models = config.models.iter();
+        models.flat_map(|entry| entry.aliases.iter().map(move |alias| (alias, entry)))
+    };
+    let aliases = named()
         .filter_map(|(alias, entry)| {
             let served = served.get(entry.name.as_str())?;
-            Some((alias.to_string(), Arc::clone(served)))
+            Some((alias.name.to_string(), Arc::clone(served)))
         })
+        .collect();
+    let background = named().filter(|(alias, _)| alias.background);
+    let background = background
+        .map(|(alias, _)| alias.name.to_string())
         .collect();
     Ok(Snapshot {
         generation,
@@ -58,6 +63,7 @@ pub fn snapshot(
         budget,
         served,
         aliases,
+        background,
         cached,
     })
 }
@@ -114,7 +120,7 @@ impl Builder<'_> {
         let aliases: HashSet<&str> = config
             .models
             .iter()
-            .flat_map(|entry| entry.aliases.iter().map(Name::as_str))
+            .flat_map(|entry| entry.aliases.iter().map(|alias| alias.name.as_str()))
             .collect();
         for id in self.catalogue.ids() {
             // An alias of the same spelling wins, so the id could never be asked for.
@@ -138,7 +144,11 @@ impl Builder<'_> {
             keep: entry.keep,
             preload: entry.preload || entry.keep,
             idle_unload,
-            aliases: entry.aliases.iter().map(Name::to_string).collect(),
+            aliases: entry
+                .aliases
+                .iter()
+                .map(|alias| alias.name.to_string())
+                .collect(),
             ..self.plain(entry.name.as_str(), &entry.source, &entry.load)
         }
     }
@@ -166,6 +176,7 @@ impl Builder<'_> {
             aliases: Vec::new(),
             modified: found.and_then(|found| found.modified),
             size: found.map_or(ByteSize::ZERO, |found| found.size),
+            chats: found.is_some_and(|found| found.chats),
             plan: planned.map(|(plan, _)| plan),
         }
     }
@@ -179,6 +190,12 @@ impl Builder<'_> {
         let planned = self.make(source, load);
         self.plans.insert(key, planned.clone());
         planned
+    }
+
+    /// Whether any entry of this load wants it warmed up.
+    fn is_warmed_up(&self, source: &Source, load: &LoadSettings) -> bool {
+        let mut entries = self.config.models.iter();
+        entries.any(|entry| entry.warmup && entry.source == *source && entry.load == *load)
     }
 
     /// Finds the snapshot and settles what the entry leaves open.
@@ -215,6 +232,7 @@ impl Builder<'_> {
             kv,
             compute: load.compute,
             estimated: load.memory.is_none(),
+            warmup: self.is_warmed_up(source, load),
             memory: load
                 .memory
                 .map(|memory| memory.of(self.budget))

@@ -24,6 +24,8 @@ pub struct Found {
     pub context: Option<u32>,
     /// Whether it is a play for the scripted engine.
     pub scripted: bool,
+    /// Whether it has a chat template.
+    pub chats: bool,
     /// What it needs, by number format.
     pub needs: Needs,
 }

@@ -138,10 +138,12 @@ fn treatment(served: &Served) -> (bool, bool, Option<std::time::Duration>) {
     (served.keep, served.preload, served.idle_unload)
 }
 
-/// Aliases that are new, gone or lead elsewhere.
+/// Aliases that are new, gone, lead elsewhere or became something else.
 fn changed_aliases(before: &Snapshot, now: &Snapshot) -> usize {
-    let target =
-        |snapshot: &Snapshot, alias: &str| snapshot.aliases.get(alias).map(|s| s.name.clone());
+    let target = |snapshot: &Snapshot, alias: &str| {
+        let served = snapshot.aliases.get(alias)?;
+        Some((served.name.clone(), snapshot.background.contains(alias)))
+    };
     let new_or_moved = now
         .aliases
         .keys()

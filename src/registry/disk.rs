@@ -91,6 +91,7 @@ fn found(manifest: Manifest, on_disk: Option<u64>, compute: Compute) -> Found {
         size: ByteSize(on_disk.unwrap_or(manifest.weight_bytes)),
         context: manifest.context,
         scripted: manifest.scripted,
+        chats: manifest.has_chat_template || manifest.scripted,
         needs: Needs {
             held: need.held(),
             kv_per_token: need.kv_per_token,

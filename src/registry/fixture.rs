@@ -32,6 +32,16 @@ impl Shelf {
         self
     }
 
+    /// One more snapshot, without a chat template.
+    pub fn plain(mut self, id: &str) -> Self {
+        let found = Found {
+            chats: false,
+            ..found(id)
+        };
+        self.0.insert(id.to_owned(), Ok(found));
+        self
+    }
+
     /// One more snapshot, for the scripted engine.
     pub fn scripted(mut self, id: &str) -> Self {
         let found = Found {
@@ -52,6 +62,7 @@ fn found(id: &str) -> Found {
         size: ByteSize(4_000_000_000),
         context: Some(40_960),
         scripted: false,
+        chats: true,
         needs: Needs {
             held: ByteSize(5_000_000_000),
             kv_per_token: ByteSize(100_000),

@@ -269,3 +269,40 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_background_alias_says_so_and_anything_permitted_of_the_kind_may_answer() {
+    let text = "
+allow: [x/*]
+models:
+  a/own: { aliases: [{name: titles, background: true}, own] }
+  twin: { repo: a/own }
+  a/small: { context: 1000 }
+  a/gone: {}
+";
+    let shelf = Shelf::of(&["a/own", "a/small", "x/one", "y/stranger"]).plain("x/plain");
+    let snapshot = snapshot(text, &shelf);
+    let served = match decide(&snapshot, Some("titles"), &anyone) {
+        Decision::Serve { served, why, .. } => {
+            assert_eq!(why, Why::Background);
+            served
+        }
+        decision => panic!("{decision:?}"),
+    };
+    assert_eq!(
+        shown(&decide(&snapshot, Some("own"), &anyone)),
+        "a/own by alias as a/own"
+    );
+    let check = |chat: bool, tokens: u64, permit: Permit, expected: &[&str]| {
+        let others = others(&snapshot, &served, Kind { chat, tokens }, permit);
+        let names: Vec<_> = others.iter().map(|plan| plan.model.as_str()).collect();
+        assert_eq!(names, expected, "{chat} {tokens}");
+    };
+    check(true, 500, &anyone, &["a/small", "x/one"]);
+    check(false, 500, &anyone, &["a/small", "x/one", "x/plain"]);
+    check(true, 2000, &anyone, &["x/one"]);
+    // Longer than any of them: what would be refused by its own model anyway.
+    check(true, 1 << 40, &anyone, &["x/one"]);
+    let some = |name: &str| name == "a/own" || name == "a/small";
+    check(false, 500, &some, &["a/small"]);
+}

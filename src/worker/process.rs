@@ -215,6 +215,7 @@ impl Inner {
             .args(["--parallel", &plan.parallel.to_string()])
             .args(["--kv", &plan.kv.0.to_string()])
             .args(["--compute", plan.compute.as_str()])
+            .args(plan.warmup.then_some("--warmup"))
             .current_dir("/")
             .env_clear()
             .envs(environment(std::env::vars_os()))

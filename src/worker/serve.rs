@@ -9,6 +9,7 @@ mod http;
 mod messages;
 mod request;
 mod source;
+mod warmup;
 
 use std::io::{BufRead, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -46,6 +47,8 @@ enum Failure {
     NoParent,
     #[error("{0}")]
     Engine(#[from] EngineError),
+    #[error("the warm-up failed: {0}")]
+    WarmUp(String),
     #[error("the socket's folder is open to others (mode {0:o}), expected 700")]
     OpenFolder(u32),
     #[error("cannot listen on the socket: {0}")]
@@ -97,6 +100,9 @@ fn work(args: &WorkerArgs, began: Instant) -> Result<(), Failure> {
         .map_err(Failure::Start)?;
     let guard = runtime.enter();
     let loaded = load(args)?;
+    if args.warmup {
+        runtime.block_on(warmup::run(&loaded.engine))?;
+    }
     let status = loaded.engine.status();
     let served = Arc::new(Served {
         engine: loaded.engine,

@@ -8,6 +8,7 @@ mod raw;
 mod sampler;
 
 mod access;
+mod background;
 mod bodies;
 mod browser;
 mod clients;
@@ -38,6 +39,7 @@ mod rates;
 mod records;
 mod reload;
 mod replies;
+mod residency;
 mod routes;
 mod secrets;
 mod simulate;

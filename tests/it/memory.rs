@@ -153,11 +153,13 @@ async fn a_broken_or_foreign_ledger_costs_what_it_taught_and_nothing_else() {
         ),
     ] {
         std::fs::write(&path, text).expect("written");
-        let server = home.serve();
+        let mut server = home.serve();
         server.logged(&["ledger is begun anew", word]);
         let aside = std::fs::read_to_string(path.with_extension("json.broken"));
         assert_eq!(aside.expect("put aside"), text);
         assert_eq!(server.chat(&question("t/a", "n", false)).await.status, 200);
+        server.signal(Signal::TERM);
+        assert_eq!(server.wait(), Some(0));
     }
     let text = std::fs::read_to_string(&path).expect("written anew");
     let ledger: Value = serde_json::from_str(&text).expect("JSON");

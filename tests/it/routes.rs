@@ -228,7 +228,7 @@ async fn a04_a09_a10_every_route_asks_what_the_table_says_however_it_is_spelt() 
     // Every refusal of this walk is wanted, so none may be one of too many.
     let home = Home::new("server: { limits: { wrong_keys: 1000000 } }\nmodels: { t/a: {} }\n");
     home.scripted("t/a", json!({"tokens": 1}));
-    let (inference, management) = (key(&home, &[]), key(&home, &["--management"]));
+    let (inference, management) = (key(&home, &["--pool"]), key(&home, &["--management"]));
     let rows = table(&home);
     let server = home.serve();
     let wrong = format!("{}x", &inference[..inference.len() - 1]);

@@ -34,7 +34,7 @@ pub struct Scope {
     /// Seconds since 1970 after which it is no key any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires: Option<u64>,
-    /// Whether it may unload models and hold them. Kept for routes that ask for it.
+    /// Whether it may hold models by residency leases.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub pool: bool,
 }

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{Shape, invalid, wrong};
+use super::{Shape, invalid, stay, wrong};
 use crate::api::error::ApiError;
 
 /// Longest stop string, bytes.
@@ -19,6 +19,8 @@ pub(super) fn check(shape: Shape, name: &str, value: &Value) -> Result<(), ApiEr
         Shape::Biases => biases(name, value),
         Shape::StreamOptions => stream_options(name, value),
         Shape::Format => format(name, value),
+        Shape::Seconds => stay::ttl(value).map(drop),
+        Shape::Duration => stay::keep_alive(value).map(drop),
         Shape::Prompt => match value {
             Value::String(_) | Value::Array(_) => Ok(()),
             other => Err(wrong(name, expected(shape), other)),
@@ -33,6 +35,8 @@ pub(super) fn expected(shape: Shape) -> &'static str {
         Shape::Biases => "an object of token ids and numbers",
         Shape::StreamOptions => "an object",
         Shape::Format => "{\"type\": \"text\"} (the model's answer cannot be constrained yet)",
+        Shape::Seconds => stay::SECONDS,
+        Shape::Duration => stay::DURATION,
         Shape::Prompt => "a string, an array of strings, or one or more arrays of token ids",
     }
 }

@@ -101,4 +101,22 @@ pub const OPERATIONS: &[Operation] = &[
         generates: true,
         refusals: OF_A_MODEL,
     },
+    Operation {
+        method: "POST",
+        path: "/v1/leases",
+        summary: "Holds a model for a while; it is loaded if it is not up.",
+        takes: Some("LeaseRequest"),
+        answers: &[(200, Answer::Json("Lease"))],
+        generates: false,
+        refusals: &[404, 409, 504],
+    },
+    Operation {
+        method: "DELETE",
+        path: "/v1/leases",
+        summary: "Gives a residency lease back.",
+        takes: Some("LeaseId"),
+        answers: &[(200, Answer::Json("Done"))],
+        generates: false,
+        refusals: &[404],
+    },
 ];

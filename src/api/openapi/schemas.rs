@@ -75,7 +75,6 @@ pub(super) fn management() -> Map<String, Value> {
         ("Models", object(&["models"])),
         ("Settings", object(&["generation", "config", "keys"])),
         ("Reloaded", object(&["generation", "change"])),
-        ("Done", object(&["success", "model"])),
         ("Released", object(&["success", "models"])),
         ("KeyList", object(&["keys"])),
         ("KeyRequest", key_request()),
@@ -101,6 +100,29 @@ fn key_request() -> Value {
     })
 }
 
+/// A residency lease that is asked for.
+fn lease_request() -> Value {
+    json!({
+        "type": "object",
+        "required": ["model"],
+        "properties": {
+            "model": name(),
+            "seconds": {"type": ["integer", "null"], "minimum": 1},
+        },
+        "additionalProperties": false,
+    })
+}
+
+/// A residency lease that is given back.
+fn lease_id() -> Value {
+    json!({
+        "type": "object",
+        "required": ["id"],
+        "properties": {"id": {"type": "string"}},
+        "additionalProperties": false,
+    })
+}
+
 /// What both ports have.
 fn common() -> Map<String, Value> {
     let error = json!({
@@ -118,10 +140,17 @@ fn common() -> Map<String, Value> {
         }},
     });
     let description = object(&["openapi", "info", "paths", "components"]);
-    [("Error", error), ("Description", description)]
-        .map(|(name, schema)| (name.to_owned(), schema))
-        .into_iter()
-        .collect()
+    [
+        ("Error", error),
+        ("Description", description),
+        ("LeaseRequest", lease_request()),
+        ("LeaseId", lease_id()),
+        ("Lease", object(&["id", "model", "seconds", "limited"])),
+        ("Done", object(&["success", "model"])),
+    ]
+    .map(|(name, schema)| (name.to_owned(), schema))
+    .into_iter()
+    .collect()
 }
 
 /// An object that has at least these.
@@ -232,6 +261,11 @@ fn shaped(shape: Shape, counts: &Counts) -> Value {
             "type": ["object", "null"],
             "required": ["type"],
             "properties": {"type": {"const": "text"}},
+        }),
+        Shape::Seconds => json!({"type": ["number", "null"], "minimum": 0}),
+        Shape::Duration => json!({
+            "type": ["string", "number", "null"],
+            "pattern": "^-?([0-9]{1,6}|([0-9]{1,6}(ms|s|m|h)){1,3})$",
         }),
         Shape::Prompt => {
             let tokens = json!({"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0, "maximum": u32::MAX}});

@@ -7,7 +7,7 @@ use super::{At, Walker, set};
 use crate::config::file::{Node, Pair, Value};
 use crate::config::keys::NAME;
 use crate::config::problem::{Place, Problem};
-use crate::config::{Compute, Config, Entry, LoadSettings, Source, suggest};
+use crate::config::{Alias, Compute, Config, Entry, LoadSettings, Source, suggest};
 use crate::model::id::{ModelId, Name};
 
 /// Longest revision, bytes.
@@ -57,7 +57,7 @@ impl Walker<'_> {
         let shown = format!("models.{name}");
         let mut origin = Origin::default();
         let mut load = LoadSettings::default();
-        let (mut keep, mut preload, mut idle_unload) = (false, false, None);
+        let (mut keep, mut preload, mut warmup, mut idle_unload) = (false, false, false, None);
         let mut aliases = Vec::new();
         let mut idle_place = None;
         for pair in self.pairs(&shown, &format!("models.{NAME}"), &pair.node) {
@@ -71,6 +71,7 @@ impl Walker<'_> {
                 "aliases" => aliases = self.aliases(at, &name, places),
                 "keep" => keep = self.keep(at),
                 "preload" => set(&mut preload, self.boolean(at)),
+                "warmup" => set(&mut warmup, self.boolean(at)),
                 "idle_unload" => {
                     idle_unload = self.duration_or_never(at);
                     idle_place = Some(pair.place);
@@ -89,6 +90,7 @@ impl Walker<'_> {
             load,
             keep,
             preload,
+            warmup,
             idle_unload,
             aliases,
             line: pair.place.line,
@@ -198,15 +200,50 @@ impl Walker<'_> {
     }
 
     /// `aliases`; their places are kept for the checks between names.
-    fn aliases(&mut self, at: At, entry: &Name, places: &mut Places) -> Vec<Name> {
+    fn aliases(&mut self, at: At, entry: &Name, places: &mut Places) -> Vec<Alias> {
         let aliases = self.list(at, "a list of names", |walker, at| {
-            let name = walker.name(at)?;
+            let alias = walker.alias(at)?;
             places
                 .aliases
-                .push((name.clone(), at.node.place, entry.clone()));
-            Some(name)
+                .push((alias.name.clone(), at.node.place, entry.clone()));
+            Some(alias)
         });
         aliases.unwrap_or_default()
+    }
+
+    /// A name, or a name with what is special about it.
+    fn alias(&mut self, at: At) -> Option<Alias> {
+        if !matches!(at.node.value, Value::Map(_)) {
+            let name = self.name(at)?;
+            return Some(Alias {
+                name,
+                background: false,
+            });
+        }
+        let shown = at.path;
+        let (mut name, mut background) = (None, false);
+        let pairs = self.unique(at.path, at.node);
+        let is_named = pairs.iter().any(|pair| pair.key == "name");
+        for pair in pairs {
+            let path = format!("{shown}.{}", pair.key);
+            let at = At {
+                path: &path,
+                node: &pair.node,
+            };
+            match pair.key.as_str() {
+                "name" => name = self.name(at),
+                "background" => set(&mut background, self.boolean(at)),
+                _ => self.unknown(shown, &["name", "background"], pair),
+            }
+        }
+        if !is_named {
+            let message = format!("{}: expected name, found none", at.path);
+            self.problem(Problem::at(at.node.place, message));
+        }
+        Some(Alias {
+            name: name?,
+            background,
+        })
     }
 
     /// No alias may be an entry or another alias, and no entry may be denied.

@@ -56,7 +56,7 @@ server:
   allowed_hosts: [ai.example.internal]
 models:
   mlx-community/Qwen3-4B-4bit:
-    aliases: [small, no, 'null', 0x10, 08080]
+    aliases: [small, no, 'null', 0x10, {name: 08080}, {name: titles, background: true}]
     keep: always
   plain:
     repo: org/name
@@ -80,8 +80,15 @@ models:
     let [small, plain, folder] = config.models.as_slice() else {
         panic!("{:?}", config.models);
     };
-    let aliases: Vec<&str> = small.aliases.iter().map(|name| name.as_str()).collect();
-    assert_eq!(aliases, ["small", "no", "null", "0x10", "08080"]);
+    let aliases: Vec<&str> = small
+        .aliases
+        .iter()
+        .map(|alias| alias.name.as_str())
+        .collect();
+    assert_eq!(aliases, ["small", "no", "null", "0x10", "08080", "titles"]);
+    let background = small.aliases.iter().map(|alias| alias.background);
+    assert_eq!(background.filter(|is| *is).count(), 1);
+    assert!(small.aliases[5].background);
     assert!(small.keep && small.line == 12);
     assert_eq!(plain.idle_unload, Some(None));
     assert_eq!(plain.load.kv, Some(Amount::Share(25_000)));

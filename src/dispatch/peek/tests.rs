@@ -254,6 +254,29 @@ fn value() -> impl Strategy<Value = Value> {
     })
 }
 
+#[test]
+fn how_long_a_model_is_to_stay_is_read_and_not_taken_twice() {
+    let check = |fields: Value, expected: Result<Option<u64>, &str>| {
+        let mut body = json!({"model": "a/b", "messages": []});
+        if let (Value::Object(body), Value::Object(fields)) = (&mut body, &fields) {
+            body.extend(fields.clone());
+        }
+        let got = look(Endpoint::Chat, body.to_string().as_bytes());
+        let got = got.map(|peek| peek.idle_unload.map(|time| time.as_secs()));
+        let got = got.map_err(|error| error.param.unwrap_or_default());
+        assert_eq!(got, expected.map_err(str::to_owned), "{fields}");
+    };
+    check(json!({}), Ok(None));
+    check(json!({"ttl": 300}), Ok(Some(300)));
+    check(json!({"ttl": null, "keep_alive": "5m"}), Ok(Some(300)));
+    check(json!({"keep_alive": 0}), Ok(Some(0)));
+    check(json!({"keep_alive": -1}), Ok(None));
+    check(json!({"keep_alive": "soon"}), Err("keep_alive"));
+    check(json!({"ttl": -1}), Err("ttl"));
+    check(json!({"ttl": "5m"}), Err("ttl"));
+    check(json!({"keep_alive": -1, "ttl": 5}), Err("ttl"));
+}
+
 proptest! {
     #[test]
     fn any_bytes_end_in_an_answer(body: Vec<u8>) {
@@ -270,7 +293,7 @@ proptest! {
             fields.into_iter().filter(|(name, _)| known(Endpoint::Chat, name).is_none()).collect();
         body.insert("model".to_owned(), model.clone().into());
         body.insert("stream".to_owned(), stream.into());
-        let expected = Peek { model: Some(model), stream };
+        let expected = Peek { model: Some(model), stream, idle_unload: None };
         for text in [Value::from(body.clone()).to_string(), format!("{:#}", Value::from(body))] {
             prop_assert_eq!(look(Endpoint::Chat, text.as_bytes()), Ok(expected.clone()));
         }

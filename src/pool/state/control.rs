@@ -15,12 +15,13 @@ impl Machine {
         reply: ReplyId,
         model: &str,
         mode: UnloadMode,
+        now: Instant,
         out: &mut Vec<Effect>,
     ) {
         let result = if self.shutdown.is_some() {
             Err(UnloadError::ShuttingDown)
         } else {
-            self.begin_unload(model, mode, out)
+            self.begin_unload(model, mode, now, out)
         };
         match result {
             Err(error) => out.push(Effect::Unloaded {
@@ -41,6 +42,7 @@ impl Machine {
         &mut self,
         model: &str,
         mode: UnloadMode,
+        now: Instant,
         out: &mut Vec<Effect>,
     ) -> Result<(), UnloadError> {
         let reason = UnloadReason::Requested;
@@ -51,6 +53,18 @@ impl Machine {
         let not_loaded = || UnloadError::NotLoaded {
             model: model.to_owned(),
         };
+        let running = self.slots.get(model).filter(|slot| slot.running.is_some());
+        match (mode, running.and_then(|slot| slot.held_until)) {
+            (UnloadMode::Idle, Some(until)) => {
+                return Err(UnloadError::Held {
+                    model: model.to_owned(),
+                    left: until.saturating_duration_since(now),
+                });
+            }
+            // It stays in force for the next worker.
+            (UnloadMode::Drain, _) | (UnloadMode::Idle, None) => {}
+            (UnloadMode::Now, _) => self.end_holds(model, now),
+        }
         let Some(slot) = self.slots.get_mut(model) else {
             return Err(not_loaded());
         };
@@ -84,7 +98,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Everything idle and not kept goes.
+    /// Everything idle and neither kept nor held goes.
     pub(super) fn release(&mut self, reply: ReplyId, now: Instant, out: &mut Vec<Effect>) {
         let mut released = Vec::new();
         let is_up = |slot: &Slot| slot.running.as_ref().is_some_and(|w| w.gate().is_some());
@@ -92,6 +106,7 @@ impl Machine {
             let slot = &self.slots[&model];
             let gate = slot.running.as_ref().and_then(|worker| worker.gate());
             if !slot.keep
+                && slot.held_until.is_none()
                 && let Some(vacant) = gate.and_then(|gate| gate.close_if_idle())
             {
                 self.retire(&model, vacant, UnloadReason::Requested, out);
@@ -129,7 +144,7 @@ impl Machine {
         }
         for model in before {
             if !self.slots[&model].listed {
-                self.unlist(&model, out);
+                self.unlist(&model, now, out);
             }
         }
         self.look_ahead(now);
@@ -171,8 +186,9 @@ impl Machine {
     }
 
     /// Takes a model off the list.
-    fn unlist(&mut self, model: &str, out: &mut Vec<Effect>) {
+    fn unlist(&mut self, model: &str, now: Instant, out: &mut Vec<Effect>) {
         self.unlisted.insert(model.to_owned());
+        self.end_holds(model, now);
         self.preloading.remove(model);
         let Some(slot) = self.slots.get_mut(model) else {
             return;
@@ -278,7 +294,8 @@ impl Machine {
         }
     }
 
-    /// Refuses everybody who waits for a model.
+    /// Refuses everybody who waits for a model, except those whom another may
+    /// answer: they are placed anew.
     pub(super) fn refuse_all(
         &mut self,
         model: &str,
@@ -290,10 +307,13 @@ impl Machine {
         };
         for waiter in slot.waiters.take_all() {
             self.waiting.remove(waiter.id);
-            out.push(Effect::Refuse {
-                waiter: waiter.id,
-                refused: refused(model.to_owned()),
-            });
+            match waiter.elsewhere {
+                Some(wanted) => self.unplaced.push((waiter.id, wanted.without(model))),
+                None => out.push(Effect::Refuse {
+                    waiter: waiter.id,
+                    refused: refused(model.to_owned()),
+                }),
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ impl Machine {
             switch.map(|since| since + self.settings.switch_after),
             self.slots.next_end_of_rest(),
             self.shutdown,
+            self.next_hold_end(),
         ];
         let of_workers = self.slots.running().map(|(_, slot)| self.wake_of(slot));
         let wakes = of_workers.chain(others).flatten();
@@ -37,9 +38,15 @@ impl Machine {
         match slot.running.as_ref().map(|worker| &worker.phase) {
             Some(Phase::Up {
                 idle_since: Some(since),
+                idle_unload,
                 draining: None,
                 ..
-            }) if !slot.keep => slot.idle_unload.map(|after| *since + after),
+            }) if !slot.keep => {
+                // What the entry says is the ceiling of what a request may wish.
+                let times = [*idle_unload, slot.idle_unload].into_iter().flatten();
+                let at = times.min().map(|after| *since + after);
+                at.map(|at| at.max(slot.held_until.unwrap_or(at)))
+            }
             _ => None,
         }
     }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::candidates::Wanted;
 use super::queue::Waiter;
 use super::schedule::grant;
 use super::slot::{Phase, Slot, Turn, most_leases};
@@ -76,33 +77,44 @@ impl Machine {
                 waited: Duration::ZERO,
                 position: 0,
             }),
-            Ok(None) => {
-                let turn = Turn {
-                    since: now,
-                    number: self.turn(),
-                };
-                let Terms {
-                    priority, caller, ..
-                } = terms;
-                self.waiting.age(self.settings.switch_after, now);
-                let position = self.waiting.before(priority);
-                if let Some(slot) = self.slots.get_mut(model) {
-                    slot.waiters.push(Waiter {
-                        id: waiter,
-                        turn,
-                        priority,
-                        caller,
-                        position,
-                    });
-                    let model = model.to_owned();
-                    let place = Place {
-                        model,
-                        turn,
-                        priority,
-                    };
-                    self.waiting.insert(waiter, place);
-                }
-            }
+            Ok(None) => self.join(waiter, model, terms, None, now),
+        }
+    }
+
+    /// Somebody joins the queue of a model, maybe one of several that may answer.
+    pub(super) fn join(
+        &mut self,
+        waiter: WaiterId,
+        model: &str,
+        terms: Terms,
+        elsewhere: Option<Box<Wanted>>,
+        now: Instant,
+    ) {
+        let turn = Turn {
+            since: now,
+            number: self.turn(),
+        };
+        let Terms {
+            priority, caller, ..
+        } = terms;
+        self.waiting.age(self.settings.switch_after, now);
+        let position = self.waiting.before(priority);
+        if let Some(slot) = self.slots.get_mut(model) {
+            slot.waiters.push(Waiter {
+                id: waiter,
+                turn,
+                priority,
+                caller,
+                position,
+                elsewhere,
+            });
+            let model = model.to_owned();
+            let place = Place {
+                model,
+                turn,
+                priority,
+            };
+            self.waiting.insert(waiter, place);
         }
     }
 
@@ -213,6 +225,7 @@ impl Machine {
             ready: ready.clone(),
             since: now,
             idle_since: nobody.then_some(now),
+            idle_unload: None,
             served: false,
             draining: then_drain,
         };
@@ -287,6 +300,7 @@ impl Machine {
         if !slot.keep {
             slot.wanted = None;
         }
+        self.roll_back(model);
         self.refuse_all(model, out, |model| match over_limit {
             Some(limit) => Refused::LoadTimeout { model, limit },
             None => Refused::LoadFailed {
@@ -402,13 +416,20 @@ impl Machine {
 
     /// A lease came back: if it was the last, the idle clock starts or a drain is
     /// over. Whoever queues for it is served afterwards.
-    pub(super) fn idle(&mut self, generation: Generation, now: Instant, out: &mut Vec<Effect>) {
+    pub(super) fn idle(
+        &mut self,
+        generation: Generation,
+        wish: Option<Duration>,
+        now: Instant,
+        out: &mut Vec<Effect>,
+    ) {
         let Some((model, slot)) = self.worker(generation) else {
             return;
         };
         let Some(Phase::Up {
             gate,
             idle_since,
+            idle_unload,
             served,
             draining,
             ..
@@ -426,6 +447,7 @@ impl Machine {
             }
             None if gate.leases() == 0 && slot.waiters.is_empty() => {
                 *idle_since = Some(now);
+                *idle_unload = wish;
                 self.idle.put(model, ());
             }
             None => {}

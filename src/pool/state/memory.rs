@@ -165,7 +165,7 @@ impl Machine {
                     self.look_ahead_for(model, now);
                 }
                 if *reason == UnloadReason::Memory {
-                    self.bring_back(model, now);
+                    self.want_again(model, now);
                 }
             }
             _ => {}
@@ -174,7 +174,7 @@ impl Machine {
     }
 
     /// What is kept comes back after it had to go.
-    fn bring_back(&mut self, model: &str, now: Instant) {
+    fn want_again(&mut self, model: &str, now: Instant) {
         let number = self.turn();
         let is_going_down = self.shutdown.is_some();
         if let Some(slot) = self.slots.get_mut(model)
@@ -196,7 +196,7 @@ impl Machine {
             return false;
         }
         slot.outlook.is_retried = true;
-        for other in self.running_where(now, |slot| !slot.keep) {
+        for other in self.running_where(now, |slot| !slot.keep && slot.held_until.is_none()) {
             if let Some(Phase::Up { gate, .. }) = self.phase(&other)
                 && let Some(vacant) = gate.close_if_idle()
             {

@@ -24,7 +24,8 @@ const BUDGET: u64 = 10;
 #[derive(Clone, Debug)]
 enum Step {
     Ask(usize, Terms),
-    GiveBack(usize),
+    AskAny(usize, usize, Terms),
+    GiveBack(usize, Option<u64>),
     Leave(usize),
     FinishLoad(usize),
     FailLoad(usize),
@@ -32,6 +33,8 @@ enum Step {
     Reap(usize),
     Wait(u64),
     Unload(usize, UnloadMode),
+    Hold(usize, u64),
+    LetGo(usize),
     Release,
     List(usize),
     Resize(usize, u64),
@@ -52,6 +55,7 @@ fn terms() -> impl Strategy<Value = Terms> {
         priority,
         caller,
         autoload,
+        idle_unload: None,
     })
 }
 
@@ -72,7 +76,10 @@ fn step() -> impl Strategy<Value = Step> {
     let model = 0..MODELS.len();
     prop_oneof![
         10 => (model.clone(), terms()).prop_map(|(model, terms)| Step::Ask(model, terms)),
-        8 => (0..64usize).prop_map(Step::GiveBack),
+        2 => (model.clone(), 1..MODELS.len(), terms())
+            .prop_map(|(model, others, terms)| Step::AskAny(model, others, terms)),
+        8 => (0..64usize, prop::option::weighted(0.2, 0..100u64))
+            .prop_map(|(number, wish)| Step::GiveBack(number, wish)),
         2 => (0..64usize).prop_map(Step::Leave),
         6 => (0..8usize).prop_map(Step::FinishLoad),
         1 => (0..8usize).prop_map(Step::FailLoad),
@@ -80,6 +87,8 @@ fn step() -> impl Strategy<Value = Step> {
         5 => (0..8usize).prop_map(Step::Reap),
         3 => (1..200u64).prop_map(Step::Wait),
         1 => (model.clone(), mode).prop_map(|(model, mode)| Step::Unload(model, mode)),
+        2 => (0..64usize, 1..3000u64).prop_map(|(number, seconds)| Step::Hold(number, seconds)),
+        1 => (0..64usize).prop_map(Step::LetGo),
         1 => Just(Step::Release),
         1 => model.clone().prop_map(Step::List),
         1 => (model, 1..12u64).prop_map(|(model, size)| Step::Resize(model, size)),
@@ -121,10 +130,15 @@ fn loading(world: &World) -> Vec<String> {
 fn happen(world: &mut World, all: &[Resident], step: &Step) {
     match *step {
         Step::Ask(model, terms) => drop(world.ask_on(MODELS[model], terms)),
-        Step::GiveBack(number) => {
+        Step::AskAny(model, others, terms) => {
+            let mut wanted = MODELS;
+            wanted.rotate_left(model);
+            world.ask_any(&wanted[..=others], terms);
+        }
+        Step::GiveBack(number, wish) => {
             let held: Vec<_> = world.held.keys().copied().collect();
             if let Some(waiter) = choose(&held, number) {
-                world.give_back(waiter);
+                world.give_back_wishing(waiter, wish.map(Duration::from_secs));
             }
         }
         Step::Leave(number) => {
@@ -155,6 +169,18 @@ fn happen(world: &mut World, all: &[Resident], step: &Step) {
         }
         Step::Wait(seconds) => world.wait(Duration::from_secs(seconds)),
         Step::Unload(model, mode) => drop(world.unload(MODELS[model], mode)),
+        Step::Hold(number, seconds) => {
+            let held: Vec<_> = world.held.keys().copied().collect();
+            if let Some(waiter) = choose(&held, number) {
+                world.hold(waiter, Duration::from_secs(seconds));
+            }
+        }
+        Step::LetGo(number) => {
+            let holds: Vec<_> = world.holds.keys().copied().collect();
+            if let Some(hold) = choose(&holds, number) {
+                world.let_go(hold);
+            }
+        }
         Step::Release => world.on(Event::Release { reply: 0 }),
         Step::List(model) => {
             let name = MODELS[model].to_owned();

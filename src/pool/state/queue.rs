@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Instant;
 
 use super::WaiterId;
+use super::candidates::Wanted;
 use super::slot::Turn;
 use crate::pool::{CallerId, Priority};
 
@@ -23,6 +24,8 @@ pub(super) struct Waiter {
     pub caller: CallerId,
     /// How many stood before it when it came.
     pub position: usize,
+    /// What else may answer it, if it waits for another model than its own.
+    pub elsewhere: Option<Box<Wanted>>,
 }
 
 /// All who wait for one model.
@@ -161,6 +164,7 @@ mod tests {
                 priority,
                 caller: CallerId(caller),
                 position: 0,
+                elsewhere: None,
             });
         }
         queue

@@ -24,7 +24,7 @@ pub(super) struct Prospect {
 
 /// What is held by those who are not on their way out.
 struct Holdings {
-    /// Whoever stays in any case: what loads, what is kept.
+    /// Whoever stays in any case: what loads, what is kept, what somebody holds.
     staying: Room,
     /// Whoever may go: idle ones, the least recently used first, then busy ones,
     /// the longest resident first.
@@ -179,8 +179,10 @@ impl Machine {
             let chosen: Vec<_> = chosen.iter().map(|&i| holdings.candidates[i]).collect();
             prospect.look_again();
             for victim in chosen {
+                let name = self.workers[&victim.generation].clone();
                 // An idle one that was taken in this very moment is looked at anew.
                 self.displace(victim, now, out);
+                self.remember_displaced(model, &name);
             }
             if let Some(slot) = self.slots.get_mut(model) {
                 slot.displaces = true;
@@ -261,7 +263,7 @@ impl Machine {
                 staying = staying.plus(worker.room());
                 continue;
             };
-            if slot.keep {
+            if slot.keep || slot.held_until.is_some() {
                 staying = staying.plus(worker.room());
                 continue;
             }

@@ -23,6 +23,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(120);
 impl Machine {
     /// Draws the consequences.
     pub(super) fn pass(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        self.expire_holds(now);
         self.slots.settle(now);
         self.slots.end_rests(now);
         self.expire_waiters(now, out);
@@ -38,6 +39,7 @@ impl Machine {
         self.keep_to_marks(now, out);
         self.reopen_what_nobody_needs(now);
         self.serve_open_gates(now, out);
+        self.bring_back(now, out);
         self.load_in_turn(now, out);
         self.slots.settle(now);
         self.slots.forget();
@@ -53,7 +55,11 @@ impl Machine {
                 .map_or(Duration::ZERO, |took| {
                     took.saturating_sub(now - worker.started)
                 }),
-            _ => self.settings.switch_after,
+            _ => self
+                .held_up_until(model)
+                .map_or(self.settings.switch_after, |until| {
+                    until.saturating_duration_since(now)
+                }),
         };
         estimate.clamp(Duration::from_secs(1), LONGEST_RETRY)
     }
@@ -71,7 +77,7 @@ impl Machine {
         if draining.is_empty() {
             return;
         }
-        let others = |model: &String| !drains(&self.slots[model]);
+        let others = |model: &String| !drains(&self.slots[model]) && !self.is_held_up(model);
         if self.slots.line_by_age().any(others) {
             return;
         }
@@ -135,6 +141,8 @@ impl Machine {
             }
             if let Err(refused) = self.can_ever_fit(&model) {
                 self.give_up(&model, refused, out);
+            } else if self.is_held_up(&model) {
+                // Room that it cannot have yet is not kept free for it.
             } else if self.make_room(&model, here.is_due(), &mut prospect, now, out) {
                 self.start(&model, now, out);
                 prospect.look_again();

@@ -88,6 +88,8 @@ impl Machine {
             ready_since: since,
             idle_since,
             unload_at: self.unload_at(slot),
+            held: self.held_by(model),
+            held_up_until: slot.claim().and_then(|_| self.held_up_until(model)),
             last_failure: slot.failure.clone(),
             load_times: slot.load_times.iter().copied().collect(),
             gate: gate.cloned(),

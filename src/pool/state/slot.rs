@@ -43,6 +43,8 @@ pub(super) struct Slot {
     pub load_times: VecDeque<Duration>,
     /// Another model had to go for the load that comes.
     pub displaces: bool,
+    /// Until when residency leases hold it.
+    pub held_until: Option<Instant>,
     /// Its place in the indexes.
     pub marks: Marks,
 }
@@ -83,6 +85,8 @@ pub(super) enum Phase {
         ready: Arc<Ready>,
         since: Instant,
         idle_since: Option<Instant>,
+        /// How long it is to stay idle, as whoever used it last wishes.
+        idle_unload: Option<Duration>,
         /// A last lease was given back while it lived.
         served: bool,
         draining: Option<UnloadReason>,
@@ -109,6 +113,7 @@ impl Slot {
             outlook: Outlook::default(),
             load_times: VecDeque::new(),
             displaces: false,
+            held_until: None,
             marks: Marks::default(),
         }
     }

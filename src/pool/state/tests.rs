@@ -2,8 +2,11 @@
 //! its name, and what this one promises.
 
 mod asking;
+mod background;
 mod failing;
+mod holding;
 mod memory;
+mod rollback;
 mod serving;
 mod terms;
 

@@ -86,6 +86,12 @@ impl Waiting {
         self.by_age.first_key_value().map(|(_, oldest)| *oldest)
     }
 
+    /// The model for which somebody waits.
+    #[cfg(test)]
+    pub fn model_of(&self, waiter: WaiterId) -> Option<&str> {
+        self.places.get(&waiter).map(|place| place.model.as_str())
+    }
+
     /// All of them.
     #[cfg(test)]
     pub fn keys(&self) -> impl Iterator<Item = &WaiterId> {

@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Effect, Event, Generation, Machine, ReplyId, WaiterId};
+use super::{Effect, Event, Generation, HoldId, Machine, ReplyId, WaiterId};
 use crate::config::{Compute, Contention};
 use crate::pool::gate::Gate;
 use crate::pool::{
-    Ending, ModelState, ModelView, Refused, Resident, Settings, Terms, UnloadError, UnloadMode,
-    UnloadReason,
+    Ending, HoldError, ModelState, ModelView, Refused, Resident, Settings, Terms, UnloadError,
+    UnloadMode, UnloadReason,
 };
 use crate::units::ByteSize;
 use crate::worker::{EngineKind, LoadPhases, LoadPlan, Ready};
@@ -33,13 +33,20 @@ pub struct World {
     pub released: Vec<String>,
     /// What the holders of leases were told.
     pub endings: Vec<Ending>,
+    /// Whether residency leases were given.
+    pub hold_results: BTreeMap<HoldId, Result<(), HoldError>>,
+    /// Those that run: the model, and until when.
+    pub holds: BTreeMap<HoldId, (String, Instant)>,
+    /// What came back for whom.
+    pub brought_back: Vec<String>,
     /// How workers went: `a evicted`.
     pub gone: Vec<String>,
     /// Which models were loaded, in order.
     pub loaded: Vec<String>,
     /// Workers may hold more than their plan says.
     pub is_honest: bool,
-    asked: BTreeMap<WaiterId, String>,
+    /// The models of which each waiter wants one.
+    asked: BTreeMap<WaiterId, Vec<String>>,
     cancelled: BTreeSet<WaiterId>,
     last: u64,
 }
@@ -66,6 +73,7 @@ pub fn plan(model: &str, memory: u64) -> Arc<LoadPlan> {
         parallel: 64,
         kv: ByteSize::ZERO,
         compute: Compute::Auto,
+        warmup: false,
         memory: ByteSize(memory),
         estimated: false,
     })
@@ -132,6 +140,9 @@ impl World {
             unloads: BTreeMap::new(),
             released: Vec::new(),
             endings: Vec::new(),
+            hold_results: BTreeMap::new(),
+            holds: BTreeMap::new(),
+            brought_back: Vec::new(),
             gone: Vec::new(),
             loaded: Vec::new(),
             is_honest: true,
@@ -158,9 +169,16 @@ impl World {
 
     /// The same, on other terms.
     pub fn ask_on(&mut self, model: &str, terms: Terms) -> WaiterId {
+        self.ask_any(&[model], terms)
+    }
+
+    /// A request for the first of these models, in whose place the others may answer.
+    pub fn ask_any(&mut self, models: &[&str], terms: Terms) -> WaiterId {
         self.last += 1;
         let waiter = self.last;
-        self.asked.insert(waiter, model.to_owned());
+        let model = models[0];
+        let names = models.iter().map(|&model| model.to_owned());
+        self.asked.insert(waiter, names.collect());
         let open = self.up(model).filter(|generation| {
             let gate = self.workers[generation].gate.as_ref();
             gate.is_some_and(|gate| gate.take())
@@ -168,13 +186,21 @@ impl World {
         match open {
             Some(generation) => drop(self.held.insert(waiter, generation)),
             None => {
-                let known = self.residents.get(model);
-                let plan = known.map_or_else(|| plan(model, 1), |r| r.plan.clone());
+                let known = |model: &&str| {
+                    let known = self.residents.get(*model);
+                    known.map_or_else(|| plan(model, 1), |r| r.plan.clone())
+                };
+                let one_is_up = models.iter().any(|model| self.is_open(model));
+                let mut plans = models.iter().map(known);
                 self.on(Event::Acquire {
                     waiter,
-                    plan,
+                    plan: plans.next().expect("one at least"),
+                    others: plans.collect(),
                     terms,
                 });
+                let place = self.machine.waiting.model_of(waiter);
+                let waits_for_up = place.is_none_or(|model| self.is_open(model));
+                assert!(waits_for_up || !one_is_up, "it waits beside one that is up");
             }
         }
         waiter
@@ -184,13 +210,18 @@ impl World {
     pub fn load(&mut self, model: &str) -> WaiterId {
         self.last += 1;
         let (waiter, model) = (self.last, model.to_owned());
-        self.asked.insert(waiter, model.clone());
+        self.asked.insert(waiter, vec![model.clone()]);
         self.on(Event::Load { waiter, model });
         waiter
     }
 
     /// A lease is given back.
     pub fn give_back(&mut self, waiter: WaiterId) {
+        self.give_back_wishing(waiter, None);
+    }
+
+    /// The same, with a wish how long the model is to stay.
+    pub fn give_back_wishing(&mut self, waiter: WaiterId, idle_unload: Option<Duration>) {
         let generation = self.held.remove(&waiter).expect("it holds a lease");
         // A worker that is gone has no gate that anybody looks at.
         let Some(worker) = self.workers.get(&generation) else {
@@ -198,8 +229,42 @@ impl World {
         };
         let gate = worker.gate.as_ref().expect("it was ready");
         if gate.give_back() {
-            self.on(Event::Idle { generation });
+            self.on(Event::Idle {
+                generation,
+                idle_unload,
+            });
         }
+    }
+
+    /// Whoever has a lease wants to hold the model.
+    pub fn hold(&mut self, waiter: WaiterId, time: Duration) -> HoldId {
+        self.last += 1;
+        let (hold, generation) = (self.last, self.held[&waiter]);
+        let model = self.workers.get(&generation).map(|w| w.model.clone());
+        let holder = "run".to_owned();
+        self.on(Event::Hold {
+            hold,
+            generation,
+            holder,
+            time,
+        });
+        if self.hold_results[&hold].is_ok() {
+            let model = model.expect("it lives");
+            self.holds.insert(hold, (model, self.now + time));
+        }
+        hold
+    }
+
+    /// A residency lease is given back.
+    pub fn let_go(&mut self, hold: HoldId) {
+        self.holds.remove(&hold);
+        self.last += 1;
+        let (reply, holder) = (self.last, None);
+        self.on(Event::LetGo {
+            reply,
+            hold,
+            holder,
+        });
     }
 
     /// A request leaves, wherever it stands.
@@ -294,12 +359,18 @@ impl World {
     pub fn unload(&mut self, model: &str, mode: UnloadMode) -> ReplyId {
         self.last += 1;
         let (reply, model) = (self.last, model.to_owned());
+        if mode == UnloadMode::Now {
+            self.holds.retain(|_, (held, _)| *held != model);
+        }
         self.on(Event::Unload { reply, model, mode });
         reply
     }
 
     /// The residents as they now stand are told to the machine.
     pub fn apply(&mut self) {
+        let residents = &self.residents;
+        self.holds
+            .retain(|_, (held, _)| residents.contains_key(held));
         self.on(Event::Apply {
             settings: self.settings.clone(),
             models: self.residents.values().cloned().collect(),
@@ -328,6 +399,14 @@ impl World {
         let mut up = self.workers.iter().filter(|(_, w)| w.model == model);
         up.find(|(_, w)| w.gate.is_some() && !w.is_told_to_end)
             .map(|(generation, _)| *generation)
+    }
+
+    /// Whether a lease on a model can be had at once.
+    fn is_open(&self, model: &str) -> bool {
+        let gate = self
+            .up(model)
+            .and_then(|up| self.workers[&up].gate.as_ref());
+        gate.is_some_and(|gate| gate.is_open())
     }
 
     /// Waiters that have neither a lease nor a refusal and did not leave.
@@ -392,7 +471,8 @@ impl World {
             } => {
                 self.positions.insert(waiter, position);
                 let worker = &self.workers[&generation];
-                assert_eq!(worker.model, self.asked[&waiter], "another model");
+                let wanted = &self.asked[&waiter];
+                assert!(wanted.contains(&worker.model), "another model");
                 assert!(!worker.is_told_to_end, "a lease on what is ending");
                 self.answered_once(waiter);
                 self.held.insert(waiter, generation);
@@ -414,6 +494,14 @@ impl World {
                 assert!(before.is_none(), "told twice");
             }
             Effect::Released { models, .. } => self.released = models,
+            Effect::Held { hold, result } => {
+                let before = self.hold_results.insert(hold, result);
+                assert!(before.is_none(), "told twice");
+            }
+            Effect::LetGo { .. } => {}
+            Effect::BringBack { model, failed } => {
+                self.brought_back.push(format!("{model} for {failed}"));
+            }
             Effect::Forget {
                 generation,
                 model,
@@ -446,6 +534,10 @@ impl World {
                 worker.model
             );
             assert!(worker.gate.is_some(), "{} was loading", worker.model);
+            let now = self.now;
+            let mut holds = self.holds.values();
+            let held = holds.any(|(model, until)| *model == worker.model && *until > now);
+            assert!(outgrew || !held, "{} is held", worker.model);
         }
     }
 

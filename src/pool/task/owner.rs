@@ -16,8 +16,10 @@ use super::{Message, Shared};
 use crate::pool::gate::Gate;
 use crate::pool::lease::Instance;
 use crate::pool::ledger::file::Notebook;
-use crate::pool::state::{Effect, Event, Generation, Machine, ReplyId, WaiterId};
-use crate::pool::{Ending, Lease, Refused, Resident, Settings, UnloadError, UnloadReason, View};
+use crate::pool::state::{Effect, Event, Generation, HoldId, Machine, ReplyId, WaiterId};
+use crate::pool::{
+    Ending, HoldError, Lease, Refused, Resident, Settings, UnloadError, UnloadReason, View,
+};
 use crate::shutdown::{Place, Tasks};
 use crate::units::ByteSize;
 use crate::worker::client::Client;
@@ -40,6 +42,8 @@ pub(super) struct Owner<L> {
     waiters: HashMap<WaiterId, oneshot::Sender<Result<Lease, Refused>>>,
     unloads: HashMap<ReplyId, oneshot::Sender<Result<(), UnloadError>>>,
     releases: HashMap<ReplyId, oneshot::Sender<Result<Vec<String>, UnloadError>>>,
+    holds: HashMap<HoldId, oneshot::Sender<Result<HoldId, HoldError>>>,
+    let_go: HashMap<ReplyId, oneshot::Sender<Result<String, HoldError>>>,
     workers: HashMap<Generation, Process>,
     stopped: Vec<oneshot::Sender<()>>,
     /// What the machine was told last, to make another one if it panics.
@@ -82,6 +86,8 @@ impl<L: Launch> Owner<L> {
             waiters: HashMap::new(),
             unloads: HashMap::new(),
             releases: HashMap::new(),
+            holds: HashMap::new(),
+            let_go: HashMap::new(),
             workers: HashMap::new(),
             stopped: Vec::new(),
             told,
@@ -158,7 +164,7 @@ impl<L: Launch> Owner<L> {
         match message {
             Message::Acquire {
                 waiter,
-                plan,
+                candidates,
                 terms,
                 answer,
             } => {
@@ -166,7 +172,8 @@ impl<L: Launch> Owner<L> {
                 self.tasks.pass(Place::Pool);
                 self.step(Event::Acquire {
                     waiter,
-                    plan,
+                    plan: candidates.own,
+                    others: candidates.others,
                     terms,
                 });
             }
@@ -182,7 +189,13 @@ impl<L: Launch> Owner<L> {
                 self.waiters.remove(&waiter);
                 self.step(Event::Cancel { waiter });
             }
-            Message::Idle { generation } => self.step(Event::Idle { generation }),
+            Message::Idle {
+                generation,
+                idle_unload,
+            } => self.step(Event::Idle {
+                generation,
+                idle_unload,
+            }),
             Message::Worker { generation, report } => self.hear(generation, report),
             Message::Exited { generation, how } => self.step(Event::Exited { generation, how }),
             Message::Unload {
@@ -193,6 +206,34 @@ impl<L: Launch> Owner<L> {
                 let reply = self.number();
                 self.unloads.insert(reply, answer);
                 self.step(Event::Unload { reply, model, mode });
+            }
+            Message::Hold {
+                generation,
+                holder,
+                time,
+                answer,
+            } => {
+                let hold = self.number();
+                self.holds.insert(hold, answer);
+                self.step(Event::Hold {
+                    hold,
+                    generation,
+                    holder,
+                    time,
+                });
+            }
+            Message::LetGo {
+                hold,
+                holder,
+                answer,
+            } => {
+                let reply = self.number();
+                self.let_go.insert(reply, answer);
+                self.step(Event::LetGo {
+                    reply,
+                    hold,
+                    holder,
+                });
             }
             Message::Release { answer } => {
                 let reply = self.number();
@@ -296,6 +337,19 @@ impl<L: Launch> Owner<L> {
                     let _ = answer.send(result);
                 }
             }
+            Effect::BringBack { model, failed } => {
+                tracing::warn!(
+                    model,
+                    failed,
+                    "{model} comes back: {failed}, for which it went, could not be loaded"
+                );
+            }
+            Effect::Held { hold, result } => self.tell_held(hold, result),
+            Effect::LetGo { reply, result } => {
+                if let Some(answer) = self.let_go.remove(&reply) {
+                    let _ = answer.send(result);
+                }
+            }
             Effect::Released { reply, models } => {
                 if let Some(answer) = self.releases.remove(&reply) {
                     let _ = answer.send(Ok(models));
@@ -384,6 +438,22 @@ impl<L: Launch> Owner<L> {
         let lease = Lease::counted(instance, waited, position);
         if let Some(answer) = self.waiters.remove(&waiter) {
             let _ = answer.send(Ok(lease));
+        }
+    }
+
+    /// Tells whether a model is held. If whoever asked has gone, nobody knows the
+    /// number, so it is given back.
+    fn tell_held(&mut self, hold: HoldId, result: Result<(), HoldError>) {
+        let is_held = result.is_ok();
+        let answer = self.holds.remove(&hold);
+        let told = answer.map(|answer| answer.send(result.map(|()| hold)));
+        if is_held && !matches!(told, Some(Ok(()))) {
+            let (answer, _) = oneshot::channel();
+            let _ = self.shared.owner.send(Message::LetGo {
+                hold,
+                holder: None,
+                answer,
+            });
         }
     }
 

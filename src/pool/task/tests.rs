@@ -16,6 +16,7 @@ use super::*;
 use crate::pool::state::{ready, resident, settings};
 use crate::pool::{Ending, ModelState, UnloadReason};
 use crate::units::ByteSize;
+use crate::worker::LoadPlan;
 use crate::worker::client::Client;
 
 mod panics;
@@ -443,4 +444,61 @@ async fn threads_that_race_for_three_models_are_all_served() {
     assert!(fake.held().1 <= 10, "{} held", fake.held().1);
     pool.stop(Duration::ZERO).await;
     assert_eq!(fake.held().0, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_carries_the_wish_how_long_its_model_stays() {
+    let fake = Fake::new(5, 1);
+    let (pool, _tasks) = pool(10, &[("a", 6)], &fake);
+    let plan = plan("a", 6);
+    let wishing = |seconds| Terms {
+        idle_unload: Some(Duration::from_secs(seconds)),
+        ..Terms::default()
+    };
+    let state = || pool.view().model("a").expect("known").state;
+    // The first waits for the load, the second takes the open gate.
+    for seconds in [100, 20] {
+        let lease = pool
+            .acquire(&plan, wishing(seconds))
+            .await
+            .expect("a lease");
+        drop(lease);
+        tokio::time::sleep(Duration::from_secs(19)).await;
+        assert_eq!(state(), ModelState::Ready);
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(state(), ModelState::Unloaded);
+    drop(pool.acquire(&plan, wishing(0)).await.expect("a lease"));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(state(), ModelState::Unloaded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_uses_a_model_can_hold_it_and_what_nobody_hears_of_is_given_back() {
+    let fake = Fake::new(5, 1);
+    let (pool, _tasks) = pool(10, &[("a", 6), ("b", 6)], &fake);
+    let lease = pool.load("a").await.expect("a lease");
+    let hour = Duration::from_secs(3600);
+    let hold = pool.hold(&lease, "run", hour).await.expect("held");
+    assert!(
+        (&mut Box::pin(pool.hold(&lease, "gone", hour)))
+            .now_or_never()
+            .is_none()
+    );
+    drop(lease);
+    settle().await;
+    let held = pool.view().model("a").expect("known").held.clone();
+    assert_eq!(held.len(), 1, "{held:?}");
+    assert_eq!((held[0].hold, held[0].holder.as_str()), (hold, "run"));
+    let b = plan("b", 6);
+    let asked = pool.clone();
+    let waits = tokio::spawn(async move { asked.acquire(&b, Terms::default()).await });
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!(
+        pool.let_go(hold, Some("other")).await,
+        Err(HoldError::Unknown)
+    );
+    assert_eq!(pool.let_go(hold, Some("run")).await, Ok("a".to_owned()));
+    let b = waits.await.expect("no panic").expect("a lease");
+    assert_eq!(b.waited(), Duration::from_secs(106));
 }

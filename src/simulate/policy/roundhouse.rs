@@ -68,6 +68,7 @@ impl Roundhouse {
         let event = Event::Acquire {
             waiter: request as u64,
             plan: self.plans[model].clone(),
+            others: Vec::new(),
             terms,
         };
         self.step(event, now)
@@ -81,7 +82,14 @@ impl Roundhouse {
         let worker = self.models.get(&generation);
         let worker = worker.and_then(|&model| self.workers[model].as_ref());
         match worker.and_then(|worker| worker.gate.as_ref()) {
-            Some(gate) if gate.give_back() => self.step(Event::Idle { generation }, now),
+            Some(gate) if gate.give_back() => {
+                let idle_unload = None;
+                let event = Event::Idle {
+                    generation,
+                    idle_unload,
+                };
+                self.step(event, now)
+            }
             _ => Vec::new(),
         }
     }
@@ -158,7 +166,13 @@ impl Roundhouse {
                 None
             }
             // Nobody manages this pool, and whoever loses a lease hears it from the worker.
-            Effect::End { .. } | Effect::Unloaded { .. } | Effect::Released { .. } => None,
+            // What comes back after a failed load is started by an effect of its own.
+            Effect::End { .. }
+            | Effect::Unloaded { .. }
+            | Effect::Released { .. }
+            | Effect::Held { .. }
+            | Effect::LetGo { .. }
+            | Effect::BringBack { .. } => None,
         }
     }
 }

@@ -42,6 +42,7 @@ fn plan() -> LoadPlan {
         parallel: 2,
         kv: ByteSize(1000),
         compute: Compute::Float32,
+        warmup: true,
         memory: ByteSize(2000),
         estimated: true,
     }
@@ -239,7 +240,7 @@ async fn a_worker_gets_what_is_documented_and_nothing_else() {
     for name in names.split_whitespace() {
         assert!(ENVIRONMENT.contains(&name), "{name} reached the worker");
     }
-    let rest = "--model-dir /models/one --engine scripted --context 64 --parallel 2 --kv 1000 --compute float32";
+    let rest = "--model-dir /models/one --engine scripted --context 64 --parallel 2 --kv 1000 --compute float32 --warmup";
     let socket = arguments
         .strip_prefix("--socket ")
         .and_then(|a| a.strip_suffix(rest));
@@ -272,6 +273,7 @@ fn the_command_line_is_one_that_a_worker_reads() {
             parallel: plan.parallel,
             kv: plan.kv.0,
             compute: plan.compute,
+            warmup: plan.warmup,
         }
     );
 }

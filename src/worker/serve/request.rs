@@ -101,6 +101,9 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Asked, ApiError> {
     let nonce = fields.text("nonce")?;
     let script = fields.take("scripted")?;
     fields.refuse_what_cannot_be_done()?;
+    // The pool has acted on them.
+    fields.take("ttl")?;
+    fields.take("keep_alive")?;
     fields.take("response_format")?;
     let input = match endpoint {
         Endpoint::Chat => Input::Chat(chat(&mut fields)?),

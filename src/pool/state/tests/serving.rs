@@ -123,6 +123,56 @@ fn the_idle_clock_starts_with_the_last_lease() {
 }
 
 #[test]
+fn the_last_lease_may_move_the_idle_unload_within_its_ceiling() {
+    // The ceiling, the wish, and when it is unloaded; in seconds.
+    let check = |ceiling: Option<u64>, wish: Option<u64>, expected: Option<u64>| {
+        let mut model = resident("a", 10);
+        model.idle_unload = ceiling.map(Duration::from_secs);
+        let mut world = World::with(settings(10), vec![model]);
+        let a = world.ask("a");
+        world.finish_load("a");
+        world.give_back_wishing(a, wish.map(Duration::from_secs));
+        let at = world.view("a").unload_at.map(|at| at - world.now);
+        let expected_at = expected.filter(|after| *after > 0).map(Duration::from_secs);
+        assert_eq!(at, expected_at, "{ceiling:?} {wish:?}");
+        let is_gone = world.state("a") == ModelState::Stopping;
+        assert_eq!(is_gone, expected == Some(0), "{ceiling:?} {wish:?}");
+    };
+    check(Some(60), None, Some(60));
+    check(Some(60), Some(10), Some(10));
+    check(Some(60), Some(600), Some(60));
+    check(Some(60), Some(0), Some(0));
+    check(None, None, None);
+    check(None, Some(600), Some(600));
+}
+
+#[test]
+fn whoever_gives_the_model_back_last_decides_when_it_goes() {
+    let mut model = resident("a", 4);
+    model.idle_unload = Some(60 * SECOND);
+    let mut world = World::with(settings(10), vec![model, resident("b", 8)]);
+    let first = world.ask("a");
+    world.finish_load("a");
+    let second = world.ask("a");
+    world.give_back_wishing(first, Some(SECOND));
+    world.give_back(second);
+    world.wait(59 * SECOND);
+    assert_eq!(
+        world.state("a"),
+        ModelState::Ready,
+        "the second said nothing"
+    );
+    let third = world.ask("a");
+    world.give_back_wishing(third, Some(3600 * SECOND));
+    world.ask("b");
+    assert_eq!(
+        world.state("a"),
+        ModelState::Stopping,
+        "it protects from nothing"
+    );
+}
+
+#[test]
 fn what_can_never_fit_is_refused_at_once_and_evicts_nobody() {
     let mut world = World::new(10, &[("a", 6), ("whale", 11)]);
     let a = world.ask("a");

@@ -56,6 +56,9 @@ impl<L: Launch> Owner<L> {
         for (_, answer) in self.releases.drain() {
             let _ = answer.send(Err(UnloadError::Lost));
         }
+        // Whoever hears nothing knows that it was lost.
+        self.holds.clear();
+        self.let_go.clear();
     }
 
     /// From here on nobody gets a lease.

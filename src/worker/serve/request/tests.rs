@@ -161,9 +161,13 @@ fn prompts_come_in_four_forms() {
 fn fields_without_effect_are_told() {
     let asked = accepted(
         Endpoint::Chat,
-        json!({"user": "u", "store": false, "my_field": 1, "bad\nname": 1, "ttl": 5, "seed": 1}),
+        json!({"user": "u", "store": false, "my_field": 1, "bad\nname": 1, "ttl": 5, "keep_alive": "5m", "seed": 1}),
     );
-    assert_eq!(asked.ignored, ["my_field", "store", "ttl", "user"]);
+    assert_eq!(
+        asked.ignored,
+        ["my_field", "store", "user"],
+        "the router acts on ttl"
+    );
 }
 
 #[test]

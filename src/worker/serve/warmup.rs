@@ -1,0 +1,30 @@
+//! The run before a worker is ready: one token after a short prompt, so that what
+//! an engine puts off until it is first used (kernels that are compiled, weights
+//! that are evaluated) is done by then. It is part of the load: when it fails,
+//! the load has failed.
+
+use futures_util::StreamExt;
+
+use super::Failure;
+use super::body::Event;
+use super::request;
+use super::source::Engine;
+use crate::api::error::ApiError;
+use crate::api::fields::Endpoint;
+
+/// The request: one of the API, so that it takes the way that all take. The
+/// scripted engine repeats the nonce in its journal.
+const REQUEST: &[u8] = br#"{"prompt": "a", "max_tokens": 1, "nonce": "warmup"}"#;
+
+/// Makes one token.
+pub(super) async fn run(engine: &Engine) -> Result<(), Failure> {
+    let failed = |error: ApiError| Failure::WarmUp(error.message);
+    let asked = request::read(Endpoint::Completions, REQUEST).map_err(failed)?;
+    let mut events = engine.begin(asked).await.map_err(failed)?.events;
+    while let Some(event) = events.next().await {
+        if let Event::Failed(error) = event {
+            return Err(failed(error));
+        }
+    }
+    Ok(())
+}
