@@ -104,7 +104,7 @@ pub const KEYS: &[Key] = &[
     key("models.NAME.compute", "`auto`, `float32`, `float16` or `bfloat16`", Value("auto"), NextLoad,
         "number format of activations; `auto` is float32 on a CPU and the checkpoint's own elsewhere"),
     key("models.NAME.memory", "size or percentage of the budget", Words("estimated from the snapshot"), NextLoad,
-        "what to reserve for the model, caches included, instead of the estimate"),
+        "what to reserve for the model, caches included, instead of the estimate; what is seen may raise it, never lower it"),
     key("models.NAME.keep", "`always`", Absent, Live,
         "loaded at start and never unloaded to make room"),
     key("models.NAME.preload", "`true` or `false`", Value("false"), Live,
@@ -240,7 +240,7 @@ mod tests {
         assert!(children("").starts_with(&["memory", "allow", "deny"]));
         assert_eq!(children("").iter().filter(|k| **k == "server").count(), 1);
         assert_eq!(children("models"), [NAME]);
-        assert_eq!(children("pool").len(), 9);
+        assert_eq!(children("pool").len(), 10);
         assert!(children("server").contains(&"limits"));
         assert_eq!(children("server.limits").len(), 21);
         assert_eq!(

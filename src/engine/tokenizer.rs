@@ -82,10 +82,10 @@ struct Kind {
 /// is by copying the vocabulary three times; where the file says that it is BPE, as
 /// nearly all do, it is read as that at once, in half the time.
 fn parse(text: &str) -> tokenizers::Result<tokenizers::Tokenizer> {
-    let outline: Outline = serde_json::from_str(text)?;
-    match outline.model.name.as_deref() {
-        Some("BPE") => Ok(serde_json::from_str::<BpeTokenizer>(text)?.into()),
-        _ => text.parse(),
+    let outline = serde_json::from_str::<Outline>(text);
+    match outline.is_ok_and(|outline| outline.model.name.as_deref() == Some("BPE")) {
+        true => Ok(serde_json::from_str::<BpeTokenizer>(text)?.into()),
+        false => text.parse(),
     }
 }
 

@@ -145,10 +145,9 @@ impl Pool {
             told,
             launcher,
             tasks,
-            shared.clone(),
+            (shared.clone(), notebook),
             inbox,
             show,
-            notebook,
         );
         tasks.spawn(owner.supervise());
         Self {

@@ -102,9 +102,10 @@ async fn the_capital_of_france_is_paris() {
 
 #[tokio::test]
 async fn sixty_requests_alternate_over_three_models_in_room_for_one() {
-    // The largest, alone, fits; no two do.
+    // One fits and no two do, also after it was seen how much less they hold.
     const BUDGET: u64 = 1_700_000_000;
-    let home = home("memory: 1700MB\n");
+    let entries = [FOUR, EIGHT, DENSE].map(|id| format!("  {id}: {{ memory: 900MB }}\n"));
+    let home = home(&format!("memory: 1700MB\nmodels:\n{}", entries.concat()));
     let mut server = home.serve();
     let sampled = sample(&server, 10 * PATIENCE);
     let mut seen = Vec::new();

@@ -10,9 +10,9 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::cgroup::Cgroup;
-use super::harness::{Answer, Home, PATIENCE, Server, lives, long, question};
+use super::harness::{Answer, Home, Server, lives, long, question};
 use super::records::{metric, scrape, state};
-use super::sampler::{children, sample};
+use super::sampler::children;
 
 /// One model of the status.
 fn model(status: &Value, name: &str) -> Value {
@@ -348,39 +348,6 @@ async fn f22_a_load_that_the_system_ends_for_memory_is_tried_again_without_the_i
         server.chat(&question("t/idle", "n", false)).await.status,
         200
     );
-}
-
-#[tokio::test]
-async fn r13_loads_at_once_stay_within_the_budget_at_every_moment() {
-    let home = Home::new(
-        "memory: 100MB\npool: { switch_after: 50ms }\n\
-         models: { t/a: { memory: 40MB }, t/b: { memory: 40MB }, t/c: { memory: 40MB } }\n",
-    );
-    let models = ["t/a", "t/b", "t/c"];
-    for id in models {
-        let script = json!({"tokens": 2, "load_ms": 30, "memory_bytes": 25_000_000});
-        home.scripted(id, script);
-    }
-    let server = home.serve();
-    let sampled = sample(&server, PATIENCE);
-    let rounds = if long() { 100 } else { 4 };
-    for _ in 0..rounds {
-        let bodies = models.map(|model| question(model, "n", false));
-        let answers = bodies.iter().map(|body| server.chat(body));
-        for answer in futures_util::future::join_all(answers).await {
-            assert_eq!(answer.status, 200, "{answer:?}");
-        }
-    }
-    let samples = sampled.stop();
-    for sample in &samples {
-        assert!(sample.reserved <= 100_000_000, "{sample:?}");
-        assert!(
-            sample.workers <= 2,
-            "one that still ends counts: {sample:?}"
-        );
-        assert!(sample.resident <= 100_000_000, "{sample:?}");
-    }
-    assert!(samples.iter().any(|sample| sample.workers == 2));
 }
 
 #[tokio::test]

@@ -295,7 +295,7 @@ async fn r13_concurrent_loads_stay_within_the_budget_at_every_moment() {
         "memory: 100MB\npool: { switch_after: 50ms }\nmodels:\n  t/a: { memory: 40MB }\n  \
          t/b: { memory: 40MB }\n  t/c: { memory: 40MB }\n",
     );
-    let script = json!({"load_ms": 30, "tokens": 3, "token_ms": 5, "memory_bytes": 20_000_000});
+    let script = json!({"load_ms": 30, "tokens": 3, "token_ms": 5, "memory_bytes": 8_000_000});
     for id in ["t/a", "t/b", "t/c"] {
         home.scripted(id, script.clone());
     }

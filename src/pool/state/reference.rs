@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use super::Machine;
-use super::slot::{Slot, most_leases};
+use super::slot::{Phase, Slot, most_leases};
 use super::world::World;
 use crate::config::Contention;
 use crate::pool::evict::{Room, victims};
@@ -88,6 +88,15 @@ pub fn verdict(world: &World, model: &str, terms: Terms) -> Verdict {
     Verdict::Waits
 }
 
+/// Whether a load for which memory ran out waits until nobody frees memory any more.
+fn waits_for_calm(machine: &Machine, model: &str) -> bool {
+    let stops = |slot: &Slot| {
+        let phase = slot.running.as_ref().map(|worker| &worker.phase);
+        matches!(phase, Some(Phase::Stopping { .. }))
+    };
+    machine.slots[model].outlook.is_retried && running(machine).any(|(_, slot)| stops(slot))
+}
+
 /// Something that the machine should have done after the last event, as words.
 pub fn left_undone(machine: &Machine, now: Instant) -> Option<String> {
     if machine.shutdown.is_some() {
@@ -110,7 +119,10 @@ pub fn left_undone(machine: &Machine, now: Instant) -> Option<String> {
         promised = promised.plus(need);
         if missing == Room::default() {
             let is_gone = machine.slots[&model].running.is_none();
-            if is_gone && books(machine).plus(need).fits(machine.limit()) {
+            if is_gone
+                && books(machine).plus(need).fits(machine.limit())
+                && !waits_for_calm(machine, &model)
+            {
                 return Some(format!("{model} could be started"));
             }
             continue;

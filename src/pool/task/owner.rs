@@ -51,6 +51,8 @@ pub(super) struct Owner<L> {
     witness: Witness,
     /// What the machine was told last, to make another one if it panics.
     told: (Settings, Vec<Resident>),
+    /// The moment of the event that the machine was told last.
+    told_at: Instant,
     /// Messages that wait for a new machine.
     deferred: VecDeque<Message>,
 }
@@ -73,10 +75,9 @@ impl<L: Launch> Owner<L> {
         told: (Settings, Vec<Resident>),
         launcher: L,
         tasks: &Tasks,
-        shared: Arc<Shared>,
+        (shared, notebook): (Arc<Shared>, Notebook),
         inbox: mpsc::UnboundedReceiver<Message>,
         show: watch::Sender<Arc<View>>,
-        notebook: Notebook,
     ) -> Self {
         Self {
             machine,
@@ -95,6 +96,7 @@ impl<L: Launch> Owner<L> {
             workers: HashMap::new(),
             stopped: Vec::new(),
             told,
+            told_at: now(),
             deferred: VecDeque::new(),
         }
     }
@@ -128,7 +130,9 @@ impl<L: Launch> Owner<L> {
         while !self.machine.is_over() {
             self.write_down();
             self.show();
-            let wake = self.machine.next_wake(now());
+            // What was still to come when the machine was told something last may be
+            // over by now, and is to be told all the same.
+            let wake = self.machine.next_wake(self.told_at);
             tokio::select! {
                 Some(message) = self.inbox.recv() => {
                     self.take(message);
@@ -308,8 +312,10 @@ impl<L: Launch> Owner<L> {
 
     /// One event in, its effects carried out.
     fn step(&mut self, event: Event) {
-        let effects = self.machine.on(event, now());
-        self.witness.see(&effects, now());
+        let now = now();
+        self.told_at = now;
+        let effects = self.machine.on(event, now);
+        self.witness.see(&effects, now);
         for effect in effects {
             self.carry_out(effect);
         }
@@ -483,10 +489,19 @@ impl<L: Launch> Owner<L> {
                 held,
                 promised,
                 budget,
-            } = &ending
+            } = ending
             {
                 let model = instance.plan.model.as_str();
-                tracing::error!(model, pid = instance.pid, %held, %promised, %budget, "{model} holds more than it may");
+                let (held, promised, budget) = (held.0, promised.0, budget.0);
+                let pid = instance.pid;
+                tracing::error!(
+                    model,
+                    pid,
+                    held,
+                    promised,
+                    budget,
+                    "{model} holds more than it may"
+                );
             }
             instance.ending.send_replace(Some(ending));
         }
