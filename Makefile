@@ -89,6 +89,7 @@ bench-pool:
 lint: mlx
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path xtask/Cargo.toml
+	$(CARGO) fmt --check --manifest-path loom/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --all-targets --no-default-features -- -D warnings
 	$(CARGO) clippy --locked --all-targets --manifest-path xtask/Cargo.toml --target-dir target/xtask -- -D warnings

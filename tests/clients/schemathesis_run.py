@@ -64,6 +64,9 @@ command = [
     "--generation-database",
     "none",
     "--continue-on-failure",
+    # How quickly examples are made up says something of the machine alone.
+    "--suppress-health-check",
+    "too_slow",
     # It has no end; what it says is tested elsewhere.
     "--exclude-path",
     "/admin/events",

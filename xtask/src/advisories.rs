@@ -17,7 +17,12 @@ use crate::place::{self, output_of};
 const FILE: &str = "xtask/data/advisories.txt";
 
 /// The lock files that are checked.
-const LOCKS: &[&str] = &["Cargo.lock", "xtask/Cargo.lock", "fuzz/Cargo.lock", "loom/Cargo.lock"];
+const LOCKS: &[&str] = &[
+    "Cargo.lock",
+    "xtask/Cargo.lock",
+    "fuzz/Cargo.lock",
+    "loom/Cargo.lock",
+];
 
 /// One advisory.
 #[derive(Debug, PartialEq)]
