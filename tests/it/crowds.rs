@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::{Client, Method};
 use serde_json::json;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::connections::{HEAD, home, memory};
@@ -16,6 +17,7 @@ use super::raw::Raw;
 /// A normal client that asks so often while something else happens.
 struct Normal {
     stop: Arc<AtomicBool>,
+    begun: Arc<Notify>,
     asks: JoinSet<Vec<Duration>>,
 }
 
@@ -30,6 +32,8 @@ impl Normal {
         let key = key.map(str::to_owned);
         let stop = Arc::new(AtomicBool::new(false));
         let (told, url) = (stop.clone(), format!("{}/v1/models", server.inference));
+        let begun = Arc::new(Notify::new());
+        let answered = begun.clone();
         let mut asks = JoinSet::new();
         asks.spawn(async move {
             let (http, mut times) = (Client::new(), Vec::new());
@@ -43,11 +47,17 @@ impl Normal {
                 assert_eq!(answer.status(), 200);
                 answer.bytes().await.expect("a body");
                 times.push(start.elapsed());
+                answered.notify_one();
                 tokio::time::sleep(every).await;
             }
             times
         });
-        Self { stop, asks }
+        Self { stop, begun, asks }
+    }
+
+    /// Waits for its first answer: from then on it has a connection.
+    async fn begun(&self) {
+        self.begun.notified().await;
     }
 
     /// The time within which 99 of 100 answers came.
@@ -223,6 +233,7 @@ async fn l14_with_few_descriptors_open_connections_go_on_and_all_is_well_after()
     open.send(health).await;
     assert_eq!(open.reply().await.status, 200);
     let normal = Normal::start(&server, Duration::from_millis(50));
+    normal.begun().await;
     let mut crowd = JoinSet::new();
     for _ in 0..400 {
         let url = server.inference.clone();
