@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{MatchedPath, Path, Request, State};
 use axum::http::HeaderMap;
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
@@ -194,6 +195,14 @@ pub fn resolve(snapshot: &Snapshot, name: &str, permit: Permit) -> Result<Arc<Lo
             Code::ModelNotFound,
             format!("the model \"{name}\" cannot be served: {reason}"),
         ),
+    }
+}
+
+/// What stands in a path where an id does.
+fn id_in_path(id: Result<Path<String>, PathRejection>) -> Result<String, ApiError> {
+    match id {
+        Ok(Path(id)) => Ok(id),
+        Err(_) => Err(ApiError::new(Code::InvalidValue, "the path is not UTF-8").param("id")),
     }
 }
 

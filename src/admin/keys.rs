@@ -11,7 +11,7 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::record;
+use super::{id_in_path, record};
 use crate::access::Caller;
 use crate::access::keys::{Key, KeyClass, KeyError, KeyRing, Scope};
 use crate::api::body::{parse, read_json};
@@ -64,8 +64,7 @@ pub async fn revoke(
     Extension(caller): Extension<Caller>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let Path(id) =
-        id.map_err(|_| ApiError::new(Code::InvalidValue, "the path is not UTF-8").param("id"))?;
+    let id = id_in_path(id)?;
     let shown: String = id.chars().take(100).collect();
     record(&service, &caller, "keys.revoke", &shown).await?;
     let key = on(&service, move |ring| ring.revoke(&id)).await?;

@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use serde_json::{Value, json};
 
-use super::record;
+use super::{id_in_path, record};
 use crate::access::Caller;
 use crate::api::error::{ApiError, Code};
 use crate::dispatch::live::Running;
@@ -78,8 +78,7 @@ pub async fn cancel(
     Extension(caller): Extension<Caller>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let Path(id) =
-        id.map_err(|_| ApiError::new(Code::InvalidValue, "the path is not UTF-8").param("id"))?;
+    let id = id_in_path(id)?;
     let live = &service.dispatch.live;
     if live.of(&id).is_empty() {
         return Err(nobody(&id));

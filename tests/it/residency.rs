@@ -75,6 +75,7 @@ async fn a_held_model_stays_until_it_is_given_back() {
         (&lease["id"], &lease["holder"]),
         (&held["id"], &json!("local"))
     );
+    // So that whoever waits for b, and was seen to, has waited `switch_after`.
     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     // The one who holds it is served meanwhile; no second lease while b waits.
     assert_eq!(server.chat(&question("t/a", "n", false)).await.status, 200);
