@@ -229,7 +229,6 @@ impl Machine {
         if !self.is_beyond {
             return;
         }
-        self.let_stay(now);
         while self.held_by_those(now, |phase| !matches!(phase, Phase::Stopping { .. }))
             > self.hard_mark()
         {
@@ -249,6 +248,7 @@ impl Machine {
                 }
             }
         }
+        self.let_stay(now);
         // One that still loads is dealt with when it is ready.
         let concerns = |slot: &Slot| {
             let worker = slot.running.as_ref();
@@ -316,7 +316,7 @@ impl Machine {
     }
 
     /// Takes back drains that are not needed any more: those first that are least
-    /// beyond their promise.
+    /// beyond their promise. What goes for somebody who waits frees nothing here.
     fn let_stay(&mut self, now: Instant) {
         let drains = |slot: &Slot| slot.drains_for(UnloadReason::Memory);
         let mut drained: Vec<_> = self
@@ -329,7 +329,8 @@ impl Machine {
             .collect();
         drained.sort();
         for (_, held, model) in drained {
-            if self.staying(now).saturating_add(held) <= self.settings.budget
+            let is_taken = |phase: &Phase| !phase.is_leaving() || phase.makes_room();
+            if self.held_by_those(now, is_taken).saturating_add(held) <= self.settings.budget
                 && let Some(Phase::Up { gate, draining, .. }) = self.phase(&model)
             {
                 *draining = None;

@@ -104,6 +104,7 @@ pub fn left_undone(machine: &Machine, now: Instant) -> Option<String> {
     }
     let mut promised = Room::default();
     let mut earmarked: Vec<String> = Vec::new();
+    let mut stages: Vec<(Room, Vec<String>)> = Vec::new();
     for (is_due, model) in line(machine, now) {
         if !can_ever_fit(machine, &model) {
             return Some(format!("{model} waits and can never fit"));
@@ -112,15 +113,24 @@ pub fn left_undone(machine: &Machine, now: Instant) -> Option<String> {
             continue;
         }
         let need = machine.slots[&model].need();
-        let staying = running(machine)
-            .filter(|(name, slot)| !is_leaving(slot) && !earmarked.contains(name))
-            .fold(Room::default(), |sum, (_, slot)| sum.plus(room(slot)));
-        let missing = staying.plus(promised).plus(need).less(machine.limit());
+        let staying = |earmarked: &Vec<String>| {
+            running(machine)
+                .filter(|(name, slot)| !is_leaving(slot) && !earmarked.contains(name))
+                .fold(Room::default(), |sum, (_, slot)| sum.plus(room(slot)))
+        };
+        let there = staying(&earmarked).plus(promised).plus(need);
+        let missing = there.less(machine.limit());
+        let takes_from_nobody = stages.iter().all(|(promised, earmarked)| {
+            let there = staying(earmarked).plus(*promised).plus(need);
+            there.fits(machine.limit())
+        });
+        let promised_before = promised;
         promised = promised.plus(need);
         if missing == Room::default() {
             let is_gone = machine.slots[&model].running.is_none();
             if is_gone
                 && books(machine).plus(need).fits(machine.limit())
+                && takes_from_nobody
                 && !waits_for_calm(machine, &model)
             {
                 return Some(format!("{model} could be started"));
@@ -135,7 +145,10 @@ pub fn left_undone(machine: &Machine, now: Instant) -> Option<String> {
         }
         match victims(missing, &rooms) {
             Some(_) if is_due => return Some(format!("busy models should drain for {model}")),
-            Some(chosen) => earmarked.extend(chosen.iter().map(|&i| may_go[i].0.clone())),
+            Some(chosen) => {
+                stages.push((promised_before, earmarked.clone()));
+                earmarked.extend(chosen.iter().map(|&i| may_go[i].0.clone()));
+            }
             None => {}
         }
     }

@@ -17,8 +17,11 @@ use crate::units::ByteSize;
 pub(super) struct Prospect {
     /// What those further ahead will need.
     promised: Room,
-    /// Whose room they will get.
-    earmarked: Vec<Generation>,
+    /// Whose room they will get, and how much that is.
+    earmarked: Vec<(Generation, Room)>,
+    /// What was promised, and to how many of the earmarked, each time before somebody
+    /// could only wait for busy ones.
+    stages: Vec<(Room, usize)>,
     /// What the machine holds; nothing once that has changed.
     seen: Option<Holdings>,
 }
@@ -59,10 +62,24 @@ impl Prospect {
         let Some(seen) = &mut self.seen else {
             return;
         };
+        self.stages.push((self.promised, self.earmarked.len()));
         for &index in chosen.iter().rev() {
-            self.earmarked
-                .push(seen.candidates.remove(index).generation);
+            let Candidate {
+                generation, room, ..
+            } = seen.candidates.remove(index);
+            self.earmarked.push((generation, room));
         }
+    }
+
+    /// Whether so much, beside the `staying`, takes nothing from those further ahead
+    /// while what is earmarked is still there: they may need less than what is gone by
+    /// the time they can be served, and all of what is left until then.
+    fn spares_those_ahead(&self, staying: Room, need: Room, limit: Room) -> bool {
+        self.stages.iter().all(|&(promised, gone)| {
+            let still_there = self.earmarked[gone..].iter().map(|(_, room)| *room);
+            let there = still_there.fold(staying, Room::plus);
+            there.plus(promised).plus(need).fits(limit)
+        })
     }
 
     /// What the machine holds has changed.
@@ -170,9 +187,12 @@ impl Machine {
             let holdings = self.seen(prospect, now);
             let missing = holdings.sum().plus(promised).plus(need).less(self.limit());
             if missing == Room::default() {
+                let staying = holdings.sum();
                 let slot = &self.slots[model];
                 let is_gone = slot.running.is_none() && self.has_calm(slot);
-                return is_gone && self.slots.books().plus(need).fits(self.limit());
+                return is_gone
+                    && self.slots.books().plus(need).fits(self.limit())
+                    && prospect.spares_those_ahead(staying, need, self.limit());
             }
             let chosen = match victims(missing, &holdings.rooms(true)) {
                 Some(chosen) => chosen,
@@ -209,11 +229,15 @@ impl Machine {
             prospect.promise(*other);
         }
         let (fits, chosen) = self.choice(need, &mut prospect, now);
-        let candidates = &self.seen(&mut prospect, now).candidates;
-        let going = chosen.iter().map(|&index| &candidates[index]);
+        let holdings = self.seen(&mut prospect, now);
+        let staying = holdings.sum();
+        let going: Vec<_> = chosen.iter().map(|&i| holdings.candidates[i]).collect();
         Outlook {
-            is_free: fits && self.slots.books().plus(need).fits(self.limit()),
+            is_free: fits
+                && self.slots.books().plus(need).fits(self.limit())
+                && prospect.spares_those_ahead(staying, need, self.limit()),
             going: going
+                .into_iter()
                 .map(|it| (self.workers[&it.generation].clone(), it.room, it.busy))
                 .collect(),
         }
@@ -332,7 +356,7 @@ impl Machine {
 
     /// What is held by those who neither go nor are earmarked to go. With a moment,
     /// idle ones that are kept for who may come back count as busy.
-    fn holdings(&self, earmarked: &[Generation], now: Option<Instant>) -> Holdings {
+    fn holdings(&self, earmarked: &[(Generation, Room)], now: Option<Instant>) -> Holdings {
         let age: Vec<&String> = self.idle.iter().rev().map(|(model, ())| model).collect();
         let mut staying = Room::default();
         let mut found = Vec::new();
@@ -340,7 +364,8 @@ impl Machine {
             let Some(worker) = &slot.running else {
                 continue;
             };
-            if worker.is_leaving() || earmarked.contains(&worker.generation) {
+            let is_earmarked = earmarked.iter().any(|(it, _)| *it == worker.generation);
+            if worker.is_leaving() || is_earmarked {
                 continue;
             }
             let Phase::Up { gate, since, .. } = &worker.phase else {

@@ -17,6 +17,10 @@ use super::{Effect, Generation, Machine};
 use crate::pool::{Refused, UnloadReason};
 use crate::units::ByteSize;
 
+/// How often the consequences of consequences are drawn at most; what is left then
+/// is found at the next event.
+const ROUNDS: usize = 8;
+
 impl Machine {
     /// Draws the consequences.
     pub(super) fn pass(&mut self, now: Instant, out: &mut Vec<Effect>) {
@@ -32,12 +36,16 @@ impl Machine {
             return;
         }
         self.unload_idle(now, out);
-        self.shed(now, out);
-        self.keep_to_marks(now, out);
-        self.reopen_what_nobody_needs(now, out);
-        self.serve_open_gates(now, out);
-        self.bring_back(now, out);
-        self.load_in_turn(now, out);
+        for _ in 0..ROUNDS {
+            self.reopen_what_nobody_needs(now, out);
+            self.shed(now, out);
+            self.keep_to_marks(now, out);
+            self.serve_open_gates(now, out);
+            self.bring_back(now, out);
+            if !self.load_in_turn(now, out) {
+                break;
+            }
+        }
         self.slots.settle(now);
         self.slots.forget();
     }
@@ -112,9 +120,11 @@ impl Machine {
     }
 
     /// Starts what can start and makes room for the rest, in the order of the line.
-    fn load_in_turn(&mut self, now: Instant, out: &mut Vec<Effect>) {
+    /// Answers whether anything came of it that others may have waited for.
+    fn load_in_turn(&mut self, now: Instant, out: &mut Vec<Effect>) -> bool {
         self.slots.settle(now);
-        self.give_up_the_hopeless(now, out);
+        let before = out.len();
+        let mut gave_up = self.give_up_the_hopeless(now, out);
         let due = self.due(now);
         let mut prospect = Prospect::default();
         let mut place = None;
@@ -126,6 +136,7 @@ impl Machine {
             }
             if let Err(refused) = self.can_ever_fit(&model) {
                 self.give_up(&model, refused, out);
+                gave_up = true;
             } else if self.is_held_up(&model) {
                 // Room that it cannot have yet is not kept free for it.
             } else if self.make_room(&model, here.is_due(), &mut prospect, now, out) {
@@ -136,27 +147,32 @@ impl Machine {
             }
             self.slots.settle(now);
         }
-        self.give_up_the_hopeless(now, out);
+        gave_up |= self.give_up_the_hopeless(now, out);
+        gave_up || out.len() > before
     }
 
     /// Of those who came into the line, or of all if the limit or what is kept has
-    /// changed: whoever waits for what can never be loaded hears so.
-    fn give_up_the_hopeless(&mut self, now: Instant, out: &mut Vec<Effect>) {
+    /// changed: whoever waits for what can never be loaded hears so. Answers whether
+    /// there was any.
+    fn give_up_the_hopeless(&mut self, now: Instant, out: &mut Vec<Effect>) -> bool {
         let (kept, kept_running) = self.slots.kept();
         let ground = (self.limit(), kept, kept_running);
         let mut doubtful = self.slots.take_fresh();
         if std::mem::replace(&mut self.ground, ground) != ground {
             doubtful = self.slots.line_by_age().cloned().collect();
         }
+        let mut gave_up = false;
         for model in doubtful {
             let waits = |slot: &Slot| !slot.is_served() && slot.claim().is_some();
             if self.slots.get(&model).is_some_and(waits)
                 && let Err(refused) = self.can_ever_fit(&model)
             {
                 self.give_up(&model, refused, out);
+                gave_up = true;
                 self.slots.settle(now);
             }
         }
+        gave_up
     }
 
     /// A load that can never be: whoever waits for it hears so.

@@ -252,6 +252,15 @@ impl Phase {
             Self::Stopping { .. } => true,
         }
     }
+
+    /// Whether its worker is on its way out for the sake of somebody who waits.
+    pub fn makes_room(&self) -> bool {
+        match self {
+            Self::Loading { .. } => false,
+            Self::Up { draining, .. } => *draining == Some(UnloadReason::Evicted),
+            Self::Stopping { reason } => *reason == Some(UnloadReason::Evicted),
+        }
+    }
 }
 
 impl Worker {

@@ -156,12 +156,27 @@ impl World {
         world
     }
 
-    /// One event, its effects, and the check.
+    /// One event, its effects, and the check. That nothing was left for the next event
+    /// to find is part of it.
     pub fn on(&mut self, event: Event) {
         for effect in self.machine.on(event, self.now) {
             self.carry_out(effect);
         }
         self.check();
+        let before = self.states();
+        let late = self.machine.on(Event::Tick, self.now);
+        assert!(late.is_empty(), "found only now: {late:?}; {before:?}");
+        assert_eq!(self.states(), before, "found only now");
+    }
+
+    /// Where each model stands, and how many use it and wait for it.
+    fn states(&self) -> Vec<(String, ModelState, u64, usize)> {
+        let view = self.machine.view(self.now);
+        let states = view.models.iter().map(|model| {
+            let name = model.model.clone();
+            (name, model.state, model.leases(), model.waiting)
+        });
+        states.collect()
     }
 
     /// A request for a model. First through the open gate, as requests do.
@@ -448,7 +463,7 @@ impl World {
             None => Verdict::Waits,
             Some(refused) => Verdict::of(refused).expect("a refusal at once"),
         };
-        assert_eq!(told, expected, "{model}");
+        assert_eq!(told, expected, "{model}; {:?}", self.states());
     }
 
     /// Who had a lease and gave it back.

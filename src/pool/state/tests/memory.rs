@@ -135,6 +135,26 @@ fn above_the_soft_mark_nobody_new_comes_until_it_falls() {
     assert!(world.held.contains_key(&later), "by a fresh worker");
 }
 
+/// Found by R-20's sequences: what drained for somebody who waits was counted as free
+/// for one that had outgrown its promise, so the next event, whatever it was, let in
+/// requests to that before the one for whom the room was made.
+#[test]
+fn room_that_is_made_for_somebody_who_waits_is_not_for_what_outgrew() {
+    let mut world = World::new(10, &[("a", 1), ("b", 3), ("c", 8)]);
+    world.ask("a");
+    world.finish_load("a");
+    world.ask("b");
+    world.finish_load("b");
+    world.footprint("a", 8);
+    assert_eq!(world.state("a"), ModelState::Draining);
+    world.ask("c");
+    world.wait(Duration::from_secs(30));
+    assert_eq!(world.state("b"), ModelState::Draining);
+    let late = world.ask("a");
+    assert_eq!(world.state("a"), ModelState::Draining);
+    assert!(!world.held.contains_key(&late), "it waits behind c");
+}
+
 #[test]
 fn above_the_hard_mark_it_is_ended_and_its_holders_hear_why() {
     let mut world = World::new(100, &[("a", 40), ("b", 60)]);
