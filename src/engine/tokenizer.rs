@@ -3,18 +3,13 @@
 //! that end an answer, and what one token alone stands for. Text that grows token by
 //! token is the detokenizer's.
 
+mod description;
 mod files;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::collections::HashSet;
 use std::path::Path;
-
-use serde::Deserialize;
-use tokenizers::models::bpe::BPE;
-use tokenizers::{
-    DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
-};
 
 pub(super) use files::{read_json, read_text, token_word};
 
@@ -57,38 +52,6 @@ pub struct Tokenizer {
     pieces: Option<Pieces>,
 }
 
-/// A tokenizer whose model is known to be BPE.
-type BpeTokenizer = TokenizerImpl<
-    BPE,
-    NormalizerWrapper,
-    PreTokenizerWrapper,
-    PostProcessorWrapper,
-    DecoderWrapper,
->;
-
-/// As much of `tokenizer.json` as tells what kind of model it holds.
-#[derive(Deserialize)]
-struct Outline {
-    model: Kind,
-}
-
-#[derive(Deserialize)]
-struct Kind {
-    #[serde(rename = "type")]
-    name: Option<String>,
-}
-
-/// Reads the content of a `tokenizer.json`. The crate finds out what kind of model it
-/// is by copying the vocabulary three times; where the file says that it is BPE, as
-/// nearly all do, it is read as that at once, in half the time.
-fn parse(text: &str) -> tokenizers::Result<tokenizers::Tokenizer> {
-    let outline = serde_json::from_str::<Outline>(text);
-    match outline.is_ok_and(|outline| outline.model.name.as_deref() == Some("BPE")) {
-        true => Ok(serde_json::from_str::<BpeTokenizer>(text)?.into()),
-        false => text.parse(),
-    }
-}
-
 impl Tokenizer {
     /// Reads the tokenizer of the snapshot in `dir`: `tokenizer.json`, and for the end
     /// tokens `generation_config.json`, else `config.json`, and `tokenizer_config.json`.
@@ -104,7 +67,12 @@ impl Tokenizer {
             file: "tokenizer.json".to_owned(),
             reason,
         };
-        let mut inner = parse(&text).map_err(|error| bad(error.to_string()))?;
+        let mut inner = match description::read(&text) {
+            Some(inner) => inner,
+            None => text
+                .parse()
+                .map_err(|error: tokenizers::Error| bad(error.to_string()))?,
+        };
         // Both belong to training; a prompt is neither cut nor filled up in silence.
         inner
             .with_truncation(None)
