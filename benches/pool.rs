@@ -176,6 +176,12 @@ impl Bench {
     /// the view that is shown.
     async fn decision(&self) -> f64 {
         const REQUESTS: u32 = 20_000;
+        let asked = self.ask(0);
+        let queued = self.pool.view().waiting();
+        settle().await;
+        assert_eq!(self.pool.view().waiting(), queued + 1, "taken in at once");
+        drop(asked);
+        settle().await;
         let before = spent();
         for number in 0..REQUESTS {
             let asked = self.ask(number as usize);
@@ -201,11 +207,9 @@ impl Bench {
     }
 }
 
-/// Lets the owner take in what was sent.
+/// Lets the owner take in what was sent: this thread runs it before it comes back.
 async fn settle() {
-    for _ in 0..3 {
-        tokio::task::yield_now().await;
-    }
+    tokio::task::yield_now().await;
 }
 
 /// What this thread has used of the processor.

@@ -28,10 +28,11 @@ mod slots;
 mod tell;
 mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use foldhash::{HashMap, HashSet};
 use lru::LruCache;
 
 use self::candidates::Wanted;
@@ -389,14 +390,14 @@ impl Machine {
         let mut machine = Self {
             settings: settings.clone(),
             slots: Slots::default(),
-            workers: HashMap::new(),
+            workers: HashMap::default(),
             waiting: Waiting::default(),
             unplaced: Vec::new(),
             holds: BTreeMap::new(),
             displaced: BTreeMap::new(),
             restoring: Vec::new(),
             idle: LruCache::unbounded(),
-            unlisted: HashSet::new(),
+            unlisted: HashSet::default(),
             preloading: BTreeSet::new(),
             shutdown: None,
             now,

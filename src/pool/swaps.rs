@@ -4,9 +4,10 @@
 
 mod book;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use foldhash::HashMap;
 
 pub use self::book::{Book, Exit, Happened, Swap, Victim};
 use super::Asker;

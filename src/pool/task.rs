@@ -5,12 +5,12 @@
 
 mod owner;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use foldhash::HashMap;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::owner::{Owner, now};

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::time::Instant;
 
 use super::slot::{Slot, Turn};
+use super::slots::Number;
 use crate::pool::Priority;
 use crate::pool::evict::Room;
 
@@ -41,7 +42,8 @@ pub(super) struct Sum {
 /// The indexes.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Index {
-    pub running: BTreeSet<String>,
+    /// Who has a worker, by name.
+    pub running: BTreeMap<String, Number>,
     pub books: Sum,
     /// Who stands in the line, by age and by class.
     pub by_age: BTreeMap<(Instant, u64), String>,
@@ -134,10 +136,10 @@ impl Index {
         }
     }
 
-    pub fn insert(&mut self, model: &str, entry: &Entry) {
+    pub fn insert(&mut self, model: &str, number: Number, entry: &Entry) {
         let name = || model.to_owned();
         if let Some(room) = entry.running {
-            self.running.insert(name());
+            self.running.insert(name(), number);
             self.books.add(room);
         }
         if let Some(claim) = entry.claim {

@@ -7,8 +7,10 @@
 //! costing one and a quantum of one, where no deficit is ever carried over. A
 //! higher class goes first, unless somebody has waited too long: then his class does.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
+
+use foldhash::HashMap;
 
 use super::WaiterId;
 use super::candidates::Wanted;

@@ -268,6 +268,11 @@ impl Machine {
     ) -> bool {
         let promised = prospect.promised;
         let least = self.slots.least_need();
+        let is_free = self.slots.books().plus(least).fits(self.limit());
+        // The usual case of a busy pool, told without looking at who holds what.
+        if !may_drain && !is_free && self.idle.is_empty() {
+            return true;
+        }
         let holdings = self.seen(prospect, now);
         if !holdings
             .staying
@@ -279,7 +284,7 @@ impl Machine {
         }
         let mut candidates = holdings.candidates.iter();
         let may_go = candidates.any(|candidate| may_drain || !candidate.busy);
-        !may_go && !self.slots.books().plus(least).fits(self.limit())
+        !may_go && !is_free
     }
 
     /// Closes the gate of a model that has to go: at once if nobody uses it, else

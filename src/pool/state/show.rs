@@ -24,10 +24,10 @@ impl Machine {
     /// Brings a view up to date: what has changed since this was last asked is made
     /// anew, the rest stays.
     pub fn refresh(&mut self, view: &mut View, now: Instant) {
-        for model in self.slots.take_stale() {
-            let slot = self.slots.get(&model);
-            let is_known = slot.is_some_and(|slot| {
-                let shown = self.model_view(&model, slot, now);
+        for number in self.slots.take_stale() {
+            let known = self.slots.numbered(number);
+            let is_known = known.is_some_and(|(model, slot)| {
+                let shown = self.model_view(model, slot, now);
                 view.models.replace(shown)
             });
             if !is_known {

@@ -4,23 +4,31 @@
 //! [`Slots::settle`] then brings the indexes up to date with those that were
 //! noted. So an event costs what it changes, however many models there are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::time::Instant;
+
+use foldhash::HashMap;
 
 use super::index::{Entry, Index};
 use super::slot::Slot;
 use crate::pool::Priority;
 use crate::pool::evict::Room;
 
+/// Where a slot stands among all.
+pub(super) type Number = usize;
+
 /// All models.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
-    all: HashMap<String, Slot>,
+    /// By number; those that were forgotten left a gap.
+    all: Vec<Option<(String, Slot)>>,
+    gaps: Vec<Number>,
+    numbers: HashMap<String, Number>,
     /// Changed since the indexes were settled.
-    touched: Vec<String>,
+    touched: Vec<Number>,
     /// Changed since the view was made.
-    stale: Vec<String>,
+    stale: Vec<Number>,
     index: Index,
 }
 
@@ -55,58 +63,81 @@ impl Place {
 impl Slots {
     /// A model.
     pub fn get(&self, model: &str) -> Option<&Slot> {
-        self.all.get(model)
+        let (_, slot) = self.numbered(*self.numbers.get(model)?)?;
+        Some(slot)
+    }
+
+    /// A model by its number.
+    pub fn numbered(&self, number: Number) -> Option<(&String, &Slot)> {
+        let (model, slot) = self.all.get(number)?.as_ref()?;
+        Some((model, slot))
     }
 
     /// A model that is about to change.
     pub fn get_mut(&mut self, model: &str) -> Option<&mut Slot> {
-        let slot = self.all.get_mut(model)?;
+        let number = *self.numbers.get(model)?;
+        let (_, slot) = self.all[number].as_mut()?;
         if !std::mem::replace(&mut slot.marks.is_touched, true) {
-            self.touched.push(model.to_owned());
+            self.touched.push(number);
         }
         Some(slot)
     }
 
     /// A model that is about to change, made if it is not known.
     pub fn get_or_insert(&mut self, model: &str, new: impl FnOnce() -> Slot) -> &mut Slot {
-        let slot = self.all.entry(model.to_owned()).or_insert_with(new);
+        let number = match self.numbers.get(model) {
+            Some(number) => *number,
+            None => self.next_number(model),
+        };
+        let (_, slot) = self.all[number].get_or_insert_with(|| (model.to_owned(), new()));
         if !std::mem::replace(&mut slot.marks.is_touched, true) {
-            self.touched.push(model.to_owned());
+            self.touched.push(number);
         }
         slot
     }
 
+    /// A place for a model that is new.
+    fn next_number(&mut self, model: &str) -> Number {
+        let number = self.gaps.pop().unwrap_or_else(|| {
+            self.all.push(None);
+            self.all.len() - 1
+        });
+        self.numbers.insert(model.to_owned(), number);
+        number
+    }
+
     /// Every model, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&String, &Slot)> {
-        self.all.iter()
+        let all = self.all.iter().flatten();
+        all.map(|(model, slot)| (model, slot))
     }
 
     /// The names of all models, in order, to change one after the other.
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.all.keys().cloned().collect();
+        let mut names: Vec<_> = self.numbers.keys().cloned().collect();
         names.sort_unstable();
         names
     }
 
     /// Brings the indexes up to date.
     pub fn settle(&mut self, now: Instant) {
-        while let Some(model) = self.touched.pop() {
-            let Some(slot) = self.all.get_mut(&model) else {
+        while let Some(number) = self.touched.pop() {
+            let Some((model, slot)) = &mut self.all[number] else {
                 continue;
             };
             slot.marks.is_touched = false;
             let entry = Entry::of(slot, now);
             let before = std::mem::replace(&mut slot.marks.entry, entry);
             if entry != before {
-                self.index.remove(&model, &before);
-                self.index.insert(&model, &entry);
+                self.index.remove(model, &before);
+                self.index.insert(model, number, &entry);
                 let need = |entry: &Entry| entry.in_line().map(|claim| claim.need);
                 if need(&entry).is_some() && need(&entry) != need(&before) {
                     self.index.fresh.push(model.clone());
                 }
             }
             if !std::mem::replace(&mut slot.marks.is_stale, true) {
-                self.stale.push(model);
+                self.stale.push(number);
             }
         }
     }
@@ -123,18 +154,21 @@ impl Slots {
     /// Forgets models of which nothing is left to remember.
     pub fn forget(&mut self) {
         while let Some(model) = self.index.forgettable.first().cloned() {
-            if let Some(slot) = self.all.remove(&model) {
+            let number = self.numbers.remove(&model);
+            let gone = number.and_then(|number| Some((number, self.all[number].take()?)));
+            if let Some((number, (_, slot))) = gone {
                 self.index.remove(&model, &slot.marks.entry);
-                self.stale.push(model);
+                self.gaps.push(number);
+                self.stale.push(number);
             }
         }
     }
 
-    /// The names of those that may look different, since this was last asked.
-    pub fn take_stale(&mut self) -> Vec<String> {
+    /// Those that may look different, or are gone, since this was last asked.
+    pub fn take_stale(&mut self) -> Vec<Number> {
         let stale = std::mem::take(&mut self.stale);
-        for model in &stale {
-            if let Some(slot) = self.all.get_mut(model) {
+        for number in &stale {
+            if let Some((_, slot)) = &mut self.all[*number] {
                 slot.marks.is_stale = false;
             }
         }
@@ -149,8 +183,8 @@ impl Slots {
 
     /// The models with a worker, by name.
     pub fn running(&self) -> impl Iterator<Item = (&String, &Slot)> {
-        let names = self.index().running.iter();
-        names.filter_map(|model| Some((model, self.all.get(model)?)))
+        let numbers = self.index().running.values();
+        numbers.filter_map(|number| self.numbered(*number))
     }
 
     /// What all workers take.
@@ -260,9 +294,11 @@ impl Slots {
     #[cfg(test)]
     pub fn check(&self, now: Instant) {
         let mut index = Index::default();
-        for (model, slot) in &self.all {
-            index.insert(model, &Entry::of(slot, now));
+        for (model, slot) in self.iter() {
+            index.insert(model, self.numbers[model], &Entry::of(slot, now));
         }
+        assert_eq!(self.iter().count(), self.numbers.len());
+        assert_eq!(self.all.len(), self.numbers.len() + self.gaps.len());
         index.fresh = self.index.fresh.clone();
         assert_eq!(index, *self.index());
     }
@@ -272,7 +308,7 @@ impl<N: AsRef<str> + ?Sized> std::ops::Index<&N> for Slots {
     type Output = Slot;
 
     fn index(&self, model: &N) -> &Slot {
-        &self.all[model.as_ref()]
+        self.get(model.as_ref()).expect("a model that is known")
     }
 }
 

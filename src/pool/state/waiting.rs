@@ -2,9 +2,11 @@
 //! time is up and how many stand before a newcomer without looking at each. Who
 //! is next in a model's queue is told by `queue`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant};
+
+use foldhash::HashMap;
 
 use super::WaiterId;
 use super::slot::Turn;

@@ -3,12 +3,13 @@
 
 mod recover;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -88,12 +89,12 @@ impl<L: Launch> Owner<L> {
             inbox,
             show,
             notebook,
-            waiters: HashMap::new(),
-            unloads: HashMap::new(),
-            releases: HashMap::new(),
-            holds: HashMap::new(),
-            let_go: HashMap::new(),
-            workers: HashMap::new(),
+            waiters: HashMap::default(),
+            unloads: HashMap::default(),
+            releases: HashMap::default(),
+            holds: HashMap::default(),
+            let_go: HashMap::default(),
+            workers: HashMap::default(),
             stopped: Vec::new(),
             told,
             told_at: now(),
