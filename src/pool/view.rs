@@ -31,15 +31,17 @@ pub struct View {
     pub stopping: bool,
 }
 
-/// Models, ordered by name. They stand on pages, and views share the pages on
-/// which nothing has changed: so a new view costs what is new in it.
+/// Models, ordered by name. They stand on pages, pages in chapters, and views share
+/// what has not changed: so a new view costs what is new in it.
 #[derive(Clone, Debug, Default)]
 pub struct Models {
-    pages: Vec<Arc<Vec<Arc<ModelView>>>>,
+    chapters: Vec<Arc<Vec<Page>>>,
 }
 
-/// Models on one page.
-const PAGE: usize = 32;
+type Page = Arc<Vec<Arc<ModelView>>>;
+
+/// Models on one page, and pages in one chapter.
+const PAGE: usize = 10;
 
 /// One model at one moment.
 #[derive(Clone, Debug)]
@@ -133,8 +135,8 @@ pub struct Counters {
 impl View {
     /// One model.
     pub fn model(&self, model: &str) -> Option<&ModelView> {
-        let (page, index) = self.models.find(model)?;
-        Some(&self.models.pages[page][index])
+        let [chapter, page, index] = self.models.find(model)?;
+        Some(&self.models.chapters[chapter][page][index])
     }
 
     /// What all workers held when they were looked at last.
@@ -154,34 +156,42 @@ impl Models {
     pub(super) fn new(models: Vec<ModelView>) -> Self {
         let models: Vec<_> = models.into_iter().map(Arc::new).collect();
         let pages = models.chunks(PAGE).map(|page| Arc::new(page.to_vec()));
+        let pages: Vec<Page> = pages.collect();
+        let chapters = pages.chunks(PAGE).map(|pages| Arc::new(pages.to_vec()));
         Self {
-            pages: pages.collect(),
+            chapters: chapters.collect(),
         }
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &ModelView> {
-        self.pages
-            .iter()
-            .flat_map(|page| page.iter().map(Arc::as_ref))
+        let pages = self.chapters.iter().flat_map(|chapter| chapter.iter());
+        pages.flat_map(|page| page.iter().map(Arc::as_ref))
     }
 
     /// Shows a model anew. Answers whether it stood here.
     pub(super) fn replace(&mut self, view: ModelView) -> bool {
-        let Some((page, index)) = self.find(&view.model) else {
+        let Some([chapter, page, index]) = self.find(&view.model) else {
             return false;
         };
-        Arc::make_mut(&mut self.pages[page])[index] = Arc::new(view);
+        let pages = Arc::make_mut(&mut self.chapters[chapter]);
+        Arc::make_mut(&mut pages[page])[index] = Arc::new(view);
         true
     }
 
-    /// On which page a model stands, and where.
-    fn find(&self, model: &str) -> Option<(usize, usize)> {
-        let starts_before = |page: &Arc<Vec<Arc<ModelView>>>| page[0].model.as_str() <= model;
-        let page = self.pages.partition_point(starts_before).checked_sub(1)?;
+    /// In which chapter a model stands, on which page of it, and where there.
+    fn find(&self, model: &str) -> Option<[usize; 3]> {
+        let starts_before = |page: &Page| page[0].model.as_str() <= model;
+        let begins_before = |chapter: &Arc<Vec<Page>>| starts_before(&chapter[0]);
+        let chapter = self
+            .chapters
+            .partition_point(begins_before)
+            .checked_sub(1)?;
+        let pages = &self.chapters[chapter];
+        let page = pages.partition_point(starts_before).checked_sub(1)?;
         let by_name = |view: &Arc<ModelView>| view.model.as_str().cmp(model);
-        let index = self.pages[page].binary_search_by(by_name).ok()?;
-        Some((page, index))
+        let index = pages[page].binary_search_by(by_name).ok()?;
+        Some([chapter, page, index])
     }
 }
 
@@ -240,5 +250,34 @@ pub fn sample(name: &str, bytes: u64, state: ModelState) -> ModelView {
         last_failure: None,
         load_times: Vec::new(),
         gate: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_is_shown_anew_leaves_earlier_views_as_they_were() {
+        for count in [0, 1, 9, 10, 11, 99, 100, 101, 1_234] {
+            let name = |number: usize| format!("m{number:05}");
+            let numbers = || (0..count).map(|number| number * 2);
+            let unloaded = |number| sample(&name(number), 1, ModelState::Unloaded);
+            let mut models = Models::new(numbers().map(unloaded).collect());
+            for number in numbers() {
+                let before = View {
+                    models: models.clone(),
+                    ..View::default()
+                };
+                assert!(models.replace(sample(&name(number), 2, ModelState::Ready)));
+                let old = before.model(&name(number)).expect("it is known");
+                assert_eq!((old.state, old.need), (ModelState::Unloaded, ByteSize(1)));
+                assert!(before.model(&name(number + 1)).is_none());
+            }
+            assert!(!models.replace(unloaded(1)));
+            let shown: Vec<_> = models.iter().map(|model| model.model.clone()).collect();
+            assert_eq!(shown, numbers().map(name).collect::<Vec<_>>());
+            assert!(models.iter().all(|model| model.state == ModelState::Ready));
+        }
     }
 }
