@@ -116,6 +116,8 @@ fn settings() -> Settings {
 struct Bench {
     pool: Pool,
     plans: Vec<Arc<LoadPlan>>,
+    /// Who asks in turn; known to a request before it asks the pool.
+    callers: Vec<CallerId>,
     _tasks: Tasks,
     _held: Vec<Lease>,
 }
@@ -141,6 +143,9 @@ impl Bench {
         Self {
             pool,
             plans,
+            callers: (0..CALLERS)
+                .map(|number| CallerId::of(&[&number.to_string()]))
+                .collect(),
             _tasks: tasks,
             _held: held,
         }
@@ -151,7 +156,7 @@ impl Bench {
         let (pool, cold) = (self.pool.clone(), &self.plans[LOADED..]);
         let plan = cold[number % cold.len()].clone();
         let terms = Terms {
-            caller: CallerId::of(&[&(number % CALLERS).to_string()]),
+            caller: self.callers[number % CALLERS],
             ..Terms::default()
         };
         let mut asked: Asked = Box::pin(async move { pool.acquire(&plan, terms).await });
