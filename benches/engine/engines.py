@@ -38,10 +38,12 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=self.log,
             env={**os.environ, **(environment or {})},
+            # Unbuffered: no line is read ahead where `next_line` would not see it.
+            bufsize=0,
         )
 
-    def first_line(self):
-        """The first line of standard output."""
+    def next_line(self):
+        """The next line of standard output, which is JSON."""
         ready, _, _ = select.select([self.child.stdout], [], [], STARTING)
         line = self.child.stdout.readline() if ready else b""
         if not line:
@@ -151,7 +153,10 @@ class Roundhouse:
         worker.child.stdin.write(secrets.token_hex(32).encode() + b"\n")
         worker.child.stdin.flush()
         try:
-            word = worker.first_line()
+            word = worker.next_line()
+            # How far the load is.
+            while word.get("event") == "loading":
+                word = worker.next_line()
             cost = worker.cost()
             if word.get("event") != "ready":
                 raise Refused(f"the worker said {word}")
@@ -165,7 +170,7 @@ class Roundhouse:
         command = [self.binary, "serve", "--config", self.configuration, "--json", *anywhere]
         process = Process(command, self.core, self.environment)
         with process.ended_on_failure():
-            port = int(process.first_line()["inference"].rpartition(":")[2])
+            port = int(process.next_line()["inference"].rpartition(":")[2])
         return process, Client(port, model.id, process.processor_seconds)
 
 

@@ -208,7 +208,14 @@ impl World {
                     let known = self.residents.get(*model);
                     known.map_or_else(|| plan(model, 1), |r| r.plan.clone())
                 };
-                let one_is_up = models.iter().any(|model| self.is_open(model));
+                let has_place = |model: &str| {
+                    let waiting = self.waiting_for(model);
+                    let own = waiting.iter().filter(|caller| **caller == terms.caller);
+                    let is_full = waiting.len() >= self.settings.queue;
+                    !is_full && own.count() < self.settings.queue_per_caller
+                };
+                let mut up = models.iter().filter(|model| self.is_open(model));
+                let one_is_up = up.any(|model| has_place(model));
                 let mut plans = models.iter().map(known);
                 self.on(Event::Acquire {
                     waiter,
