@@ -93,7 +93,6 @@ lint: mlx
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --all-targets --no-default-features -- -D warnings
 	$(CARGO) clippy --locked --all-targets --manifest-path xtask/Cargo.toml --target-dir target/xtask -- -D warnings
-	$(CARGO) fmt --check --manifest-path loom/Cargo.toml
 	$(CARGO) clippy --locked --all-targets --manifest-path loom/Cargo.toml --target-dir target/loom -- -D warnings
 
 # Licences, sources and versions of the crates (deny.toml), and what advisories say
