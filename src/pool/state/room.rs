@@ -71,9 +71,9 @@ impl Prospect {
         }
     }
 
-    /// Whether so much, beside the `staying`, takes nothing from those further ahead
-    /// while what is earmarked is still there: they may need less than what is gone by
-    /// the time they can be served, and all of what is left until then.
+    /// Whether so much, beside what is `staying`, takes nothing from those further
+    /// ahead: not now, while all that is earmarked is still there, nor at any stage
+    /// later, when some of it is gone.
     fn spares_those_ahead(&self, staying: Room, need: Room, limit: Room) -> bool {
         self.stages.iter().all(|&(promised, gone)| {
             let still_there = self.earmarked[gone..].iter().map(|(_, room)| *room);
