@@ -38,11 +38,13 @@ impl Machine {
         self.unload_idle(now, out);
         for _ in 0..ROUNDS {
             self.reopen_what_nobody_needs(now, out);
+            let before = out.len();
             self.shed(now, out);
             self.keep_to_marks(now, out);
             self.serve_open_gates(now, out);
             self.bring_back(now, out);
-            if !self.load_in_turn(now, out) {
+            let gave_up = self.load_in_turn(now, out);
+            if !gave_up && out.len() == before {
                 break;
             }
         }
@@ -120,10 +122,9 @@ impl Machine {
     }
 
     /// Starts what can start and makes room for the rest, in the order of the line.
-    /// Answers whether anything came of it that others may have waited for.
+    /// Answers whether anybody was given up, of which not every one is told.
     fn load_in_turn(&mut self, now: Instant, out: &mut Vec<Effect>) -> bool {
         self.slots.settle(now);
-        let before = out.len();
         let mut gave_up = self.give_up_the_hopeless(now, out);
         let due = self.due(now);
         let mut prospect = Prospect::default();
@@ -148,7 +149,7 @@ impl Machine {
             self.slots.settle(now);
         }
         gave_up |= self.give_up_the_hopeless(now, out);
-        gave_up || out.len() > before
+        gave_up
     }
 
     /// Of those who came into the line, or of all if the limit or what is kept has
