@@ -5,6 +5,7 @@ mod recover;
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -128,12 +129,20 @@ impl<L: Launch> Owner<L> {
             self.take(message);
         }
         self.show.send_replace(Arc::new(self.machine.view(now())));
+        // Both outlive a message: to wait anew for the same costs more than to go on.
+        let mut stopped = pin!(stop.cancelled());
+        let mut alarm = pin!(tokio::time::sleep_until(now().into()));
         while !self.machine.is_over() {
             self.write_down();
             self.show();
             // What was still to come when the machine was told something last may be
             // over by now, and is to be told all the same.
             let wake = self.machine.next_wake(self.told_at);
+            if let Some(wake) = wake
+                && alarm.deadline() != wake.into()
+            {
+                alarm.as_mut().reset(wake.into());
+            }
             tokio::select! {
                 Some(message) = self.inbox.recv() => {
                     self.take(message);
@@ -142,8 +151,8 @@ impl<L: Launch> Owner<L> {
                         self.take(message);
                     }
                 }
-                () = until(wake) => self.step(Event::Tick),
-                () = stop.cancelled(), if !is_told => {
+                () = &mut alarm, if wake.is_some() => self.step(Event::Tick),
+                () = &mut stopped, if !is_told => {
                     is_told = true;
                     self.step(Event::Shutdown { drain: Duration::ZERO });
                 }
@@ -558,12 +567,4 @@ impl Drop for Farewell {
 /// The runtime's clock, which tests can stop.
 pub(super) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
-}
-
-/// Waits until then, or for ever.
-async fn until(wake: Option<Instant>) {
-    match wake {
-        Some(wake) => tokio::time::sleep_until(wake.into()).await,
-        None => std::future::pending().await,
-    }
 }
