@@ -224,10 +224,11 @@ impl Machine {
         }
     }
 
-    /// Holds workers to the marks above.
-    pub(super) fn keep_to_marks(&mut self, now: Instant, out: &mut Vec<Effect>) {
+    /// Holds workers to the marks above. Answers whether a drain was taken back, of
+    /// which nobody is told.
+    pub(super) fn keep_to_marks(&mut self, now: Instant, out: &mut Vec<Effect>) -> bool {
         if !self.is_beyond {
-            return;
+            return false;
         }
         while self.held_by_those(now, |phase| !matches!(phase, Phase::Stopping { .. }))
             > self.hard_mark()
@@ -248,7 +249,7 @@ impl Machine {
                 }
             }
         }
-        self.let_stay(now);
+        let stays = self.let_stay(now);
         // One that still loads is dealt with when it is ready.
         let concerns = |slot: &Slot| {
             let worker = slot.running.as_ref();
@@ -257,6 +258,7 @@ impl Machine {
         };
         self.slots.settle(now);
         self.is_beyond = self.slots.running().any(|(_, slot)| concerns(slot));
+        stays
     }
 
     /// What workers of some phases hold.
@@ -317,7 +319,8 @@ impl Machine {
 
     /// Takes back drains that are not needed any more: those first that are least
     /// beyond their promise. What goes for somebody who waits frees nothing here.
-    fn let_stay(&mut self, now: Instant) {
+    /// Answers whether there was any.
+    fn let_stay(&mut self, now: Instant) -> bool {
         let drains = |slot: &Slot| slot.drains_for(UnloadReason::Memory);
         let mut drained: Vec<_> = self
             .running_where(now, drains)
@@ -328,6 +331,7 @@ impl Machine {
             })
             .collect();
         drained.sort();
+        let mut stays = false;
         for (_, held, model) in drained {
             let is_taken = |phase: &Phase| !phase.is_leaving() || phase.makes_room();
             if self.held_by_those(now, is_taken).saturating_add(held) <= self.settings.budget
@@ -335,8 +339,10 @@ impl Machine {
             {
                 *draining = None;
                 gate.open();
+                stays = true;
             }
         }
+        stays
     }
 
     /// Settles for all models what their next loads reserve.

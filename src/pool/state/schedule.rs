@@ -40,11 +40,11 @@ impl Machine {
             self.reopen_what_nobody_needs(now, out);
             let before = out.len();
             self.shed(now, out);
-            self.keep_to_marks(now, out);
+            let stays = self.keep_to_marks(now, out);
             self.serve_open_gates(now, out);
             self.bring_back(now, out);
             let gave_up = self.load_in_turn(now, out);
-            if !gave_up && out.len() == before {
+            if !stays && !gave_up && out.len() == before {
                 break;
             }
         }
