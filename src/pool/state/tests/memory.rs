@@ -291,11 +291,17 @@ fn who_stays_after_all_spares_those_who_were_to_go_for_its_waiters() {
     let late = world.ask("a");
     world.wait(Duration::from_secs(30));
     let states = |world: &World| ["a", "b"].map(|model| world.state(model));
-    assert_eq!(states(&world), [ModelState::Draining; 2], "b for the late one");
+    assert_eq!(
+        states(&world),
+        [ModelState::Draining; 2],
+        "b for the late one"
+    );
     world.footprint("a", 10);
     assert_eq!(states(&world), [ModelState::Ready; 2]);
     assert!(!world.held.contains_key(&late), "both places are taken");
-    held.map(|waiter| world.give_back(waiter));
+    for waiter in held {
+        world.give_back(waiter);
+    }
     assert!(world.held.contains_key(&late));
 }
 
