@@ -7,7 +7,7 @@ XTASK = $(CARGO) run $(if $(wildcard target/xtask/debug/xtask),--quiet) --locked
 # The pool's gate under a model checker, a package of its own: seconds.
 LOOM = $(CARGO) test --locked --manifest-path loom/Cargo.toml --target-dir target/loom
 
-.PHONY: build mlx demo run clients test test-router test-long soak simulate coverage bench-engine bench-swap bench-pool bench-cache fuzz lint supply-chain secrets sbom
+.PHONY: build mlx demo run clients test test-router test-long soak simulate coverage bench-engine bench-swap bench-pool editor-picture bench-cache fuzz lint supply-chain secrets sbom
 
 # target/release/roundhouse
 build: mlx
@@ -85,6 +85,14 @@ bench-swap: demo
 # What a lease and a decision of the pool cost; see docs/BENCHMARKS.md.
 bench-pool:
 	$(CARGO) bench --locked --no-default-features --features tls --bench pool
+
+# What a YAML editor says and offers while somebody edits models.yaml, as
+# docs/editor.png: a language server from npm with the schema, shown in Chromium.
+editor-picture:
+	@mkdir -p target/editor
+	@cp docs/editor/package.json docs/editor/package-lock.json target/editor/
+	@cd target/editor && npm ci --no-audit --no-fund --silent
+	@node docs/editor/make.mjs target/editor/node_modules docs/models.schema.json docs/editor.png
 
 # What indexing a cache of 10,000 snapshots takes; see docs/BENCHMARKS.md.
 bench-cache:

@@ -7,7 +7,9 @@ pub mod file;
 pub mod keys;
 pub mod locate;
 pub mod network;
+pub mod origins;
 pub mod problem;
+pub mod schema;
 pub mod standard;
 pub mod suggest;
 pub mod walk;
@@ -384,6 +386,9 @@ impl Config {
 }
 
 impl Compute {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Auto, Self::Float32, Self::Float16, Self::Bfloat16];
+
     /// The word in `models.yaml` and on the worker's command line.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -399,7 +404,7 @@ impl std::str::FromStr for Compute {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Auto, Self::Float32, Self::Float16, Self::Bfloat16]
+        Self::ALL
             .into_iter()
             .find(|compute| compute.as_str() == text)
             .ok_or_else(|| format!("expected auto, float32, float16 or bfloat16, found \"{text}\""))

@@ -34,7 +34,8 @@ fn counted(keys: &Keys) -> Value {
     })
 }
 
-fn shown(config: &Config) -> Value {
+/// The configuration as it could be written, without secrets. Also for `--print-config`.
+pub fn shown(config: &Config) -> Value {
     let memory = match config.memory {
         Budget::Auto => "auto".to_owned(),
         Budget::Size(size) => size.to_string(),

@@ -2,13 +2,16 @@
 
 use std::collections::HashMap;
 
-use super::values::{Span, quoted};
-use super::{At, Walker, set};
+use super::values::{Span, Wrong, quoted};
+use super::{At, Walker, advice, set};
 use crate::config::file::{Node, Pair, Value};
 use crate::config::keys::NAME;
-use crate::config::problem::{Place, Problem};
+use crate::config::problem::{Place, Problem, both};
 use crate::config::{Alias, Compute, Config, Entry, LoadSettings, Source, suggest};
 use crate::model::id::{ModelId, Name};
+
+/// What to do about another word than the one that `keep` knows.
+const KEEP: &str = "write always, or remove keep";
 
 /// Longest revision, bytes.
 const LONGEST_REVISION: usize = 96;
@@ -45,7 +48,11 @@ impl Walker<'_> {
                 }
                 Err(error) => {
                     let message = format!("models.{}: {error}", quoted(&pair.key));
-                    self.problem(Problem::at(pair.place, message));
+                    let problem = Problem::at(pair.place, message);
+                    self.problem(match advice::name(&pair.key) {
+                        Some(advice) => problem.help(advice),
+                        None => problem,
+                    });
                 }
             }
         }
@@ -55,7 +62,11 @@ impl Walker<'_> {
     /// One entry. Nothing and `{}` are entries with default settings.
     fn entry(&mut self, name: Name, pair: &Pair, places: &mut Places) -> Option<Entry> {
         let shown = format!("models.{name}");
-        let mut origin = Origin::default();
+        let mut origin = Origin {
+            // What is no mapping is told once.
+            broken: !matches!(pair.node.value, Value::Map(_) | Value::Nothing),
+            ..Origin::default()
+        };
         let mut load = LoadSettings::default();
         let (mut keep, mut preload, mut warmup, mut idle_unload) = (false, false, false, None);
         let mut aliases = Vec::new();
@@ -106,14 +117,9 @@ impl Walker<'_> {
             "memory" => load.memory = self.amount(at),
             "trust_remote_code" => set(&mut load.trust_remote_code, self.boolean(at)),
             "compute" => {
+                let words = Compute::ALL.map(|compute| (compute.as_str(), compute));
                 let expected = "auto, float32, float16 or bfloat16";
-                set(
-                    &mut load.compute,
-                    self.read(at, expected, |text| {
-                        text.parse::<Compute>()
-                            .map_err(|_| format!("expected {expected}, found {}", quoted(text)))
-                    }),
-                );
+                set(&mut load.compute, self.choice(at, expected, &words));
             }
             _ => {}
         }
@@ -123,9 +129,7 @@ impl Walker<'_> {
     fn origin_key(&mut self, origin: &mut Origin, pair: &Pair, at: At) {
         let read = match pair.key.as_str() {
             "repo" => {
-                origin.repo = self.read(at, "a repository id such as org/name", |text| {
-                    ModelId::parse(text).map_err(|error| error.to_string())
-                });
+                origin.repo = self.repository(at);
                 origin.repo.is_some()
             }
             "revision" => {
@@ -193,11 +197,11 @@ impl Walker<'_> {
 
     /// `keep`: `always` is the only word.
     fn keep(&mut self, at: At) -> bool {
-        let keeps = matches!(&at.node.value, Value::Text(text) if text == "always");
-        if !keeps {
-            self.expected(at.path, at.node, "always");
-        }
-        keeps
+        let read = self.read(at, "always", |text| match text {
+            "always" => Ok(()),
+            _ => Err(Wrong::expected("always", text, Some(KEEP.to_owned()))),
+        });
+        read.is_some()
     }
 
     /// `aliases`; their places are kept for the checks between names.
@@ -260,10 +264,9 @@ impl Walker<'_> {
                 }
             };
             let message = format!(
-                "models.{entry}.aliases: {:?} is already {what}: at line {} and at line {}",
+                "models.{entry}.aliases: {:?} is already {what}: {}",
                 alias.as_str(),
-                other.line,
-                place.line
+                both(*other, *place)
             );
             self.problem(Problem::at(*place, message).help("a name leads to one model only"));
         }
@@ -306,7 +309,7 @@ impl Walker<'_> {
         let nearest = suggest::nearest(name.as_str(), names.map(Name::as_str));
         self.problem(match nearest {
             Some(nearest) => problem.help(format!("did you mean {nearest:?}")),
-            None => problem,
+            None => problem.help("give it an entry under models, or permit it with allow"),
         });
     }
 }
