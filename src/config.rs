@@ -328,6 +328,9 @@ pub struct LoadSettings {
     pub compute: Compute,
     /// `memory`: the reservation instead of the estimate.
     pub memory: Option<Amount>,
+    /// `trust_remote_code`: whether a snapshot that asks for code of its own is served
+    /// all the same. Its code is not run.
+    pub trust_remote_code: bool,
 }
 
 /// A size, or a share of the budget.

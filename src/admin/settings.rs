@@ -152,6 +152,7 @@ fn entry(entry: &Entry) -> Value {
         "kv": amount(entry.load.kv),
         "compute": entry.load.compute.as_str(),
         "memory": amount(entry.load.memory),
+        "trust_remote_code": entry.load.trust_remote_code,
         "keep": entry.keep.then_some("always"),
         "preload": entry.preload,
         "warmup": entry.warmup,

@@ -112,6 +112,8 @@ pub const KEYS: &[Key] = &[
         "number format of activations; `auto` is float32 on a CPU and the checkpoint's own elsewhere"),
     key("models.NAME.memory", Any(&[Size, Percentage("the budget")]), Words("estimated from the snapshot"), NextLoad,
         "what to reserve for the model, caches included, instead of the estimate; what is seen may raise it, never lower it"),
+    key("models.NAME.trust_remote_code", Switch, Value("false"), NextLoad,
+        "serve a snapshot whose `config.json` asks for code that comes with the model; the code is never run here, so the engine has to have the architecture itself"),
     key("models.NAME.keep", Word("always"), Absent, Live,
         "loaded at start and never unloaded to make room"),
     key("models.NAME.preload", Switch, Value("false"), Live,

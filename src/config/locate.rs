@@ -189,6 +189,11 @@ pub fn text(file: &Path) -> Result<String, ReadError> {
     }
     let mut bytes = Vec::new();
     opened.take(LARGEST as u64 + 1).read_to_end(&mut bytes)?;
+    decode(bytes)
+}
+
+/// The text that the bytes of a file are, if they are text within the limit.
+pub fn decode(bytes: Vec<u8>) -> Result<String, ReadError> {
     if bytes.len() > LARGEST {
         return Err(ReadError::TooLarge);
     }

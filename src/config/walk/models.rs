@@ -108,13 +108,14 @@ impl Walker<'_> {
         })
     }
 
-    /// `context`, `parallel`, `kv`, `compute`, `memory`
+    /// `context`, `parallel`, `kv`, `compute`, `memory`, `trust_remote_code`
     fn load_key(&mut self, load: &mut LoadSettings, key: &str, at: At) {
         match key {
             "context" => load.context = self.number(at, Span::TOKENS),
             "parallel" => load.parallel = self.number(at, Span::PARALLEL),
             "kv" => load.kv = self.amount(at),
             "memory" => load.memory = self.amount(at),
+            "trust_remote_code" => set(&mut load.trust_remote_code, self.boolean(at)),
             "compute" => {
                 let words = Compute::ALL.map(|compute| (compute.as_str(), compute));
                 let expected = "auto, float32, float16 or bfloat16";
