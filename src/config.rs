@@ -27,6 +27,8 @@ use crate::units::ByteSize;
 pub struct Config {
     /// Where it was read from; nothing for a configuration made in memory.
     pub source: Option<PathBuf>,
+    /// The drop-ins that were read with it, in their order.
+    pub drop_ins: Vec<PathBuf>,
     /// `memory`: the budget for everything loaded.
     pub memory: Budget,
     /// `server.*`

@@ -174,9 +174,9 @@ fn configuration(error: &LoadError) -> Vec<Finding> {
     let LoadError::Problems(problems) = error else {
         return vec![Finding::fault("configuration-missing", error.to_string())];
     };
-    let file = problems.file.as_ref();
-    let file = file.map_or_else(String::new, |file| format!("{}:", file.display()));
     let told = problems.list.iter().map(|problem| {
+        let file = problems.file_of(problem);
+        let file = file.map_or_else(String::new, |file| format!("{}:", file.display()));
         let place = problem
             .place
             .map(|place| format!("{}:{}:", place.line, place.column));

@@ -15,7 +15,7 @@ const [modules, schema, picture] = process.argv.slice(2).map((path) => resolve(p
 
 // The mark | is where the cursor stands. It is no part of the text.
 const SOURCE = `# yaml-language-server: $schema=models.schema.json
-memory: 48
+memory: 48G
 
 models:
   mlx-community/Qwen3-4B-4bit:
@@ -155,7 +155,7 @@ function shown(folder, said) {
     "--hide-scrollbars",
     "--allow-file-access-from-files",
     "--force-device-scale-factor=2",
-    "--window-size=1000,560",
+    "--window-size=1000,680",
     "--virtual-time-budget=5000",
     `--user-data-dir=${join(folder, "profile")}`,
     `--screenshot=${picture}`,

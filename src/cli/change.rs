@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::{CONFIGURATION, failed};
+use crate::config::Config;
 use crate::config::edit::{EditError, Edited};
 use crate::config::locate::{self, LoadError};
 use crate::config::problem::Problems;
-use crate::config::{Config, walk};
 use crate::platform::Folders;
 
 /// Why the file was not changed.
@@ -55,6 +55,9 @@ pub enum Failure {
 
 /// A change that is being made.
 pub struct Change {
+    /// As it was named: its drop-ins lie beside this name.
+    named: PathBuf,
+    /// What is written.
     file: PathBuf,
     /// What the file said when the change began.
     pub config: Config,
@@ -97,8 +100,9 @@ pub fn make(
 impl Change {
     fn begin(file: &Path, folders: &Folders) -> Result<Self, Failure> {
         // A link is followed, so that it stays one.
+        let named = file.to_owned();
         let file = fs::canonicalize(file).map_err(|error| io_failure(file, error))?;
-        let config = locate::read(&file, folders).map_err(LoadError::Problems)?;
+        let config = locate::read(&named, folders).map_err(LoadError::Problems)?;
         let before = read(&file)?;
         Ok(Self {
             config,
@@ -106,6 +110,7 @@ impl Change {
             before,
             said: String::new(),
             folders: folders.clone(),
+            named,
             file,
         })
     }
@@ -141,10 +146,7 @@ impl Change {
         if self.text == self.before {
             return Ok(self.said);
         }
-        let around = locate::surroundings(&self.file, &self.folders);
-        around
-            .and_then(|around| walk::config(&self.text, Some(&self.file), &around))
-            .map_err(Failure::Result)?;
+        locate::meaning(&self.named, self.text.clone(), &self.folders).map_err(Failure::Result)?;
         if read(&self.file)? != self.before {
             return Err(Failure::Raced { file: self.file() });
         }

@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::{CONFIGURATION, change, check, failed};
 use crate::config::locate::{self, LoadError};
-use crate::config::{schema, walk};
+use crate::config::schema;
 use crate::platform::{self, Folders};
 use crate::registry::{NotServable, Snapshot};
 use crate::units::ByteSize;
@@ -63,9 +63,7 @@ pub fn run(args: &InitArgs) -> ExitCode {
 
 /// Writes both files; the configuration is checked before it is there.
 fn write(file: &Path, text: &str, folders: &Folders) -> io::Result<()> {
-    let valid = locate::surroundings(file, folders)
-        .and_then(|around| walk::config(text, Some(file), &around))
-        .map_err(LoadError::Problems);
+    let valid = locate::meaning(file, text.to_owned(), folders).map_err(LoadError::Problems);
     valid.map_err(io::Error::other)?;
     if let Some(folder) = file.parent() {
         fs::create_dir_all(folder)?;

@@ -3,7 +3,6 @@
 //! gives it is said that they are there.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -11,6 +10,7 @@ use super::table;
 use crate::access::keys::given;
 use crate::admin::settings;
 use crate::config::origins::{self, InForce, Origin};
+use crate::config::problem::Text;
 use crate::config::{Config, locate};
 
 /// Stands for a secret.
@@ -19,8 +19,12 @@ const MASK: &str = "***";
 /// The values in force. `flags` are the keys that the command line decided, with
 /// the options that did.
 pub fn report(config: &Config, flags: &[(&'static str, &'static str)], as_json: bool) -> String {
-    let file = config.source.as_deref().unwrap_or(Path::new(""));
-    let text = locate::text(file).unwrap_or_default();
+    let files = config.source.iter().chain(&config.drop_ins);
+    let texts = files.map(|file| Text {
+        file: Some(file.clone()),
+        text: locate::text(file).unwrap_or_default(),
+    });
+    let texts: Vec<_> = texts.collect();
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let mut over = BTreeMap::new();
     let caches = ["HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"];
@@ -36,7 +40,7 @@ pub fn report(config: &Config, flags: &[(&'static str, &'static str)], as_json: 
         over.insert(*key, Origin::Flag(flag));
     }
     let shown = settings::shown(config);
-    let mut values = origins::in_force(&shown, &file.display().to_string(), &text, &over);
+    let mut values = origins::in_force(&shown, &texts, &over);
     values.extend(secrets(is_set));
     match as_json {
         true => format!("{}\n", programs(&values)),

@@ -311,17 +311,17 @@ async fn drain(
 /// Nobody but its owner may change what is served. The configuration itself holds
 /// no secrets and may be read by others.
 fn close_to_others(config: &Config) -> Result<(), NotStarted> {
-    let Some(path) = &config.source else {
-        return Ok(());
-    };
-    let closed = std::fs::File::open(path)
-        .and_then(|file| private::take_back(&file, path, private::OTHERS_WRITE));
-    closed.map_err(|error| {
-        NotStarted::configuration(format!(
-            "{} may be changed by others, and that could not be ended: {error}; run chmod go-w on it",
-            path.display()
-        ))
-    })
+    for path in config.source.iter().chain(&config.drop_ins) {
+        let closed = std::fs::File::open(path)
+            .and_then(|file| private::take_back(&file, path, private::OTHERS_WRITE));
+        closed.map_err(|error| {
+            NotStarted::configuration(format!(
+                "{} may be changed by others, and that could not be ended: {error}; run chmod go-w on it",
+                path.display()
+            ))
+        })?;
+    }
+    Ok(())
 }
 
 /// A reachable address without keys is refused before any port opens. For

@@ -104,6 +104,36 @@ pub fn parse(text: &str) -> (Option<Node>, Vec<Problem>) {
     (Some(builder.root.unwrap_or(nothing)), builder.problems)
 }
 
+/// The same for one of several texts: places say which, from 0.
+pub fn parse_part(text: &str, file: usize) -> (Option<Node>, Vec<Problem>) {
+    let (mut root, mut problems) = parse(text);
+    if let Some(root) = &mut root {
+        place_in(root, file);
+    }
+    for place in problems
+        .iter_mut()
+        .filter_map(|problem| problem.place.as_mut())
+    {
+        place.file = file;
+    }
+    (root, problems)
+}
+
+/// Says of every place of a tree in which text it is.
+fn place_in(node: &mut Node, file: usize) {
+    node.place.file = file;
+    match &mut node.value {
+        Value::List { items, .. } => items.iter_mut().for_each(|item| place_in(item, file)),
+        Value::Map(pairs) => {
+            for pair in pairs {
+                pair.place.file = file;
+                place_in(&mut pair.node, file);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// What the YAML library would take for an end or a line break, and what no
 /// editor shows, is refused before it is read.
 fn check_text(text: &str) -> Result<(), Problem> {
@@ -117,6 +147,7 @@ fn check_text(text: &str) -> Result<(), Problem> {
         let fits = |c: char| c == '\t' || !c.is_control();
         if let Some((column, stranger)) = line.chars().enumerate().find(|(_, c)| !fits(*c)) {
             let place = Place {
+                file: 0,
                 line: index + 1,
                 column: column + 1,
                 length: 1,
@@ -349,6 +380,7 @@ impl<'a> Builder<'a> {
             false => self.length(start.line()).saturating_sub(start.col()),
         };
         Place {
+            file: 0,
             line: start.line(),
             column: start.col() + 1,
             length,

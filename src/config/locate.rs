@@ -9,13 +9,16 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use super::file::LARGEST;
-use super::problem::Problems;
+use super::problem::{Problems, Text};
 use super::standard::Surroundings;
 use super::{Config, Listen, walk};
 use crate::platform::Folders;
 
 /// The name of the file, wherever it is looked for.
 pub const FILE_NAME: &str = "models.yaml";
+
+/// Most drop-ins of a file.
+const MOST_DROP_INS: usize = 100;
 
 /// Why there is no configuration.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -51,10 +54,81 @@ pub fn find(flag: Option<&Path>, folders: &Folders) -> Result<PathBuf, LoadError
     choose(given, vec![here, folders.config.join(FILE_NAME)])
 }
 
-/// Reads and checks one file.
+/// Reads and checks a file with its drop-ins.
 pub fn read(file: &Path, folders: &Folders) -> Result<Config, Problems> {
     let text = text(file).map_err(|reason| Problems::whole(Some(file), reason.to_string()))?;
-    walk::config(&text, Some(file), &surroundings(file, folders)?)
+    meaning(file, text, folders)
+}
+
+/// What a text would mean in a file's place, beside the file's drop-ins.
+pub fn meaning(file: &Path, text: String, folders: &Folders) -> Result<Config, Problems> {
+    let mut texts = vec![Text {
+        file: Some(file.to_owned()),
+        text,
+    }];
+    texts.extend(drop_ins(file)?);
+    walk::config_of(&texts, &surroundings(file, folders)?)
+}
+
+/// The folder of a file's drop-ins: `models.d` beside `models.yaml`.
+pub fn drop_in_folder(file: &Path) -> PathBuf {
+    file.with_extension("d")
+}
+
+/// Everything that a reading of the configuration depends on: the file, the folder
+/// of its drop-ins, which may come to be, and those that are there. Also while they
+/// have problems. For whoever follows them.
+pub fn followed(file: &Path) -> Vec<PathBuf> {
+    let mut paths = vec![file.to_owned(), drop_in_folder(file)];
+    paths.extend(drop_in_files(file).unwrap_or_default());
+    paths
+}
+
+/// The drop-ins of a file, by name. No folder is no drop-ins.
+fn drop_in_files(file: &Path) -> io::Result<Vec<PathBuf>> {
+    let folder = match std::fs::read_dir(drop_in_folder(file)) {
+        Ok(folder) => folder,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut files = Vec::new();
+    for entry in folder {
+        let path = entry?.path();
+        // Files that begin with a dot are editors'.
+        let is_hidden = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(b".");
+        let ends = path.extension().and_then(|end| end.to_str());
+        if matches!(ends, Some("yaml" | "yml")) && !path.file_name().is_some_and(is_hidden) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// The texts of a file's drop-ins.
+fn drop_ins(file: &Path) -> Result<Vec<Text>, Problems> {
+    let folder = drop_in_folder(file);
+    let whole = |path: &Path, reason: String| Problems::whole(Some(path), reason);
+    let files = drop_in_files(file).map_err(|error| whole(&folder, error.to_string()))?;
+    if files.len() > MOST_DROP_INS {
+        let found = files.len();
+        let reason = format!("expected at most {MOST_DROP_INS} drop-ins, found {found}");
+        return Err(whole(&folder, reason));
+    }
+    let read = |path: PathBuf| {
+        if path.extension().is_some_and(|end| end == "yml") {
+            return Err(whole(
+                &path,
+                "expected a name that ends with .yaml".to_owned(),
+            ));
+        }
+        let text = text(&path).map_err(|reason| whole(&path, reason.to_string()))?;
+        Ok(Text {
+            file: Some(path),
+            text,
+        })
+    };
+    files.into_iter().map(read).collect()
 }
 
 /// What the meaning of a file depends on.

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::file::{self, Node};
 use super::keys::{KEYS, NAME};
+use super::problem::Text;
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,23 +54,21 @@ pub struct InForce {
 /// keys that something besides the file decides.
 pub fn in_force(
     shown: &Value,
-    file: &str,
-    text: &str,
+    texts: &[Text],
     over: &BTreeMap<&'static str, Origin>,
 ) -> Vec<InForce> {
     let mut lines = HashMap::new();
-    if let (Some(root), _) = file::parse(text) {
-        gather(&root, "", &mut lines);
+    for text in texts {
+        if let (Some(root), _) = file::parse(&text.text) {
+            gather(&root, "", &text.name(), &mut lines);
+        }
     }
     let mut values = Vec::new();
     flatten(shown, "", "", &mut values);
     values
         .into_iter()
         .map(|(key, value)| {
-            let written = lines.get(key.as_str()).map(|line| Origin::File {
-                file: file.to_owned(),
-                line: *line,
-            });
+            let written = lines.get(key.as_str()).cloned();
             let origin = match over.get(key.as_str()) {
                 // A flag wins over the file, a variable only stands in for it.
                 Some(flag @ Origin::Flag(_)) => flag.clone(),
@@ -81,14 +80,19 @@ pub fn in_force(
 }
 
 /// The line of each key that is written.
-fn gather(node: &Node, path: &str, lines: &mut HashMap<String, usize>) {
+fn gather(node: &Node, path: &str, file: &str, lines: &mut HashMap<String, Origin>) {
     let file::Value::Map(pairs) = &node.value else {
         return;
     };
     for pair in pairs {
         let path = join(path, &pair.key);
-        lines.insert(path.clone(), pair.place.line);
-        gather(&pair.node, &path, lines);
+        let origin = Origin::File {
+            file: file.to_owned(),
+            line: pair.place.line,
+        };
+        // A list that goes on in a drop-in begins in the file.
+        lines.entry(path.clone()).or_insert(origin);
+        gather(&pair.node, &path, file, lines);
     }
 }
 
@@ -127,7 +131,11 @@ mod tests {
 
     #[test]
     fn each_value_says_where_it_comes_from() {
-        let text = "memory: 8GB\nmodels:\n  a/b:\n    keep: always\nserver:\n  listen: x\n";
+        let text = Text {
+            file: Some("m.yaml".into()),
+            text: "memory: 8GB\nmodels:\n  a/b:\n    keep: always\nserver:\n  listen: x\n"
+                .to_owned(),
+        };
         let shown = json!({
             "memory": "8.0 GB",
             "log": "info",
@@ -140,7 +148,7 @@ mod tests {
             ("memory", Origin::Environment("UNUSED")),
             ("server.listen", Origin::Flag("--listen")),
         ]);
-        let found = in_force(&shown, "m.yaml", text, &over);
+        let found = in_force(&shown, &[text], &over);
         let found: Vec<_> = found
             .iter()
             .map(|value| format!("{} {}", value.key, value.origin))

@@ -10,6 +10,8 @@ const EXCERPT: usize = 100;
 /// A stretch of text on one line of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
+    /// Which of the files that are read together, from 0.
+    pub file: usize,
     /// Line, from 1.
     pub line: usize,
     /// Column, from 1, in characters.
@@ -34,10 +36,35 @@ pub struct Problem {
 pub struct Problems {
     /// The file; nothing for a text that came from no file.
     pub file: Option<PathBuf>,
-    /// The problems, in the order of the file.
+    /// The files that were read with it, in their order.
+    pub others: Vec<PathBuf>,
+    /// The problems, in the order of the files.
     pub list: Vec<Problem>,
-    /// The lines that are shown, by number.
-    lines: Vec<(usize, String)>,
+    /// The lines that are shown, by file and number.
+    lines: Vec<((usize, usize), String)>,
+}
+
+/// A text that is read as a configuration or a part of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text {
+    /// Where it is from; nothing for a text that came from no file.
+    pub file: Option<PathBuf>,
+    /// What it says.
+    pub text: String,
+}
+
+impl Text {
+    /// The file as it is called in messages.
+    pub fn name(&self) -> String {
+        name(self.file.as_deref())
+    }
+}
+
+fn name(file: Option<&Path>) -> String {
+    file.map_or_else(
+        || "models.yaml".to_owned(),
+        |file| file.display().to_string(),
+    )
 }
 
 impl Problem {
@@ -68,20 +95,22 @@ impl Problem {
 
 impl Problems {
     /// Sorts the problems by place and keeps the lines they point at.
-    pub fn new(file: Option<&Path>, text: &str, mut list: Vec<Problem>) -> Self {
+    pub fn new(texts: &[Text], mut list: Vec<Problem>) -> Self {
         list.sort_by_key(|problem| problem.place);
-        let wanted: Vec<usize> = list
+        let wanted: Vec<(usize, usize)> = list
             .iter()
-            .filter_map(|problem| problem.place.map(|place| place.line))
+            .filter_map(|problem| problem.place.map(|place| (place.file, place.line)))
             .collect();
-        let lines = lines_of(text)
-            .enumerate()
-            .map(|(index, line)| (index + 1, line))
-            .filter(|(number, _)| wanted.binary_search(number).is_ok())
-            .map(|(number, line)| (number, line.to_owned()))
-            .collect();
+        let mut lines = Vec::new();
+        for (file, text) in texts.iter().enumerate() {
+            let all = lines_of(&text.text).enumerate();
+            let all = all.map(|(index, line)| ((file, index + 1), line.to_owned()));
+            lines.extend(all.filter(|(place, _)| wanted.binary_search(place).is_ok()));
+        }
+        let mut files = texts.iter().map(|text| text.file.clone());
         Self {
-            file: file.map(Path::to_owned),
+            file: files.next().flatten(),
+            others: files.flatten().collect(),
             list,
             lines,
         }
@@ -89,16 +118,29 @@ impl Problems {
 
     /// One problem of a file that could not be read at all.
     pub fn whole(file: Option<&Path>, message: impl Into<String>) -> Self {
-        Self::new(file, "", vec![Problem::whole(message)])
+        let nothing = Text {
+            file: file.map(Path::to_owned),
+            text: String::new(),
+        };
+        Self::new(&[nothing], vec![Problem::whole(message)])
     }
 
-    /// The same for a program: `{"file", "problems": [{"line", "column", "message", "help"}]}`.
+    /// The file that a problem is in.
+    pub fn file_of(&self, problem: &Problem) -> Option<&Path> {
+        match problem.place.map_or(0, |place| place.file) {
+            0 => self.file.as_deref(),
+            other => self.others.get(other - 1).map(PathBuf::as_path),
+        }
+    }
+
+    /// The same for a program: `{"file", "problems": [{"file", "line", "column", "message", "help"}]}`.
     pub fn to_json(&self) -> serde_json::Value {
         let list: Vec<_> = self
             .list
             .iter()
             .map(|problem| {
                 serde_json::json!({
+                    "file": self.file_of(problem).map(|file| file.display().to_string()),
                     "line": problem.place.map(|place| place.line),
                     "column": problem.place.map(|place| place.column),
                     "message": problem.message,
@@ -113,10 +155,10 @@ impl Problems {
     }
 
     /// The text of a line that a problem points at.
-    fn line(&self, number: usize) -> Option<&str> {
+    fn line(&self, place: Place) -> Option<&str> {
         self.lines
             .iter()
-            .find(|(line, _)| *line == number)
+            .find(|(line, _)| *line == (place.file, place.line))
             .map(|(_, text)| text.as_str())
     }
 }
@@ -126,14 +168,11 @@ impl std::error::Error for Problems {}
 impl fmt::Display for Problems {
     /// Each problem with the place as editors understand it, the line and a caret under the text.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let file = self.file.as_ref().map_or_else(
-            || "models.yaml".to_owned(),
-            |file| file.display().to_string(),
-        );
         for (index, problem) in self.list.iter().enumerate() {
             if index > 0 {
                 writeln!(f)?;
             }
+            let file = name(self.file_of(problem));
             match problem.place {
                 Some(place) => {
                     write!(
@@ -141,7 +180,7 @@ impl fmt::Display for Problems {
                         "{file}:{}:{}: {}",
                         place.line, place.column, problem.message
                     )?;
-                    if let Some(line) = self.line(place.line) {
+                    if let Some(line) = self.line(place) {
                         let (shown, caret) = excerpt(line, place);
                         let number = place.line.to_string();
                         let margin = " ".repeat(number.len());
@@ -159,7 +198,17 @@ impl fmt::Display for Problems {
 }
 
 /// Two places of one thing, for a message.
-pub fn both(first: Place, second: Place) -> String {
+pub fn both(files: &[String], first: Place, second: Place) -> String {
+    let name = |place: Place| files.get(place.file).map_or("", String::as_str);
+    if first.file != second.file {
+        return format!(
+            "at line {} of {} and at line {} of {}",
+            first.line,
+            name(first),
+            second.line,
+            name(second)
+        );
+    }
     match first.line == second.line {
         true => format!(
             "at columns {} and {} of line {}",
@@ -205,16 +254,17 @@ mod tests {
     #[test]
     fn a_problem_shows_its_line_and_a_caret() {
         let place = Place {
+            file: 0,
             line: 2,
             column: 7,
             length: 5,
         };
         let problem = Problem::at(place, "found \"maybe\"").help("write always");
-        let shown = Problems::new(
-            Some(Path::new("m.yaml")),
-            "a: 1\nkeep: maybe\n",
-            vec![problem],
-        );
+        let text = Text {
+            file: Some("m.yaml".into()),
+            text: "a: 1\nkeep: maybe\n".to_owned(),
+        };
+        let shown = Problems::new(&[text], vec![problem]);
         assert_eq!(
             shown.to_string(),
             "m.yaml:2:7: found \"maybe\"\n 2 | keep: maybe\n   |       ^^^^^\n   help: write always"
@@ -225,6 +275,7 @@ mod tests {
     fn a_long_line_is_cut_around_the_place_and_controls_are_shown() {
         let line = format!("{}\u{1b}[31mX{}", "a".repeat(400), "b".repeat(400));
         let place = Place {
+            file: 0,
             line: 1,
             column: 406,
             length: 1,

@@ -4,6 +4,7 @@
 //! their parts of it.
 
 mod advice;
+mod drop_ins;
 mod meant;
 mod models;
 mod server;
@@ -13,7 +14,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::file::{self, Node, Pair, Value};
-use super::problem::{Place, Problem, Problems, both};
+use super::problem::{Place, Problem, Problems, Text, both};
 use super::standard::Surroundings;
 use super::{Config, Pool, keys};
 use values::{Span, Zero, quoted};
@@ -26,28 +27,65 @@ const KEYS_WITH_VALUES: &str = "keys with values";
 /// Most problems that are told one by one.
 const MOST_PROBLEMS: usize = 100;
 
-/// Reads a configuration. An empty text is valid and serves nothing.
+/// Reads a configuration from one text. An empty text is valid and serves nothing.
 pub fn config(
     text: &str,
     source: Option<&Path>,
     around: &Surroundings,
 ) -> Result<Config, Problems> {
-    let (root, problems) = file::parse(text);
-    let (root, renamed) = root.map(meant::rename).unzip();
+    let text = Text {
+        file: source.map(Path::to_owned),
+        text: text.to_owned(),
+    };
+    config_of(&[text], around)
+}
+
+/// Reads a configuration from its file and its drop-ins, in this order.
+pub fn config_of(texts: &[Text], around: &Surroundings) -> Result<Config, Problems> {
+    let parts = texts.iter().enumerate();
+    let (mut roots, mut problems) = (Vec::new(), Vec::new());
+    for (root, found) in parts.map(|(index, text)| file::parse_part(&text.text, index)) {
+        roots.push(root);
+        problems.extend(found);
+    }
     let mut walker = Walker {
         around,
         problems,
         untold: 0,
-        renamed: renamed.unwrap_or_default(),
+        renamed: HashMap::new(),
+        files: texts.iter().map(Text::name).collect(),
     };
-    let config = root.map(|root| walker.top(&root));
-    let text = text.strip_prefix(file::BYTE_ORDER_MARK).unwrap_or(text);
+    let mut roots = roots.into_iter();
+    let main = roots.next().flatten();
+    let config = main.map(|mut root| {
+        for drop_in in roots.flatten() {
+            walker.join_in(&mut root, drop_in);
+        }
+        let (root, renamed) = meant::rename(root);
+        walker.renamed = renamed;
+        walker.top(&root)
+    });
     match config {
-        Some(config) if walker.problems.is_empty() => Ok(Config {
-            source: source.map(Path::to_owned),
-            ..config
-        }),
-        _ => Err(Problems::new(source, text, walker.told())),
+        Some(config) if walker.problems.is_empty() => {
+            let mut files = texts.iter().filter_map(|text| text.file.clone());
+            Ok(Config {
+                source: files.next(),
+                drop_ins: files.collect(),
+                ..config
+            })
+        }
+        _ => {
+            let unmark = |text: &Text| Text {
+                text: text
+                    .text
+                    .strip_prefix(file::BYTE_ORDER_MARK)
+                    .unwrap_or(&text.text)
+                    .to_owned(),
+                ..text.clone()
+            };
+            let texts: Vec<_> = texts.iter().map(unmark).collect();
+            Err(Problems::new(&texts, walker.told()))
+        }
     }
 }
 
@@ -59,6 +97,8 @@ struct Walker<'a> {
     untold: usize,
     /// The keys as they were written, of those that are read as what was meant.
     renamed: HashMap<Place, String>,
+    /// What the files are called, for messages about two of them.
+    files: Vec<String>,
 }
 
 /// Where a value stands: its key from the top, for messages, and the tree's own.
@@ -178,7 +218,7 @@ impl Walker<'_> {
                     let message = format!(
                         "{} is there twice: {}",
                         quoted(&join(shown, &pair.key)),
-                        both(*place, pair.place)
+                        both(&self.files, *place, pair.place)
                     );
                     self.problem(Problem::at(pair.place, message).help("keep one of them"));
                 }

@@ -154,3 +154,64 @@ fn what_is_in_force_says_where_it_comes_from_and_no_secret() {
         "{line}"
     );
 }
+
+#[test]
+fn drop_ins_add_to_the_file_and_a_conflict_names_both_places() {
+    let home = home();
+    let folder = home.path().join("models.d");
+    std::fs::create_dir(&folder).expect("a folder");
+    let write = |name: &str, text: &str| {
+        std::fs::write(folder.join(name), text).expect("written");
+    };
+    write("20-more.yaml", "# of another team\nallow: [t/*]\n");
+    write(
+        "10-chat.yaml",
+        "models:\n  chat: { repo: t/b, aliases: [gpt-4o-mini] }\ndeny: [\"*/*-bf16\"]\n",
+    );
+    write(".10-chat.yaml.swp", "no: configuration");
+    write("README.md", "no configuration");
+    let (code, out, error) = home.run(&["check", "--print-config", "--json"]);
+    assert_eq!(code, 0, "{error}");
+    let shown: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(shown["allow"]["value"], json!(["x/*", "t/*"]));
+    let from = shown["models.chat.aliases"]["from"].as_str();
+    assert_eq!(from, Some("./models.d/10-chat.yaml:2"));
+    let check = |text: &str, expected: &[&str]| {
+        write("30-wrong.yaml", text);
+        let (code, _, error) = home.run(&["check"]);
+        assert_eq!(code, 78, "{error}");
+        for part in expected {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    };
+    check(
+        "models:\n\n  chat: { repo: t/c }\n",
+        &[
+            "./models.d/30-wrong.yaml:3:3: \"models.chat\" is there twice: at line 2 of \
+             ./models.d/10-chat.yaml and at line 3 of ./models.d/30-wrong.yaml",
+            " 3 |   chat: { repo: t/c }",
+        ],
+    );
+    check(
+        "models: { new: { repo: t/c, aliases: [gpt-4o-mini, t/a] } }\n",
+        &[
+            "is already an alias: at line 2 of ./models.d/10-chat.yaml",
+            "is already an entry: at line 5 of ./models.yaml",
+        ],
+    );
+    check(
+        "pool: { queue: 1 }\nalow: []\n",
+        &[
+            "30-wrong.yaml:1:1: expected models, allow or deny",
+            "did you mean \"allow\"",
+        ],
+    );
+    check("allow: t/c\n", &["allow: expected a list of patterns"]);
+    check("models: [\n", &["30-wrong.yaml:1:9: not valid YAML"]);
+    std::fs::rename(folder.join("30-wrong.yaml"), folder.join("30.yml")).expect("renamed");
+    let (_, _, error) = home.run(&["check"]);
+    assert!(
+        error.contains("30.yml: expected a name that ends with .yaml"),
+        "{error}"
+    );
+}

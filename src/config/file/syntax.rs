@@ -8,6 +8,7 @@ use crate::config::problem::{Place, Problem, lines_of};
 /// somebody who knows neither the library nor the grammar of YAML.
 pub fn problem(text: &str, line: usize, column: usize, info: &str) -> Problem {
     let place = Place {
+        file: 0,
         line,
         column,
         length: 1,
@@ -58,6 +59,7 @@ fn above(text: &str, line: usize, before: &str, place: Place) -> Problem {
         && !above.contains(':')
     {
         let place = Place {
+            file: 0,
             line: index + 1,
             column: indent(above) + 1,
             length: above.trim().chars().count(),
@@ -134,6 +136,7 @@ fn unclosed(text: &str, line: usize, column: usize, info: &str) -> Option<(Place
         let mut before = ' ';
         for (position, c) in source.chars().enumerate() {
             let place = Place {
+                file: 0,
                 line: index + 1,
                 column: position + 1,
                 length: 1,

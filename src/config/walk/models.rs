@@ -266,7 +266,7 @@ impl Walker<'_> {
             let message = format!(
                 "models.{entry}.aliases: {:?} is already {what}: {}",
                 alias.as_str(),
-                both(*other, *place)
+                both(&self.files, *other, *place)
             );
             self.problem(Problem::at(*place, message).help("a name leads to one model only"));
         }

@@ -186,7 +186,7 @@ impl Walker<'_> {
                 let message = format!(
                     "server.{key}: expected different addresses, found {} twice: {}",
                     quoted(&listen.to_string()),
-                    both(first, place)
+                    both(&self.files, first, place)
                 );
                 self.problem(Problem::at(place, message));
             }
