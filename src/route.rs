@@ -28,6 +28,8 @@ pub enum Why {
     Alias,
     /// A cached id that `allow` permits.
     Allowed,
+    /// An alias with a `*` that the name matches.
+    Wildcard,
     /// The request named none and `default` is set.
     Default,
     /// A background alias of an entry: see [`others`].
@@ -41,6 +43,7 @@ impl Why {
             Why::Exact => "exact",
             Why::Alias => "alias",
             Why::Allowed => "allowed",
+            Why::Wildcard => "wildcard",
             Why::Default => "default",
             Why::Background => "background",
         }
@@ -92,7 +95,7 @@ pub struct Listed {
 }
 
 /// Decides what `model` means: entry, alias, cached id that `allow` permits and
-/// `deny` does not; `default` only if the field is missing. `model` is the
+/// `deny` does not, alias with a `*`; `default` only if the field is missing. `model` is the
 /// decoded string of the request.
 pub fn decide(snapshot: &Snapshot, model: Option<&str>, permit: Permit) -> Decision {
     let (text, missing) = match (model, &snapshot.config.default) {
@@ -205,7 +208,14 @@ fn find(snapshot: &Snapshot, name: &Name) -> Option<(Arc<Served>, Why)> {
             Some((Arc::clone(served), why))
         }
         (Some(served), None) => Some((Arc::clone(served), Why::Allowed)),
-        (None, None) => None,
+        (None, None) => {
+            let wildcard = snapshot.wildcards.find(name.as_str())?;
+            let why = match wildcard.background {
+                true => Why::Background,
+                false => Why::Wildcard,
+            };
+            Some((Arc::clone(&wildcard.served), why))
+        }
     }
 }
 

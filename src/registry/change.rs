@@ -1,6 +1,6 @@
 //! What is different between two snapshots, for the pool and for the log. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -152,7 +152,18 @@ fn changed_aliases(before: &Snapshot, now: &Snapshot) -> usize {
         .aliases
         .keys()
         .filter(|alias| !now.aliases.contains_key(*alias));
-    new_or_moved.count() + gone.count()
+    // A wildcard is where it leads and what it is, all in one.
+    let wildcards = |snapshot: &Snapshot| {
+        let all = snapshot.wildcards.iter().map(|wildcard| {
+            let (pattern, model) = (wildcard.pattern.as_str(), &wildcard.served.name);
+            (pattern.to_owned(), (model.clone(), wildcard.background))
+        });
+        all.collect::<BTreeMap<_, _>>()
+    };
+    let (old, new) = (wildcards(before), wildcards(now));
+    let patterns: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    let moved = patterns.into_iter().filter(|it| old.get(*it) != new.get(*it));
+    new_or_moved.count() + gone.count() + moved.count()
 }
 
 /// Keys of class R that differ.

@@ -252,6 +252,32 @@ async fn every_permitted_name_reaches_its_own_model_and_says_why() {
 }
 
 #[tokio::test]
+async fn a_name_with_a_date_reaches_the_wildcard_that_says_most_of_it() {
+    let config = "
+models:
+  good/first: { aliases: ['claude-*', claude-haiku-4-5-latest] }
+  good/second: { aliases: ['claude-haiku-*'] }
+";
+    let home = Home::new(config);
+    home.scripted("good/first", json!({"tokens": 2}));
+    home.scripted("good/second", json!({"tokens": 2}));
+    let server = home.serve();
+    for (name, model, why) in [
+        ("claude-haiku-4-5-20251001", "good/second", "wildcard"),
+        ("claude-opus-4-20250514", "good/first", "wildcard"),
+        ("claude-haiku-4-5-latest", "good/first", "alias"),
+    ] {
+        let answer = ask(&server, Some(json!(name))).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.told()["model"], model, "{name}");
+        assert_eq!(answer.header("x-roundhouse-route"), Some(why), "{name}");
+        assert_eq!(answer.json()["model"], name, "the served name is echoed");
+    }
+    let other = ask(&server, Some(json!("claude/haiku"))).await;
+    assert_eq!(other.status, 404, "a * never stands for /");
+}
+
+#[tokio::test]
 async fn a_default_answers_a_missing_name_and_only_that() {
     let home = Home::new("models: { good/first: {} }\ndefault: good/first\n");
     home.scripted("good/first", json!({"tokens": 1}));
