@@ -209,12 +209,14 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         },
         bodies: Bodies::default(),
         reload: Reload::start(
-            read,
-            follow,
-            records.clone(),
-            registry.clone(),
-            keys.clone(),
-            pool.clone(),
+            reload::Parts {
+                read,
+                follow,
+                records: records.clone(),
+                registry: registry.clone(),
+                keys: keys.clone(),
+                pool: pool.clone(),
+            },
             &tasks,
         ),
         entrance: Arc::new(Entrance {
