@@ -432,4 +432,3 @@ impl std::str::FromStr for Compute {
             .ok_or_else(|| format!("expected auto, float32, float16 or bfloat16, found \"{text}\""))
     }
 }
-

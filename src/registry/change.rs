@@ -162,7 +162,9 @@ fn changed_aliases(before: &Snapshot, now: &Snapshot) -> usize {
     };
     let (old, new) = (wildcards(before), wildcards(now));
     let patterns: BTreeSet<_> = old.keys().chain(new.keys()).collect();
-    let moved = patterns.into_iter().filter(|it| old.get(*it) != new.get(*it));
+    let moved = patterns
+        .into_iter()
+        .filter(|it| old.get(*it) != new.get(*it));
     new_or_moved.count() + gone.count() + moved.count()
 }
 

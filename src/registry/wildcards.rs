@@ -39,7 +39,9 @@ impl Wildcards {
             let known = best.map_or(0, |best| best.pattern.literals() + 1);
             let alike = self.by_prefix.get(prefix).into_iter().flatten();
             let mut longer = alike.take_while(|wildcard| wildcard.pattern.literals() >= known);
-            best = longer.find(|wildcard| wildcard.pattern.matches(name)).or(best);
+            best = longer
+                .find(|wildcard| wildcard.pattern.matches(name))
+                .or(best);
         }
         best
     }
@@ -56,7 +58,11 @@ impl FromIterator<Wildcard> for Wildcards {
         for wildcard in all {
             let prefix = wildcard.pattern.prefix().to_owned();
             wildcards.lengths.insert(prefix.len());
-            wildcards.by_prefix.entry(prefix).or_default().push(wildcard);
+            wildcards
+                .by_prefix
+                .entry(prefix)
+                .or_default()
+                .push(wildcard);
         }
         for alike in wildcards.by_prefix.values_mut() {
             alike.sort_by_key(|wildcard| std::cmp::Reverse(wildcard.pattern.literals()));

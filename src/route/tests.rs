@@ -282,11 +282,18 @@ models:
     let shelf = Shelf::of(&["a/own", "a/small", "x/one"]);
     let snapshot = snapshot(text, &shelf);
     let check = |name: &str, expected: &str| {
-        assert_eq!(shown(&decide(&snapshot, Some(name), &anyone)), expected, "{name}");
+        assert_eq!(
+            shown(&decide(&snapshot, Some(name), &anyone)),
+            expected,
+            "{name}"
+        );
     };
     check("claude-opus-4", "a/own by wildcard as a/own");
     check("claude-haiku-3", "a/own by wildcard as a/own");
-    check("claude-haiku-4-5-20251001", "a/small by wildcard as a/small");
+    check(
+        "claude-haiku-4-5-20251001",
+        "a/small by wildcard as a/small",
+    );
     check("claude-sonnet-title", "a/small by background as a/small");
     check("gpt-4o-mini", "a/own by wildcard as a/own");
     // What is written out wins, whatever it is.

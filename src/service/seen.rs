@@ -80,9 +80,12 @@ fn text(config: &Config) -> Option<[u8; 32]> {
 
 /// What the cache folders and the folders of entries look like.
 fn folders(config: &Config) -> Fingerprint {
-    let paths = config.models.iter().filter_map(|entry| match &entry.source {
-        Source::Path(path) => Some(path.as_path()),
-        Source::Repository { .. } => None,
-    });
+    let paths = config
+        .models
+        .iter()
+        .filter_map(|entry| match &entry.source {
+            Source::Path(path) => Some(path.as_path()),
+            Source::Repository { .. } => None,
+        });
     Fingerprint::of(&config.cache, paths)
 }

@@ -192,14 +192,20 @@ async fn a_finished_download_is_offered_and_a_deleted_snapshot_is_not() {
     assert_eq!(names(&server).await, ["t/a"]);
     let snapshot = home.scripted("t/new", json!({"tokens": 1}));
     until_named(&server, "t/new", true).await;
-    assert_eq!(server.chat(&question("t/new", "n", false)).await.status, 200);
+    assert_eq!(
+        server.chat(&question("t/new", "n", false)).await.status,
+        200
+    );
     // Half of a download: the link is there, and what it leads to is not yet.
     let half = home.scripted("t/half", json!({"tokens": 1}));
     std::fs::remove_file(half.join("config.json")).expect("removed");
     std::fs::remove_dir_all(snapshot).expect("removed");
     until_named(&server, "t/new", false).await;
     until_named(&server, "t/half", false).await;
-    assert_eq!(server.chat(&question("t/new", "n", false)).await.status, 404);
+    assert_eq!(
+        server.chat(&question("t/new", "n", false)).await.status,
+        404
+    );
 }
 
 #[tokio::test]

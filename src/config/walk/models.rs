@@ -279,9 +279,11 @@ impl Walker<'_> {
             (*literals, pattern.prefix(), place.line, place.column)
         });
         for (index, (literals, one, place, _)) in wildcards.iter().enumerate() {
-            let equal = wildcards[index + 1..].iter().take_while(|(other, pattern, ..)| {
-                other == literals && pattern.prefix().starts_with(one.prefix())
-            });
+            let equal = wildcards[index + 1..]
+                .iter()
+                .take_while(|(other, pattern, ..)| {
+                    other == literals && pattern.prefix().starts_with(one.prefix())
+                });
             for (_, other, other_place, entry) in equal {
                 if one == other || !one.meets(other) {
                     continue;
@@ -347,7 +349,10 @@ impl Walker<'_> {
             return;
         };
         let aliases = || places.aliases.iter().map(|(alias, ..)| alias);
-        let names = places.entries.keys().chain(aliases().filter_map(AliasName::exact));
+        let names = places
+            .entries
+            .keys()
+            .chain(aliases().filter_map(AliasName::exact));
         let permitted = name.as_id().is_some_and(|id| config.permits(id.as_str()));
         let mut wildcards = aliases().filter_map(AliasName::wildcard);
         let matched = wildcards.any(|pattern| pattern.matches(name.as_str()));

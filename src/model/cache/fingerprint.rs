@@ -57,7 +57,9 @@ impl Fingerprint {
     fn children(&mut self, folder: &Path) -> Vec<PathBuf> {
         self.add(folder);
         let entries = fs::read_dir(folder).into_iter().flatten();
-        entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
+        entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .collect()
     }
 
     /// Adds what the system says of one place. The order of adding does not count.
