@@ -9,6 +9,7 @@ pub mod locate;
 pub mod network;
 pub mod pattern;
 pub mod problem;
+pub mod request;
 pub mod standard;
 pub mod suggest;
 pub mod walk;
@@ -17,6 +18,8 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use indexmap::IndexMap;
 
 pub use self::pattern::Pattern;
 use crate::model::id::{ModelId, Name};
@@ -279,6 +282,12 @@ pub struct Entry {
     pub idle_unload: Option<Option<Duration>>,
     /// `aliases`: other names, exact or with a `*`.
     pub aliases: Vec<Alias>,
+    /// `request`: what becomes of the fields of its requests.
+    pub request: request::Rules,
+    /// `variants`: names after a colon, with what they put into a request.
+    pub variants: IndexMap<String, request::Parameters>,
+    /// `tags`: words to filter lists by.
+    pub tags: Vec<String>,
     /// Line of the key in the file, from 1.
     pub line: usize,
 }
@@ -290,6 +299,22 @@ pub struct Alias {
     pub name: AliasName,
     /// `background`: any permitted model of the kind may answer, if it is up.
     pub background: bool,
+}
+
+impl Entry {
+    /// Its key and its exact aliases.
+    pub fn exact_names(&self) -> impl Iterator<Item = &str> {
+        let aliases = self.aliases.iter().filter_map(|alias| alias.name.exact());
+        std::iter::once(&self.name).chain(aliases).map(Name::as_str)
+    }
+
+    /// Whether the name is one of its names, a colon, and one of its variants.
+    fn has_variant(&self, name: &str) -> bool {
+        let Some((base, variant)) = name.rsplit_once(':') else {
+            return false;
+        };
+        self.variants.contains_key(variant) && self.exact_names().any(|own| own == base)
+    }
 }
 
 /// What an alias answers to.

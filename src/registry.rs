@@ -19,7 +19,9 @@ use arc_swap::ArcSwap;
 use indexmap::IndexMap;
 
 use crate::config::problem::Problems;
+use crate::config::request::Rules;
 use crate::config::{Config, Source};
+use crate::model::id::Name;
 use crate::units::ByteSize;
 use crate::worker::LoadPlan;
 
@@ -71,6 +73,12 @@ pub struct Served {
     pub aliases: Vec<String>,
     /// Its aliases with a `*`.
     pub wildcards: Vec<String>,
+    /// What becomes of the fields of its requests.
+    pub request: Arc<Rules>,
+    /// Words to filter lists by.
+    pub tags: Vec<String>,
+    /// Its variants, each with what becomes of the fields of its requests.
+    pub variants: IndexMap<String, Arc<Rules>>,
     /// When its snapshot was last changed, for `created` in listings.
     pub modified: Option<SystemTime>,
     /// Bytes of its weights on disk, where known.
@@ -152,6 +160,31 @@ impl Registry {
         let next = Arc::new(snapshot);
         let before = self.current.swap(Arc::clone(&next));
         Change::between(&before, &next)
+    }
+}
+
+impl Served {
+    /// What becomes of the fields of a request, by a variant or without.
+    pub fn rules(&self, variant: Option<&str>) -> &Arc<Rules> {
+        let variant = variant.and_then(|variant| self.variants.get(variant));
+        variant.unwrap_or(&self.request)
+    }
+
+    /// Whether it has all of these tags.
+    pub fn has_tags(&self, tags: &[impl AsRef<str>]) -> bool {
+        tags.iter()
+            .all(|tag| self.tags.iter().any(|own| own == tag.as_ref()))
+    }
+
+    /// The names of its variants: after its own name and after each exact alias.
+    pub fn variant_names(&self) -> impl Iterator<Item = String> {
+        let bases = std::iter::once(&self.name).chain(&self.aliases);
+        let names = bases.flat_map(|base| {
+            let variants = self.variants.keys();
+            variants.map(move |variant| format!("{base}:{variant}"))
+        });
+        // After a long alias there is no room for one.
+        names.filter(|name| Name::parse(name).is_ok())
     }
 }
 

@@ -4,8 +4,10 @@
 //! their parts of it.
 
 mod models;
+mod request;
 mod server;
 mod values;
+mod variants;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -98,6 +100,7 @@ impl Walker<'_> {
             }
         }
         self.check_names(&config, &places);
+        self.check_stops(config.server.limits.counts.stops, &places.given);
         if let Some(at) = default {
             self.check_default(&config, &places, at);
         }

@@ -10,6 +10,7 @@ use super::catalogue::{Catalogue, Found};
 use super::wildcards::Wildcard;
 use super::{Machine, NotServable, Served, Snapshot};
 use crate::config::problem::Problems;
+use crate::config::request::{Rules, fill};
 use crate::config::{AliasName, Budget, Compute, Config, Entry, LoadSettings, Source};
 use crate::model::id::{ModelId, Name};
 use crate::units::ByteSize;
@@ -160,6 +161,9 @@ impl Builder<'_> {
             preload: entry.preload || entry.keep,
             idle_unload,
             aliases: names(|name| Some(name.exact()?.to_string())),
+            request: Arc::new(entry.request.clone()),
+            variants: variants(entry),
+            tags: entry.tags.clone(),
             wildcards: names(|name| Some(name.wildcard()?.as_str().to_owned())),
             ..self.plain(entry.name.as_str(), &entry.source, &entry.load)
         }
@@ -187,6 +191,9 @@ impl Builder<'_> {
             idle_unload: self.config.pool.idle_unload,
             aliases: Vec::new(),
             wildcards: Vec::new(),
+            request: Arc::default(),
+            variants: IndexMap::new(),
+            tags: Vec::new(),
             modified: found.and_then(|found| found.modified),
             size: found.map_or(ByteSize::ZERO, |found| found.size),
             chats: found.is_some_and(|found| found.chats),
@@ -253,6 +260,17 @@ impl Builder<'_> {
         };
         Ok((Arc::new(plan), Arc::new(found)))
     }
+}
+
+/// The rules of the variants: what each gives counts before the entry's defaults.
+fn variants(entry: &Entry) -> IndexMap<String, Arc<Rules>> {
+    let variants = entry.variants.iter().map(|(name, given)| {
+        let mut rules = entry.request.clone();
+        let defaults = std::mem::replace(&mut rules.defaults, given.clone());
+        fill(&mut rules.defaults, &defaults);
+        (name.clone(), Arc::new(rules))
+    });
+    variants.collect()
 }
 
 /// What is asked for, else what the checkpoint says; never more than that.

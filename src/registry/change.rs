@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use indexmap::IndexMap;
+
 use super::{Served, Snapshot};
+use crate::config::request::Rules;
 use crate::worker::LoadPlan;
 
 /// The difference between the snapshot before and the one now in force.
@@ -22,7 +25,8 @@ pub struct Change {
     /// loaded stays as it is until then.
     pub replaced: Vec<Arc<LoadPlan>>,
     /// How many names kept their plan and changed how they are treated
-    /// (`keep`, `preload`, `idle_unload`).
+    /// (`keep`, `preload`, `idle_unload`, `request`,
+    /// `variants`, `tags`).
     pub settings: usize,
     /// How many aliases are new, gone or lead elsewhere.
     pub aliases: usize,
@@ -133,9 +137,26 @@ fn only_in(one: &Snapshot, other: &Snapshot) -> Vec<String> {
         .collect()
 }
 
+/// What changes at once: how long it stays, what becomes of its requests, its tags.
+type Treatment<'s> = (
+    (bool, bool, Option<std::time::Duration>),
+    &'s Rules,
+    &'s IndexMap<String, Arc<Rules>>,
+    &'s [String],
+);
+
 /// What changes at once and without a load.
-fn treatment(served: &Served) -> (bool, bool, Option<std::time::Duration>) {
-    (served.keep, served.preload, served.idle_unload)
+fn treatment(served: &Served) -> Treatment<'_> {
+    let Served {
+        keep,
+        preload,
+        idle_unload,
+        request,
+        variants,
+        tags,
+        ..
+    } = served;
+    ((*keep, *preload, *idle_unload), request, variants, tags)
 }
 
 /// Aliases that are new, gone, lead elsewhere or became something else.

@@ -14,6 +14,8 @@ pub struct Explained {
     pub bytes: Option<u64>,
     /// The names it is served by; empty if it is not.
     pub served_as: Vec<String>,
+    /// Words to filter lists by.
+    pub tags: Vec<String>,
     /// Why it is not served.
     pub reason: Option<String>,
     /// The command or the edit that mends it.
@@ -40,6 +42,7 @@ fn entry(snapshot: &Snapshot, served: &Served) -> Explained {
             .chain(&served.aliases)
             .chain(&served.wildcards)
             .cloned()
+            .chain(served.variant_names())
     };
     let reason = served.plan.as_ref().err();
     let mend = reason.and_then(|reason| match (reason, &served.source) {
@@ -61,6 +64,7 @@ fn entry(snapshot: &Snapshot, served: &Served) -> Explained {
             None => names().collect(),
             Some(_) => Vec::new(),
         },
+        tags: served.tags.clone(),
         reason: reason.map(NotServable::to_string),
         mend,
     }
@@ -90,6 +94,7 @@ fn cached_id(snapshot: &Snapshot, id: &str, state: &Result<ByteSize, NotServable
         id: id.to_owned(),
         bytes: state.as_ref().ok().map(|size| size.0),
         served_as,
+        tags: Vec::new(),
         reason,
         mend,
     }

@@ -61,6 +61,14 @@ pub fn path(snapshot: &Snapshot, name: Option<&str>) -> Vec<Step> {
     if step("alias", alias.is_some(), says) {
         return steps;
     }
+    let variant = super::variant(snapshot, &id);
+    let says = match &variant {
+        Some((served, variant)) => format!("the variant {variant} of {}", served.name),
+        None => "no entry has such a variant".to_owned(),
+    };
+    if step("variant", variant.is_some(), says) {
+        return steps;
+    }
     let config = &snapshot.config;
     let wildcard = snapshot.wildcards.find(name);
     let denied = config.deny.iter().find(|pattern| pattern.matches(name));
@@ -103,7 +111,7 @@ mod tests {
 allow: [a/*]
 deny: ['*/*-bf16']
 default: small
-models: { a/entry: { aliases: [small, 'a/un*', 'gpt-*'] } }
+models: { a/entry: { aliases: [small, 'a/un*', 'gpt-*'], variants: { cold: { temperature: 0 } } } }
 ";
         let shelf = Shelf::of(&["a/entry", "a/cached", "a/old-bf16"]);
         let snapshot = snapshot(text, &shelf);
@@ -115,10 +123,16 @@ models: { a/entry: { aliases: [small, 'a/un*', 'gpt-*'] } }
             assert!(said, "{name:?}: {steps:?}");
         };
         let (no_entry, no_alias) = (("entry", false), ("alias", false));
+        let no_variant = ("variant", false);
         let (no_id, no_wildcard) = (("allow", false), ("wildcard", false));
         check(Some("bad name"), &[("name", false)], "");
         check(Some("a/entry"), &[("entry", true)], "models has it");
         check(Some("small"), &[no_entry, ("alias", true)], "of a/entry");
+        check(
+            Some("small:cold"),
+            &[no_entry, no_alias, ("variant", true)],
+            "the variant cold of a/entry",
+        );
         check(
             None,
             &[("default", true), no_entry, ("alias", true)],
@@ -126,19 +140,19 @@ models: { a/entry: { aliases: [small, 'a/un*', 'gpt-*'] } }
         );
         check(
             Some("a/cached"),
-            &[no_entry, no_alias, ("allow", true)],
+            &[no_entry, no_alias, no_variant, ("allow", true)],
             "\"a/*\", and it is cached",
         );
         check(
             Some("a/missing"),
-            &[no_entry, no_alias, ("allow", true)],
+            &[no_entry, no_alias, no_variant, ("allow", true)],
             "not cached",
         );
-        let refused = [no_entry, no_alias, no_id, no_wildcard];
+        let refused = [no_entry, no_alias, no_variant, no_id, no_wildcard];
         check(Some("a/old-bf16"), &refused, "deny has \"*/*-bf16\"");
         check(Some("b/other"), &refused, "allow has no pattern");
         check(Some("word"), &refused, "no id");
-        let matched = [no_entry, no_alias, no_id, ("wildcard", true)];
+        let matched = [no_entry, no_alias, no_variant, no_id, ("wildcard", true)];
         check(Some("gpt-4.1"), &matched, "\"gpt-*\", an alias of a/entry");
         check(Some("a/unknown"), &matched, "\"a/un*\"");
     }

@@ -35,8 +35,15 @@ fn anyone(_: &str) -> bool {
 /// A decision in a few words.
 fn shown(decision: &Decision) -> String {
     match decision {
-        Decision::Serve { served, plan, why } => {
-            format!("{} by {} as {}", plan.model, why.as_str(), served.name)
+        Decision::Serve {
+            served,
+            plan,
+            why,
+            variant,
+        } => {
+            let (model, why, name) = (&plan.model, why.as_str(), &served.name);
+            let variant = variant.as_ref().map(|variant| format!(" in {variant}"));
+            format!("{model} by {why} as {name}{}", variant.unwrap_or_default())
         }
         Decision::Invalid(error) => format!("invalid: {error}"),
         Decision::Unknown { suggestions, .. } => {
@@ -86,6 +93,57 @@ fn a_name_is_looked_up_in_the_order_of_the_rules() {
         Some("mlx-community/Other-bf16"),
         "unknown, nearest mlx-community/Other-8bit",
     );
+}
+
+#[test]
+fn a_variant_is_its_entry_by_any_of_its_names() {
+    let text = "
+default: small:cold
+models:
+  org/Coder-30B:
+    aliases: [small, 'x:y', {name: titles, background: true}, 'w*']
+    variants: { cold: { temperature: 0 }, slow.1: {} }
+  'org/allowed': {}
+";
+    let snapshot = snapshot(text, &shelf());
+    let check = |model: Option<&str>, expected: &str| {
+        let decided = shown(&decide(&snapshot, model, &anyone));
+        assert_eq!(decided, expected, "{model:?}");
+    };
+    let cold = "org/Coder-30B by variant as org/Coder-30B in cold";
+    for name in [
+        "org/Coder-30B:cold",
+        "small:cold",
+        "x:y:cold",
+        "titles:cold",
+    ] {
+        check(Some(name), cold);
+    }
+    check(Some("small:slow.1"), &cold.replace("cold", "slow.1"));
+    check(None, &cold.replace("variant", "default"));
+    check(Some("small:col"), "unknown, nearest small:cold");
+    check(Some("small:cold:cold"), "unknown, nearest small:cold");
+    check(Some("org/allowed:cold"), "unknown, nearest org/allowed");
+    // What a wildcard matches has no variants.
+    check(
+        Some("wide:cold"),
+        "org/Coder-30B by wildcard as org/Coder-30B",
+    );
+    let listed = list(&snapshot, &anyone);
+    let variants: Vec<_> = listed
+        .iter()
+        .filter(|listed| listed.id.ends_with(":cold"))
+        .map(|listed| (listed.id.as_str(), listed.alias_of.as_deref()))
+        .collect();
+    let own = Some("org/Coder-30B");
+    let expected = [
+        "org/Coder-30B:cold",
+        "small:cold",
+        "x:y:cold",
+        "titles:cold",
+    ];
+    assert_eq!(variants, expected.map(|id| (id, own)));
+    assert!(list(&snapshot, &|name| name == "org/allowed").len() == 1);
 }
 
 #[test]

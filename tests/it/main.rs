@@ -42,6 +42,7 @@ mod reload;
 mod replies;
 mod residency;
 mod routes;
+mod rules;
 mod secrets;
 mod simulate;
 mod snapshots;

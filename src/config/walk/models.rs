@@ -2,11 +2,15 @@
 
 use std::collections::HashMap;
 
+use indexmap::IndexMap;
+
+use super::request::Given;
 use super::values::{Span, quoted};
 use super::{At, Walker, set};
 use crate::config::file::{Node, Pair, Value};
 use crate::config::keys::NAME;
 use crate::config::problem::{Place, Problem};
+use crate::config::request::Rules;
 use crate::config::{
     Alias, AliasName, Compute, Config, Entry, LoadSettings, Pattern, Source, suggest,
 };
@@ -15,6 +19,9 @@ use crate::model::id::{ModelId, Name};
 /// Longest wildcard, bytes: no name is longer.
 const LONGEST_WILDCARD: usize = 96;
 
+/// Longest tag, bytes.
+const LONGEST_TAG: usize = 64;
+
 /// Longest revision, bytes.
 const LONGEST_REVISION: usize = 96;
 
@@ -22,9 +29,13 @@ const LONGEST_REVISION: usize = 96;
 #[derive(Default)]
 pub(super) struct Places {
     /// Each entry's key.
-    entries: HashMap<Name, Place>,
+    pub(super) entries: HashMap<Name, Place>,
     /// Each alias, in the order of the file, with its entry.
-    aliases: Vec<(AliasName, Place, Name)>,
+    pub(super) aliases: Vec<(AliasName, Place, Name)>,
+    /// Each variant with its entry.
+    pub(super) variants: Vec<(String, Place, Name)>,
+    /// What entries give to the fields of their requests.
+    pub(super) given: Vec<Given>,
 }
 
 /// What an entry says of where its weights come from.
@@ -65,6 +76,8 @@ impl Walker<'_> {
         let (mut keep, mut preload, mut warmup, mut idle_unload) = (false, false, false, None);
         let mut aliases = Vec::new();
         let mut idle_place = None;
+        let (mut request, mut given, mut tags) = (Rules::default(), Vec::new(), Vec::new());
+        let mut variants = IndexMap::new();
         for pair in self.pairs(&shown, &format!("models.{NAME}"), &pair.node) {
             let path = format!("{shown}.{}", pair.key);
             let at = At {
@@ -77,6 +90,9 @@ impl Walker<'_> {
                 "keep" => keep = self.keep(at),
                 "preload" => set(&mut preload, self.boolean(at)),
                 "warmup" => set(&mut warmup, self.boolean(at)),
+                "request" => request = self.rules(at, &mut given),
+                "tags" => tags = self.tags(at),
+                "variants" => variants = self.variants(at, &name, places, &mut given),
                 "idle_unload" => {
                     idle_unload = self.duration_or_never(at);
                     idle_place = Some(pair.place);
@@ -89,6 +105,8 @@ impl Walker<'_> {
                 format!("{shown}: keep: always is never unloaded, found idle_unload as well");
             self.problem(Problem::at(place, message).help("remove one of them"));
         }
+        self.check_rules(&request, &given);
+        places.given.append(&mut given);
         Some(Entry {
             source: self.source(&name, &shown, pair.place, origin)?,
             name,
@@ -98,6 +116,9 @@ impl Walker<'_> {
             warmup,
             idle_unload,
             aliases,
+            request,
+            variants,
+            tags,
             line: pair.place.line,
         })
     }
@@ -204,6 +225,29 @@ impl Walker<'_> {
         keeps
     }
 
+    /// `tags`: words of which none stands twice.
+    fn tags(&mut self, at: At) -> Vec<String> {
+        let expected = "a word of letters, digits and . _ -";
+        let mut tags: Vec<String> = Vec::new();
+        self.list(at, "a list of words", |walker, at| {
+            let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+            let tag = walker.read(at, expected, |text| match text.bytes().all(fits) {
+                true if text.len() > LONGEST_TAG => Err(format!(
+                    "expected at most {LONGEST_TAG} bytes, found {}",
+                    text.len()
+                )),
+                true if tags.iter().any(|tag| tag == text) => {
+                    Err(format!("{} is there twice", quoted(text)))
+                }
+                true => Ok(text.to_owned()),
+                false => Err(format!("expected {expected}, found {}", quoted(text))),
+            });
+            tags.extend(tag);
+            Some(())
+        });
+        tags
+    }
+
     /// `aliases`; their places are kept for the checks between names.
     fn aliases(&mut self, at: At, entry: &Name, places: &mut Places) -> Vec<Alias> {
         let aliases = self.list(at, "a list of names", |walker, at| {
@@ -304,6 +348,7 @@ impl Walker<'_> {
     /// No alias may be an entry or another alias, and no entry may be denied.
     pub(super) fn check_names(&mut self, config: &Config, places: &Places) {
         self.check_wildcards(places);
+        self.check_variants(config, places);
         let mut seen: HashMap<&str, Place> = HashMap::new();
         for (alias, place, entry) in &places.aliases {
             let entry_of_it = alias.exact().and_then(|name| places.entries.get(name));
@@ -356,7 +401,11 @@ impl Walker<'_> {
         let permitted = name.as_id().is_some_and(|id| config.permits(id.as_str()));
         let mut wildcards = aliases().filter_map(AliasName::wildcard);
         let matched = wildcards.any(|pattern| pattern.matches(name.as_str()));
-        if permitted || matched || names.clone().any(|known| known == name) {
+        let is_variant = || {
+            let mut models = config.models.iter();
+            models.any(|entry| entry.has_variant(name.as_str()))
+        };
+        if permitted || matched || is_variant() || names.clone().any(|known| known == name) {
             return;
         }
         let message = format!(

@@ -2,6 +2,7 @@
 //! held to the reader. What is refused is in `tests/refused.rs`.
 
 mod refused;
+mod request;
 
 use std::path::PathBuf;
 

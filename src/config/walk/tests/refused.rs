@@ -4,7 +4,7 @@ use super::read;
 use crate::config::walk::MOST_PROBLEMS;
 
 /// The problems of a text, one line each: `line:column message | help`.
-fn check(text: &str, expected: &[&str]) {
+pub(super) fn check(text: &str, expected: &[&str]) {
     let found = match read(text) {
         Ok(_) => Vec::new(),
         Err(problems) => problems.list,
