@@ -156,6 +156,14 @@ impl Registry {
 }
 
 impl Snapshot {
+    /// Whether a request would find no difference between the two.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.config == other.config
+            && self.budget == other.budget
+            && self.served == other.served
+            && self.cached == other.cached
+    }
+
     /// The plan that is in force under a pool key, if any name still leads to it.
     pub fn plan(&self, model: &str) -> Option<&Arc<LoadPlan>> {
         self.served
