@@ -302,7 +302,7 @@ models:
     check("x/one", "x/one by allowed as x/one");
     // An id that is permitted and not cached leaves its name to others.
     check("x/other", "a/own by wildcard as a/own");
-    check("claude-opus/4", "unknown, nearest claude-entry");
+    check("claude-opus/4", "unknown, nearest a/own");
     // Who may not use the model does not learn of the pattern.
     let not_own = |name: &str| name != "a/own" && name != "a/small";
     let hidden = decide(&snapshot, Some("claude-opus-4"), &not_own);
