@@ -30,6 +30,8 @@ use crate::units::ByteSize;
 pub struct Config {
     /// Where it was read from; nothing for a configuration made in memory.
     pub source: Option<PathBuf>,
+    /// SHA-256 of the text it was read from; nothing for one made in memory.
+    pub digest: Option<[u8; 32]>,
     /// `memory`: the budget for everything loaded.
     pub memory: Budget,
     /// `server.*`

@@ -189,6 +189,27 @@ impl Served {
 }
 
 impl Snapshot {
+    /// Whether a request would find no difference between the two. When a folder was
+    /// touched last is none.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let alike = |one: &Served, other: &Served| {
+            let touched = Served {
+                modified: one.modified,
+                ..other.clone()
+            };
+            *one == touched
+        };
+        let known = |(name, one): (&String, &Arc<Served>)| {
+            let other = other.served.get(name);
+            other.is_some_and(|other| alike(one, other))
+        };
+        self.config == other.config
+            && self.budget == other.budget
+            && self.served.len() == other.served.len()
+            && self.served.iter().all(known)
+            && self.cached == other.cached
+    }
+
     /// The plan that is in force under a pool key, if any name still leads to it.
     pub fn plan(&self, model: &str) -> Option<&Arc<LoadPlan>> {
         self.served

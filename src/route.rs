@@ -253,20 +253,16 @@ fn is_allowed(snapshot: &Snapshot, name: &Name) -> bool {
         .is_some_and(|id| snapshot.config.permits(id.as_str()))
 }
 
-/// The nearest names that the caller may use.
+/// The nearest names that the caller may use and that can be served.
 fn nearest(snapshot: &Snapshot, text: &str, permit: Permit) -> Vec<String> {
-    let listed = list(snapshot, permit);
-    suggest::nearest_names(
-        text,
-        listed
-            .iter()
-            .filter(|listed| listed.served.plan.is_ok())
-            .map(|listed| listed.id.as_str()),
-        SUGGESTIONS,
-    )
-    .into_iter()
-    .map(str::to_owned)
-    .collect()
+    let usable = |served: &Served| served.plan.is_ok() && permit(&served.name);
+    let names = snapshot.served.values().filter(|served| usable(served));
+    let aliases = snapshot.aliases.iter().filter(|(_, served)| usable(served));
+    let known = names
+        .map(|served| served.name.as_str())
+        .chain(aliases.map(|(alias, _)| alias.as_str()));
+    let nearest = suggest::nearest_names(text, known, SUGGESTIONS);
+    nearest.into_iter().map(str::to_owned).collect()
 }
 
 #[cfg(test)]

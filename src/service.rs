@@ -2,7 +2,7 @@
 //! configuration. How one takes the place of another is in `reload`.
 
 pub mod reload;
-mod seen;
+pub mod seen;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -8,6 +8,7 @@ mod request;
 mod server;
 mod values;
 mod variants;
+mod wildcards;
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -11,16 +11,19 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
-use super::seen::{Difference, Seen};
+use super::seen::Seen;
 use super::{pool_settings, residents};
 use crate::access::keys::KeyRing;
 use crate::config::Config;
 use crate::config::problem::Problems;
-use crate::follow;
 use crate::pool::task::Pool;
 use crate::records::Records;
 use crate::registry::{Change, Registry};
 use crate::shutdown::{Place, Tasks};
+
+/// How often the file is looked at: with the settling and the reading, an edit is in
+/// force well within a second.
+const LOOKS: Duration = Duration::from_millis(250);
 
 /// How long a file has to look the same before it is read: an editor that empties
 /// it and then writes is not met in between.
@@ -39,9 +42,6 @@ pub type Follow = Box<dyn Fn(&Config) + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
     /// The file cannot be read or has problems; the last good one stays in force.
-    #[error("{0}")]
-    Config(crate::config::locate::LoadError),
-    /// The cache cannot give what the file asks for.
     #[error("{0}")]
     Problems(Problems),
     /// The keys file could not be read.
@@ -78,6 +78,8 @@ pub struct Parts {
     pub keys: Arc<KeyRing>,
     /// Is told before the snapshot is in force.
     pub pool: Pool,
+    /// What the configuration in force was read from.
+    pub seen: Seen,
 }
 
 impl Reload {
@@ -86,7 +88,7 @@ impl Reload {
         let (requests, asked) = mpsc::channel(8);
         let (failed, last_failure) = watch::channel(None);
         let task = Task {
-            seen: Seen::of(&parts.registry.load().config),
+            seen: parts.seen.clone(),
             parts: Arc::new(parts),
             failed,
             tasks: tasks.clone(),
@@ -114,6 +116,15 @@ impl Reload {
     }
 }
 
+/// Why there is a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    /// Somebody asked for it: it is carried out and told, whatever it finds.
+    Asked,
+    /// Something looks different, which need not mean anything.
+    Seen,
+}
+
 /// The task.
 struct Task {
     parts: Arc<Parts>,
@@ -126,21 +137,21 @@ struct Task {
 impl Task {
     async fn run(mut self, mut asked: mpsc::Receiver<oneshot::Sender<Outcome>>) {
         let stop = self.tasks.stop_signal();
-        let mut tick = tokio::time::interval(follow::EVERY);
+        let mut tick = tokio::time::interval(LOOKS);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 reply = asked.recv() => {
                     let Some(reply) = reply else { return };
                     self.look().await;
-                    let outcome = self.reload().await;
+                    let outcome = self.reload(Wish::Asked).await;
                     // Whoever asked may be gone.
                     let _ = reply.send(outcome);
                 }
                 _ = tick.tick() => {
-                    if self.look().await.is_some() {
+                    if self.look_until_it_rests().await {
                         // What came of it has been told.
-                        let _ = self.reload().await;
+                        let _ = self.reload(Wish::Seen).await;
                     }
                 }
                 () = stop.cancelled() => return,
@@ -148,40 +159,60 @@ impl Task {
         }
     }
 
-    /// Looks at the file and the folders; answers what is different, once that has
-    /// settled.
-    async fn look(&mut self) -> Option<Difference> {
-        let mut found = None;
-        for _ in 0..PATIENCE {
-            let (mut seen, parts) = (self.seen.clone(), self.parts.clone());
-            let looked = tokio::task::spawn_blocking(move || {
-                let difference = seen.look(&parts.registry.load().config);
-                (seen, difference)
-            });
-            let Ok((seen, difference)) = looked.await else {
-                break;
-            };
-            self.seen = seen;
-            if difference.is_none() {
-                break;
+    /// Looks at the file and the folders until they rest; answers whether they are
+    /// different from before.
+    async fn look_until_it_rests(&mut self) -> bool {
+        for looks in 0..PATIENCE {
+            if !self.look().await {
+                return looks > 0;
             }
-            found = difference;
             tokio::time::sleep(SETTLES).await;
         }
-        found
+        true
+    }
+
+    /// Looks once; answers whether anything is different from the last time.
+    async fn look(&mut self) -> bool {
+        let (mut seen, parts) = (self.seen.clone(), self.parts.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            let is_different = seen.look(&parts.registry.load().config);
+            (seen, is_different)
+        });
+        // A panic has been told; the next look is another attempt.
+        let Ok((seen, is_different)) = looked.await else {
+            return false;
+        };
+        self.seen = seen;
+        is_different
     }
 
     /// Replaces the configuration, and tells how that went.
-    async fn reload(&self) -> Outcome {
-        let records = &self.parts.records;
+    async fn reload(&mut self, wish: Wish) -> Outcome {
         let replacing = async {
             self.tasks.pass(Place::Reload);
-            replace(&self.parts).await
+            replace(&self.parts, wish).await
         };
         // A panic costs whoever asked; the next reload is a new attempt.
-        let outcome = AssertUnwindSafe(replacing).catch_unwind().await;
-        let outcome = outcome.unwrap_or(Err(ReloadError::Panicked));
-        match &outcome {
+        let replaced = AssertUnwindSafe(replacing).catch_unwind().await;
+        let replaced = replaced.unwrap_or(Err(ReloadError::Panicked));
+        let failure = replaced.as_ref().err().map(ToString::to_string);
+        let before = self.failed.send_replace(failure);
+        // What was broken and is now as it was before is told, since the breaking was.
+        let is_news = before.is_some() || !matches!(&replaced, Ok(it) if it.is_same);
+        let outcome = replaced.map(|replaced| {
+            self.seen.has_loaded(&replaced.seen);
+            replaced.change
+        });
+        if is_news {
+            self.tell(&outcome);
+        }
+        outcome
+    }
+
+    /// Says how a reload went, in the log and to those who listen to events.
+    fn tell(&self, outcome: &Outcome) {
+        let records = &self.parts.records;
+        match outcome {
             Ok(change) => {
                 let change = change.to_string();
                 tracing::info!(change, "configuration reloaded");
@@ -194,17 +225,23 @@ impl Task {
                 tracing::error!(error, "configuration not reloaded");
             }
         }
-        let failure = outcome.as_ref().err().map(ToString::to_string);
-        self.failed.send_replace(failure);
         records.events.tell("config_reload", || {
             let change = outcome.as_ref().map(ToString::to_string).ok();
             json!({"success": outcome.is_ok(), "change": change}).to_string()
         });
-        outcome
     }
 }
 
-async fn replace(parts: &Arc<Parts>) -> Outcome {
+/// What a reload came to.
+struct Replaced {
+    change: Change,
+    /// Nothing is different and nothing was put in force.
+    is_same: bool,
+    /// What it was read from.
+    seen: Seen,
+}
+
+async fn replace(parts: &Arc<Parts>, wish: Wish) -> Result<Replaced, ReloadError> {
     let preparing = parts.clone();
     let prepared = tokio::task::spawn_blocking(move || {
         let Parts {
@@ -213,20 +250,36 @@ async fn replace(parts: &Arc<Parts>) -> Outcome {
             keys,
             ..
         } = &*preparing;
-        let snapshot = registry.prepare(read()?).map_err(ReloadError::Problems)?;
+        let config = read()?;
+        // Before the folders are scanned: what changes meanwhile is seen as one more.
+        let seen = Seen::of(&config);
+        let snapshot = registry.prepare(config).map_err(ReloadError::Problems)?;
         // The keys are followed by themselves; who reloads wants no second of patience.
         keys.refresh().map_err(ReloadError::Keys)?;
-        Ok(snapshot)
+        Ok((snapshot, seen))
     });
     let prepared = prepared.await.map_err(|error| match error.is_panic() {
         true => ReloadError::Panicked,
         false => ReloadError::Stopping,
     });
-    let snapshot = prepared??;
+    let (snapshot, seen) = prepared??;
+    let in_force = parts.registry.load();
+    if wish == Wish::Seen && snapshot.is_like(&in_force) {
+        let change = Change::none(in_force.generation);
+        return Ok(Replaced {
+            change,
+            is_same: true,
+            seen,
+        });
+    }
     (parts.follow)(&snapshot.config);
     // Before the snapshot: then every request that sees it finds its models known.
     parts
         .pool
         .apply(pool_settings(&snapshot), residents(&snapshot));
-    Ok(parts.registry.publish(snapshot))
+    Ok(Replaced {
+        change: parts.registry.publish(snapshot),
+        is_same: false,
+        seen,
+    })
 }

@@ -3,11 +3,17 @@
 
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
-
 use crate::config::{Config, Source, locate};
 use crate::follow::Identity;
 use crate::model::cache::fingerprint::Fingerprint;
+
+/// How long after a change the text is read at every look: a clock of a disk may be
+/// so coarse that a second change looks like the first.
+const COARSEST_CLOCK: Duration = Duration::from_secs(3);
+
+/// How often the text is read in any case: there are network volumes and mounts where
+/// a file that has changed looks as before.
+const TEXT_EVERY: Duration = Duration::from_secs(10);
 
 /// How often the folders are looked at, at most.
 const FOLDERS_EVERY: Duration = Duration::from_secs(2);
@@ -15,67 +21,76 @@ const FOLDERS_EVERY: Duration = Duration::from_secs(2);
 /// The looking at folders takes at most this part of the time.
 const FOLDERS_PART: u32 = 100;
 
-/// What is different.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Difference {
-    /// The text of the file.
-    File,
-    /// What lies in the folders.
-    Folders,
-}
-
 /// What was seen last.
 #[derive(Clone, Debug)]
 pub struct Seen {
     file: Identity,
     /// The digest of its text; nothing while it cannot be read.
     text: Option<[u8; 32]>,
+    /// Until then the text is read at every look.
+    text_until: Instant,
+    /// Then it is read in any case.
+    text_at: Instant,
     folders: Fingerprint,
     /// When the folders are looked at again.
     folders_at: Instant,
 }
 
 impl Seen {
-    /// What is there now.
+    /// What a configuration was read from, and what its folders look like now. To be
+    /// made before the folders are scanned: a change in between is seen as one more.
     pub fn of(config: &Config) -> Self {
-        let source = config.source.as_deref();
+        let now = Instant::now();
         Self {
-            // Before the text: a change in between is seen as one more.
-            file: source.map_or_else(Identity::default, Identity::of),
-            text: text(config),
+            // As if it had changed: so the first look reads the text, and finds
+            // whatever has become of it since it was read for the configuration.
+            file: Identity::default(),
+            text: config.digest,
+            text_until: now,
+            text_at: now,
             folders: folders(config),
-            folders_at: Instant::now() + FOLDERS_EVERY,
+            folders_at: now + FOLDERS_EVERY,
         }
     }
 
-    /// Looks again. A file that was written anew with the same text is the same.
-    pub fn look(&mut self, config: &Config) -> Option<Difference> {
-        let mut found = None;
-        let begun = Instant::now();
-        if begun >= self.folders_at {
-            let folders = folders(config);
-            if folders != std::mem::replace(&mut self.folders, folders) {
-                found = Some(Difference::Folders);
-            }
-            let pause = begun.elapsed() * FOLDERS_PART;
-            self.folders_at = Instant::now() + pause.max(FOLDERS_EVERY);
-        }
-        let source = config.source.as_deref();
-        let file = source.map_or_else(Identity::default, Identity::of);
+    /// Looks again; answers whether the text or the folders are different. A file
+    /// that was written anew with the same text is the same.
+    pub fn look(&mut self, config: &Config) -> bool {
+        let folders = Instant::now() >= self.folders_at && self.look_at_folders(config);
+        self.look_at_file(config) || folders
+    }
+
+    /// Takes over what was read and put in force.
+    pub fn has_loaded(&mut self, loaded: &Self) {
+        self.text = loaded.text;
+        self.folders = loaded.folders;
+    }
+
+    fn look_at_file(&mut self, config: &Config) -> bool {
+        let Some(source) = config.source.as_deref() else {
+            return false;
+        };
+        let now = Instant::now();
+        // Before the text: a change in between is seen as one more.
+        let file = Identity::of(source);
         if file != std::mem::replace(&mut self.file, file) {
-            let text = text(config);
-            if text != std::mem::replace(&mut self.text, text) {
-                found = Some(Difference::File);
-            }
+            self.text_until = now + COARSEST_CLOCK;
+        } else if now >= self.text_until && now < self.text_at {
+            return false;
         }
-        found
+        self.text_at = now + TEXT_EVERY;
+        let text = locate::text(source).ok();
+        let text = text.map(|text| locate::digest(&text));
+        text != std::mem::replace(&mut self.text, text)
     }
-}
 
-/// The digest of the file's text.
-fn text(config: &Config) -> Option<[u8; 32]> {
-    let text = locate::text(config.source.as_deref()?).ok()?;
-    Some(Sha256::digest(text).into())
+    fn look_at_folders(&mut self, config: &Config) -> bool {
+        let begun = Instant::now();
+        let folders = folders(config);
+        let pause = begun.elapsed() * FOLDERS_PART;
+        self.folders_at = Instant::now() + pause.max(FOLDERS_EVERY);
+        folders != std::mem::replace(&mut self.folders, folders)
+    }
 }
 
 /// What the cache folders and the folders of entries look like.
@@ -88,4 +103,63 @@ fn folders(config: &Config) -> Fingerprint {
             Source::Repository { .. } => None,
         });
     Fingerprint::of(&config.cache, paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::Folders;
+
+    /// A file and what was seen of it, as it was read.
+    fn seen(file: &std::path::Path) -> (Config, Seen) {
+        let folder = file.parent().expect("a folder");
+        let folders = Folders {
+            config: folder.to_owned(),
+            state: folder.to_owned(),
+            runtime: folder.to_owned(),
+            hub_cache: folder.join("hub"),
+        };
+        let config = locate::read(file, &folders).expect("valid");
+        let seen = Seen::of(&config);
+        (config, seen)
+    }
+
+    #[test]
+    fn a_change_is_seen_once_also_between_reading_and_the_first_look() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("models.yaml");
+        let write = |text: &str| std::fs::write(&file, text).expect("written");
+        write("allow: [a/b]");
+        let (config, mut seen) = seen(&file);
+        write("allow: [a/c]");
+        assert!(seen.look(&config), "before the first look");
+        assert!(!seen.look(&config));
+        write("allow: [a/c]");
+        assert!(!seen.look(&config), "the same text");
+        std::fs::remove_file(&file).expect("removed");
+        assert!(seen.look(&config), "gone");
+        assert!(!seen.look(&config));
+        write("allow: [a/c]");
+        assert!(seen.look(&config), "there again");
+    }
+
+    #[test]
+    fn a_text_is_the_truth_where_its_file_looks_as_before() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("models.yaml");
+        std::fs::write(&file, "allow: [a/b]").expect("written");
+        let (config, mut seen) = seen(&file);
+        assert!(!seen.look(&config));
+        // A disk whose clock stands still.
+        std::fs::write(&file, "allow: [a/c]").expect("written");
+        seen.file = Identity::of(&file);
+        assert!(seen.look(&config));
+        // A mount that never tells, some time later.
+        std::fs::write(&file, "allow: [a/d]").expect("written");
+        seen.file = Identity::of(&file);
+        seen.text_until = Instant::now();
+        assert!(!seen.look(&config), "not yet");
+        seen.text_at = Instant::now();
+        assert!(seen.look(&config));
+    }
 }

@@ -89,6 +89,8 @@ async fn what_was_learnt_is_on_the_disk_and_holds_after_the_next_start() {
     let before = server.status().await;
     let estimate = figure(&before, "t/less", "need_bytes");
     server.chat(&question("t/more", "n", false)).await;
+    let has_seen = |status: &Value| figure(status, "t/more", "reserved_bytes") >= 100_000_000;
+    server.until("seen", has_seen).await;
     unload(&server, "t/more").await;
     for life in 1..=3 {
         let need = figure(&server.status().await, "t/less", "need_bytes");

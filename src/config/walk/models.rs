@@ -6,7 +6,8 @@ use indexmap::IndexMap;
 
 use super::request::Given;
 use super::values::{Span, quoted};
-use super::{At, Walker, set};
+use super::wildcards::clashes;
+use super::{At, MOST_PROBLEMS, Walker, set};
 use crate::config::file::{Node, Pair, Value};
 use crate::config::keys::NAME;
 use crate::config::problem::{Place, Problem};
@@ -315,33 +316,22 @@ impl Walker<'_> {
     fn check_wildcards(&mut self, places: &Places) {
         let wildcards = places.aliases.iter().filter_map(|(alias, place, entry)| {
             let pattern = alias.wildcard()?;
-            Some((pattern.literals(), pattern, *place, entry))
+            Some((pattern, place, entry))
         });
-        let mut wildcards: Vec<_> = wildcards.collect();
-        // Those that could meet begin alike, so they stand close together.
-        wildcards.sort_by_key(|(literals, pattern, place, _)| {
-            (*literals, pattern.prefix(), place.line, place.column)
-        });
-        for (index, (literals, one, place, _)) in wildcards.iter().enumerate() {
-            let equal = wildcards[index + 1..]
-                .iter()
-                .take_while(|(other, pattern, ..)| {
-                    other == literals && pattern.prefix().starts_with(one.prefix())
-                });
-            for (_, other, other_place, entry) in equal {
-                if one == other || !one.meets(other) {
-                    continue;
-                }
-                let message = format!(
-                    "models.{entry}.aliases: {:?} and {:?} say equally much of a name that both match: at line {} and at line {}",
-                    other.as_str(),
-                    one.as_str(),
-                    other_place.line,
-                    place.line
-                );
-                let help = "make one of them longer, or write such names as aliases of their own";
-                self.problem(Problem::at(*other_place, message).help(help));
-            }
+        let wildcards: Vec<_> = wildcards.collect();
+        let patterns: Vec<_> = wildcards.iter().map(|(pattern, ..)| *pattern).collect();
+        for (later, earlier) in clashes(&patterns, MOST_PROBLEMS) {
+            let ((one, place, entry), (other, other_place, _)) =
+                (wildcards[later], wildcards[earlier]);
+            let message = format!(
+                "models.{entry}.aliases: {:?} and {:?} say equally much of a name that both match: at line {} and at line {}",
+                other.as_str(),
+                one.as_str(),
+                other_place.line,
+                place.line
+            );
+            let help = "make one of them longer, or write such names as aliases of their own";
+            self.problem(Problem::at(*place, message).help(help));
         }
     }
 

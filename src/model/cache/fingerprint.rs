@@ -85,7 +85,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path().join("hub");
         let plain = folder.path().join("plain");
-        let of = || Fingerprint::of(&[root.clone()], [plain.as_path()].into_iter());
+        let of = || Fingerprint::of(std::slice::from_ref(&root), [plain.as_path()].into_iter());
         let mut last = of();
         let mut changed = |what: &str| {
             let now = of();

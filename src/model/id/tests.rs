@@ -82,9 +82,15 @@ fn what_is_outside_the_grammar_is_no_name() {
 fn ninety_six_bytes_are_fine_and_more_are_refused_at_once() {
     for (length, fine) in [(96, true), (97, false), (10_000, false), (1_000_000, false)] {
         let text = format!("a/{}", "b".repeat(length - 2));
-        let start = Instant::now();
+        // Others share the processors: what counts is how quick it can be.
+        let least = (0..10).map(|_| {
+            let start = Instant::now();
+            let _ = (Name::parse(&text), ModelId::parse(&text));
+            start.elapsed()
+        });
+        let least = least.min().expect("ten tries");
+        assert!(least < Duration::from_millis(5), "{length}: {least:?}");
         let (name, id) = (Name::parse(&text), ModelId::parse(&text));
-        assert!(start.elapsed() < Duration::from_millis(5), "{length}");
         assert_eq!((name.is_ok(), id.is_ok()), (fine, fine), "{length}");
         if let Err(error) = id {
             assert!(error.to_string().len() < 200, "{length}");

@@ -1,6 +1,7 @@
 //! The owner itself: messages in, events to the machine, effects carried out.
-//! What it does after a panic is in `recover`.
+//! Who waits for an answer is in `answers`, what it does after a panic in `recover`.
 
+mod answers;
 mod recover;
 
 use std::collections::VecDeque;
@@ -14,15 +15,14 @@ use foldhash::HashMap;
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::answers::Answers;
 use super::{Message, Shared};
 use crate::pool::gate::Gate;
 use crate::pool::lease::Instance;
 use crate::pool::ledger::file::Notebook;
-use crate::pool::state::{Effect, Event, Generation, HoldId, Machine, ReplyId, WaiterId};
+use crate::pool::state::{Effect, Event, Generation, HoldId, Machine, WaiterId};
 use crate::pool::swaps::Witness;
-use crate::pool::{
-    Ending, HoldError, Lease, Refused, Resident, Settings, UnloadError, UnloadReason, View,
-};
+use crate::pool::{Ending, HoldError, Lease, Resident, Settings, UnloadReason, View};
 use crate::shutdown::{Place, Tasks};
 use crate::units::ByteSize;
 use crate::worker::client::Client;
@@ -42,11 +42,7 @@ pub(super) struct Owner<L> {
     show: watch::Sender<Arc<View>>,
     /// Where what is learnt of models is written down.
     notebook: Notebook,
-    waiters: HashMap<WaiterId, oneshot::Sender<Result<Lease, Refused>>>,
-    unloads: HashMap<ReplyId, oneshot::Sender<Result<(), UnloadError>>>,
-    releases: HashMap<ReplyId, oneshot::Sender<Result<Vec<String>, UnloadError>>>,
-    holds: HashMap<HoldId, oneshot::Sender<Result<HoldId, HoldError>>>,
-    let_go: HashMap<ReplyId, oneshot::Sender<Result<String, HoldError>>>,
+    answers: Answers,
     workers: HashMap<Generation, Process>,
     stopped: Vec<oneshot::Sender<()>>,
     /// Keeps for people what the machine did.
@@ -90,11 +86,7 @@ impl<L: Launch> Owner<L> {
             inbox,
             show,
             notebook,
-            waiters: HashMap::default(),
-            unloads: HashMap::default(),
-            releases: HashMap::default(),
-            holds: HashMap::default(),
-            let_go: HashMap::default(),
+            answers: Answers::default(),
             workers: HashMap::default(),
             stopped: Vec::new(),
             told,
@@ -170,11 +162,12 @@ impl<L: Launch> Owner<L> {
         }
     }
 
-    /// Shows what has changed.
+    /// Shows what has changed, and only then tells who asked for it.
     fn show(&mut self) {
         let mut view = View::clone(&self.show.borrow());
         self.machine.refresh(&mut view, now());
         self.show.send_replace(Arc::new(view));
+        self.answers.tell();
     }
 
     /// Turns a message into an event.
@@ -187,7 +180,7 @@ impl<L: Launch> Owner<L> {
                 asker,
                 answer,
             } => {
-                self.waiters.insert(waiter, answer);
+                self.answers.owe_lease(waiter, answer);
                 self.witness.asked(waiter, asker);
                 self.tasks.pass(Place::Pool);
                 self.step(Event::Acquire {
@@ -203,12 +196,12 @@ impl<L: Launch> Owner<L> {
                 asker,
                 answer,
             } => {
-                self.waiters.insert(waiter, answer);
+                self.answers.owe_lease(waiter, answer);
                 self.witness.asked(waiter, asker);
                 self.step(Event::Load { waiter, model });
             }
             Message::Cancel { waiter } => {
-                self.waiters.remove(&waiter);
+                self.answers.forget(waiter);
                 self.witness.left(waiter);
                 self.step(Event::Cancel { waiter });
             }
@@ -228,7 +221,7 @@ impl<L: Launch> Owner<L> {
                 answer,
             } => {
                 let reply = self.number();
-                self.unloads.insert(reply, answer);
+                self.answers.owe_unload(reply, answer);
                 self.step(Event::Unload { reply, model, mode });
             }
             Message::Hold {
@@ -238,7 +231,7 @@ impl<L: Launch> Owner<L> {
                 answer,
             } => {
                 let hold = self.number();
-                self.holds.insert(hold, answer);
+                self.answers.owe_hold(hold, answer);
                 self.step(Event::Hold {
                     hold,
                     generation,
@@ -252,7 +245,7 @@ impl<L: Launch> Owner<L> {
                 answer,
             } => {
                 let reply = self.number();
-                self.let_go.insert(reply, answer);
+                self.answers.owe_letting_go(reply, answer);
                 self.step(Event::LetGo {
                     reply,
                     hold,
@@ -261,7 +254,7 @@ impl<L: Launch> Owner<L> {
             }
             Message::Release { answer } => {
                 let reply = self.number();
-                self.releases.insert(reply, answer);
+                self.answers.owe_release(reply, answer);
                 self.step(Event::Release { reply });
             }
             Message::Apply { settings, models } => {
@@ -360,17 +353,9 @@ impl<L: Launch> Owner<L> {
             } => self.grant(waiter, generation, waited, position),
             // Told to the witness alone.
             Effect::Queued { .. } | Effect::Displace { .. } | Effect::Spare { .. } => {}
-            Effect::Refuse { waiter, refused } => {
-                if let Some(answer) = self.waiters.remove(&waiter) {
-                    let _ = answer.send(Err(refused));
-                }
-            }
+            Effect::Refuse { waiter, refused } => self.answers.lease(waiter, Err(refused)),
             Effect::End { generation, ending } => self.tell_end(generation, ending),
-            Effect::Unloaded { reply, result } => {
-                if let Some(answer) = self.unloads.remove(&reply) {
-                    let _ = answer.send(result);
-                }
-            }
+            Effect::Unloaded { reply, result } => self.answers.unload(reply, result),
             Effect::BringBack { model, failed } => {
                 tracing::warn!(
                     model,
@@ -379,16 +364,8 @@ impl<L: Launch> Owner<L> {
                 );
             }
             Effect::Held { hold, result } => self.tell_held(hold, result),
-            Effect::LetGo { reply, result } => {
-                if let Some(answer) = self.let_go.remove(&reply) {
-                    let _ = answer.send(result);
-                }
-            }
-            Effect::Released { reply, models } => {
-                if let Some(answer) = self.releases.remove(&reply) {
-                    let _ = answer.send(Ok(models));
-                }
-            }
+            Effect::LetGo { reply, result } => self.answers.letting_go(reply, result),
+            Effect::Released { reply, models } => self.answers.release(reply, models),
             Effect::Forget {
                 generation,
                 model,
@@ -457,7 +434,7 @@ impl<L: Launch> Owner<L> {
         });
     }
 
-    /// Hands a counted lease over. If nobody takes it, it gives itself back.
+    /// Hands a counted lease over.
     fn grant(
         &mut self,
         waiter: WaiterId,
@@ -470,25 +447,20 @@ impl<L: Launch> Owner<L> {
             return;
         };
         let lease = Lease::counted(instance, waited, position);
-        if let Some(answer) = self.waiters.remove(&waiter) {
-            let _ = answer.send(Ok(lease));
-        }
+        self.answers.lease(waiter, Ok(lease));
     }
 
-    /// Tells whether a model is held. If whoever asked has gone, nobody knows the
-    /// number, so it is given back.
+    /// Tells whether a model is held.
     fn tell_held(&mut self, hold: HoldId, result: Result<(), HoldError>) {
-        let is_held = result.is_ok();
-        let answer = self.holds.remove(&hold);
-        let told = answer.map(|answer| answer.send(result.map(|()| hold)));
-        if is_held && !matches!(told, Some(Ok(()))) {
+        let owner = self.shared.owner.clone();
+        self.answers.hold(hold, result, move || {
             let (answer, _) = oneshot::channel();
-            let _ = self.shared.owner.send(Message::LetGo {
+            let _ = owner.send(Message::LetGo {
                 hold,
                 holder: None,
                 answer,
             });
-        }
+        });
     }
 
     /// Tells the holders of leases that it is over.

@@ -24,7 +24,7 @@ pub(super) fn check(text: &str, expected: &[&str]) {
 }
 
 #[test]
-fn every_problem_is_told_at_once() {
+fn c03_every_problem_is_told_at_once() {
     check(
         "memroy: 1GB\nserver: {listn: x}\nidle_unload: 3m\nengines: {}\n",
         &[
@@ -163,8 +163,8 @@ fn names_lead_to_one_model_each() {
         "models:\n  a/b: {aliases: ['x*', 'gpt-4*', 'claude-*-4']}\n  a/c: {aliases: ['x*', 'gpt-*o', 'claude-opus-*', 'gpt-5*', '*/*o']}\n",
         &[
             r#"3:19 models.a/c.aliases: "x*" is already an alias: at line 2 and at line 3 | a name leads to one model only"#,
-            r#"3:25 models.a/c.aliases: "gpt-*o" and "gpt-4*" say equally much of a name that both match: at line 3 and at line 2 | make one of them longer, or write such names as aliases of their own"#,
-            r#"3:52 models.a/c.aliases: "gpt-5*" and "gpt-*o" say equally much of a name that both match: at line 3 and at line 3 | make one of them longer, or write such names as aliases of their own"#,
+            r#"3:25 models.a/c.aliases: "gpt-4*" and "gpt-*o" say equally much of a name that both match: at line 2 and at line 3 | make one of them longer, or write such names as aliases of their own"#,
+            r#"3:52 models.a/c.aliases: "gpt-*o" and "gpt-5*" say equally much of a name that both match: at line 3 and at line 3 | make one of them longer, or write such names as aliases of their own"#,
         ],
     );
     check(
@@ -301,7 +301,7 @@ fn a_file_is_keys_with_values() {
 }
 
 #[test]
-fn text_that_is_more_than_plain_yaml_is_refused() {
+fn c04_c07_text_that_is_more_than_plain_yaml_is_refused() {
     check(
         "a: b\n---\nc: d",
         &[

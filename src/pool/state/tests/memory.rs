@@ -280,6 +280,32 @@ fn a_ready_worker_that_the_system_ends_for_memory_is_no_crash_by_name() {
 }
 
 #[test]
+fn who_stays_after_all_spares_those_who_were_to_go_for_its_waiters() {
+    let mut narrow = resident("a", 10);
+    std::sync::Arc::make_mut(&mut narrow.plan).parallel = 1;
+    let mut world = World::with(settings(110), vec![narrow, resident("b", 30)]);
+    let held = [world.ask("a"), world.ask("a"), world.ask("b")];
+    world.finish_load("a");
+    world.finish_load("b");
+    world.footprint("a", 90);
+    let late = world.ask("a");
+    world.wait(Duration::from_secs(30));
+    let states = |world: &World| ["a", "b"].map(|model| world.state(model));
+    assert_eq!(
+        states(&world),
+        [ModelState::Draining; 2],
+        "b for the late one"
+    );
+    world.footprint("a", 10);
+    assert_eq!(states(&world), [ModelState::Ready; 2]);
+    assert!(!world.held.contains_key(&late), "both places are taken");
+    for waiter in held {
+        world.give_back(waiter);
+    }
+    assert!(world.held.contains_key(&late));
+}
+
+#[test]
 fn what_was_learnt_of_a_load_that_failed_is_nothing() {
     let mut world = guessed(1000, &[("a", 400)]);
     world.ask("a");

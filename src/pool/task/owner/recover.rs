@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Owner, now};
+use crate::pool::Ending;
 use crate::pool::state::{GRACE, Machine, SHORT_GRACE};
 use crate::pool::task::Message;
-use crate::pool::{Ending, Refused, UnloadError};
 use crate::worker::process::Launch;
 
 /// How long running answers may take to end by themselves.
@@ -26,7 +26,8 @@ impl<L: Launch> Owner<L> {
         let mut view = crate::pool::View::clone(&self.show.borrow());
         view.preloading = view.preloading.max(1);
         self.show.send_replace(Arc::new(view));
-        self.tell_waiters();
+        self.witness.forget();
+        self.answers.tell_all_lost();
         self.close_gates();
         let deadline = now() + DRAIN;
         while self.leases() > 0 && self.hear_until(deadline).await {}
@@ -43,23 +44,6 @@ impl<L: Launch> Owner<L> {
         tokio::time::sleep(PAUSE).await;
         let (settings, models) = self.told.clone();
         self.machine = Machine::after(self.machine.past(), settings, models, now());
-    }
-
-    /// Whoever waits hears that it was in vain.
-    fn tell_waiters(&mut self) {
-        self.witness.forget();
-        for (_, answer) in self.waiters.drain() {
-            let _ = answer.send(Err(Refused::Lost));
-        }
-        for (_, answer) in self.unloads.drain() {
-            let _ = answer.send(Err(UnloadError::Lost));
-        }
-        for (_, answer) in self.releases.drain() {
-            let _ = answer.send(Err(UnloadError::Lost));
-        }
-        // Whoever hears nothing knows that it was lost.
-        self.holds.clear();
-        self.let_go.clear();
     }
 
     /// From here on nobody gets a lease.
