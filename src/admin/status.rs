@@ -12,7 +12,7 @@ use super::seconds_since;
 use crate::api::{self, leases};
 use crate::platform::{self, pressure};
 use crate::pool::{ModelView, View};
-use crate::registry::Snapshot;
+use crate::registry::{Snapshot, why};
 use crate::service::Service;
 
 /// One call that tells how the service stands.
@@ -59,7 +59,9 @@ pub async fn status(State(service): State<Service>) -> Json<Value> {
     }))
 }
 
-/// The models the pool knows: all of them, or those with the tags of the query.
+/// The models the pool knows: all of them, or those with the tags of the query; with
+/// `why=1` also whatever is cached or listed, with the reason why it is not served and
+/// what mends it.
 pub async fn models(State(service): State<Service>, uri: Uri) -> Json<Value> {
     let now = Instant::now();
     let view = service.dispatch.pool.view();
@@ -81,7 +83,12 @@ pub async fn models(State(service): State<Service>, uri: Uri) -> Json<Value> {
             told
         })
         .collect();
-    Json(json!({"models": models}))
+    let mut told = json!({"models": models});
+    let mut pairs = uri.query().unwrap_or_default().split('&');
+    if pairs.any(|pair| pair == "why=1") {
+        told["why"] = json!(why::explain(&snapshot));
+    }
+    Json(told)
 }
 
 /// The tags of each load: those of every name that leads to it.

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Number, Value};
 
+use crate::api::fields::{Field, Takes};
+
 /// Fields of a request with their values.
 pub type Parameters = Map<String, Value>;
 
@@ -14,6 +16,30 @@ pub const BOUND: &str = "max_tokens";
 
 /// The newer spelling of [`BOUND`].
 pub const NEWER_BOUND: &str = "max_completion_tokens";
+
+/// Fields that the router itself acts on, or that make up the request: no rule
+/// changes them, but for a limit of `n`.
+pub const OWN: [&str; 7] = [
+    "model",
+    "messages",
+    "prompt",
+    "stream",
+    "n",
+    "ttl",
+    "keep_alive",
+];
+
+/// Whether a rule or a variant may give the field a value.
+pub fn settable(field: &Field) -> bool {
+    let is_own = OWN.contains(&field.name) || field.name == NEWER_BOUND;
+    !is_own && !matches!(field.takes, Takes::Nothing(..))
+}
+
+/// Whether a rule may limit the field.
+pub fn limitable(field: &Field) -> bool {
+    let is_number = matches!(field.takes, Takes::Whole(..) | Takes::Number(..));
+    is_number && (settable(field) || field.name == "n")
+}
 
 /// `models.NAME.request`: what becomes of the fields of a request.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -5,17 +5,20 @@ use std::collections::HashMap;
 use indexmap::IndexMap;
 
 use super::request::Given;
-use super::values::{Span, quoted};
+use super::values::{Span, Wrong, quoted};
 use super::wildcards::clashes;
-use super::{At, MOST_PROBLEMS, Walker, set};
+use super::{At, MOST_PROBLEMS, Walker, advice, set};
 use crate::config::file::{Node, Pair, Value};
 use crate::config::keys::NAME;
-use crate::config::problem::{Place, Problem};
+use crate::config::problem::{Place, Problem, both};
 use crate::config::request::Rules;
 use crate::config::{
     Alias, AliasName, Compute, Config, Entry, LoadSettings, Pattern, Source, suggest,
 };
 use crate::model::id::{ModelId, Name};
+
+/// What to do about another word than the one that `keep` knows.
+const KEEP: &str = "write always, or remove keep";
 
 /// Longest wildcard, bytes: no name is longer.
 const LONGEST_WILDCARD: usize = 96;
@@ -62,7 +65,11 @@ impl Walker<'_> {
                 }
                 Err(error) => {
                     let message = format!("models.{}: {error}", quoted(&pair.key));
-                    self.problem(Problem::at(pair.place, message));
+                    let problem = Problem::at(pair.place, message);
+                    self.problem(match advice::name(&pair.key) {
+                        Some(advice) => problem.help(advice),
+                        None => problem,
+                    });
                 }
             }
         }
@@ -72,7 +79,11 @@ impl Walker<'_> {
     /// One entry. Nothing and `{}` are entries with default settings.
     fn entry(&mut self, name: Name, pair: &Pair, places: &mut Places) -> Option<Entry> {
         let shown = format!("models.{name}");
-        let mut origin = Origin::default();
+        let mut origin = Origin {
+            // What is no mapping is told once.
+            broken: !matches!(pair.node.value, Value::Map(_) | Value::Nothing),
+            ..Origin::default()
+        };
         let mut load = LoadSettings::default();
         let (mut keep, mut preload, mut warmup, mut idle_unload) = (false, false, false, None);
         let mut aliases = Vec::new();
@@ -124,22 +135,18 @@ impl Walker<'_> {
         })
     }
 
-    /// `context`, `parallel`, `kv`, `compute`, `memory`
+    /// `context`, `parallel`, `kv`, `compute`, `memory`, `trust_remote_code`
     fn load_key(&mut self, load: &mut LoadSettings, key: &str, at: At) {
         match key {
             "context" => load.context = self.number(at, Span::TOKENS),
             "parallel" => load.parallel = self.number(at, Span::PARALLEL),
             "kv" => load.kv = self.amount(at),
             "memory" => load.memory = self.amount(at),
+            "trust_remote_code" => set(&mut load.trust_remote_code, self.boolean(at)),
             "compute" => {
+                let words = Compute::ALL.map(|compute| (compute.as_str(), compute));
                 let expected = "auto, float32, float16 or bfloat16";
-                set(
-                    &mut load.compute,
-                    self.read(at, expected, |text| {
-                        text.parse::<Compute>()
-                            .map_err(|_| format!("expected {expected}, found {}", quoted(text)))
-                    }),
-                );
+                set(&mut load.compute, self.choice(at, expected, &words));
             }
             _ => {}
         }
@@ -149,9 +156,7 @@ impl Walker<'_> {
     fn origin_key(&mut self, origin: &mut Origin, pair: &Pair, at: At) {
         let read = match pair.key.as_str() {
             "repo" => {
-                origin.repo = self.read(at, "a repository id such as org/name", |text| {
-                    ModelId::parse(text).map_err(|error| error.to_string())
-                });
+                origin.repo = self.repository(at);
                 origin.repo.is_some()
             }
             "revision" => {
@@ -219,11 +224,11 @@ impl Walker<'_> {
 
     /// `keep`: `always` is the only word.
     fn keep(&mut self, at: At) -> bool {
-        let keeps = matches!(&at.node.value, Value::Text(text) if text == "always");
-        if !keeps {
-            self.expected(at.path, at.node, "always");
-        }
-        keeps
+        let read = self.read(at, "always", |text| match text {
+            "always" => Ok(()),
+            _ => Err(Wrong::expected("always", text, Some(KEEP.to_owned()))),
+        });
+        read.is_some()
     }
 
     /// `tags`: words of which none stands twice.
@@ -351,10 +356,9 @@ impl Walker<'_> {
                 }
             };
             let message = format!(
-                "models.{entry}.aliases: {:?} is already {what}: at line {} and at line {}",
+                "models.{entry}.aliases: {:?} is already {what}: {}",
                 alias.as_str(),
-                other.line,
-                place.line
+                both(*other, *place)
             );
             self.problem(Problem::at(*place, message).help("a name leads to one model only"));
         }
@@ -406,7 +410,7 @@ impl Walker<'_> {
         let nearest = suggest::nearest(name.as_str(), names.map(Name::as_str));
         self.problem(match nearest {
             Some(nearest) => problem.help(format!("did you mean {nearest:?}")),
-            None => problem,
+            None => problem.help("give it an entry under models, or permit it with allow"),
         });
     }
 }

@@ -11,19 +11,7 @@ use crate::api::fields::{FIELDS, Field, Shape, Takes};
 use crate::config::file::{Node, Pair, Value};
 use crate::config::keys::NAME;
 use crate::config::problem::{Place, Problem};
-use crate::config::request::{BOUND, NEWER_BOUND, Parameters, Rules};
-
-/// Fields that the router itself acts on, or that make up the request: no rule
-/// changes them.
-const OWN: [&str; 7] = [
-    "model",
-    "messages",
-    "prompt",
-    "stream",
-    "n",
-    "ttl",
-    "keep_alive",
-];
+use crate::config::request::{BOUND, NEWER_BOUND, OWN, Parameters, Rules, limitable, settable};
 
 /// How templates are told whether the model is to think.
 const THINKING: &str = "enable_thinking";
@@ -114,7 +102,6 @@ impl Walker<'_> {
 
     /// The value of one field.
     fn parameter(&mut self, shown: &str, pair: &Pair) -> Option<Json> {
-        let settable = |field: &Field| !matches!(field.takes, Takes::Nothing(..));
         let rows = self.rows(shown, pair, &settable)?;
         let path = join(shown, &pair.key);
         let (mut value, mut wrong) = (None, None);
@@ -150,15 +137,14 @@ impl Walker<'_> {
         let key = pair.key.as_str();
         let fields = FIELDS.iter().filter(|field| fits(field));
         let rows: Vec<_> = fields.clone().filter(|field| field.name == key).collect();
+        if !rows.is_empty() {
+            return Some(rows);
+        }
         if let Some(problem) = not_for_rules(&join(shown, key), key, pair.place) {
             self.problem(problem);
             return None;
         }
-        if !rows.is_empty() {
-            return Some(rows);
-        }
         let mut known: Vec<_> = fields.map(|field| field.name).collect();
-        known.retain(|name| *name != NEWER_BOUND && !OWN.contains(name));
         let mut seen = HashSet::new();
         known.retain(|name| seen.insert(*name));
         self.unknown(shown, &known, pair);
@@ -168,15 +154,9 @@ impl Walker<'_> {
     /// `limits`: fields that are numbers, with the most they may be.
     fn most(&mut self, at: At) -> Vec<(String, Number)> {
         let mut limits = Vec::new();
-        let is_number = |field: &Field| matches!(field.takes, Takes::Whole(..) | Takes::Number(..));
         for pair in self.unique(at.path, at.node) {
-            // How many answers there are may be bounded, though never chosen here.
-            let rows = match pair.key.as_str() {
-                "n" => FIELDS.iter().filter(|field| field.name == "n").collect(),
-                _ => match self.rows(at.path, pair, &is_number) {
-                    Some(rows) => rows,
-                    None => continue,
-                },
+            let Some(rows) = self.rows(at.path, pair, &limitable) else {
+                continue;
             };
             let path = join(at.path, &pair.key);
             let value_at = At {
@@ -196,7 +176,9 @@ impl Walker<'_> {
 
     /// One name of `strip`. Fields that no table knows may be taken out too.
     fn stripped(&mut self, at: At) -> Option<String> {
-        let name = self.read(at, "the name of a field", |text| Ok(text.to_owned()))?;
+        let name = self.read(at, "the name of a field", |text| {
+            Ok::<_, String>(text.to_owned())
+        })?;
         match not_for_rules(at.path, &name, at.node.place) {
             Some(problem) => {
                 self.problem(problem);

@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use super::models::Places;
 use super::request::Given;
 use super::{At, Walker, join};
-use crate::config::problem::Problem;
+use crate::config::problem::{Problem, both};
 use crate::config::request::Parameters;
 use crate::config::{Config, Entry};
 use crate::model::id::Name;
@@ -64,9 +64,9 @@ impl Walker<'_> {
                 let Some((what, other)) = taken.get(name.as_str()) else {
                     continue;
                 };
+                let places = both(*other, *place);
                 let message = format!(
-                    "models.{entry}.variants.{variant}: {name:?} is already {what}: at line {} and at line {}",
-                    other.line, place.line
+                    "models.{entry}.variants.{variant}: {name:?} is already {what}: {places}"
                 );
                 self.problem(Problem::at(*place, message).help("a name leads to one model only"));
             }
