@@ -7,7 +7,7 @@ XTASK = $(CARGO) run $(if $(wildcard target/xtask/debug/xtask),--quiet) --locked
 # The pool's gate under a model checker, a package of its own: seconds.
 LOOM = $(CARGO) test --locked --manifest-path loom/Cargo.toml --target-dir target/loom
 
-.PHONY: build mlx demo run clients test test-router test-long soak simulate coverage bench-engine bench-swap bench-pool editor-picture bench-cache fuzz lint supply-chain secrets sbom
+.PHONY: build mlx demo run clients test test-router test-long soak simulate coverage bench-engine bench-swap bench-pool bench-names editor-picture bench-cache fuzz lint supply-chain secrets sbom
 
 # target/release/roundhouse
 build: mlx
@@ -86,6 +86,9 @@ bench-swap: demo
 bench-pool:
 	$(CARGO) bench --locked --no-default-features --features tls --bench pool
 
+# What a file of 1,000 models costs, and a name in it; see docs/BENCHMARKS.md.
+bench-names:
+	$(CARGO) bench --locked --no-default-features --features tls --bench names
 # What a YAML editor says and offers while somebody edits models.yaml, as
 # docs/editor.png: a language server from npm with the schema, shown in Chromium.
 editor-picture:

@@ -10,8 +10,10 @@ pub use cache::cache;
 pub use config::config;
 
 use roundhouse::api::fields::Endpoint;
+use roundhouse::config::request::Rules;
 use roundhouse::config::{Counts, Pattern};
 use roundhouse::dispatch::peek::{self, Peek};
+use roundhouse::dispatch::rules;
 use roundhouse::model::id::{LONGEST, ModelId, Name};
 use roundhouse::model::{gguf, safetensors};
 use serde_json::value::RawValue;
@@ -34,20 +36,73 @@ pub fn peek(data: &[u8]) {
         };
         assert_eq!(read("model").as_str(), seen.model.as_deref());
         assert_eq!(read("stream").as_bool().unwrap_or_default(), seen.stream);
-        if seen.model.is_none() && fields.len() < 1000 {
-            let named = peek::insert_model(data, "a/b");
-            let expected = Peek {
-                model: Some("a/b".to_owned()),
-                ..seen
-            };
-            match peek::peek(endpoint, &named, &counts) {
-                Ok(again) => assert_eq!(again, expected),
-                Err(error) => assert!(error.message.contains("values"), "{error:?}"),
-            }
+        // One more field and a few more values than came in.
+        if fields.len() < 1000 && data.len() < 100_000 {
+            ruled(endpoint, data, &counts, seen);
         }
     }
     // Whatever it is, it is an answer.
     drop(serde_json::from_slice::<Map<String, Value>>(data));
+}
+
+/// A body with every kind of rule applied: the router reads the same in it, the
+/// rules hold, and applied again they change no field.
+fn ruled(endpoint: Endpoint, data: &[u8], counts: &Counts, seen: Peek) {
+    let Value::Object(given) = serde_json::json!({
+        "temperature": 0.5, "top_k": 3, "stop": ["x"],
+        "chat_template_kwargs": {"a": {"b": 1}, "enable_thinking": true},
+    }) else {
+        return;
+    };
+    let mut rules = Rules {
+        defaults: given.clone(),
+        set: given,
+        strip: vec!["user".to_owned(), "seed".to_owned()],
+        system_prefix: Some("\"{\n".to_owned()),
+        ..Rules::default()
+    };
+    rules.set.retain(|name, _| name != "top_k");
+    rules.limits.insert("max_tokens".to_owned(), 7.into());
+    let apply = |body: &[u8], rules: &Rules, model: Option<&str>| {
+        let body = body.to_vec().into();
+        rules::apply(endpoint, &body, rules, model).payload.joined()
+    };
+    let model = seen.model.clone().unwrap_or_else(|| "a/b".to_owned());
+    let missing = seen.model.is_none().then_some("a/b");
+    let expected = Peek {
+        model: Some(model),
+        ..seen
+    };
+    let wider = Counts {
+        values: counts.values + 100,
+        messages: counts.messages + 1,
+        ..counts.clone()
+    };
+    let once = apply(data, &rules, missing);
+    match peek::peek(endpoint, &once, &wider) {
+        Ok(again) => assert_eq!(again, expected),
+        Err(error) => panic!("{error:?}: {}", String::from_utf8_lossy(&once)),
+    }
+    let read = |body: &[u8]| -> std::collections::HashMap<String, Box<RawValue>> {
+        serde_json::from_slice(body).expect("an object")
+    };
+    let fields = read(&once);
+    assert!(!fields.contains_key("user") && !fields.contains_key("seed"));
+    assert_eq!(fields["temperature"].get(), "0.5");
+    let bounds = ["max_tokens", "max_completion_tokens"];
+    let bounds = bounds.into_iter().filter_map(|name| fields.get(name));
+    for bound in bounds.filter(|bound| bound.get() != "null") {
+        assert!(bound.get().parse::<u64>().is_ok_and(|bound| bound <= 7));
+    }
+    rules.system_prefix = None;
+    let twice = read(&apply(&once, &rules, None));
+    let texts = |fields: &std::collections::HashMap<String, Box<RawValue>>| {
+        let texts = fields
+            .iter()
+            .map(|(name, raw)| (name.clone(), raw.get().to_owned()));
+        texts.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    assert_eq!(texts(&twice), texts(&fields));
 }
 
 /// Names, ids and patterns: what is let through cannot leave its folder, and is what

@@ -8,7 +8,9 @@ pub mod keys;
 pub mod locate;
 pub mod network;
 pub mod origins;
+pub mod pattern;
 pub mod problem;
+pub mod request;
 pub mod schema;
 pub mod standard;
 pub mod suggest;
@@ -19,6 +21,9 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use indexmap::IndexMap;
+
+pub use self::pattern::Pattern;
 use crate::model::id::{ModelId, Name};
 use crate::units::ByteSize;
 
@@ -29,6 +34,8 @@ pub struct Config {
     pub source: Option<PathBuf>,
     /// The drop-ins that were read with it, in their order.
     pub drop_ins: Vec<PathBuf>,
+    /// SHA-256 of the texts it was read from; nothing for one made in memory.
+    pub digest: Option<[u8; 32]>,
     /// `memory`: the budget for everything loaded.
     pub memory: Budget,
     /// `server.*`
@@ -262,13 +269,6 @@ impl Heartbeat {
     }
 }
 
-/// A pattern of `allow` or `deny`: `*` stands for anything but `/`.
-#[derive(Clone, Debug)]
-pub struct Pattern {
-    text: String,
-    regex: regex::Regex,
-}
-
 /// One entry of `models`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
@@ -286,8 +286,14 @@ pub struct Entry {
     pub warmup: bool,
     /// `idle_unload`; the outer nothing means the pool's, the inner never.
     pub idle_unload: Option<Option<Duration>>,
-    /// `aliases`: other names, exact.
+    /// `aliases`: other names, exact or with a `*`.
     pub aliases: Vec<Alias>,
+    /// `request`: what becomes of the fields of its requests.
+    pub request: request::Rules,
+    /// `variants`: names after a colon, with what they put into a request.
+    pub variants: IndexMap<String, request::Parameters>,
+    /// `tags`: words to filter lists by.
+    pub tags: Vec<String>,
     /// Line of the key in the file, from 1.
     pub line: usize,
 }
@@ -295,10 +301,61 @@ pub struct Entry {
 /// Another name of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alias {
-    /// The name.
-    pub name: Name,
+    /// The name, or the pattern that names match.
+    pub name: AliasName,
     /// `background`: any permitted model of the kind may answer, if it is up.
     pub background: bool,
+}
+
+impl Entry {
+    /// Its key and its exact aliases.
+    pub fn exact_names(&self) -> impl Iterator<Item = &str> {
+        let aliases = self.aliases.iter().filter_map(|alias| alias.name.exact());
+        std::iter::once(&self.name).chain(aliases).map(Name::as_str)
+    }
+
+    /// Whether the name is one of its names, a colon, and one of its variants.
+    fn has_variant(&self, name: &str) -> bool {
+        let Some((base, variant)) = name.rsplit_once(':') else {
+            return false;
+        };
+        self.variants.contains_key(variant) && self.exact_names().any(|own| own == base)
+    }
+}
+
+/// What an alias answers to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AliasName {
+    /// This name.
+    Exact(Name),
+    /// Every name that matches and that nothing else has.
+    Wildcard(Pattern),
+}
+
+impl AliasName {
+    /// As it is written in the file.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Exact(name) => name.as_str(),
+            Self::Wildcard(pattern) => pattern.as_str(),
+        }
+    }
+
+    /// The name, if it is one.
+    pub fn exact(&self) -> Option<&Name> {
+        match self {
+            Self::Exact(name) => Some(name),
+            Self::Wildcard(_) => None,
+        }
+    }
+
+    /// The pattern, if it is one.
+    pub fn wildcard(&self) -> Option<&Pattern> {
+        match self {
+            Self::Exact(_) => None,
+            Self::Wildcard(pattern) => Some(pattern),
+        }
+    }
 }
 
 /// Where an entry's weights come from.
@@ -410,40 +467,5 @@ impl std::str::FromStr for Compute {
             .into_iter()
             .find(|compute| compute.as_str() == text)
             .ok_or_else(|| format!("expected auto, float32, float16 or bfloat16, found \"{text}\""))
-    }
-}
-
-impl Pattern {
-    /// Compiles `mlx-community/*-4bit`. `*` never crosses `/`.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._:/-*".contains(&b);
-        if text.is_empty() || !text.bytes().all(allowed) {
-            return Err(format!(
-                "expected a pattern of letters, digits and . _ : / - *, found {text:?}"
-            ));
-        }
-        let body: Vec<_> = text.split('*').map(regex::escape).collect();
-        let regex = regex::Regex::new(&format!("^(?:{})$", body.join("[^/]*")))
-            .map_err(|error| error.to_string())?;
-        Ok(Self {
-            text: text.to_owned(),
-            regex,
-        })
-    }
-
-    /// Whether the whole name matches.
-    pub fn matches(&self, name: &str) -> bool {
-        self.regex.is_match(name)
-    }
-
-    /// The pattern as it was typed.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-}
-
-impl PartialEq for Pattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
     }
 }

@@ -1,6 +1,6 @@
 //! The one way in for every dialect: one snapshot, one decision, one lease, one
-//! answer. It speaks OpenAI bytes inwards and forwards them unchanged; the
-//! dialects stand in `api`.
+//! answer. It speaks OpenAI bytes inwards and forwards them as they came, but for
+//! what the rules of an entry change; the dialects stand in `api`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -14,6 +14,7 @@ use crate::access::Caller;
 use crate::access::keys::Scope;
 use crate::api::error::{ApiError, Code};
 use crate::api::fields::Endpoint;
+use crate::config::request::Rules;
 use crate::pool::{Asker, Candidates, Ending, Lease, Pool, Refused, Terms, UnloadReason};
 use crate::records::entry::Entry;
 use crate::registry::{Registry, Snapshot};
@@ -22,18 +23,24 @@ use crate::shutdown::Tasks;
 use crate::worker::LoadPlan;
 use crate::worker::client::Failure;
 use patience::{TooLate, within};
+use payload::Payload;
 
 mod body;
 mod explained;
 mod heartbeat;
 pub mod live;
 mod patience;
+pub mod payload;
 pub mod peek;
 pub mod relay;
+pub mod rules;
 mod shortage;
 pub mod spool;
 mod stream;
 mod whole;
+
+/// Says what was lowered: by a rule of the entry, or by the engine.
+const LIMITED_HEADER: &str = "x-roundhouse-limited";
 
 /// Headers of an engine's answer that reach the client. Framing is ours, and
 /// everything else an engine says in headers stays inside.
@@ -42,7 +49,7 @@ const PASSED_HEADERS: [&str; 6] = [
     "retry-after",
     "x-should-retry",
     "x-roundhouse-ignored",
-    "x-roundhouse-limited",
+    LIMITED_HEADER,
     "cache-control",
 ];
 
@@ -90,6 +97,10 @@ pub struct Request {
 /// A request for which a model has been found.
 struct Routed {
     request: Request,
+    /// The body as the engine gets it.
+    payload: Payload,
+    /// What a limit of the entry lowered.
+    limited: Vec<String>,
     /// The model it leads to, and those that may answer in its place.
     candidates: Candidates,
     why: Why,
@@ -118,7 +129,11 @@ impl Dispatch {
             chat: request.endpoint == Endpoint::Chat,
             tokens: request.body.len() as u64,
         };
-        let (candidates, why) = decide(
+        let Decided {
+            candidates,
+            why,
+            rules,
+        } = decide(
             &snapshot,
             peek.model.as_deref(),
             kind,
@@ -145,11 +160,15 @@ impl Dispatch {
             true => self.explained(&request, &candidates.own, why).await,
             false => None,
         };
-        if let (None, Some(default)) = (&peek.model, &snapshot.config.default) {
-            request.body = peek::insert_model(&request.body, default.as_str()).into();
-        }
+        let missing = match peek.model {
+            None => default.map(|name| name.as_str()),
+            Some(_) => None,
+        };
+        let ruled = rules::apply(request.endpoint, &request.body, &rules, missing);
         let routed = Routed {
             request,
+            payload: ruled.payload,
+            limited: ruled.limited,
             candidates,
             why,
             answering: ArcSwapOption::empty(),
@@ -176,22 +195,46 @@ impl Dispatch {
     }
 }
 
+/// What a name means.
+struct Decided {
+    /// The model it leads to, and those that may answer in its place.
+    candidates: Candidates,
+    why: Why,
+    /// What becomes of the fields of the request.
+    rules: Arc<Rules>,
+}
+
 /// What the name means, or the refusal that says why it means nothing.
 fn decide(
     snapshot: &Snapshot,
     model: Option<&str>,
     kind: Kind,
     scope: &Scope,
-) -> Result<(Candidates, Why), ApiError> {
+) -> Result<Decided, ApiError> {
     let refuse = |code, message: String| Err(ApiError::new(code, message).param("model"));
     let permit = |name: &str| scope.permits(name);
     match route::decide(snapshot, model, &permit) {
-        Decision::Serve { served, plan, why } => {
+        Decision::Serve {
+            served,
+            plan,
+            why,
+            variant,
+        } => {
+            let rules = Arc::clone(served.rules(variant.as_deref()));
+            let prefix = rules.system_prefix.as_ref();
+            let kind = Kind {
+                tokens: kind.tokens + prefix.map_or(0, |prefix| prefix.len() as u64),
+                ..kind
+            };
             let others = match why {
                 Why::Background => route::others(snapshot, &served, kind, &permit),
                 _ => Vec::new(),
             };
-            Ok((Candidates { own: plan, others }, why))
+            Ok(Decided {
+                candidates: Candidates { own: plan, others },
+                why,
+                rules,
+            })
         }
         Decision::Invalid(error) => refuse(Code::InvalidModelId, error.to_string()),
         Decision::Unknown { name, suggestions } => {
@@ -297,7 +340,7 @@ impl Routed {
             Method::POST,
             self.request.endpoint.path(),
             headers,
-            self.request.body.clone(),
+            self.payload.clone(),
         );
         let sent = tokio::select! {
             sent = within(limit, sent) => sent,
@@ -333,6 +376,7 @@ impl Routed {
                 Some(HeaderValue::from_static(self.why.as_str())),
             ),
             (explained::HEADER, self.explained.clone()),
+            (LIMITED_HEADER, limited(&self.limited, None)),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((HeaderName::from_static(name), value?)))
@@ -350,7 +394,11 @@ impl Routed {
     /// Adds the headers to an answer.
     fn finish(&self, mut response: Response<Body>, wait: Option<Wait>) -> Response<Body> {
         let headers = response.headers_mut();
+        let of_engine = headers.remove(LIMITED_HEADER);
         headers.extend(self.headers());
+        if let Some(value) = limited(&self.limited, of_engine.as_ref()) {
+            headers.insert(LIMITED_HEADER, value);
+        }
         headers.extend(wait.iter().flat_map(Wait::headers));
         response
     }
@@ -380,6 +428,21 @@ impl Routed {
             duration_ms = self.arrived.elapsed().as_millis() as u64,
             "answered"
         );
+    }
+}
+
+/// What the rules lowered and what the engine did, in one header. A bound that both
+/// lowered is as the engine says, since it saw the rules' already.
+fn limited(rules: &[String], engine: Option<&HeaderValue>) -> Option<HeaderValue> {
+    let engine = engine.and_then(|value| value.to_str().ok());
+    let name = |item: &str| item.split('=').next().unwrap_or_default().to_owned();
+    let said: Vec<_> = engine.iter().flat_map(|items| items.split(", ")).collect();
+    let ours = rules.iter().map(String::as_str);
+    let ours = ours.filter(|item| said.iter().all(|other| name(other) != name(item)));
+    let all: Vec<_> = said.iter().copied().chain(ours).collect();
+    match all.is_empty() {
+        true => None,
+        false => HeaderValue::from_str(&all.join(", ")).ok(),
     }
 }
 

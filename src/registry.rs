@@ -8,6 +8,7 @@ pub mod catalogue;
 pub mod change;
 pub mod disk;
 pub mod why;
+pub mod wildcards;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -18,12 +19,15 @@ use arc_swap::ArcSwap;
 use indexmap::IndexMap;
 
 use crate::config::problem::Problems;
+use crate::config::request::Rules;
 use crate::config::{Config, Source};
 use crate::model::cache::{CacheIndex, Stranger};
+use crate::model::id::Name;
 use crate::units::ByteSize;
 use crate::worker::LoadPlan;
 
 pub use change::Change;
+use wildcards::Wildcards;
 
 /// One whole world: the configuration and what it makes of the cache. A request
 /// loads it once and keeps it.
@@ -40,7 +44,9 @@ pub struct Snapshot {
     pub served: IndexMap<String, Arc<Served>>,
     /// Exact aliases, in the order of the file.
     pub aliases: IndexMap<String, Arc<Served>>,
-    /// Those of them by which any permitted model of the kind may answer.
+    /// Aliases with a `*`.
+    pub wildcards: Wildcards,
+    /// The exact ones by which any permitted model of the kind may answer.
     pub background: HashSet<String>,
     /// Every id in the cache, sorted, permitted or not: the bytes of its weights,
     /// or why it could not be served.
@@ -68,6 +74,14 @@ pub struct Served {
     pub idle_unload: Option<Duration>,
     /// Its exact aliases.
     pub aliases: Vec<String>,
+    /// Its aliases with a `*`.
+    pub wildcards: Vec<String>,
+    /// What becomes of the fields of its requests.
+    pub request: Arc<Rules>,
+    /// Words to filter lists by.
+    pub tags: Vec<String>,
+    /// Its variants, each with what becomes of the fields of its requests.
+    pub variants: IndexMap<String, Arc<Rules>>,
     /// When its snapshot was last changed, for `created` in listings.
     pub modified: Option<SystemTime>,
     /// Bytes of its weights on disk, where known.
@@ -156,7 +170,53 @@ impl Registry {
     }
 }
 
+impl Served {
+    /// What becomes of the fields of a request, by a variant or without.
+    pub fn rules(&self, variant: Option<&str>) -> &Arc<Rules> {
+        let variant = variant.and_then(|variant| self.variants.get(variant));
+        variant.unwrap_or(&self.request)
+    }
+
+    /// Whether it has all of these tags.
+    pub fn has_tags(&self, tags: &[impl AsRef<str>]) -> bool {
+        tags.iter()
+            .all(|tag| self.tags.iter().any(|own| own == tag.as_ref()))
+    }
+
+    /// The names of its variants: after its own name and after each exact alias.
+    pub fn variant_names(&self) -> impl Iterator<Item = String> {
+        let bases = std::iter::once(&self.name).chain(&self.aliases);
+        let names = bases.flat_map(|base| {
+            let variants = self.variants.keys();
+            variants.map(move |variant| format!("{base}:{variant}"))
+        });
+        // After a long alias there is no room for one.
+        names.filter(|name| Name::parse(name).is_ok())
+    }
+}
+
 impl Snapshot {
+    /// Whether a request would find no difference between the two. When a folder was
+    /// touched last is none.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let alike = |one: &Served, other: &Served| {
+            let touched = Served {
+                modified: one.modified,
+                ..other.clone()
+            };
+            *one == touched
+        };
+        let known = |(name, one): (&String, &Arc<Served>)| {
+            let other = other.served.get(name);
+            other.is_some_and(|other| alike(one, other))
+        };
+        self.config == other.config
+            && self.budget == other.budget
+            && self.served.len() == other.served.len()
+            && self.served.iter().all(known)
+            && self.cached == other.cached
+    }
+
     /// The plan that is in force under a pool key, if any name still leads to it.
     pub fn plan(&self, model: &str) -> Option<&Arc<LoadPlan>> {
         self.served

@@ -26,8 +26,12 @@ pub enum Why {
     Exact,
     /// An alias of an entry.
     Alias,
+    /// A name of an entry, a colon, and one of its variants.
+    Variant,
     /// A cached id that `allow` permits.
     Allowed,
+    /// An alias with a `*` that the name matches.
+    Wildcard,
     /// The request named none and `default` is set.
     Default,
     /// A background alias of an entry: see [`others`].
@@ -40,7 +44,9 @@ impl Why {
         match self {
             Why::Exact => "exact",
             Why::Alias => "alias",
+            Why::Variant => "variant",
             Why::Allowed => "allowed",
+            Why::Wildcard => "wildcard",
             Why::Default => "default",
             Why::Background => "background",
         }
@@ -58,6 +64,8 @@ pub enum Decision {
         plan: Arc<LoadPlan>,
         /// Why it is this one.
         why: Why,
+        /// Which of its variants is meant, however the name led there.
+        variant: Option<String>,
     },
     /// 400 `invalid_model_id`: no name at all, or one outside the grammar.
     Invalid(IdError),
@@ -85,14 +93,14 @@ pub enum Decision {
 pub struct Listed {
     /// The name to ask for.
     pub id: String,
-    /// The served name, if `id` is an alias of it.
+    /// The served name, if `id` is an alias or a variant of it.
     pub alias_of: Option<String>,
     /// The model behind it.
     pub served: Arc<Served>,
 }
 
-/// Decides what `model` means: entry, alias, cached id that `allow` permits and
-/// `deny` does not; `default` only if the field is missing. `model` is the
+/// Decides what `model` means: entry, alias, variant of either, cached id that `allow` permits and
+/// `deny` does not, alias with a `*`; `default` only if the field is missing. `model` is the
 /// decoded string of the request.
 pub fn decide(snapshot: &Snapshot, model: Option<&str>, permit: Permit) -> Decision {
     let (text, missing) = match (model, &snapshot.config.default) {
@@ -104,11 +112,12 @@ pub fn decide(snapshot: &Snapshot, model: Option<&str>, permit: Permit) -> Decis
         Ok(name) => name,
         Err(error) => return Decision::Invalid(error),
     };
-    match find(snapshot, &name).filter(|(served, _)| permit(&served.name)) {
-        Some((served, why)) => match &served.plan {
+    match find(snapshot, &name).filter(|found| permit(&found.0.name)) {
+        Some((served, why, variant)) => match &served.plan {
             Ok(plan) => Decision::Serve {
                 plan: Arc::clone(plan),
                 why: if missing { Why::Default } else { why },
+                variant,
                 served,
             },
             Err(reason) => Decision::NotServable {
@@ -169,12 +178,20 @@ pub fn others(
 }
 
 /// What `GET /v1/models` shows: the entries, cached or not, and the cached ids
-/// that can be served, then the aliases. Of an id that `allow` merely permits and
+/// that can be served, then the aliases, then the variants. Of an id that `allow` merely permits and
 /// that is not whole nobody asked to be told.
 pub fn list(snapshot: &Snapshot, permit: Permit) -> Vec<Listed> {
     let usable = |served: &Served| (served.entry || served.plan.is_ok()) && permit(&served.name);
     let names = snapshot.served.values().filter(|served| usable(served));
     let aliases = snapshot.aliases.iter().filter(|(_, served)| usable(served));
+    let variants = names.clone().flat_map(|served| {
+        let variant = |id| Listed {
+            id,
+            alias_of: Some(served.name.clone()),
+            served: Arc::clone(served),
+        };
+        served.variant_names().map(variant)
+    });
     names
         .map(|served| Listed {
             id: served.name.clone(),
@@ -186,27 +203,48 @@ pub fn list(snapshot: &Snapshot, permit: Permit) -> Vec<Listed> {
             alias_of: Some(served.name.clone()),
             served: Arc::clone(served),
         }))
+        .chain(variants)
         .collect()
 }
 
 /// The table that has the name, in the order of the rules.
-fn find(snapshot: &Snapshot, name: &Name) -> Option<(Arc<Served>, Why)> {
+fn find(snapshot: &Snapshot, name: &Name) -> Option<(Arc<Served>, Why, Option<String>)> {
+    let plain = |served: &Arc<Served>, why| Some((Arc::clone(served), why, None));
     let (exact, alias) = (
         snapshot.served.get(name.as_str()),
         snapshot.aliases.get(name.as_str()),
     );
     match (exact, alias) {
-        (Some(served), _) if served.entry => Some((Arc::clone(served), Why::Exact)),
+        (Some(served), _) if served.entry => plain(served, Why::Exact),
         (_, Some(served)) => {
             let why = match snapshot.background.contains(name.as_str()) {
                 true => Why::Background,
                 false => Why::Alias,
             };
-            Some((Arc::clone(served), why))
+            plain(served, why)
         }
-        (Some(served), None) => Some((Arc::clone(served), Why::Allowed)),
-        (None, None) => None,
+        (Some(served), None) => plain(served, Why::Allowed),
+        (None, None) => {
+            if let Some((served, variant)) = variant(snapshot, name) {
+                return Some((served, Why::Variant, Some(variant)));
+            }
+            let wildcard = snapshot.wildcards.find(name.as_str())?;
+            let why = match wildcard.background {
+                true => Why::Background,
+                false => Why::Wildcard,
+            };
+            plain(&wildcard.served, why)
+        }
     }
+}
+
+/// The entry of which the name says a variant, by its key or an alias, and which.
+fn variant(snapshot: &Snapshot, name: &Name) -> Option<(Arc<Served>, String)> {
+    let (base, variant) = name.as_str().rsplit_once(':')?;
+    let served = snapshot.served.get(base);
+    let served = served.or_else(|| snapshot.aliases.get(base))?;
+    let is_known = served.variants.contains_key(variant);
+    is_known.then(|| (Arc::clone(served), variant.to_owned()))
 }
 
 /// Whether the name is an id that the file permits, cached or not.
@@ -215,20 +253,16 @@ fn is_allowed(snapshot: &Snapshot, name: &Name) -> bool {
         .is_some_and(|id| snapshot.config.permits(id.as_str()))
 }
 
-/// The nearest names that the caller may use.
+/// The nearest names that the caller may use and that can be served.
 fn nearest(snapshot: &Snapshot, text: &str, permit: Permit) -> Vec<String> {
-    let listed = list(snapshot, permit);
-    suggest::nearest_names(
-        text,
-        listed
-            .iter()
-            .filter(|listed| listed.served.plan.is_ok())
-            .map(|listed| listed.id.as_str()),
-        SUGGESTIONS,
-    )
-    .into_iter()
-    .map(str::to_owned)
-    .collect()
+    let usable = |served: &Served| served.plan.is_ok() && permit(&served.name);
+    let names = snapshot.served.values().filter(|served| usable(served));
+    let aliases = snapshot.aliases.iter().filter(|(_, served)| usable(served));
+    let known = names
+        .map(|served| served.name.as_str())
+        .chain(aliases.map(|(alias, _)| alias.as_str()));
+    let nearest = suggest::nearest_names(text, known, SUGGESTIONS);
+    nearest.into_iter().map(str::to_owned).collect()
 }
 
 #[cfg(test)]

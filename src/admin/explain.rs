@@ -45,11 +45,17 @@ pub fn resolved(snapshot: &Snapshot, name: Option<&str>) -> Value {
         "path": route::path::path(snapshot, name),
     });
     match route::decide(snapshot, name, &|_| true) {
-        Decision::Serve { served, plan, why } => {
+        Decision::Serve {
+            served,
+            plan,
+            why,
+            variant,
+        } => {
             told["served"] = json!(true);
             told["route"] = json!(why);
             told["model"] = json!(plan.model);
             told["served_as"] = json!(served.name);
+            told["variant"] = json!(variant);
             told["estimate"] = json!({
                 "files_bytes": served.size.0,
                 "kv_bytes": plan.kv.0,

@@ -157,6 +157,15 @@ fn entry(entry: &Entry) -> Value {
         "preload": entry.preload,
         "warmup": entry.warmup,
         "idle_unload": entry.idle_unload.map(never_or),
+        "request": {
+            "defaults": entry.request.defaults,
+            "limits": entry.request.limits,
+            "set": entry.request.set,
+            "strip": entry.request.strip,
+            "system_prefix": entry.request.system_prefix,
+        },
+        "variants": entry.variants,
+        "tags": entry.tags,
     })
 }
 

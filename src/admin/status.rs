@@ -1,5 +1,6 @@
 //! `GET /admin/status` and `GET /admin/models`: the service at one moment.
 
+use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
 use axum::Json;
@@ -8,10 +9,10 @@ use axum::http::Uri;
 use serde_json::{Value, json};
 
 use super::seconds_since;
-use crate::api::leases;
+use crate::api::{self, leases};
 use crate::platform::{self, pressure};
 use crate::pool::{ModelView, View};
-use crate::registry::why;
+use crate::registry::{Snapshot, why};
 use crate::service::Service;
 
 /// One call that tells how the service stands.
@@ -58,22 +59,48 @@ pub async fn status(State(service): State<Service>) -> Json<Value> {
     }))
 }
 
-/// The models the pool knows; with `why=1` also whatever is cached or listed, with the
-/// reason why it is not served and what mends it.
+/// The models the pool knows: all of them, or those with the tags of the query; with
+/// `why=1` also whatever is cached or listed, with the reason why it is not served and
+/// what mends it.
 pub async fn models(State(service): State<Service>, uri: Uri) -> Json<Value> {
     let now = Instant::now();
     let view = service.dispatch.pool.view();
+    let snapshot = service.dispatch.registry.load();
+    let (tags, asked) = (tags(&snapshot), api::models::tags(&uri));
     let models: Vec<_> = view
         .models
         .iter()
-        .map(|model| model_status(&view, model, now))
+        .map(|model| {
+            (
+                model,
+                tags.get(model.model.as_str()).cloned().unwrap_or_default(),
+            )
+        })
+        .filter(|(_, tags)| asked.iter().all(|tag| tags.contains(tag)))
+        .map(|(model, tags)| {
+            let mut told = model_status(&view, model, now);
+            told["tags"] = json!(tags);
+            told
+        })
         .collect();
     let mut told = json!({"models": models});
-    let mut asked = uri.query().unwrap_or_default().split('&');
-    if asked.any(|pair| pair == "why=1") {
-        told["why"] = json!(why::explain(&service.dispatch.registry.load()));
+    let mut pairs = uri.query().unwrap_or_default().split('&');
+    if pairs.any(|pair| pair == "why=1") {
+        told["why"] = json!(why::explain(&snapshot));
     }
     Json(told)
+}
+
+/// The tags of each load: those of every name that leads to it.
+fn tags(snapshot: &Snapshot) -> HashMap<&str, BTreeSet<&str>> {
+    let mut tags: HashMap<&str, BTreeSet<&str>> = HashMap::new();
+    for served in snapshot.served.values() {
+        if let Ok(plan) = &served.plan {
+            let own = served.tags.iter().map(String::as_str);
+            tags.entry(&plan.model).or_default().extend(own);
+        }
+    }
+    tags
 }
 
 /// How short memory is.

@@ -13,6 +13,9 @@ pub mod stay;
 /// Largest whole number a field may hold.
 pub const LARGEST: u64 = i32::MAX as u64;
 
+/// What a completions request without `max_tokens` gets, as the OpenAI API documents it.
+pub const COMPLETIONS_MAX_TOKENS: u32 = 16;
+
 /// Most alternatives that `top_logprobs` or the older `logprobs` may ask for.
 const MOST_ALTERNATIVES: u64 = 20;
 

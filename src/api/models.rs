@@ -5,6 +5,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
+use axum::http::Uri;
 use axum::{Extension, Json};
 use serde_json::{Value, json};
 
@@ -15,15 +16,24 @@ use crate::pool::{ModelState, View};
 use crate::route::{self, Listed};
 use crate::service::Service;
 
-/// The whole list.
+/// The tags of a query: `?tag=code&tag=large`.
+pub fn tags(uri: &Uri) -> Vec<&str> {
+    let pairs = uri.query().unwrap_or_default().split('&');
+    pairs.filter_map(|pair| pair.strip_prefix("tag=")).collect()
+}
+
+/// The list: all of it, or what has the tags of the query.
 pub async fn list(
     State(service): State<Service>,
     Extension(caller): Extension<Caller>,
+    uri: Uri,
 ) -> Json<Value> {
+    let tags = tags(&uri);
     let snapshot = service.dispatch.registry.load();
     let view = service.dispatch.pool.view();
     let data: Vec<_> = route::list(&snapshot, &|name| caller.scope.permits(name))
         .iter()
+        .filter(|listed| listed.served.has_tags(&tags))
         .map(|listed| object(listed, &view))
         .collect();
     Json(json!({"object": "list", "data": data}))
@@ -79,6 +89,7 @@ fn object(listed: &Listed, view: &View) -> Value {
         "context_length": plan.map(|plan| plan.context),
         "max_model_len": plan.map(|plan| plan.context),
         "aliases": served.aliases,
+        "tags": served.tags,
     });
     if let Some(name) = &listed.alias_of {
         object["alias_of"] = json!(name);

@@ -161,6 +161,10 @@ fn in_query(path: &str) -> Vec<Value> {
             "since",
             "Milliseconds since 1970, or how long ago, such as 1h.",
         )],
+        "/v1/models" | "/v1/models/" | "/admin/models" => &[(
+            "tag",
+            "Only models with this tag; with all of them if it stands more than once.",
+        )],
         _ => &[],
     };
     let described = words.iter().map(|(name, description)| {

@@ -119,7 +119,11 @@ fn refuse(change: &mut Change, patterns: &[Pattern]) -> Result<(), Failure> {
 fn name(change: &mut Change, alias: &str, model: &Name) -> Result<(), Failure> {
     let config = &change.config;
     let leads_here = |entry: &&crate::config::Entry| {
-        entry.name == *model || entry.aliases.iter().any(|alias| alias.name == *model)
+        entry.name == *model
+            || entry
+                .aliases
+                .iter()
+                .any(|alias| alias.name.exact() == Some(model))
     };
     let entry = config
         .models

@@ -22,6 +22,9 @@ pub struct ModelsArgs {
     /// Also what is cached or listed and not served, with the reason and what mends it
     #[arg(long)]
     why: bool,
+    /// Only entries with this tag; with all of them if given more than once
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -34,6 +37,7 @@ pub fn run(args: &ModelsArgs) -> ExitCode {
         Err(error) => return super::failed(CONFIGURATION, error),
     };
     let mut models = explain(&snapshot);
+    models.retain(|model| args.tag.iter().all(|tag| model.tags.contains(tag)));
     let all = models.len();
     if !args.why {
         models.retain(|model| !model.served_as.is_empty());
@@ -105,6 +109,10 @@ fn row(told: &Told) -> Vec<String> {
         (Some(reason), _) => format!("not served: {reason}"),
         (None, []) => "served".to_owned(),
         (None, others) => format!("served, also as {}", others.join(", ")),
+    };
+    let state = match model.tags.as_slice() {
+        [] => state,
+        tags => format!("{state}; tagged {}", tags.join(", ")),
     };
     let mend = model.mend.clone().unwrap_or_default();
     vec![model.id.clone(), size, memory, seen, state, mend]

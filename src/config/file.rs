@@ -38,6 +38,17 @@ pub struct Node {
     pub value: Value,
 }
 
+impl Node {
+    /// Whether it is a text in quotes, which takes more room than the text. One over
+    /// several lines may not be known as such; it is neither a number nor a word.
+    pub fn is_quoted(&self) -> bool {
+        match &self.value {
+            Value::Text(text) => self.place.length > text.chars().count(),
+            _ => false,
+        }
+    }
+}
+
 /// What a value is, before it means anything.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {

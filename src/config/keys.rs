@@ -6,8 +6,9 @@ pub mod kind;
 
 use Class::{Live, NextLoad, Restart};
 use Kind::{
-    Address, Any, Duration, File, Filter, Folder, Host, List, Mapping, Mode, Name, Network, Number,
-    Origin, Pattern, Percentage, Repository, Revision, Size, SpecialName, Switch, Tokens, Word,
+    Address, Any, Duration, Field, FieldLimits, Fields, File, Filter, Folder, Host, List, Mapping,
+    Mode, Name, Network, Number, Origin, Pattern, Percentage, Repository, Revision, Size,
+    SpecialName, Switch, Tag, Text, Tokens, Variants, Word,
 };
 use Otherwise::{Absent, Value, Words};
 use kind::Kind;
@@ -101,7 +102,7 @@ pub const KEYS: &[Key] = &[
     key("models.NAME.path", Folder, Absent, NextLoad,
         "a folder with weights outside the cache, instead of `repo`"),
     key("models.NAME.aliases", List(&Any(&[Name, SpecialName])), Value("[]"), Live,
-        "other names for the same model, compared exactly; a request by `{name: NAME, background: true}` may be answered by any permitted model that is up or coming up"),
+        "other names for the same model; in one with a `*`, that stands for anything but `/`, and of several that match a name nothing else has, the one with the most other characters counts; a request by `{name: NAME, background: true}` may be answered by any permitted model that is up or coming up"),
     key("models.NAME.context", Tokens, Words("the checkpoint's own"), NextLoad,
         "longest sequence, prompt and answer together"),
     key("models.NAME.parallel", Number, Value("8"), NextLoad,
@@ -122,6 +123,20 @@ pub const KEYS: &[Key] = &[
         "whether the engine makes one token before a loaded model is ready, so that the first answer does not wait for what engines put off; entries that share a load share this"),
     key("models.NAME.idle_unload", Any(&[Duration, Word("never")]), Words("`pool.idle_unload`"), Live,
         "unloaded when unused for so long"),
+    key("models.NAME.request.defaults", Fields, Value("{}"), Live,
+        "what holds where a request does not say, such as `temperature` or `max_tokens`, which here means `max_completion_tokens` as well"),
+    key("models.NAME.request.limits", FieldLimits, Value("{}"), Live,
+        "the most that numbers of a request may be; what is over it is lowered and told in `x-roundhouse-limited`, and a request without `max_tokens` gets that one"),
+    key("models.NAME.request.set", Fields, Value("{}"), Live,
+        "what holds whatever a request or a variant says"),
+    key("models.NAME.request.strip", List(&Field), Value("[]"), Live,
+        "fields that are taken out of a request first"),
+    key("models.NAME.request.system_prefix", Text, Absent, Live,
+        "what stands before the system prompt of a chat, or is it if there is none"),
+    key("models.NAME.variants", Variants, Value("{}"), Live,
+        "`NAME:VARIANT` is the same load, with these values where a request does not say; they count before `request.defaults`"),
+    key("models.NAME.tags", List(&Tag), Value("[]"), Live,
+        "to filter lists by: `GET /v1/models?tag=`, `GET /admin/models?tag=`, `roundhouse models --tag`"),
     key("pool.max_models", Any(&[Number, Word("unlimited")]), Value("unlimited"), Live,
         "most models loaded at once"),
     key("pool.idle_unload", Any(&[Duration, Word("never")]), Value("15m"), Live,

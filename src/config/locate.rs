@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use sha2::{Digest, Sha256};
 
 use super::file::LARGEST;
 use super::problem::{Problems, Text};
@@ -60,14 +61,59 @@ pub fn read(file: &Path, folders: &Folders) -> Result<Config, Problems> {
     meaning(file, text, folders)
 }
 
+/// Reads and checks what is in force once more. Here a file without a word is refused:
+/// so looks one that is being saved, or was cut off, and it would serve nothing.
+pub fn read_again(file: &Path, folders: &Folders) -> Result<Config, Problems> {
+    let text = text(file).map_err(|reason| Problems::whole(Some(file), reason.to_string()))?;
+    let is_word = |line: &str| !matches!(line.trim().chars().next(), None | Some('#'));
+    if !text.lines().any(is_word) {
+        let message =
+            "expected keys with values, found an empty file; to serve nothing, write models: {}";
+        return Err(Problems::whole(Some(file), message));
+    }
+    meaning(file, text, folders)
+}
+
 /// What a text would mean in a file's place, beside the file's drop-ins.
 pub fn meaning(file: &Path, text: String, folders: &Folders) -> Result<Config, Problems> {
+    let texts = beside_drop_ins(file, text)?;
+    let config = walk::config_of(&texts, &surroundings(file, folders)?)?;
+    Ok(Config {
+        digest: Some(digest_of(&texts)),
+        ..config
+    })
+}
+
+/// What tells the texts of a file and its drop-ins from others; nothing where they
+/// cannot be read.
+pub fn digest(file: &Path) -> Option<[u8; 32]> {
+    let texts = beside_drop_ins(file, text(file).ok()?).ok()?;
+    Some(digest_of(&texts))
+}
+
+/// SHA-256 of the names and texts.
+fn digest_of(texts: &[Text]) -> [u8; 32] {
+    let mut sum = Sha256::new();
+    for Text { file, text } in texts {
+        let name = file
+            .as_deref()
+            .map(|file| file.as_os_str().as_encoded_bytes());
+        for part in [name.unwrap_or_default(), text.as_bytes()] {
+            sum.update((part.len() as u64).to_le_bytes());
+            sum.update(part);
+        }
+    }
+    sum.finalize().into()
+}
+
+/// A text in a file's place, and those of the file's drop-ins.
+fn beside_drop_ins(file: &Path, text: String) -> Result<Vec<Text>, Problems> {
     let mut texts = vec![Text {
         file: Some(file.to_owned()),
         text,
     }];
     texts.extend(drop_ins(file)?);
-    walk::config_of(&texts, &surroundings(file, folders)?)
+    Ok(texts)
 }
 
 /// The folder of a file's drop-ins: `models.d` beside `models.yaml`.
@@ -217,7 +263,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     #[test]
-    fn only_files_of_text_are_read_and_nothing_hangs() {
+    fn c08_only_files_of_text_are_read_and_nothing_hangs() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let at = |name: &str| folder.path().join(name);
         std::fs::create_dir(at("folder")).expect("created");

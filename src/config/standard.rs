@@ -55,6 +55,7 @@ impl Config {
         Self {
             source: None,
             drop_ins: Vec::new(),
+            digest: None,
             memory: Budget::Auto,
             server: Server::standard(),
             cache: vec![around.hub_cache.clone()],

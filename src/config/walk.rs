@@ -7,8 +7,11 @@ mod advice;
 mod drop_ins;
 mod meant;
 mod models;
+mod request;
 mod server;
 mod values;
+mod variants;
+mod wildcards;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -147,6 +150,7 @@ impl Walker<'_> {
             }
         }
         self.check_names(&config, &places);
+        self.check_stops(config.server.limits.counts.stops, &places.given);
         if let Some(at) = default {
             self.check_default(&config, &places, at);
         }

@@ -1,6 +1,7 @@
 //! What the router reads of a body: `model` and `stream`, whether the fields
 //! that are known hold what they may, and how much of what counts there is. No
-//! tree is built and no byte changed: the body goes on as it came. Pure.
+//! tree is built and no byte changed: `rules` does that where the file asks for it,
+//! and never to what is read here. Pure.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -18,10 +19,8 @@ use crate::config::Counts;
 
 mod count;
 mod extent;
-mod insert;
 
 pub use self::extent::DEEPEST;
-pub use self::insert::insert_model;
 
 /// Most fields of a body.
 const MOST_FIELDS: usize = 1024;
@@ -228,4 +227,4 @@ fn spot_of(endpoint: Endpoint, key: &str) -> Option<Spot> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

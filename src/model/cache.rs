@@ -3,6 +3,7 @@
 //! what cannot be served is in the index with its reason. Nothing is written.
 //! A second scan looks only at what has changed since the first.
 
+pub mod fingerprint;
 mod memory;
 mod revision;
 mod size;

@@ -18,6 +18,8 @@ pub struct Explained {
     pub bytes: Option<u64>,
     /// The names it is served by; empty if it is not.
     pub served_as: Vec<String>,
+    /// Words to filter lists by.
+    pub tags: Vec<String>,
     /// Why it is not served, or why it cannot be loaded.
     pub reason: Option<String>,
     /// The command or the edit that mends it.
@@ -52,6 +54,7 @@ fn stranger(stranger: &Stranger) -> Explained {
         id: name.to_string_lossy().into_owned(),
         bytes: None,
         served_as: Vec::new(),
+        tags: Vec::new(),
         reason: Some(stranger.why.clone()),
         mend: Some("give its snapshot an entry with path, or remove the folder".to_owned()),
     }
@@ -75,7 +78,9 @@ fn entry(snapshot: &Snapshot, served: &Served) -> Explained {
     let names = || {
         std::iter::once(&served.name)
             .chain(&served.aliases)
+            .chain(&served.wildcards)
             .cloned()
+            .chain(served.variant_names())
     };
     let reason = served.plan.as_ref().err();
     let mend = reason.and_then(|reason| match (reason, &served.source) {
@@ -99,6 +104,7 @@ fn entry(snapshot: &Snapshot, served: &Served) -> Explained {
             None => names().collect(),
             Some(_) => Vec::new(),
         },
+        tags: served.tags.clone(),
         reason: reason.map(NotServable::to_string).or(too_large),
         mend: mend.or(smaller),
     }
@@ -135,6 +141,7 @@ fn cached_id(
         id: id.to_owned(),
         bytes: state.as_ref().ok().map(|size| size.0),
         served_as,
+        tags: Vec::new(),
         reason,
         mend,
     }

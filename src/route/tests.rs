@@ -35,8 +35,15 @@ fn anyone(_: &str) -> bool {
 /// A decision in a few words.
 fn shown(decision: &Decision) -> String {
     match decision {
-        Decision::Serve { served, plan, why } => {
-            format!("{} by {} as {}", plan.model, why.as_str(), served.name)
+        Decision::Serve {
+            served,
+            plan,
+            why,
+            variant,
+        } => {
+            let (model, why, name) = (&plan.model, why.as_str(), &served.name);
+            let variant = variant.as_ref().map(|variant| format!(" in {variant}"));
+            format!("{model} by {why} as {name}{}", variant.unwrap_or_default())
         }
         Decision::Invalid(error) => format!("invalid: {error}"),
         Decision::Unknown { suggestions, .. } => {
@@ -86,6 +93,57 @@ fn a_name_is_looked_up_in_the_order_of_the_rules() {
         Some("mlx-community/Other-bf16"),
         "unknown, nearest mlx-community/Other-8bit",
     );
+}
+
+#[test]
+fn a_variant_is_its_entry_by_any_of_its_names() {
+    let text = "
+default: small:cold
+models:
+  org/Coder-30B:
+    aliases: [small, 'x:y', {name: titles, background: true}, 'w*']
+    variants: { cold: { temperature: 0 }, slow.1: {} }
+  'org/allowed': {}
+";
+    let snapshot = snapshot(text, &shelf());
+    let check = |model: Option<&str>, expected: &str| {
+        let decided = shown(&decide(&snapshot, model, &anyone));
+        assert_eq!(decided, expected, "{model:?}");
+    };
+    let cold = "org/Coder-30B by variant as org/Coder-30B in cold";
+    for name in [
+        "org/Coder-30B:cold",
+        "small:cold",
+        "x:y:cold",
+        "titles:cold",
+    ] {
+        check(Some(name), cold);
+    }
+    check(Some("small:slow.1"), &cold.replace("cold", "slow.1"));
+    check(None, &cold.replace("variant", "default"));
+    check(Some("small:col"), "unknown, nearest small:cold");
+    check(Some("small:cold:cold"), "unknown, nearest small:cold");
+    check(Some("org/allowed:cold"), "unknown, nearest org/allowed");
+    // What a wildcard matches has no variants.
+    check(
+        Some("wide:cold"),
+        "org/Coder-30B by wildcard as org/Coder-30B",
+    );
+    let listed = list(&snapshot, &anyone);
+    let variants: Vec<_> = listed
+        .iter()
+        .filter(|listed| listed.id.ends_with(":cold"))
+        .map(|listed| (listed.id.as_str(), listed.alias_of.as_deref()))
+        .collect();
+    let own = Some("org/Coder-30B");
+    let expected = [
+        "org/Coder-30B:cold",
+        "small:cold",
+        "x:y:cold",
+        "titles:cold",
+    ];
+    assert_eq!(variants, expected.map(|id| (id, own)));
+    assert!(list(&snapshot, &|name| name == "org/allowed").len() == 1);
 }
 
 #[test]
@@ -268,6 +326,47 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn of_several_wildcards_the_one_that_says_most_has_a_name_that_nothing_else_has() {
+    let text = "
+allow: [x/*]
+models:
+  a/own: { aliases: ['claude-*', 'claude-haiku-*', claude-haiku-4, 'x/o*', '*-mini'] }
+  a/small: { aliases: ['claude-haiku-4-5-*', {name: 'claude-*-titles', background: true}] }
+  claude-entry: { repo: a/own }
+";
+    let shelf = Shelf::of(&["a/own", "a/small", "x/one"]);
+    let snapshot = snapshot(text, &shelf);
+    let check = |name: &str, expected: &str| {
+        assert_eq!(
+            shown(&decide(&snapshot, Some(name), &anyone)),
+            expected,
+            "{name}"
+        );
+    };
+    check("claude-opus-4", "a/own by wildcard as a/own");
+    check("claude-haiku-3", "a/own by wildcard as a/own");
+    check(
+        "claude-haiku-4-5-20251001",
+        "a/small by wildcard as a/small",
+    );
+    check("claude-sonnet-titles", "a/small by background as a/small");
+    check("gpt-4o-mini", "a/own by wildcard as a/own");
+    // What is written out wins, whatever it is.
+    check("claude-haiku-4", "a/own by alias as a/own");
+    check("claude-entry", "a/own by exact as claude-entry");
+    check("x/one", "x/one by allowed as x/one");
+    // An id that is permitted and not cached leaves its name to others.
+    check("x/other", "a/own by wildcard as a/own");
+    check("claude-opus/4", "unknown, nearest a/own");
+    // Who may not use the model does not learn of the pattern.
+    let not_own = |name: &str| name != "a/own" && name != "a/small";
+    let hidden = decide(&snapshot, Some("claude-opus-4"), &not_own);
+    assert_eq!(shown(&hidden), "unknown, nearest claude-entry");
+    let listed = list(&snapshot, &anyone);
+    assert!(listed.iter().all(|listed| !listed.id.contains('*')));
 }
 
 #[test]

@@ -81,7 +81,7 @@ impl Client {
         method: Method,
         path: &str,
         mut headers: HeaderMap,
-        body: Bytes,
+        body: impl Into<reqwest::Body>,
     ) -> Result<Response<Body>, Failure> {
         headers.insert(SECRET_HEADER, self.secret.clone());
         headers.insert(TE, HeaderValue::from_static("trailers"));

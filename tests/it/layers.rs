@@ -34,6 +34,7 @@ const PURE: &[&str] = &[
     "simulate",
     "dispatch/peek.rs",
     "dispatch/relay.rs",
+    "dispatch/rules",
     "engine/stop.rs",
     "engine/scheduler.rs",
     "config/walk",

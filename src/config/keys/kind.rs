@@ -4,6 +4,9 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::api::fields::{self, FIELDS};
+use crate::config::request;
+
 /// What a key takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
@@ -51,13 +54,26 @@ pub enum Kind {
     Mode,
     /// What is logged.
     Filter,
+    /// Any text.
+    Text,
+    /// A word to filter lists by.
+    Tag,
+    /// The name of a field of requests.
+    Field,
+    /// Fields of requests with their values.
+    Fields,
+    /// Fields of requests with the most they may be.
+    FieldLimits,
+    /// Names after a colon, each with fields and values.
+    Variants,
     /// Keys with values, which have rows of their own in the table.
     Mapping,
 }
 
 use Kind::{
-    Address, Any, Duration, File, Filter, Folder, Host, List, Mapping, Mode, Name, Network, Number,
-    Origin, Pattern, Percentage, Repository, Revision, Size, SpecialName, Switch, Tokens, Word,
+    Address, Any, Duration, Field, FieldLimits, Fields, File, Filter, Folder, Host, List, Mapping,
+    Mode, Name, Network, Number, Origin, Pattern, Percentage, Repository, Revision, Size,
+    SpecialName, Switch, Tag, Text, Tokens, Variants, Word,
 };
 
 /// A scalar that looks like a number or a switch is text here, and editors read it
@@ -90,6 +106,12 @@ impl Kind {
             Network => "address or network".to_owned(),
             Mode => "mode such as `0660`".to_owned(),
             Filter => "filter".to_owned(),
+            Text => "text".to_owned(),
+            Tag => "word".to_owned(),
+            Field => "field".to_owned(),
+            Fields => "fields with values".to_owned(),
+            FieldLimits => "fields with numbers".to_owned(),
+            Variants => "names, each with fields and values".to_owned(),
             Mapping => "mapping".to_owned(),
         }
     }
@@ -100,7 +122,7 @@ impl Kind {
             Any(kinds) => joined(kinds.iter().map(|kind| kind.many()).collect()),
             Network => "addresses or networks".to_owned(),
             Address => "addresses".to_owned(),
-            Name | Pattern | Folder | Host | Origin => self.words() + "s",
+            Name | Pattern | Folder | Host | Origin | Tag | Field => self.words() + "s",
             other => other.words(),
         }
     }
@@ -167,9 +189,33 @@ impl Kind {
                 "^[0-9a-fA-F.:]+(/[0-9]+)?$",
                 "expected an address or a network such as 10.0.0.0/8",
             ),
+            Text | Field => json!({"type": ANY_SCALAR}),
+            Tag => scalar(
+                "^[A-Za-z0-9._-]{1,64}$",
+                "expected a word of letters, digits and . _ -",
+            ),
+            // What each field takes is for the reader to say.
+            Fields => fields(&request::settable, &json!({})),
+            FieldLimits => fields(&request::limitable, &json!({"type": "number"})),
+            Variants => json!({
+                "type": ["object", "null"],
+                "propertyNames": {"pattern": "^[A-Za-z0-9._-]{1,94}$"},
+                "additionalProperties": Fields.schema(),
+            }),
             Mapping => json!({"type": ["object", "null"]}),
         }
     }
+}
+
+/// The fields of requests that may stand here.
+fn fields(fits: &dyn Fn(&fields::Field) -> bool, value: &Value) -> Value {
+    let names = FIELDS.iter().filter(|field| fits(field));
+    let properties = names.map(|field| (field.name.to_owned(), value.clone()));
+    json!({
+        "type": ["object", "null"],
+        "properties": properties.collect::<Map<_, _>>(),
+        "additionalProperties": false,
+    })
 }
 
 /// Text of a form. The messages are what the YAML and JSON servers of editors show

@@ -2,16 +2,29 @@
 
 use std::collections::HashMap;
 
+use indexmap::IndexMap;
+
+use super::request::Given;
 use super::values::{Span, Wrong, quoted};
-use super::{At, Walker, advice, set};
+use super::wildcards::clashes;
+use super::{At, MOST_PROBLEMS, Walker, advice, set};
 use crate::config::file::{Node, Pair, Value};
 use crate::config::keys::NAME;
 use crate::config::problem::{Place, Problem, both};
-use crate::config::{Alias, Compute, Config, Entry, LoadSettings, Source, suggest};
+use crate::config::request::Rules;
+use crate::config::{
+    Alias, AliasName, Compute, Config, Entry, LoadSettings, Pattern, Source, suggest,
+};
 use crate::model::id::{ModelId, Name};
 
 /// What to do about another word than the one that `keep` knows.
 const KEEP: &str = "write always, or remove keep";
+
+/// Longest wildcard, bytes: no name is longer.
+const LONGEST_WILDCARD: usize = 96;
+
+/// Longest tag, bytes.
+const LONGEST_TAG: usize = 64;
 
 /// Longest revision, bytes.
 const LONGEST_REVISION: usize = 96;
@@ -20,9 +33,13 @@ const LONGEST_REVISION: usize = 96;
 #[derive(Default)]
 pub(super) struct Places {
     /// Each entry's key.
-    entries: HashMap<Name, Place>,
+    pub(super) entries: HashMap<Name, Place>,
     /// Each alias, in the order of the file, with its entry.
-    aliases: Vec<(Name, Place, Name)>,
+    pub(super) aliases: Vec<(AliasName, Place, Name)>,
+    /// Each variant with its entry.
+    pub(super) variants: Vec<(String, Place, Name)>,
+    /// What entries give to the fields of their requests.
+    pub(super) given: Vec<Given>,
 }
 
 /// What an entry says of where its weights come from.
@@ -71,6 +88,8 @@ impl Walker<'_> {
         let (mut keep, mut preload, mut warmup, mut idle_unload) = (false, false, false, None);
         let mut aliases = Vec::new();
         let mut idle_place = None;
+        let (mut request, mut given, mut tags) = (Rules::default(), Vec::new(), Vec::new());
+        let mut variants = IndexMap::new();
         for pair in self.pairs(&shown, &format!("models.{NAME}"), &pair.node) {
             let path = format!("{shown}.{}", pair.key);
             let at = At {
@@ -83,6 +102,9 @@ impl Walker<'_> {
                 "keep" => keep = self.keep(at),
                 "preload" => set(&mut preload, self.boolean(at)),
                 "warmup" => set(&mut warmup, self.boolean(at)),
+                "request" => request = self.rules(at, &mut given),
+                "tags" => tags = self.tags(at),
+                "variants" => variants = self.variants(at, &name, places, &mut given),
                 "idle_unload" => {
                     idle_unload = self.duration_or_never(at);
                     idle_place = Some(pair.place);
@@ -95,6 +117,8 @@ impl Walker<'_> {
                 format!("{shown}: keep: always is never unloaded, found idle_unload as well");
             self.problem(Problem::at(place, message).help("remove one of them"));
         }
+        self.check_rules(&request, &given);
+        places.given.append(&mut given);
         Some(Entry {
             source: self.source(&name, &shown, pair.place, origin)?,
             name,
@@ -104,6 +128,9 @@ impl Walker<'_> {
             warmup,
             idle_unload,
             aliases,
+            request,
+            variants,
+            tags,
             line: pair.place.line,
         })
     }
@@ -204,6 +231,29 @@ impl Walker<'_> {
         read.is_some()
     }
 
+    /// `tags`: words of which none stands twice.
+    fn tags(&mut self, at: At) -> Vec<String> {
+        let expected = "a word of letters, digits and . _ -";
+        let mut tags: Vec<String> = Vec::new();
+        self.list(at, "a list of words", |walker, at| {
+            let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+            let tag = walker.read(at, expected, |text| match text.bytes().all(fits) {
+                true if text.len() > LONGEST_TAG => Err(format!(
+                    "expected at most {LONGEST_TAG} bytes, found {}",
+                    text.len()
+                )),
+                true if tags.iter().any(|tag| tag == text) => {
+                    Err(format!("{} is there twice", quoted(text)))
+                }
+                true => Ok(text.to_owned()),
+                false => Err(format!("expected {expected}, found {}", quoted(text))),
+            });
+            tags.extend(tag);
+            Some(())
+        });
+        tags
+    }
+
     /// `aliases`; their places are kept for the checks between names.
     fn aliases(&mut self, at: At, entry: &Name, places: &mut Places) -> Vec<Alias> {
         let aliases = self.list(at, "a list of names", |walker, at| {
@@ -219,7 +269,7 @@ impl Walker<'_> {
     /// A name, or a name with what is special about it.
     fn alias(&mut self, at: At) -> Option<Alias> {
         if !matches!(at.node.value, Value::Map(_)) {
-            let name = self.name(at)?;
+            let name = self.alias_name(at)?;
             return Some(Alias {
                 name,
                 background: false,
@@ -236,7 +286,7 @@ impl Walker<'_> {
                 node: &pair.node,
             };
             match pair.key.as_str() {
-                "name" => name = self.name(at),
+                "name" => name = self.alias_name(at),
                 "background" => set(&mut background, self.boolean(at)),
                 _ => self.unknown(shown, &["name", "background"], pair),
             }
@@ -251,15 +301,57 @@ impl Walker<'_> {
         })
     }
 
+    /// A name, or a pattern if it has a `*`.
+    fn alias_name(&mut self, at: At) -> Option<AliasName> {
+        self.read(at, "a name", |text| match text.contains('*') {
+            true if text.len() > LONGEST_WILDCARD => Err(format!(
+                "expected at most {LONGEST_WILDCARD} bytes, as a name has, found {}",
+                text.len()
+            )),
+            true => Pattern::parse(text).map(AliasName::Wildcard),
+            false => match Name::parse(text) {
+                Ok(name) => Ok(AliasName::Exact(name)),
+                Err(error) => Err(error.to_string()),
+            },
+        })
+    }
+
+    /// Where two wildcards that say equally much could match the same name, it would
+    /// be a matter of chance which has it.
+    fn check_wildcards(&mut self, places: &Places) {
+        let wildcards = places.aliases.iter().filter_map(|(alias, place, entry)| {
+            let pattern = alias.wildcard()?;
+            Some((pattern, place, entry))
+        });
+        let wildcards: Vec<_> = wildcards.collect();
+        let patterns: Vec<_> = wildcards.iter().map(|(pattern, ..)| *pattern).collect();
+        for (later, earlier) in clashes(&patterns, MOST_PROBLEMS) {
+            let ((one, place, entry), (other, other_place, _)) =
+                (wildcards[later], wildcards[earlier]);
+            let message = format!(
+                "models.{entry}.aliases: {:?} and {:?} say equally much of a name that both match: at line {} and at line {}",
+                other.as_str(),
+                one.as_str(),
+                other_place.line,
+                place.line
+            );
+            let help = "make one of them longer, or write such names as aliases of their own";
+            self.problem(Problem::at(*place, message).help(help));
+        }
+    }
+
     /// No alias may be an entry or another alias, and no entry may be denied.
     pub(super) fn check_names(&mut self, config: &Config, places: &Places) {
-        let mut seen: HashMap<&Name, Place> = HashMap::new();
+        self.check_wildcards(places);
+        self.check_variants(config, places);
+        let mut seen: HashMap<&str, Place> = HashMap::new();
         for (alias, place, entry) in &places.aliases {
-            let (what, other) = match (places.entries.get(alias), seen.get(alias)) {
+            let entry_of_it = alias.exact().and_then(|name| places.entries.get(name));
+            let (what, other) = match (entry_of_it, seen.get(alias.as_str())) {
                 (Some(other), _) => ("an entry", other),
                 (None, Some(other)) => ("an alias", other),
                 (None, None) => {
-                    seen.insert(alias, *place);
+                    seen.insert(alias.as_str(), *place);
                     continue;
                 }
             };
@@ -295,10 +387,19 @@ impl Walker<'_> {
         let Some(name) = &config.default else {
             return;
         };
-        let aliases = places.aliases.iter().map(|(alias, ..)| alias);
-        let names = places.entries.keys().chain(aliases);
+        let aliases = || places.aliases.iter().map(|(alias, ..)| alias);
+        let names = places
+            .entries
+            .keys()
+            .chain(aliases().filter_map(AliasName::exact));
         let permitted = name.as_id().is_some_and(|id| config.permits(id.as_str()));
-        if permitted || names.clone().any(|known| known == name) {
+        let mut wildcards = aliases().filter_map(AliasName::wildcard);
+        let matched = wildcards.any(|pattern| pattern.matches(name.as_str()));
+        let is_variant = || {
+            let mut models = config.models.iter();
+            models.any(|entry| entry.has_variant(name.as_str()))
+        };
+        if permitted || matched || is_variant() || names.clone().any(|known| known == name) {
             return;
         }
         let message = format!(

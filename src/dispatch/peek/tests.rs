@@ -223,21 +223,8 @@ fn a_body_has_so_many_fields_and_values() {
     assert_eq!(error.map_err(|e| e.code), Err(Code::InvalidValue));
 }
 
-#[test]
-fn a_missing_model_is_put_in_and_nothing_else_changes() {
-    let check = |body: &str, expected: &str| {
-        assert_eq!(
-            String::from_utf8(insert_model(body.as_bytes(), "a/b")).expect("text"),
-            expected
-        );
-    };
-    check("{}", r#"{"model":"a/b"}"#);
-    check(" { } ", r#" {"model":"a/b" } "#);
-    check(r#"{ "n": 1e3 }"#, r#"{"model":"a/b", "n": 1e3 }"#);
-}
-
 /// Any JSON value.
-fn value() -> impl Strategy<Value = Value> {
+pub(in crate::dispatch) fn value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),

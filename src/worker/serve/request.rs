@@ -10,10 +10,7 @@ pub use self::wishes::Wishes;
 use super::fields::Fields;
 use super::messages;
 use crate::api::error::ApiError;
-use crate::api::fields::{Endpoint, invalid, wrong};
-
-/// What a completions request without `max_tokens` gets, as the OpenAI API documents it.
-const COMPLETIONS_MAX_TOKENS: u32 = 16;
+use crate::api::fields::{COMPLETIONS_MAX_TOKENS, Endpoint, invalid, wrong};
 
 /// A checked request.
 #[derive(Debug)]

@@ -1,0 +1,279 @@
+//! What becomes of a request before an engine gets it: the rules of its entry as
+//! changes of its bytes. What no rule touches stays byte for byte, and where no
+//! rule applies nothing is looked at. Pure.
+//!
+//! In this order: fields are stripped; what the request does not say is filled in
+//! from the defaults; what is set takes the place of either; what is over a limit
+//! is lowered. `null` is the same as absent, as it is for the engine.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use self::scan::Member;
+use super::payload::{Edit, Payload};
+use crate::api::fields::{COMPLETIONS_MAX_TOKENS, Endpoint, known};
+use crate::config::request::{BOUND, NEWER_BOUND, Parameters, Rules, fill};
+
+mod scan;
+mod system;
+
+/// A request as the engine gets it.
+#[derive(Debug)]
+pub struct Ruled {
+    /// Its body.
+    pub payload: Payload,
+    /// What a limit lowered or put in: `max_tokens=512`.
+    pub limited: Vec<String>,
+}
+
+/// Applies the rules of an entry to a body that the router has read, and puts in a
+/// `model` if it has none.
+pub fn apply(endpoint: Endpoint, body: &Bytes, rules: &Rules, model: Option<&str>) -> Ruled {
+    let unchanged = || Ruled {
+        payload: body.clone().into(),
+        limited: Vec::new(),
+    };
+    if rules.is_empty() && model.is_none() {
+        return unchanged();
+    }
+    let Ok(text) = std::str::from_utf8(body) else {
+        return unchanged();
+    };
+    let open = scan::space(body, 0);
+    let Some(members) = scan::members(text, open) else {
+        return unchanged();
+    };
+    let mut change = Change {
+        text,
+        edits: Vec::new(),
+        limited: Vec::new(),
+    };
+    let plan = Plan::of(endpoint, rules, &members, text);
+    change.top(endpoint, open, &members, plan, rules, model);
+    Ruled {
+        payload: Payload::edited(body, change.edits),
+        limited: change.limited,
+    }
+}
+
+/// What is going to be done to the fields of one request.
+struct Plan {
+    /// What holds where the request does not say.
+    fill: Parameters,
+    /// What holds whatever it says.
+    set: Parameters,
+    /// What is taken out.
+    strip: Vec<String>,
+    /// Whether the bound that is filled in is the limit.
+    is_bounded: bool,
+}
+
+impl Plan {
+    fn of(endpoint: Endpoint, rules: &Rules, members: &[Member<'_>], text: &str) -> Self {
+        let fits = |(name, value): &(&String, &Value)| {
+            known(endpoint, name).is_some_and(|field| field.check(value).is_ok())
+        };
+        let of = |values: &Parameters| -> Parameters {
+            let values = values.iter().filter(fits);
+            values
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect()
+        };
+        let mut plan = Self {
+            fill: of(&rules.defaults),
+            set: of(&rules.set),
+            strip: rules.strip.clone(),
+            is_bounded: false,
+        };
+        if plan.strip.iter().any(|name| name == BOUND) || plan.set.contains_key(BOUND) {
+            plan.strip.push(NEWER_BOUND.to_owned());
+        }
+        if plan
+            .set
+            .get("chat_template_kwargs")
+            .is_some_and(|kwargs| !kwargs["enable_thinking"].is_null())
+        {
+            // It would count for more than the variable of the template.
+            plan.strip.push("enable_thinking".to_owned());
+        }
+        let says = |name: &str| {
+            let is_kept = !plan.strip.iter().any(|stripped| stripped == name);
+            let mut members = members.iter();
+            is_kept
+                && members.any(|member| member.key == name && &text[member.value.clone()] != "null")
+        };
+        if says(BOUND) || says(NEWER_BOUND) {
+            plan.fill.remove(BOUND);
+        } else if let Some(limit) = rules.limits.get(BOUND) {
+            // Where nobody says a bound there is one nonetheless, at some engines.
+            let usual =
+                (endpoint == Endpoint::Completions).then_some(COMPLETIONS_MAX_TOKENS.into());
+            let is_under = usual.is_some_and(|usual: u64| limit.as_u64() >= Some(usual));
+            if !is_under && !plan.fill.contains_key(BOUND) && !plan.set.contains_key(BOUND) {
+                plan.is_bounded = true;
+                plan.fill.insert(BOUND.to_owned(), limit.clone().into());
+            }
+        }
+        plan
+    }
+}
+
+/// The changes of one text.
+struct Change<'t> {
+    text: &'t str,
+    edits: Vec<Edit>,
+    limited: Vec<String>,
+}
+
+impl Change<'_> {
+    /// The body itself.
+    fn top(
+        &mut self,
+        endpoint: Endpoint,
+        open: usize,
+        members: &[Member<'_>],
+        plan: Plan,
+        rules: &Rules,
+        model: Option<&str>,
+    ) {
+        let is_stripped = |member: &Member<'_>| {
+            let name = member.key.as_ref();
+            // Stripped and set: its value is another, its place stays.
+            plan.strip.iter().any(|stripped| stripped == name) && !plan.set.contains_key(name)
+        };
+        if plan.is_bounded {
+            self.limited.push(format!("{BOUND}={}", plan.fill[BOUND]));
+        }
+        let mut missing = Map::new();
+        if let Some(model) = model {
+            missing.insert("model".to_owned(), model.into());
+        }
+        let mut both = plan.set.clone();
+        fill(&mut both, &plan.fill);
+        missing.extend(both);
+        for member in members {
+            let name = member.key.as_ref();
+            if is_stripped(member) {
+                continue;
+            }
+            missing.shift_remove(name);
+            if (endpoint, name) == (Endpoint::Chat, "messages")
+                && let Some(prefix) = &rules.system_prefix
+            {
+                self.edits
+                    .extend(system::prefixed(self.text, member.value.start, prefix));
+            }
+            let is_absent = &self.text[member.value.clone()] == "null";
+            let (fill, set) = (plan.fill.get(name), plan.set.get(name));
+            match (fill, set) {
+                (Some(fill), None) if is_absent => self.replace(&member.value, fill),
+                _ => self.value(&member.value, fill, set),
+            }
+            if set.is_none() {
+                self.lower(name, &member.value, rules);
+            }
+        }
+        self.strip(members, &is_stripped);
+        let is_empty = members.iter().all(is_stripped);
+        self.insert(open, &missing, is_empty);
+    }
+
+    /// A value inside of which something may be filled in or set.
+    fn value(&mut self, at: &Range<usize>, fills: Option<&Value>, set: Option<&Value>) {
+        if set.is_none() && !fills.is_some_and(Value::is_object) {
+            return;
+        }
+        let none = Map::new();
+        let object = |value: Option<&Value>| value.and_then(Value::as_object).cloned();
+        match (scan::members(self.text, at.start), fills, set) {
+            (Some(members), fills, set) if set.is_none_or(Value::is_object) => {
+                let fills = object(fills).unwrap_or_else(|| none.clone());
+                let set = object(set).unwrap_or(none);
+                let mut missing = set.clone();
+                fill(&mut missing, &fills);
+                for member in &members {
+                    let name = member.key.as_ref();
+                    missing.shift_remove(name);
+                    self.value(&member.value, fills.get(name), set.get(name));
+                }
+                self.insert(at.start, &missing, members.is_empty());
+            }
+            (_, fills, Some(set)) => {
+                let mut whole = set.clone();
+                if let (Some(whole), Some(fills)) = (whole.as_object_mut(), object(fills)) {
+                    fill(whole, &fills);
+                }
+                self.replace(at, &whole);
+            }
+            (_, _, None) => {}
+        }
+    }
+
+    /// Lowers a number that is over its limit.
+    fn lower(&mut self, name: &str, at: &Range<usize>, rules: &Rules) {
+        let limit = match name {
+            NEWER_BOUND => rules.limits.get(BOUND),
+            name => rules.limits.get(name),
+        };
+        let number = self.text[at.clone()].parse::<f64>().ok();
+        let (Some(limit), Some(number)) = (limit, number) else {
+            return;
+        };
+        if limit.as_f64().is_some_and(|limit| number > limit) {
+            self.replace(at, &Value::Number(limit.clone()));
+            let name = if name == NEWER_BOUND { BOUND } else { name };
+            let told = format!("{name}={limit}");
+            if !self.limited.contains(&told) {
+                self.limited.push(told);
+            }
+        }
+    }
+
+    fn replace(&mut self, at: &Range<usize>, value: &Value) {
+        self.edits.push(Edit {
+            at: at.clone(),
+            with: value.to_string(),
+        });
+    }
+
+    /// Takes members out, each with the comma after it; the last ones with the comma
+    /// before them.
+    fn strip(&mut self, members: &[Member<'_>], is_stripped: &dyn Fn(&Member<'_>) -> bool) {
+        let kept = members.iter().rposition(|member| !is_stripped(member));
+        let tail = kept.map_or(0, |kept| kept + 1);
+        let gone = |start: usize, end: usize| Edit {
+            at: start..end,
+            with: String::new(),
+        };
+        for pair in members[..tail].windows(2) {
+            if is_stripped(&pair[0]) {
+                self.edits.push(gone(pair[0].start, pair[1].start));
+            }
+        }
+        if let (Some(first), Some(last)) = (members.get(tail), members.last()) {
+            let start = kept.map_or(first.start, |kept| members[kept].value.end);
+            self.edits.push(gone(start, last.value.end));
+        }
+    }
+
+    /// Puts members at the beginning of the object that begins at `open`.
+    fn insert(&mut self, open: usize, members: &Parameters, is_empty: bool) {
+        if members.is_empty() {
+            return;
+        }
+        let mut with = Value::Object(members.clone()).to_string();
+        // Without its braces.
+        with.pop();
+        with.remove(0);
+        if !is_empty {
+            with.push(',');
+        }
+        let at = open + 1;
+        self.edits.push(Edit { at: at..at, with });
+    }
+}
+
+#[cfg(test)]
+mod tests;
