@@ -146,6 +146,98 @@ async fn m15_configurations_that_are_traps() {
     check(|s| put(s, "config.json", twice), "twice").await;
 }
 
+/// The entry opens what its name says and nothing more: no code is run, and weights
+/// and links are judged as ever.
+#[tokio::test]
+async fn m15_an_entry_may_trust_a_model_that_comes_with_code() {
+    let home = Home::new(
+        "allow: ['t/*']\nmodels: { trusted: { repo: t/code, trust_remote_code: true } }\n",
+    );
+    let marker = home
+        .path()
+        .join("a-marker-that-code-of-a-model-would-leave");
+    let snapshot = home.scripted("t/code", json!({"tokens": 1}));
+    let config = json!({"model_type": "scripted", "max_position_embeddings": 64,
+        "auto_map": {"AutoModel": "evil.Model"}, "trust_remote_code": true});
+    put(&snapshot, "config.json", config.to_string().as_bytes());
+    let line = format!("open({:?}, 'w')\n", marker);
+    put(&snapshot, "evil.py", line.as_bytes());
+    let server = home.serve();
+    let answer = server.chat(&question("t/code", "n", false)).await;
+    assert_eq!(answer.status, 404, "{answer:?}");
+    assert!(answer.text.contains("untrusted_code"), "{answer:?}");
+    let answer = server.chat(&question("trusted", "n", false)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(!marker.exists());
+    link(&snapshot, "evil.py", "/etc/hostname");
+    assert_eq!(
+        server.control(Method::POST, "/admin/reload", None).await.0,
+        200
+    );
+    let answer = server.chat(&question("trusted", "n", false)).await;
+    assert_eq!(answer.status, 404, "{answer:?}");
+    assert!(answer.text.contains("unsafe_link"), "{answer:?}");
+}
+
+/// What an entry or a cached id lacks is told to management, with what mends it and
+/// without a path.
+#[tokio::test]
+async fn m11_m12_management_is_told_why_and_what_mends_it() {
+    let home = Home::new("allow: ['t/*']\nmodels: { t/gone: {} }\n");
+    home.scripted("t/whole", json!({"tokens": 1}));
+    home.scripted("other/model", json!({"tokens": 1}));
+    let half = home.scripted("t/half", json!({"tokens": 1}));
+    link(&half, "scripted.json", "../../blobs/not-there");
+    fs::write(half.join("../../blobs/not-there.incomplete"), b"half").expect("written");
+    let out = home.scripted("t/out", json!({"tokens": 1}));
+    link(&out, "config.json", "/etc/hostname");
+    let pointer = home.scripted("t/pointer", json!({"tokens": 1}));
+    let lfs = b"version https://git-lfs.github.com/spec/v1\n";
+    put(&pointer, "config.json", lfs);
+    fs::create_dir(home.cache().join("models--gpt2")).expect("a folder");
+    let server = home.serve();
+    let (status, plain) = server.control(Method::GET, "/admin/models", None).await;
+    assert_eq!((status, &plain["why"]), (200, &Value::Null));
+    let (_, told) = server
+        .control(Method::GET, "/admin/models?why=1", None)
+        .await;
+    let of = |id: &str| {
+        let lines = told["why"].as_array().expect("lines");
+        let line = lines.iter().find(|line| line["id"] == id);
+        line.unwrap_or_else(|| panic!("no {id} in {told}")).clone()
+    };
+    assert_eq!(of("t/whole")["served_as"], json!(["t/whole"]));
+    assert_eq!(of("t/whole")["reason"], Value::Null);
+    for (id, reason, mend) in [
+        ("t/gone", "not cached", "hf download t/gone"),
+        (
+            "t/half",
+            "incomplete: scripted.json is missing (one download is not finished)",
+            "hf download t/half",
+        ),
+        ("t/out", "unsafe_link: config.json", "remove the link"),
+        (
+            "t/pointer",
+            "bad_file: config.json is a git-lfs pointer without its content",
+            "hf download t/pointer --force-download",
+        ),
+        (
+            "other/model",
+            "allow does not permit it",
+            "roundhouse allow other/model",
+        ),
+        ("models--gpt2", "its name is not", "remove the folder"),
+    ] {
+        let line = of(id);
+        let has =
+            |key: &str, part: &str| line[key].as_str().is_some_and(|text| text.contains(part));
+        assert!(has("reason", reason) && has("mend", mend), "{line}");
+        assert_eq!(line["served_as"], json!([]), "{line}");
+    }
+    let text = told["why"].to_string();
+    assert!(!text.contains(&*home.path().to_string_lossy()), "{text}");
+}
+
 #[tokio::test]
 async fn m17_m18_weights_that_are_none() {
     let overlap = r#"{"a": {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]},

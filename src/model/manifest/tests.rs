@@ -263,6 +263,26 @@ fn something_else_under_the_name_of_weights_is_named() {
 }
 
 #[test]
+fn what_stands_in_the_place_of_a_small_file_is_named() {
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+    for name in ["config.json", "tokenizer.json"] {
+        let words = format!("{name} is a git-lfs pointer without its content");
+        check(|t| t.put(name, pointer), "bad_file", &words);
+    }
+    let page = b"<!DOCTYPE html><html>";
+    check(
+        |t| t.put("tokenizer.json", page),
+        "bad_file",
+        "is a web page",
+    );
+    check(
+        |t| t.put("tokenizer.json", &[0; 64]),
+        "bad_file",
+        "is zeros",
+    );
+}
+
+#[test]
 fn the_check_reads_no_weights_and_is_quick() {
     let tree = Tree::complete();
     // A sparse file of a terabyte whose header is honest.
