@@ -7,7 +7,7 @@ XTASK = $(CARGO) run $(if $(wildcard target/xtask/debug/xtask),--quiet) --locked
 # The pool's gate under a model checker, a package of its own: seconds.
 LOOM = $(CARGO) test --locked --manifest-path loom/Cargo.toml --target-dir target/loom
 
-.PHONY: build mlx demo run clients test test-router test-long soak simulate coverage bench-engine bench-swap bench-pool lint supply-chain secrets sbom
+.PHONY: build mlx demo run clients test test-router test-long soak simulate coverage bench-engine bench-swap bench-pool bench-names lint supply-chain secrets sbom
 
 # target/release/roundhouse
 build: mlx
@@ -85,6 +85,10 @@ bench-swap: demo
 # What a lease and a decision of the pool cost; see docs/BENCHMARKS.md.
 bench-pool:
 	$(CARGO) bench --locked --no-default-features --features tls --bench pool
+
+# What a file of 1,000 models costs, and a name in it; see docs/BENCHMARKS.md.
+bench-names:
+	$(CARGO) bench --locked --no-default-features --features tls --bench names
 
 lint: mlx
 	$(CARGO) fmt --check

@@ -7,6 +7,7 @@ pub mod file;
 pub mod keys;
 pub mod locate;
 pub mod network;
+pub mod pattern;
 pub mod problem;
 pub mod standard;
 pub mod suggest;
@@ -17,6 +18,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::pattern::Pattern;
 use crate::model::id::{ModelId, Name};
 use crate::units::ByteSize;
 
@@ -25,6 +27,8 @@ use crate::units::ByteSize;
 pub struct Config {
     /// Where it was read from; nothing for a configuration made in memory.
     pub source: Option<PathBuf>,
+    /// SHA-256 of the text it was read from; nothing for one made in memory.
+    pub digest: Option<[u8; 32]>,
     /// `memory`: the budget for everything loaded.
     pub memory: Budget,
     /// `server.*`
@@ -258,13 +262,6 @@ impl Heartbeat {
     }
 }
 
-/// A pattern of `allow` or `deny`: `*` stands for anything but `/`.
-#[derive(Clone, Debug)]
-pub struct Pattern {
-    text: String,
-    regex: regex::Regex,
-}
-
 /// One entry of `models`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
@@ -282,7 +279,7 @@ pub struct Entry {
     pub warmup: bool,
     /// `idle_unload`; the outer nothing means the pool's, the inner never.
     pub idle_unload: Option<Option<Duration>>,
-    /// `aliases`: other names, exact.
+    /// `aliases`: other names, exact or with a `*`.
     pub aliases: Vec<Alias>,
     /// Line of the key in the file, from 1.
     pub line: usize,
@@ -291,10 +288,45 @@ pub struct Entry {
 /// Another name of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alias {
-    /// The name.
-    pub name: Name,
+    /// The name, or the pattern that names match.
+    pub name: AliasName,
     /// `background`: any permitted model of the kind may answer, if it is up.
     pub background: bool,
+}
+
+/// What an alias answers to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AliasName {
+    /// This name.
+    Exact(Name),
+    /// Every name that matches and that nothing else has.
+    Wildcard(Pattern),
+}
+
+impl AliasName {
+    /// As it is written in the file.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Exact(name) => name.as_str(),
+            Self::Wildcard(pattern) => pattern.as_str(),
+        }
+    }
+
+    /// The name, if it is one.
+    pub fn exact(&self) -> Option<&Name> {
+        match self {
+            Self::Exact(name) => Some(name),
+            Self::Wildcard(_) => None,
+        }
+    }
+
+    /// The pattern, if it is one.
+    pub fn wildcard(&self) -> Option<&Pattern> {
+        match self {
+            Self::Exact(_) => None,
+            Self::Wildcard(pattern) => Some(pattern),
+        }
+    }
 }
 
 /// Where an entry's weights come from.
@@ -400,40 +432,5 @@ impl std::str::FromStr for Compute {
             .into_iter()
             .find(|compute| compute.as_str() == text)
             .ok_or_else(|| format!("expected auto, float32, float16 or bfloat16, found \"{text}\""))
-    }
-}
-
-impl Pattern {
-    /// Compiles `mlx-community/*-4bit`. `*` never crosses `/`.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._:/-*".contains(&b);
-        if text.is_empty() || !text.bytes().all(allowed) {
-            return Err(format!(
-                "expected a pattern of letters, digits and . _ : / - *, found {text:?}"
-            ));
-        }
-        let body: Vec<_> = text.split('*').map(regex::escape).collect();
-        let regex = regex::Regex::new(&format!("^(?:{})$", body.join("[^/]*")))
-            .map_err(|error| error.to_string())?;
-        Ok(Self {
-            text: text.to_owned(),
-            regex,
-        })
-    }
-
-    /// Whether the whole name matches.
-    pub fn matches(&self, name: &str) -> bool {
-        self.regex.is_match(name)
-    }
-
-    /// The pattern as it was typed.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-}
-
-impl PartialEq for Pattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
     }
 }

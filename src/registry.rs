@@ -8,6 +8,7 @@ pub mod catalogue;
 pub mod change;
 pub mod disk;
 pub mod why;
+pub mod wildcards;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use crate::units::ByteSize;
 use crate::worker::LoadPlan;
 
 pub use change::Change;
+use wildcards::Wildcards;
 
 /// One whole world: the configuration and what it makes of the cache. A request
 /// loads it once and keeps it.
@@ -39,7 +41,9 @@ pub struct Snapshot {
     pub served: IndexMap<String, Arc<Served>>,
     /// Exact aliases, in the order of the file.
     pub aliases: IndexMap<String, Arc<Served>>,
-    /// Those of them by which any permitted model of the kind may answer.
+    /// Aliases with a `*`.
+    pub wildcards: Wildcards,
+    /// The exact ones by which any permitted model of the kind may answer.
     pub background: HashSet<String>,
     /// Every id in the cache, sorted, permitted or not: the bytes of its weights,
     /// or why it could not be served.
@@ -65,6 +69,8 @@ pub struct Served {
     pub idle_unload: Option<Duration>,
     /// Its exact aliases.
     pub aliases: Vec<String>,
+    /// Its aliases with a `*`.
+    pub wildcards: Vec<String>,
     /// When its snapshot was last changed, for `created` in listings.
     pub modified: Option<SystemTime>,
     /// Bytes of its weights on disk, where known.
@@ -150,6 +156,27 @@ impl Registry {
 }
 
 impl Snapshot {
+    /// Whether a request would find no difference between the two. When a folder was
+    /// touched last is none.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let alike = |one: &Served, other: &Served| {
+            let touched = Served {
+                modified: one.modified,
+                ..other.clone()
+            };
+            *one == touched
+        };
+        let known = |(name, one): (&String, &Arc<Served>)| {
+            let other = other.served.get(name);
+            other.is_some_and(|other| alike(one, other))
+        };
+        self.config == other.config
+            && self.budget == other.budget
+            && self.served.len() == other.served.len()
+            && self.served.iter().all(known)
+            && self.cached == other.cached
+    }
+
     /// The plan that is in force under a pool key, if any name still leads to it.
     pub fn plan(&self, model: &str) -> Option<&Arc<LoadPlan>> {
         self.served

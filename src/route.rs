@@ -28,6 +28,8 @@ pub enum Why {
     Alias,
     /// A cached id that `allow` permits.
     Allowed,
+    /// An alias with a `*` that the name matches.
+    Wildcard,
     /// The request named none and `default` is set.
     Default,
     /// A background alias of an entry: see [`others`].
@@ -41,6 +43,7 @@ impl Why {
             Why::Exact => "exact",
             Why::Alias => "alias",
             Why::Allowed => "allowed",
+            Why::Wildcard => "wildcard",
             Why::Default => "default",
             Why::Background => "background",
         }
@@ -92,7 +95,7 @@ pub struct Listed {
 }
 
 /// Decides what `model` means: entry, alias, cached id that `allow` permits and
-/// `deny` does not; `default` only if the field is missing. `model` is the
+/// `deny` does not, alias with a `*`; `default` only if the field is missing. `model` is the
 /// decoded string of the request.
 pub fn decide(snapshot: &Snapshot, model: Option<&str>, permit: Permit) -> Decision {
     let (text, missing) = match (model, &snapshot.config.default) {
@@ -205,7 +208,14 @@ fn find(snapshot: &Snapshot, name: &Name) -> Option<(Arc<Served>, Why)> {
             Some((Arc::clone(served), why))
         }
         (Some(served), None) => Some((Arc::clone(served), Why::Allowed)),
-        (None, None) => None,
+        (None, None) => {
+            let wildcard = snapshot.wildcards.find(name.as_str())?;
+            let why = match wildcard.background {
+                true => Why::Background,
+                false => Why::Wildcard,
+            };
+            Some((Arc::clone(&wildcard.served), why))
+        }
     }
 }
 
@@ -215,20 +225,16 @@ fn is_allowed(snapshot: &Snapshot, name: &Name) -> bool {
         .is_some_and(|id| snapshot.config.permits(id.as_str()))
 }
 
-/// The nearest names that the caller may use.
+/// The nearest names that the caller may use and that can be served.
 fn nearest(snapshot: &Snapshot, text: &str, permit: Permit) -> Vec<String> {
-    let listed = list(snapshot, permit);
-    suggest::nearest_names(
-        text,
-        listed
-            .iter()
-            .filter(|listed| listed.served.plan.is_ok())
-            .map(|listed| listed.id.as_str()),
-        SUGGESTIONS,
-    )
-    .into_iter()
-    .map(str::to_owned)
-    .collect()
+    let usable = |served: &Served| served.plan.is_ok() && permit(&served.name);
+    let names = snapshot.served.values().filter(|served| usable(served));
+    let aliases = snapshot.aliases.iter().filter(|(_, served)| usable(served));
+    let known = names
+        .map(|served| served.name.as_str())
+        .chain(aliases.map(|(alias, _)| alias.as_str()));
+    let nearest = suggest::nearest_names(text, known, SUGGESTIONS);
+    nearest.into_iter().map(str::to_owned).collect()
 }
 
 #[cfg(test)]

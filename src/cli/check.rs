@@ -119,7 +119,12 @@ fn shown(snapshot: &Snapshot, ledger: &Ledger) -> String {
 
 /// One name: its source, what it reserves and what was seen of it, its state.
 fn row(served: &Served, snapshot: &Snapshot, ledger: &Ledger) -> Vec<String> {
-    let aliases = match served.aliases.as_slice() {
+    let aliases: Vec<&str> = [&served.aliases, &served.wildcards]
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
+        .collect();
+    let aliases = match aliases.as_slice() {
         [] => String::new(),
         aliases => format!(" ({})", aliases.join(", ")),
     };
@@ -226,6 +231,7 @@ fn model(served: &Served, snapshot: &Snapshot, ledger: &Ledger) -> Value {
     json!({
         "name": served.name,
         "aliases": served.aliases,
+        "wildcards": served.wildcards,
         "source": source(&served.source),
         "model": plan.ok().map(|plan| &plan.model),
         "context": plan.ok().map(|plan| plan.context),

@@ -48,17 +48,18 @@ fn ranked<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Vec<
 /// How far apart two words are, if they are near: 0 apart from case, 1 for the
 /// same last part, else the number of slips plus 1, at most a third of the length.
 fn distance(word: &str, candidate: &str) -> Option<usize> {
-    let (word, candidate) = (word.to_ascii_lowercase(), candidate.to_ascii_lowercase());
-    if word == candidate {
+    if word.eq_ignore_ascii_case(candidate) {
         return Some(0);
     }
-    if candidate.rsplit('/').next() == word.rsplit('/').next() {
+    let last = |name: &'_ str| name.rfind('/').map_or(0, |slash| slash + 1);
+    if candidate[last(candidate)..].eq_ignore_ascii_case(&word[last(word)..]) {
         return Some(1);
     }
     let limit = (word.len().max(candidate.len()) / 3).clamp(1, 6);
     if word.len().abs_diff(candidate.len()) > limit {
         return None;
     }
+    let (word, candidate) = (word.to_ascii_lowercase(), candidate.to_ascii_lowercase());
     let slips = edit_distance(word.as_bytes(), candidate.as_bytes());
     (slips <= limit).then_some(slips + 1)
 }

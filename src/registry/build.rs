@@ -7,10 +7,11 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 
 use super::catalogue::{Catalogue, Found};
+use super::wildcards::Wildcard;
 use super::{Machine, NotServable, Served, Snapshot};
 use crate::config::problem::Problems;
-use crate::config::{Budget, Compute, Config, Entry, LoadSettings, Source};
-use crate::model::id::ModelId;
+use crate::config::{AliasName, Budget, Compute, Config, Entry, LoadSettings, Source};
+use crate::model::id::{ModelId, Name};
 use crate::units::ByteSize;
 use crate::worker::{EngineKind, LoadPlan};
 
@@ -50,12 +51,20 @@ pub fn snapshot(
     let aliases = named()
         .filter_map(|(alias, entry)| {
             let served = served.get(entry.name.as_str())?;
-            Some((alias.name.to_string(), Arc::clone(served)))
+            Some((alias.name.exact()?.to_string(), Arc::clone(served)))
         })
         .collect();
+    let wildcards = named().filter_map(|(alias, entry)| {
+        Some(Wildcard {
+            pattern: alias.name.wildcard()?.clone(),
+            served: Arc::clone(served.get(entry.name.as_str())?),
+            background: alias.background,
+        })
+    });
+    let wildcards = wildcards.collect();
     let background = named().filter(|(alias, _)| alias.background);
     let background = background
-        .map(|(alias, _)| alias.name.to_string())
+        .filter_map(|(alias, _)| alias.name.exact().map(ToString::to_string))
         .collect();
     Ok(Snapshot {
         generation,
@@ -63,6 +72,7 @@ pub fn snapshot(
         budget,
         served,
         aliases,
+        wildcards,
         background,
         cached,
     })
@@ -120,7 +130,8 @@ impl Builder<'_> {
         let aliases: HashSet<&str> = config
             .models
             .iter()
-            .flat_map(|entry| entry.aliases.iter().map(|alias| alias.name.as_str()))
+            .flat_map(|entry| entry.aliases.iter())
+            .filter_map(|alias| alias.name.exact().map(Name::as_str))
             .collect();
         for id in self.catalogue.ids() {
             // An alias of the same spelling wins, so the id could never be asked for.
@@ -139,16 +150,17 @@ impl Builder<'_> {
             (false, Some(own)) => own,
             (false, None) => self.config.pool.idle_unload,
         };
+        let names = |of: fn(&AliasName) -> Option<String>| {
+            let names = entry.aliases.iter().map(|alias| &alias.name);
+            names.filter_map(of).collect()
+        };
         Served {
             entry: true,
             keep: entry.keep,
             preload: entry.preload || entry.keep,
             idle_unload,
-            aliases: entry
-                .aliases
-                .iter()
-                .map(|alias| alias.name.to_string())
-                .collect(),
+            aliases: names(|name| Some(name.exact()?.to_string())),
+            wildcards: names(|name| Some(name.wildcard()?.as_str().to_owned())),
             ..self.plain(entry.name.as_str(), &entry.source, &entry.load)
         }
     }
@@ -174,6 +186,7 @@ impl Builder<'_> {
             preload: false,
             idle_unload: self.config.pool.idle_unload,
             aliases: Vec::new(),
+            wildcards: Vec::new(),
             modified: found.and_then(|found| found.modified),
             size: found.map_or(ByteSize::ZERO, |found| found.size),
             chats: found.is_some_and(|found| found.chats),

@@ -1,10 +1,11 @@
 //! What is different between two snapshots, for the pool and for the log. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
 use super::{Served, Snapshot};
+use crate::config::{Config, Server};
 use crate::worker::LoadPlan;
 
 /// The difference between the snapshot before and the one now in force.
@@ -28,6 +29,8 @@ pub struct Change {
     pub aliases: usize,
     /// Whether the budget is another.
     pub budget: bool,
+    /// Parts of the file, beside the models, that differ and hold at once.
+    pub live: Vec<&'static str>,
     /// Keys of class R that differ: they wait for a restart.
     pub restart: Vec<&'static str>,
 }
@@ -62,45 +65,58 @@ impl Change {
                 .count(),
             aliases: changed_aliases(before, now),
             budget: before.budget != now.budget,
+            live: holds_at_once(before, now),
             restart: needs_restart(before, now),
+        }
+    }
+
+    /// That nothing is different, and which generation stays in force.
+    pub fn none(generation: u64) -> Self {
+        Self {
+            generation,
+            ..Self::default()
         }
     }
 
     /// Whether anything is different.
     pub fn is_empty(&self) -> bool {
-        let unchanged = Self {
-            generation: self.generation,
-            ..Self::default()
-        };
-        *self == unchanged
+        *self == Self::none(self.generation)
     }
 }
 
 impl fmt::Display for Change {
-    /// `reload #7: +1 model, ~2 aliases, 1 unload`.
+    /// `reload 7: +1 model, 2 aliases changed, 0 unloads`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return write!(f, "reload {}: nothing changed", self.generation);
+        }
         let mut words = Vec::new();
-        let mut count = |sign: &str, number: usize, noun: &str| {
+        let mut count = |sign: &str, number: usize, noun: &str, what: &str| {
             if number > 0 {
-                words.push(format!("{sign}{}", counted(number, noun)));
+                words.push(format!("{sign}{}{what}", counted(number, noun)));
             }
         };
-        count("+", self.added.len(), "model");
-        count("-", self.removed.len(), "model");
-        count("~", self.replaced.len(), "load");
-        count("~", self.settings, "setting");
-        count("~", self.aliases, "alias");
-        count("", self.gone.len(), "unload");
+        count("+", self.added.len(), "model", "");
+        count("-", self.removed.len(), "model", "");
+        count("", self.aliases, "alias", " changed");
+        count("", self.settings, "setting", " changed");
+        count(
+            "",
+            self.replaced.len(),
+            "model",
+            " changed from the next load on",
+        );
         if self.budget {
             words.push("another memory budget".to_owned());
         }
+        if !self.live.is_empty() {
+            words.push(format!("{} changed", self.live.join(" and ")));
+        }
         if !self.restart.is_empty() {
-            words.push(format!("{} after a restart", self.restart.join(", ")));
+            words.push(format!("{} after a restart", self.restart.join(" and ")));
         }
-        if words.is_empty() {
-            words.push("nothing changed".to_owned());
-        }
-        write!(f, "reload #{}: {}", self.generation, words.join(", "))
+        words.push(counted(self.gone.len(), "unload"));
+        write!(f, "reload {}: {}", self.generation, words.join(", "))
     }
 }
 
@@ -152,7 +168,45 @@ fn changed_aliases(before: &Snapshot, now: &Snapshot) -> usize {
         .aliases
         .keys()
         .filter(|alias| !now.aliases.contains_key(*alias));
-    new_or_moved.count() + gone.count()
+    // A wildcard is where it leads and what it is, all in one.
+    let wildcards = |snapshot: &Snapshot| {
+        let all = snapshot.wildcards.iter().map(|wildcard| {
+            let (pattern, model) = (wildcard.pattern.as_str(), &wildcard.served.name);
+            (pattern.to_owned(), (model.clone(), wildcard.background))
+        });
+        all.collect::<BTreeMap<_, _>>()
+    };
+    let (old, new) = (wildcards(before), wildcards(now));
+    let patterns: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    let moved = patterns
+        .into_iter()
+        .filter(|it| old.get(*it) != new.get(*it));
+    new_or_moved.count() + gone.count() + moved.count()
+}
+
+/// Parts of the file that differ and hold at once; what becomes of models and aliases
+/// is told on its own.
+fn holds_at_once(before: &Snapshot, now: &Snapshot) -> Vec<&'static str> {
+    let (old, new) = (&before.config, &now.config);
+    // What of the server waits for a restart is told as that.
+    let server = |config: &Config| Server {
+        listen: Vec::new(),
+        management: Vec::new(),
+        ..config.server.clone()
+    };
+    [
+        ("allow", old.allow != new.allow),
+        ("deny", old.deny != new.deny),
+        ("default", old.default != new.default),
+        ("cache", old.cache != new.cache),
+        ("pool", old.pool != new.pool),
+        ("server", server(old) != server(new)),
+        ("log", old.log != new.log),
+        ("request_log", old.request_log != new.request_log),
+    ]
+    .into_iter()
+    .filter_map(|(key, differs)| differs.then_some(key))
+    .collect()
 }
 
 /// Keys of class R that differ.

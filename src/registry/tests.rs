@@ -188,45 +188,54 @@ fn a_reload_says_what_is_different() {
         let change = Change::between(&snapshot(before, &shelf), &now);
         assert_eq!(
             change.to_string(),
-            format!("reload #2: {expected}"),
+            format!("reload 2: {expected}"),
             "{now:?}"
         );
         assert_eq!(change.is_empty(), expected == "nothing changed");
     };
     check("", "", "nothing changed");
     check("", "# words\nmemory: auto", "nothing changed");
-    check("", "allow: ['a/*']", "+2 models");
-    check("allow: ['a/*']", "allow: [a/one]", "-1 model, 1 unload");
+    check("", "allow: ['a/*']", "+2 models, allow changed, 0 unloads");
+    check(
+        "allow: ['a/*']",
+        "allow: [a/one]",
+        "-1 model, allow changed, 1 unload",
+    );
     check(
         "models: {a/one: {}}",
         "models: {a/one: {aliases: [x, y]}}",
-        "~2 aliases",
+        "2 aliases changed, 0 unloads",
     );
     check(
         "models: {a/one: {aliases: [x]}}",
         "models: {a/one: {}, a/two: {aliases: [x]}}",
-        "+1 model, ~1 alias",
+        "+1 model, 1 alias changed, 0 unloads",
     );
     check(
         "models: {a/one: {}}",
         "models: {a/one: {context: 100}}",
-        "~1 load",
+        "1 model changed from the next load on, 0 unloads",
     );
     check(
         "models: {a/one: {}}",
         "models: {a/one: {keep: always}}",
-        "~1 setting",
+        "1 setting changed, 0 unloads",
     );
     check(
         "models: {a/one: {}}",
         "models: {x: {repo: a/one}}",
-        "+1 model, -1 model",
+        "+1 model, -1 model, 0 unloads",
     );
-    check("", "memory: 8GB", "another memory budget");
+    check("", "memory: 8GB", "another memory budget, 0 unloads");
     check(
         "",
         "server: {listen: 127.0.0.1:1}",
-        "server.listen after a restart",
+        "server.listen after a restart, 0 unloads",
+    );
+    check(
+        "log: info",
+        "log: debug\npool: {queue: 3}\nserver: {drain: 3s}",
+        "pool and server and log changed, 0 unloads",
     );
 }
 

@@ -38,6 +38,7 @@ fn entry(snapshot: &Snapshot, served: &Served) -> Explained {
     let names = || {
         std::iter::once(&served.name)
             .chain(&served.aliases)
+            .chain(&served.wildcards)
             .cloned()
     };
     let reason = served.plan.as_ref().err();

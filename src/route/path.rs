@@ -62,6 +62,7 @@ pub fn path(snapshot: &Snapshot, name: Option<&str>) -> Vec<Step> {
         return steps;
     }
     let config = &snapshot.config;
+    let wildcard = snapshot.wildcards.find(name);
     let denied = config.deny.iter().find(|pattern| pattern.matches(name));
     let allowed = config.allow.iter().find(|pattern| pattern.matches(name));
     let (found, says) = match (id.as_id(), denied, allowed) {
@@ -73,10 +74,21 @@ pub fn path(snapshot: &Snapshot, name: Option<&str>) -> Vec<Step> {
                 Some(_) => "and it is cached",
                 None => "and it is not cached",
             };
-            (true, format!("allow has {:?}, {cached}", pattern.as_str()))
+            let says = format!("allow has {:?}, {cached}", pattern.as_str());
+            (served.is_some() || wildcard.is_none(), says)
         }
     };
-    step("allow", found, says);
+    if step("allow", found, says) {
+        return steps;
+    }
+    let says = match wildcard {
+        Some(wildcard) => {
+            let (pattern, model) = (wildcard.pattern.as_str(), &wildcard.served.name);
+            format!("it matches {pattern:?}, an alias of {model}")
+        }
+        None => "it matches no alias with a *".to_owned(),
+    };
+    step("wildcard", wildcard.is_some(), says);
     steps
 }
 
@@ -91,7 +103,7 @@ mod tests {
 allow: [a/*]
 deny: ['*/*-bf16']
 default: small
-models: { a/entry: { aliases: [small] } }
+models: { a/entry: { aliases: [small, 'a/un*', 'gpt-*'] } }
 ";
         let shelf = Shelf::of(&["a/entry", "a/cached", "a/old-bf16"]);
         let snapshot = snapshot(text, &shelf);
@@ -99,10 +111,11 @@ models: { a/entry: { aliases: [small] } }
             let steps = path(&snapshot, name);
             let found: Vec<_> = steps.iter().map(|step| (step.rule, step.found)).collect();
             assert_eq!(found, expected, "{name:?}: {steps:?}");
-            let last = steps.last().expect("a step");
-            assert!(last.says.contains(says), "{last:?}");
+            let said = steps.iter().any(|step| step.says.contains(says));
+            assert!(said, "{name:?}: {steps:?}");
         };
         let (no_entry, no_alias) = (("entry", false), ("alias", false));
+        let (no_id, no_wildcard) = (("allow", false), ("wildcard", false));
         check(Some("bad name"), &[("name", false)], "");
         check(Some("a/entry"), &[("entry", true)], "models has it");
         check(Some("small"), &[no_entry, ("alias", true)], "of a/entry");
@@ -121,20 +134,12 @@ models: { a/entry: { aliases: [small] } }
             &[no_entry, no_alias, ("allow", true)],
             "not cached",
         );
-        check(
-            Some("a/old-bf16"),
-            &[no_entry, no_alias, ("allow", false)],
-            "deny has \"*/*-bf16\"",
-        );
-        check(
-            Some("b/other"),
-            &[no_entry, no_alias, ("allow", false)],
-            "allow has no pattern",
-        );
-        check(
-            Some("word"),
-            &[no_entry, no_alias, ("allow", false)],
-            "no id",
-        );
+        let refused = [no_entry, no_alias, no_id, no_wildcard];
+        check(Some("a/old-bf16"), &refused, "deny has \"*/*-bf16\"");
+        check(Some("b/other"), &refused, "allow has no pattern");
+        check(Some("word"), &refused, "no id");
+        let matched = [no_entry, no_alias, no_id, ("wildcard", true)];
+        check(Some("gpt-4.1"), &matched, "\"gpt-*\", an alias of a/entry");
+        check(Some("a/unknown"), &matched, "\"a/un*\"");
     }
 }

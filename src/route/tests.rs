@@ -271,6 +271,47 @@ proptest! {
 }
 
 #[test]
+fn of_several_wildcards_the_one_that_says_most_has_a_name_that_nothing_else_has() {
+    let text = "
+allow: [x/*]
+models:
+  a/own: { aliases: ['claude-*', 'claude-haiku-*', claude-haiku-4, 'x/o*', '*-mini'] }
+  a/small: { aliases: ['claude-haiku-4-5-*', {name: 'claude-*-titles', background: true}] }
+  claude-entry: { repo: a/own }
+";
+    let shelf = Shelf::of(&["a/own", "a/small", "x/one"]);
+    let snapshot = snapshot(text, &shelf);
+    let check = |name: &str, expected: &str| {
+        assert_eq!(
+            shown(&decide(&snapshot, Some(name), &anyone)),
+            expected,
+            "{name}"
+        );
+    };
+    check("claude-opus-4", "a/own by wildcard as a/own");
+    check("claude-haiku-3", "a/own by wildcard as a/own");
+    check(
+        "claude-haiku-4-5-20251001",
+        "a/small by wildcard as a/small",
+    );
+    check("claude-sonnet-titles", "a/small by background as a/small");
+    check("gpt-4o-mini", "a/own by wildcard as a/own");
+    // What is written out wins, whatever it is.
+    check("claude-haiku-4", "a/own by alias as a/own");
+    check("claude-entry", "a/own by exact as claude-entry");
+    check("x/one", "x/one by allowed as x/one");
+    // An id that is permitted and not cached leaves its name to others.
+    check("x/other", "a/own by wildcard as a/own");
+    check("claude-opus/4", "unknown, nearest a/own");
+    // Who may not use the model does not learn of the pattern.
+    let not_own = |name: &str| name != "a/own" && name != "a/small";
+    let hidden = decide(&snapshot, Some("claude-opus-4"), &not_own);
+    assert_eq!(shown(&hidden), "unknown, nearest claude-entry");
+    let listed = list(&snapshot, &anyone);
+    assert!(listed.iter().all(|listed| !listed.id.contains('*')));
+}
+
+#[test]
 fn a_background_alias_says_so_and_anything_permitted_of_the_kind_may_answer() {
     let text = "
 allow: [x/*]

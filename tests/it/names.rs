@@ -1,10 +1,12 @@
 //! What a request may call a model, and what it gets for it (groups M and J of
 //! the security cases, as far as they concern names).
 
+use std::time::{Duration, Instant};
+
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::harness::{Home, question};
+use super::harness::{Home, PATIENCE, question};
 
 const CONFIG: &str = "
 allow: [\"good/*\"]
@@ -190,10 +192,23 @@ async fn m02_m10_a_name_that_is_refused_touches_no_file_of_the_cache() {
     let all = home.run(&["keys", "new"]).1;
     let server =
         home.serve_after("exec strace -D -f -qq -e trace=%file -o touched \"$0\" \"$@\"; exit 1");
-    let touched = || {
+    let calls = |under: &str| {
         let calls = std::fs::read_to_string(home.path().join("touched")).expect("calls");
-        let cache = home.cache().display().to_string();
-        calls.lines().filter(|call| call.contains(&cache)).count()
+        let under = format!("{}{under}", home.cache().display());
+        calls.lines().filter(|call| call.contains(&under)).count()
+    };
+    // The folders are followed, asked about or not. So what is asked about has to be
+    // touched exactly as often as what looks the same and is never asked about.
+    let as_often = async |asked: &str| {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let counts = (calls(asked), calls("/models--good--denied"));
+            if counts.0 == counts.1 {
+                return counts.0;
+            }
+            assert!(Instant::now() < deadline, "{asked}: {counts:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     };
     let refused = async |key: &str, name: &str, status: u16| {
         let body = question(name, "n", false).to_string();
@@ -208,8 +223,13 @@ async fn m02_m10_a_name_that_is_refused_touches_no_file_of_the_cache() {
             assert!(expected.contains(&got), "{name}: {got}");
         }
     };
-    let before = touched();
-    assert!(before > 0, "the start reads the cache");
+    let present = ["/models--good--second", "/models--other--stranger"];
+    let mut before = 0;
+    for asked in present {
+        before = as_often(asked).await;
+        assert!(before > 0, "the start reads the cache");
+    }
+    let (begun, root) = (Instant::now(), calls("\""));
     // Served to others, on disk and not allowed, allowed to others and missing, nowhere.
     for name in [
         "good/second",
@@ -224,12 +244,24 @@ async fn m02_m10_a_name_that_is_refused_touches_no_file_of_the_cache() {
     for name in ["..%2f..", "~/models"] {
         refused(&all, name, 400).await;
     }
-    assert_eq!(touched(), before, "a refusal looked into the cache");
+    for asked in present {
+        as_often(asked).await;
+    }
+    for asked in ["/models--good--missing8", "/models--other--nothere8"] {
+        assert_eq!(calls(asked), 0, "{asked}");
+    }
+    // The cache folder itself: as often as it is followed, two calls each time.
+    let looks = begun.elapsed().as_secs() / 2 + 2;
+    let listed = calls("\"") - root;
+    assert!(
+        listed as u64 <= 2 * looks,
+        "{listed} calls in {looks} looks"
+    );
     assert_eq!(
         server.control(Method::POST, "/admin/reload", None).await.0,
         200
     );
-    assert!(touched() > before, "calls are counted");
+    assert!(as_often(present[0]).await > before, "calls are counted");
 }
 
 #[tokio::test]
@@ -249,6 +281,32 @@ async fn every_permitted_name_reaches_its_own_model_and_says_why() {
         assert_eq!(answer.header("x-roundhouse-route"), Some(why));
         assert_eq!(answer.json()["model"], name, "the served name is echoed");
     }
+}
+
+#[tokio::test]
+async fn a_name_with_a_date_reaches_the_wildcard_that_says_most_of_it() {
+    let config = "
+models:
+  good/first: { aliases: ['claude-*', claude-haiku-4-5-latest] }
+  good/second: { aliases: ['claude-haiku-*'] }
+";
+    let home = Home::new(config);
+    home.scripted("good/first", json!({"tokens": 2}));
+    home.scripted("good/second", json!({"tokens": 2}));
+    let server = home.serve();
+    for (name, model, why) in [
+        ("claude-haiku-4-5-20251001", "good/second", "wildcard"),
+        ("claude-opus-4-20250514", "good/first", "wildcard"),
+        ("claude-haiku-4-5-latest", "good/first", "alias"),
+    ] {
+        let answer = ask(&server, Some(json!(name))).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.told()["model"], model, "{name}");
+        assert_eq!(answer.header("x-roundhouse-route"), Some(why), "{name}");
+        assert_eq!(answer.json()["model"], name, "the served name is echoed");
+    }
+    let other = ask(&server, Some(json!("claude/haiku"))).await;
+    assert_eq!(other.status, 404, "a * never stands for /");
 }
 
 #[tokio::test]

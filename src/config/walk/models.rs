@@ -3,12 +3,18 @@
 use std::collections::HashMap;
 
 use super::values::{Span, quoted};
-use super::{At, Walker, set};
+use super::wildcards::clashes;
+use super::{At, MOST_PROBLEMS, Walker, set};
 use crate::config::file::{Node, Pair, Value};
 use crate::config::keys::NAME;
 use crate::config::problem::{Place, Problem};
-use crate::config::{Alias, Compute, Config, Entry, LoadSettings, Source, suggest};
+use crate::config::{
+    Alias, AliasName, Compute, Config, Entry, LoadSettings, Pattern, Source, suggest,
+};
 use crate::model::id::{ModelId, Name};
+
+/// Longest wildcard, bytes: no name is longer.
+const LONGEST_WILDCARD: usize = 96;
 
 /// Longest revision, bytes.
 const LONGEST_REVISION: usize = 96;
@@ -19,7 +25,7 @@ pub(super) struct Places {
     /// Each entry's key.
     entries: HashMap<Name, Place>,
     /// Each alias, in the order of the file, with its entry.
-    aliases: Vec<(Name, Place, Name)>,
+    aliases: Vec<(AliasName, Place, Name)>,
 }
 
 /// What an entry says of where its weights come from.
@@ -214,7 +220,7 @@ impl Walker<'_> {
     /// A name, or a name with what is special about it.
     fn alias(&mut self, at: At) -> Option<Alias> {
         if !matches!(at.node.value, Value::Map(_)) {
-            let name = self.name(at)?;
+            let name = self.alias_name(at)?;
             return Some(Alias {
                 name,
                 background: false,
@@ -231,7 +237,7 @@ impl Walker<'_> {
                 node: &pair.node,
             };
             match pair.key.as_str() {
-                "name" => name = self.name(at),
+                "name" => name = self.alias_name(at),
                 "background" => set(&mut background, self.boolean(at)),
                 _ => self.unknown(shown, &["name", "background"], pair),
             }
@@ -246,15 +252,56 @@ impl Walker<'_> {
         })
     }
 
+    /// A name, or a pattern if it has a `*`.
+    fn alias_name(&mut self, at: At) -> Option<AliasName> {
+        self.read(at, "a name", |text| match text.contains('*') {
+            true if text.len() > LONGEST_WILDCARD => Err(format!(
+                "expected at most {LONGEST_WILDCARD} bytes, as a name has, found {}",
+                text.len()
+            )),
+            true => Pattern::parse(text).map(AliasName::Wildcard),
+            false => match Name::parse(text) {
+                Ok(name) => Ok(AliasName::Exact(name)),
+                Err(error) => Err(error.to_string()),
+            },
+        })
+    }
+
+    /// Where two wildcards that say equally much could match the same name, it would
+    /// be a matter of chance which has it.
+    fn check_wildcards(&mut self, places: &Places) {
+        let wildcards = places.aliases.iter().filter_map(|(alias, place, entry)| {
+            let pattern = alias.wildcard()?;
+            Some((pattern, place, entry))
+        });
+        let wildcards: Vec<_> = wildcards.collect();
+        let patterns: Vec<_> = wildcards.iter().map(|(pattern, ..)| *pattern).collect();
+        for (later, earlier) in clashes(&patterns, MOST_PROBLEMS) {
+            let ((one, place, entry), (other, other_place, _)) =
+                (wildcards[later], wildcards[earlier]);
+            let message = format!(
+                "models.{entry}.aliases: {:?} and {:?} say equally much of a name that both match: at line {} and at line {}",
+                other.as_str(),
+                one.as_str(),
+                other_place.line,
+                place.line
+            );
+            let help = "make one of them longer, or write such names as aliases of their own";
+            self.problem(Problem::at(*place, message).help(help));
+        }
+    }
+
     /// No alias may be an entry or another alias, and no entry may be denied.
     pub(super) fn check_names(&mut self, config: &Config, places: &Places) {
-        let mut seen: HashMap<&Name, Place> = HashMap::new();
+        self.check_wildcards(places);
+        let mut seen: HashMap<&str, Place> = HashMap::new();
         for (alias, place, entry) in &places.aliases {
-            let (what, other) = match (places.entries.get(alias), seen.get(alias)) {
+            let entry_of_it = alias.exact().and_then(|name| places.entries.get(name));
+            let (what, other) = match (entry_of_it, seen.get(alias.as_str())) {
                 (Some(other), _) => ("an entry", other),
                 (None, Some(other)) => ("an alias", other),
                 (None, None) => {
-                    seen.insert(alias, *place);
+                    seen.insert(alias.as_str(), *place);
                     continue;
                 }
             };
@@ -291,10 +338,15 @@ impl Walker<'_> {
         let Some(name) = &config.default else {
             return;
         };
-        let aliases = places.aliases.iter().map(|(alias, ..)| alias);
-        let names = places.entries.keys().chain(aliases);
+        let aliases = || places.aliases.iter().map(|(alias, ..)| alias);
+        let names = places
+            .entries
+            .keys()
+            .chain(aliases().filter_map(AliasName::exact));
         let permitted = name.as_id().is_some_and(|id| config.permits(id.as_str()));
-        if permitted || names.clone().any(|known| known == name) {
+        let mut wildcards = aliases().filter_map(AliasName::wildcard);
+        let matched = wildcards.any(|pattern| pattern.matches(name.as_str()));
+        if permitted || matched || names.clone().any(|known| known == name) {
             return;
         }
         let message = format!(

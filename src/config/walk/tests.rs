@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::keys::{KEYS, NAME, Otherwise};
 use crate::config::{Amount, Budget, Listen, Source};
+use crate::model::id::Name;
 use crate::units::ByteSize;
 
 /// A home and a file's folder that are on no disk.
@@ -27,7 +28,7 @@ fn read(text: &str) -> Result<Config, Problems> {
 }
 
 #[test]
-fn nothing_means_the_defaults_and_serves_nothing() {
+fn c03_nothing_means_the_defaults_and_serves_nothing() {
     for text in [
         "",
         "\n",
@@ -40,6 +41,43 @@ fn nothing_means_the_defaults_and_serves_nothing() {
         assert_eq!(config, Config::standard(&around()), "{text:?}");
         assert!(!config.permits("mlx-community/x"));
     }
+}
+
+#[test]
+fn c07_names_are_text_or_an_error_and_never_switches_or_numbers() {
+    let names = [
+        "no", "on", "yes", "true", "1e3/x", "0x10", "08080", ".5", "1_000", "12:30",
+    ];
+    for name in names {
+        let got = read(&format!("models: {{ {name}: {{ repo: a/b }} }}"));
+        let aliased = read(&format!("models: {{ a/b: {{ aliases: [{name}] }} }}"));
+        match Name::parse(name) {
+            Ok(_) => {
+                assert_eq!(got.expect(name).models[0].name.as_str(), name);
+                let aliased = aliased.expect(name);
+                assert_eq!(aliased.models[0].aliases[0].name.as_str(), name);
+            }
+            Err(_) => assert!(got.is_err() && aliased.is_err(), "{name}"),
+        }
+    }
+    assert!(read("models: { ~: { repo: a/b } }").is_err());
+    assert!(read("models: { a/b: { aliases: [~] } }").is_err());
+    assert_eq!(
+        read("\u{feff}models:\r\n  no:\r\n    repo: a/b\r\n")
+            .expect("valid")
+            .models[0]
+            .name
+            .as_str(),
+        "no"
+    );
+    assert!(
+        read("models:\n\ta/b: {}\n").is_err(),
+        "a tab indents nothing"
+    );
+    assert!(
+        read("models: {\u{a0}a/b: {}}").is_err(),
+        "a non-breaking space is none"
+    );
 }
 
 #[test]
@@ -153,7 +191,7 @@ fn every_key_of_the_table_is_read() {
 }
 
 #[test]
-fn every_beginning_of_a_file_is_valid_or_a_problem() {
+fn c02_every_beginning_of_a_file_is_valid_or_a_problem() {
     let whole = include_str!("../../../models.yaml");
     for text in [
         whole,

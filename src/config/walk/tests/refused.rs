@@ -24,7 +24,7 @@ fn check(text: &str, expected: &[&str]) {
 }
 
 #[test]
-fn every_problem_is_told_at_once() {
+fn c03_every_problem_is_told_at_once() {
     check(
         "memroy: 1GB\nserver: {listn: x}\nidle_unload: 3m\nengines: {}\n",
         &[
@@ -150,13 +150,21 @@ fn names_lead_to_one_model_each() {
         ],
     );
     check(
-        "models:\n  a/b: {aliases: [x, a/c, x, a/b]}\n  a/c: {aliases: [x, 'bad*', 3]}\n",
+        "models:\n  a/b: {aliases: [x, a/c, x, a/b]}\n  a/c: {aliases: [x, 'bad *', 3]}\n",
         &[
             r#"2:22 models.a/b.aliases: "a/c" is already an entry: at line 3 and at line 2 | a name leads to one model only"#,
             r#"2:27 models.a/b.aliases: "x" is already an alias: at line 2 and at line 2 | a name leads to one model only"#,
             r#"2:30 models.a/b.aliases: "a/b" is already an entry: at line 2 and at line 2 | a name leads to one model only"#,
             r#"3:19 models.a/c.aliases: "x" is already an alias: at line 2 and at line 3 | a name leads to one model only"#,
-            "3:22 models.a/c.aliases[1]: a model name has only letters, digits and . _ : / -, found '*'",
+            r#"3:22 models.a/c.aliases[1]: expected a pattern of letters, digits and . _ : / - *, found "bad *""#,
+        ],
+    );
+    check(
+        "models:\n  a/b: {aliases: ['x*', 'gpt-4*', 'claude-*-4']}\n  a/c: {aliases: ['x*', 'gpt-*o', 'claude-opus-*', 'gpt-5*', '*/*o']}\n",
+        &[
+            r#"3:19 models.a/c.aliases: "x*" is already an alias: at line 2 and at line 3 | a name leads to one model only"#,
+            r#"3:25 models.a/c.aliases: "gpt-4*" and "gpt-*o" say equally much of a name that both match: at line 2 and at line 3 | make one of them longer, or write such names as aliases of their own"#,
+            r#"3:52 models.a/c.aliases: "gpt-*o" and "gpt-5*" say equally much of a name that both match: at line 3 and at line 3 | make one of them longer, or write such names as aliases of their own"#,
         ],
     );
     check(
@@ -293,7 +301,7 @@ fn a_file_is_keys_with_values() {
 }
 
 #[test]
-fn text_that_is_more_than_plain_yaml_is_refused() {
+fn c04_c07_text_that_is_more_than_plain_yaml_is_refused() {
     check(
         "a: b\n---\nc: d",
         &[
