@@ -22,7 +22,8 @@ use crate::pool::{Asker, UnloadError, UnloadMode};
 use crate::records::redact;
 use crate::registry::Snapshot;
 use crate::route::{self, Decision, Permit};
-use crate::service::{ReloadError, Service};
+use crate::service::Service;
+use crate::service::reload::ReloadError;
 use crate::worker::LoadPlan;
 
 pub mod events;

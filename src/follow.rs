@@ -14,7 +14,7 @@ pub const EVERY: Duration = Duration::from_millis(500);
 
 /// What tells one state of a file from another: where it is on the disk, its
 /// size, and when its content and its rights were changed last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Identity(Option<[i128; 5]>);
 
 impl Identity {

@@ -32,7 +32,9 @@ use crate::registry::{Machine, MachineMemory, Registry};
 use crate::server::descriptors::{self, Share};
 use crate::server::tls::Certificate;
 use crate::server::{Bound, Limits, Settings, Times};
-use crate::service::{self, Reload, ReloadError, Service};
+use crate::service::reload::{self, Reload, ReloadError};
+use crate::service::seen::Seen;
+use crate::service::{self, Service};
 use crate::shutdown::{FailPoints, Tasks};
 use crate::worker::process::{Launcher, LauncherOptions};
 use crate::{admin, api, telemetry};
@@ -99,33 +101,34 @@ pub fn run(args: &ServeArgs) -> ExitCode {
     }
 }
 
-/// The configuration with what the command line overrides.
-fn read_config(args: &Overrides, folders: &Folders) -> Result<Config, locate::LoadError> {
-    let mut config = locate::load(args.config.as_deref(), folders)?;
-    if let Some(listen) = &args.listen {
-        config.server.listen = vec![listen.clone()];
-    }
-    if let Some(management) = &args.management {
-        config.server.management = vec![management.clone()];
-    }
-    Ok(config)
-}
-
 /// What of the command line holds for every reading of the file.
-#[derive(Clone)]
 struct Overrides {
-    config: Option<PathBuf>,
     listen: Option<Listen>,
     management: Option<Listen>,
 }
 
+impl Overrides {
+    /// What holds, given what the file says.
+    fn over(&self, mut config: Config) -> Config {
+        if let Some(listen) = &self.listen {
+            config.server.listen = vec![listen.clone()];
+        }
+        if let Some(management) = &self.management {
+            config.server.management = vec![management.clone()];
+        }
+        config
+    }
+}
+
 async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStarted> {
     let overrides = Overrides {
-        config: args.config.clone(),
         listen: args.listen.clone(),
         management: args.management.clone(),
     };
-    let config = read_config(&overrides, folders).map_err(NotStarted::configuration)?;
+    let file = locate::find(args.config.as_deref(), folders).map_err(NotStarted::configuration)?;
+    let config = locate::read(&file, folders).map_err(NotStarted::configuration)?;
+    let config = overrides.over(config);
+    let seen = Seen::of(&config);
     let counters = Counters::default();
     let lost = counters.clone();
     let log = telemetry::start(&config.log, move || lost.log_lost())
@@ -185,7 +188,11 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
     let keys = Arc::new(keys);
     keys.follow(&tasks);
     let again = folders.clone();
-    let read = Box::new(move || read_config(&overrides, &again).map_err(ReloadError::Config));
+    // The file that was found at the start, whatever else there is by then.
+    let read = Box::new(move || {
+        let config = locate::read_again(&file, &again).map_err(ReloadError::Problems)?;
+        Ok(overrides.over(config))
+    });
     audit.sum_up(&counters, &owner);
     let records = Records {
         // Its task ends last: requests are written down while the others end.
@@ -209,12 +216,15 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         },
         bodies: Bodies::default(),
         reload: Reload::start(
-            read,
-            follow,
-            records.clone(),
-            registry.clone(),
-            keys.clone(),
-            pool.clone(),
+            reload::Parts {
+                read,
+                follow,
+                records: records.clone(),
+                registry: registry.clone(),
+                keys: keys.clone(),
+                pool: pool.clone(),
+                seen,
+            },
             &tasks,
         ),
         entrance: Arc::new(Entrance {

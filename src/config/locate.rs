@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use sha2::{Digest, Sha256};
 
 use super::file::LARGEST;
 use super::problem::Problems;
@@ -54,7 +55,34 @@ pub fn find(flag: Option<&Path>, folders: &Folders) -> Result<PathBuf, LoadError
 /// Reads and checks one file.
 pub fn read(file: &Path, folders: &Folders) -> Result<Config, Problems> {
     let text = text(file).map_err(|reason| Problems::whole(Some(file), reason.to_string()))?;
-    walk::config(&text, Some(file), &surroundings(file, folders)?)
+    meaning(file, &text, folders)
+}
+
+/// Reads and checks the file that is in force once more. Here one without a word is
+/// refused: so looks one that is being saved, or was cut off, and it would serve nothing.
+pub fn read_again(file: &Path, folders: &Folders) -> Result<Config, Problems> {
+    let text = text(file).map_err(|reason| Problems::whole(Some(file), reason.to_string()))?;
+    let is_word = |line: &str| !matches!(line.trim().chars().next(), None | Some('#'));
+    if !text.lines().any(is_word) {
+        let message =
+            "expected keys with values, found an empty file; to serve nothing, write models: {}";
+        return Err(Problems::whole(Some(file), message));
+    }
+    meaning(file, &text, folders)
+}
+
+/// What a text means.
+fn meaning(file: &Path, text: &str, folders: &Folders) -> Result<Config, Problems> {
+    let config = walk::config(text, Some(file), &surroundings(file, folders)?)?;
+    Ok(Config {
+        digest: Some(digest(text)),
+        ..config
+    })
+}
+
+/// What tells one text from another.
+pub fn digest(text: &str) -> [u8; 32] {
+    Sha256::digest(text).into()
 }
 
 /// What the meaning of a file depends on.
@@ -138,7 +166,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     #[test]
-    fn only_files_of_text_are_read_and_nothing_hangs() {
+    fn c08_only_files_of_text_are_read_and_nothing_hangs() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let at = |name: &str| folder.path().join(name);
         std::fs::create_dir(at("folder")).expect("created");

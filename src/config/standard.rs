@@ -54,6 +54,7 @@ impl Config {
     pub fn standard(around: &Surroundings) -> Self {
         Self {
             source: None,
+            digest: None,
             memory: Budget::Auto,
             server: Server::standard(),
             cache: vec![around.hub_cache.clone()],

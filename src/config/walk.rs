@@ -6,6 +6,7 @@
 mod models;
 mod server;
 mod values;
+mod wildcards;
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -2,6 +2,7 @@
 //! spelling that is on disk, and what is known of each. Scanning never fails:
 //! what cannot be served is in the index with its reason. Nothing is written.
 
+pub mod fingerprint;
 mod revision;
 mod size;
 

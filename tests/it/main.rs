@@ -21,6 +21,7 @@ mod delivery;
 mod demo;
 mod doctor;
 mod documents;
+mod edits;
 mod explains;
 mod exposure;
 mod faults;

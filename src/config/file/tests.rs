@@ -71,7 +71,7 @@ fn every_key_and_value_knows_its_place() {
 }
 
 #[test]
-fn hostile_texts_are_refused_quickly() {
+fn c04_hostile_texts_are_refused_quickly() {
     let check = |name: &str, text: String, expected: &str| {
         // The best of three, so that a busy machine does not fail the test.
         let mut least = Duration::MAX;

@@ -56,8 +56,8 @@ impl Notebook {
     pub fn open(path: PathBuf, tasks: &Tasks) -> Self {
         let ledger = read(&path).unwrap_or_else(|error| {
             let reason = error.to_string();
-            tracing::warn!(?path, reason, "the memory ledger is begun anew");
             put_aside(&path);
+            tracing::warn!(?path, reason, "the memory ledger is begun anew");
             Ledger::default()
         });
         let (writer, state) = watch::channel(ledger.clone());

@@ -1,0 +1,165 @@
+//! What the configuration file and the cache folders look like, to tell when they
+//! are worth reading again. Knows nothing of what is in them.
+
+use std::time::{Duration, Instant};
+
+use crate::config::{Config, Source, locate};
+use crate::follow::Identity;
+use crate::model::cache::fingerprint::Fingerprint;
+
+/// How long after a change the text is read at every look: a clock of a disk may be
+/// so coarse that a second change looks like the first.
+const COARSEST_CLOCK: Duration = Duration::from_secs(3);
+
+/// How often the text is read in any case: there are network volumes and mounts where
+/// a file that has changed looks as before.
+const TEXT_EVERY: Duration = Duration::from_secs(10);
+
+/// How often the folders are looked at, at most.
+const FOLDERS_EVERY: Duration = Duration::from_secs(2);
+
+/// The looking at folders takes at most this part of the time.
+const FOLDERS_PART: u32 = 100;
+
+/// What was seen last.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    file: Identity,
+    /// The digest of its text; nothing while it cannot be read.
+    text: Option<[u8; 32]>,
+    /// Until then the text is read at every look.
+    text_until: Instant,
+    /// Then it is read in any case.
+    text_at: Instant,
+    folders: Fingerprint,
+    /// When the folders are looked at again.
+    folders_at: Instant,
+}
+
+impl Seen {
+    /// What a configuration was read from, and what its folders look like now. To be
+    /// made before the folders are scanned: a change in between is seen as one more.
+    pub fn of(config: &Config) -> Self {
+        let now = Instant::now();
+        Self {
+            // As if it had changed: so the first look reads the text, and finds
+            // whatever has become of it since it was read for the configuration.
+            file: Identity::default(),
+            text: config.digest,
+            text_until: now,
+            text_at: now,
+            folders: folders(config),
+            folders_at: now + FOLDERS_EVERY,
+        }
+    }
+
+    /// Looks again; answers whether the text or the folders are different. A file
+    /// that was written anew with the same text is the same.
+    pub fn look(&mut self, config: &Config) -> bool {
+        let folders = Instant::now() >= self.folders_at && self.look_at_folders(config);
+        self.look_at_file(config) || folders
+    }
+
+    /// Takes over what was read and put in force.
+    pub fn has_loaded(&mut self, loaded: &Self) {
+        self.text = loaded.text;
+        self.folders = loaded.folders;
+    }
+
+    fn look_at_file(&mut self, config: &Config) -> bool {
+        let Some(source) = config.source.as_deref() else {
+            return false;
+        };
+        let now = Instant::now();
+        // Before the text: a change in between is seen as one more.
+        let file = Identity::of(source);
+        if file != std::mem::replace(&mut self.file, file) {
+            self.text_until = now + COARSEST_CLOCK;
+        } else if now >= self.text_until && now < self.text_at {
+            return false;
+        }
+        self.text_at = now + TEXT_EVERY;
+        let text = locate::text(source).ok();
+        let text = text.map(|text| locate::digest(&text));
+        text != std::mem::replace(&mut self.text, text)
+    }
+
+    fn look_at_folders(&mut self, config: &Config) -> bool {
+        let begun = Instant::now();
+        let folders = folders(config);
+        let pause = begun.elapsed() * FOLDERS_PART;
+        self.folders_at = Instant::now() + pause.max(FOLDERS_EVERY);
+        folders != std::mem::replace(&mut self.folders, folders)
+    }
+}
+
+/// What the cache folders and the folders of entries look like.
+fn folders(config: &Config) -> Fingerprint {
+    let paths = config
+        .models
+        .iter()
+        .filter_map(|entry| match &entry.source {
+            Source::Path(path) => Some(path.as_path()),
+            Source::Repository { .. } => None,
+        });
+    Fingerprint::of(&config.cache, paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::Folders;
+
+    /// A file and what was seen of it, as it was read.
+    fn seen(file: &std::path::Path) -> (Config, Seen) {
+        let folder = file.parent().expect("a folder");
+        let folders = Folders {
+            config: folder.to_owned(),
+            state: folder.to_owned(),
+            runtime: folder.to_owned(),
+            hub_cache: folder.join("hub"),
+        };
+        let config = locate::read(file, &folders).expect("valid");
+        let seen = Seen::of(&config);
+        (config, seen)
+    }
+
+    #[test]
+    fn a_change_is_seen_once_also_between_reading_and_the_first_look() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("models.yaml");
+        let write = |text: &str| std::fs::write(&file, text).expect("written");
+        write("allow: [a/b]");
+        let (config, mut seen) = seen(&file);
+        write("allow: [a/c]");
+        assert!(seen.look(&config), "before the first look");
+        assert!(!seen.look(&config));
+        write("allow: [a/c]");
+        assert!(!seen.look(&config), "the same text");
+        std::fs::remove_file(&file).expect("removed");
+        assert!(seen.look(&config), "gone");
+        assert!(!seen.look(&config));
+        write("allow: [a/c]");
+        assert!(seen.look(&config), "there again");
+    }
+
+    #[test]
+    fn a_text_is_the_truth_where_its_file_looks_as_before() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("models.yaml");
+        std::fs::write(&file, "allow: [a/b]").expect("written");
+        let (config, mut seen) = seen(&file);
+        assert!(!seen.look(&config));
+        // A disk whose clock stands still.
+        std::fs::write(&file, "allow: [a/c]").expect("written");
+        seen.file = Identity::of(&file);
+        assert!(seen.look(&config));
+        // A mount that never tells, some time later.
+        std::fs::write(&file, "allow: [a/d]").expect("written");
+        seen.file = Identity::of(&file);
+        seen.text_until = Instant::now();
+        assert!(!seen.look(&config), "not yet");
+        seen.text_at = Instant::now();
+        assert!(seen.look(&config));
+    }
+}
