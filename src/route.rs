@@ -258,9 +258,12 @@ fn nearest(snapshot: &Snapshot, text: &str, permit: Permit) -> Vec<String> {
     let usable = |served: &Served| served.plan.is_ok() && permit(&served.name);
     let names = snapshot.served.values().filter(|served| usable(served));
     let aliases = snapshot.aliases.iter().filter(|(_, served)| usable(served));
+    let variants = names.clone().flat_map(|served| served.variant_names());
+    let variants: Vec<String> = variants.collect();
     let known = names
         .map(|served| served.name.as_str())
-        .chain(aliases.map(|(alias, _)| alias.as_str()));
+        .chain(aliases.map(|(alias, _)| alias.as_str()))
+        .chain(variants.iter().map(String::as_str));
     let nearest = suggest::nearest_names(text, known, SUGGESTIONS);
     nearest.into_iter().map(str::to_owned).collect()
 }

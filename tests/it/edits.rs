@@ -2,11 +2,14 @@
 //! not edited is unloaded, and what was written last is in force in the end.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
+use super::clients;
 use super::harness::{Home, PATIENCE, Server, long, question};
 
 /// Models that every edit leaves as they are.
@@ -187,14 +190,20 @@ async fn check(seed: u64, every_tenth_broken: bool) {
         pids.push(answer.told()["pid"].clone());
     }
     let (stop, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    // One more, which takes a while to start.
+    let official = long().then(|| official_client(&server, home.path().join("stop")));
     let clients = (0..CLIENTS).map(|client| ask(&server, &pids, seed + client, &stop, &asked));
     let editing = async {
         let last = edit_on(&home, seed, every_tenth_broken).await;
         until_served(&server, &last).await;
         stop.store(true, Ordering::Relaxed);
+        std::fs::write(home.path().join("stop"), "").expect("written");
     };
     tokio::join!(futures_util::future::join_all(clients), editing);
     assert!(asked.into_inner() > 20);
+    if let Some(official) = official {
+        official.await.expect("the client's script");
+    }
     let status = server.status().await;
     assert_eq!(status["configuration"]["last_reload_failure"], Value::Null);
     let unloads = status["counters"]["unloads"].as_object().expect("reasons");
@@ -203,6 +212,15 @@ async fn check(seed: u64, every_tenth_broken: bool) {
         "{unloads:?}"
     );
     assert_eq!(server.get("/health").await.1["status"], "ok");
+}
+
+/// The official client, asking on a thread of its own until the file is there.
+fn official_client(server: &Server, stop: PathBuf) -> JoinHandle<()> {
+    let (inference, stop) = (server.inference.clone(), stop.display().to_string());
+    tokio::task::spawn_blocking(move || {
+        let args: Vec<_> = [&*inference, &*stop].into_iter().chain(LASTING).collect();
+        clients::run("edits_client.py", &args);
+    })
 }
 
 /// Waits until these names and no others may be asked for.

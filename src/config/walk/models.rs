@@ -303,16 +303,15 @@ impl Walker<'_> {
 
     /// A name, or a pattern if it has a `*`.
     fn alias_name(&mut self, at: At) -> Option<AliasName> {
-        self.read(at, "a name", |text| match text.contains('*') {
-            true if text.len() > LONGEST_WILDCARD => Err(format!(
-                "expected at most {LONGEST_WILDCARD} bytes, as a name has, found {}",
-                text.len()
+        match &at.node.value {
+            Value::Text(text) if text.contains('*') => {}
+            _ => return self.name(at).map(AliasName::Exact),
+        }
+        self.read(at, "a name", |text| match text.len() {
+            0..=LONGEST_WILDCARD => Pattern::parse(text).map(AliasName::Wildcard),
+            length => Err(format!(
+                "expected at most {LONGEST_WILDCARD} bytes, as a name has, found {length}"
             )),
-            true => Pattern::parse(text).map(AliasName::Wildcard),
-            false => match Name::parse(text) {
-                Ok(name) => Ok(AliasName::Exact(name)),
-                Err(error) => Err(error.to_string()),
-            },
         })
     }
 
