@@ -7,7 +7,7 @@ XTASK = $(CARGO) run $(if $(wildcard target/xtask/debug/xtask),--quiet) --locked
 # The pool's gate under a model checker, a package of its own: seconds.
 LOOM = $(CARGO) test --locked --manifest-path loom/Cargo.toml --target-dir target/loom
 
-.PHONY: build mlx demo run clients test test-router test-long soak simulate coverage bench-engine bench-swap bench-pool bench-names lint supply-chain secrets sbom
+.PHONY: build mlx demo run clients test test-router test-long soak simulate coverage bench-engine bench-swap bench-pool bench-names editor-picture bench-cache fuzz lint supply-chain secrets sbom
 
 # target/release/roundhouse
 build: mlx
@@ -89,6 +89,39 @@ bench-pool:
 # What a file of 1,000 models costs, and a name in it; see docs/BENCHMARKS.md.
 bench-names:
 	$(CARGO) bench --locked --no-default-features --features tls --bench names
+
+# What a YAML editor says and offers while somebody edits models.yaml, as
+# docs/editor.png: a language server from npm with the schema, shown in Chromium.
+editor-picture:
+	@mkdir -p target/editor
+	@cp docs/editor/package.json docs/editor/package-lock.json target/editor/
+	@cd target/editor && npm ci --no-audit --no-fund --silent
+	@node docs/editor/make.mjs target/editor/node_modules docs/models.schema.json docs/editor.png
+
+# What indexing a cache of 10,000 snapshots takes; see docs/BENCHMARKS.md.
+bench-cache:
+	$(CARGO) bench --locked --no-default-features --features tls --bench cache
+
+# libFuzzer on one of fuzz/targets.rs for MINUTES (ten) or SECONDS, with the compiler
+# that builds everything else. What is found new is kept in target/fuzz/corpus, a
+# crash is a file in target/fuzz/TARGET-crash-*. ARGS go to libFuzzer.
+TARGET ?= config
+SECONDS ?= $(shell expr $(MINUTES) '*' 60)
+FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+FUZZ_COVERAGE = -Cpasses=sancov-module \
+	-Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+	-Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares
+# With --target the build scripts are left without what only the targets link.
+fuzz:
+	RUSTFLAGS="--cfg fuzzing $(FUZZ_COVERAGE)" $(CARGO) build --release --locked --manifest-path fuzz/Cargo.toml \
+		--target-dir target/fuzz --target $(FUZZ_HOST) --bin $(TARGET)
+	@mkdir -p target/fuzz/corpus/$(TARGET)
+	target/fuzz/$(FUZZ_HOST)/release/$(TARGET) -max_total_time=$(SECONDS) -timeout=10 -max_len=16384 \
+		-artifact_prefix=target/fuzz/$(TARGET)- -print_final_stats=1 \
+		$(addprefix -dict=,$(wildcard fuzz/dictionaries/$(TARGET))) $(ARGS) \
+		target/fuzz/corpus/$(TARGET) fuzz/seeds/$(TARGET)
 
 lint: mlx
 	$(CARGO) fmt --check

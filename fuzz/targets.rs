@@ -1,8 +1,16 @@
 //! What is fuzzed: whatever reads bytes of strangers. Each function takes any
 //! bytes and fails only if something promised does not hold.
 
+#[path = "targets/cache.rs"]
+mod cache;
+#[path = "targets/config.rs"]
+mod config;
+
+pub use cache::cache;
+pub use config::config;
+
 use roundhouse::api::fields::Endpoint;
-use roundhouse::config::Counts;
+use roundhouse::config::{Counts, Pattern};
 use roundhouse::dispatch::peek::{self, Peek};
 use roundhouse::model::id::{LONGEST, ModelId, Name};
 use roundhouse::model::{gguf, safetensors};
@@ -42,7 +50,8 @@ pub fn peek(data: &[u8]) {
     drop(serde_json::from_slice::<Map<String, Value>>(data));
 }
 
-/// Names and ids: what is let through cannot leave its folder.
+/// Names, ids and patterns: what is let through cannot leave its folder, and is what
+/// the grammar says, no more and no less.
 pub fn names(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -55,12 +64,44 @@ pub fn names(data: &[u8]) {
                 .all(|part| !part.is_empty() && !part.starts_with('.'))
         );
     }
+    assert_eq!(ModelId::parse(text).is_ok(), is_id(text), "{text:?}");
     if let Ok(id) = ModelId::parse(text) {
-        assert!(Name::parse(text).is_ok(), "an id is a name");
+        let name = Name::parse(text).expect("an id is a name");
+        assert_eq!(name.as_id().as_ref(), Some(&id));
         let folder = id.folder();
         assert!(!folder.contains('/') && folder.starts_with("models--"));
         assert_eq!(ModelId::from_folder(&folder), Some(id));
     }
+    if let Ok(pattern) = Pattern::parse(text) {
+        assert_eq!(pattern.as_str(), text);
+        assert!(pattern.matches(&text.replace('*', "")), "{text:?}");
+        let filled = text.replace('*', "x/y");
+        assert_eq!(pattern.matches(&filled), filled == text, "{text:?}");
+    }
+}
+
+/// The grammar of ids, said a second time: `org "/" repo`, by characters.
+fn is_id(text: &str) -> bool {
+    let is_part = |part: &str| {
+        let mut before = None;
+        for (index, character) in part.char_indices() {
+            let is_end = index + character.len_utf8() == part.len();
+            let fits = match character {
+                'a'..='z' | 'A'..='Z' | '0'..='9' => true,
+                '_' => !is_end,
+                '-' | '.' => index > 0 && !is_end && before != Some(character),
+                _ => false,
+            };
+            if !fits {
+                return false;
+            }
+            before = Some(character);
+        }
+        let ending = part.rsplit_once('.').map(|(_, ending)| ending);
+        before.is_some() && !matches!(ending, Some("git" | "lock" | "incomplete"))
+    };
+    let parts: Vec<&str> = text.split('/').collect();
+    text.len() <= LONGEST && parts.len() == 2 && parts.into_iter().all(is_part)
 }
 
 /// Headers of safetensors: tensors lie in the file, one after the other.

@@ -11,12 +11,16 @@ use crate::worker::WorkerArgs;
 
 pub mod access;
 pub mod allow;
+mod change;
 pub mod check;
 mod control;
 pub mod doctor;
 pub mod explain;
+pub mod init;
 pub mod keys;
 pub mod models;
+mod print_config;
+pub mod schema;
 pub mod serve;
 pub mod simulate;
 mod table;
@@ -56,8 +60,16 @@ enum Command {
     Models(models::ModelsArgs),
     /// Say why a name means its model, and what would be done for it now
     Explain(explain::ExplainArgs),
+    /// Write a first models.yaml from what is cached
+    Init(init::InitArgs),
     /// Allow a cached model, or all that match a pattern
     Allow(allow::AllowArgs),
+    /// Deny a model, or all that match a pattern, whatever is allowed
+    Deny(allow::DenyArgs),
+    /// Give a model another name
+    Alias(allow::AliasArgs),
+    /// Print the JSON Schema of models.yaml, for editors
+    Schema,
     /// Play a recorded or made-up trace to the pool and to simpler policies
     Simulate(simulate::SimulateArgs),
     /// Make, list and revoke keys
@@ -85,7 +97,11 @@ pub fn run() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Models(args) => models::run(&args),
         Command::Explain(args) => explain::run(&args),
-        Command::Allow(args) => allow::run(&args),
+        Command::Init(args) => init::run(&args),
+        Command::Allow(args) => allow::allow(&args),
+        Command::Deny(args) => allow::deny(&args),
+        Command::Alias(args) => allow::alias(&args),
+        Command::Schema => schema::run(),
         Command::Simulate(args) => simulate::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Access(args) => access::run(&args),

@@ -7,8 +7,10 @@ pub mod file;
 pub mod keys;
 pub mod locate;
 pub mod network;
+pub mod origins;
 pub mod pattern;
 pub mod problem;
+pub mod schema;
 pub mod standard;
 pub mod suggest;
 pub mod walk;
@@ -356,6 +358,9 @@ pub struct LoadSettings {
     pub compute: Compute,
     /// `memory`: the reservation instead of the estimate.
     pub memory: Option<Amount>,
+    /// `trust_remote_code`: whether a snapshot that asks for code of its own is served
+    /// all the same. Its code is not run.
+    pub trust_remote_code: bool,
 }
 
 /// A size, or a share of the budget.
@@ -413,6 +418,9 @@ impl Config {
 }
 
 impl Compute {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Auto, Self::Float32, Self::Float16, Self::Bfloat16];
+
     /// The word in `models.yaml` and on the worker's command line.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -428,7 +436,7 @@ impl std::str::FromStr for Compute {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Auto, Self::Float32, Self::Float16, Self::Bfloat16]
+        Self::ALL
             .into_iter()
             .find(|compute| compute.as_str() == text)
             .ok_or_else(|| format!("expected auto, float32, float16 or bfloat16, found \"{text}\""))

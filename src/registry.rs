@@ -20,6 +20,7 @@ use indexmap::IndexMap;
 
 use crate::config::problem::Problems;
 use crate::config::{Config, Source};
+use crate::model::cache::{CacheIndex, Stranger};
 use crate::units::ByteSize;
 use crate::worker::LoadPlan;
 
@@ -48,6 +49,8 @@ pub struct Snapshot {
     /// Every id in the cache, sorted, permitted or not: the bytes of its weights,
     /// or why it could not be served.
     pub cached: IndexMap<String, Result<ByteSize, NotServable>>,
+    /// What else lies in the cache folders and why it is no model.
+    pub strangers: Vec<Stranger>,
 }
 
 /// A name that may be asked for, and what stands behind it.
@@ -120,16 +123,19 @@ pub struct MachineMemory {
 #[derive(Debug)]
 pub struct Registry {
     current: ArcSwap<Snapshot>,
+    /// The cache as it was last seen, so that only changes are looked at.
+    seen: ArcSwap<CacheIndex>,
     machine: Machine,
 }
 
 impl Registry {
     /// Prepares the first snapshot and puts it in force.
     pub fn start(config: Config, machine: Machine) -> Result<Self, Problems> {
-        let disk = disk::Disk::scan(&config);
+        let disk = disk::Disk::scan(&config, None);
         let snapshot = build::snapshot(config, &machine, &disk, 1)?;
         Ok(Self {
             current: ArcSwap::from_pointee(snapshot),
+            seen: ArcSwap::new(Arc::clone(disk.index())),
             machine,
         })
     }
@@ -143,7 +149,8 @@ impl Registry {
     /// Reads the cache folders, so it belongs on a thread that may block.
     pub fn prepare(&self, config: Config) -> Result<Snapshot, Problems> {
         let generation = self.current.load().generation + 1;
-        let disk = disk::Disk::scan(&config);
+        let disk = disk::Disk::scan(&config, Some(&self.seen.load()));
+        self.seen.store(Arc::clone(disk.index()));
         build::snapshot(config, &self.machine, &disk, generation)
     }
 

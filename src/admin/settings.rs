@@ -34,7 +34,8 @@ fn counted(keys: &Keys) -> Value {
     })
 }
 
-fn shown(config: &Config) -> Value {
+/// The configuration as it could be written, without secrets. Also for `--print-config`.
+pub fn shown(config: &Config) -> Value {
     let memory = match config.memory {
         Budget::Auto => "auto".to_owned(),
         Budget::Size(size) => size.to_string(),
@@ -151,6 +152,7 @@ fn entry(entry: &Entry) -> Value {
         "kv": amount(entry.load.kv),
         "compute": entry.load.compute.as_str(),
         "memory": amount(entry.load.memory),
+        "trust_remote_code": entry.load.trust_remote_code,
         "keep": entry.keep.then_some("always"),
         "preload": entry.preload,
         "warmup": entry.warmup,

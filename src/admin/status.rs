@@ -4,12 +4,14 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::Uri;
 use serde_json::{Value, json};
 
 use super::seconds_since;
 use crate::api::leases;
 use crate::platform::{self, pressure};
 use crate::pool::{ModelView, View};
+use crate::registry::why;
 use crate::service::Service;
 
 /// One call that tells how the service stands.
@@ -56,8 +58,9 @@ pub async fn status(State(service): State<Service>) -> Json<Value> {
     }))
 }
 
-/// The models the pool knows.
-pub async fn models(State(service): State<Service>) -> Json<Value> {
+/// The models the pool knows; with `why=1` also whatever is cached or listed, with the
+/// reason why it is not served and what mends it.
+pub async fn models(State(service): State<Service>, uri: Uri) -> Json<Value> {
     let now = Instant::now();
     let view = service.dispatch.pool.view();
     let models: Vec<_> = view
@@ -65,7 +68,12 @@ pub async fn models(State(service): State<Service>) -> Json<Value> {
         .iter()
         .map(|model| model_status(&view, model, now))
         .collect();
-    Json(json!({"models": models}))
+    let mut told = json!({"models": models});
+    let mut asked = uri.query().unwrap_or_default().split('&');
+    if asked.any(|pair| pair == "why=1") {
+        told["why"] = json!(why::explain(&service.dispatch.registry.load()));
+    }
+    Json(told)
 }
 
 /// How short memory is.

@@ -1,19 +1,14 @@
-//! `roundhouse allow`: adds ids or patterns to the file's `allow`, keeping its
-//! comments and its form. A running server follows at its next reload.
+//! `roundhouse allow`, `deny` and `alias`: add to the file's lists, keeping its
+//! comments and its form.
 
-use std::fs;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{CONFIGURATION, failed};
-use crate::config::edit::{self, EditError};
-use crate::config::locate::{self, LoadError};
-use crate::config::problem::Problems;
-use crate::config::{Config, Pattern, walk};
-use crate::platform::Folders;
+use super::change::{self, Change, Failure};
+use crate::config::{Config, Pattern, edit, walk};
+use crate::model::id::Name;
 
 /// What `allow` understands.
 #[derive(Debug, Args)]
@@ -21,75 +16,153 @@ pub struct AllowArgs {
     /// Repository ids, or patterns such as mlx-community/*
     #[arg(required = true, value_name = "ID|PATTERN", value_parser = walk::parse_pattern)]
     patterns: Vec<Pattern>,
+    /// Another name for the one id that is allowed
+    #[arg(long, value_name = "NAME")]
+    alias: Option<String>,
     /// The configuration
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-/// Why the file was not changed.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("{0}")]
-    Load(#[from] LoadError),
-    #[error("the configuration has problems\n{0}")]
-    Problems(#[from] Problems),
-    #[error("{0}")]
-    Edit(#[from] EditError),
-    #[error("deny has {deny:?}, which wins over allow; remove it from {file} first")]
-    Denied { deny: String, file: String },
-    #[error("{file} was changed by somebody else in the meantime; try again")]
-    Raced { file: String },
-    #[error("{file}: {error}")]
-    Io { file: String, error: io::Error },
+/// What `deny` understands.
+#[derive(Debug, Args)]
+pub struct DenyArgs {
+    /// Repository ids, or patterns such as mlx-community/*-bf16
+    #[arg(required = true, value_name = "ID|PATTERN", value_parser = walk::parse_pattern)]
+    patterns: Vec<Pattern>,
+    /// The configuration
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
-/// Runs the command.
-pub fn run(args: &AllowArgs) -> ExitCode {
-    let Some(folders) = Folders::from_environment() else {
-        return failed(1, "there is no home folder");
-    };
-    let outcome = locate::find(args.config.as_deref(), &folders)
-        .map_err(Failure::from)
-        .and_then(|file| add(&file, &args.patterns, &folders));
-    match outcome {
-        Ok(said) => super::print(&said, 0),
-        Err(error @ (Failure::Load(_) | Failure::Problems(_))) => failed(CONFIGURATION, error),
-        Err(error) => failed(1, error),
-    }
+/// What `alias` understands.
+#[derive(Debug, Args)]
+pub struct AliasArgs {
+    /// The new name
+    name: String,
+    /// What it leads to: an entry, an alias of one, or an id that allow permits
+    #[arg(value_parser = Name::parse)]
+    model: Name,
+    /// The configuration
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
-/// Adds what is not there yet, all or nothing, and says what it did.
-fn add(file: &Path, patterns: &[Pattern], folders: &Folders) -> Result<String, Failure> {
-    // A link is followed, so that it stays one.
-    let file = &fs::canonicalize(file).map_err(|error| io_failure(file, error))?;
-    let config = locate::read(file, folders)?;
-    let before = read(file)?;
-    let (mut text, mut said) = (before.clone(), String::new());
+/// Runs `allow`.
+pub fn allow(args: &AllowArgs) -> ExitCode {
+    change::run(args.config.as_deref(), |change| {
+        add(change, &args.patterns, args.alias.as_deref())
+    })
+}
+
+/// Runs `deny`.
+pub fn deny(args: &DenyArgs) -> ExitCode {
+    change::run(args.config.as_deref(), |change| {
+        refuse(change, &args.patterns)
+    })
+}
+
+/// Runs `alias`.
+pub fn alias(args: &AliasArgs) -> ExitCode {
+    change::run(args.config.as_deref(), |change| {
+        name(change, &args.name, &args.model)
+    })
+}
+
+/// Adds what is not there yet, all or nothing.
+fn add(change: &mut Change, patterns: &[Pattern], alias: Option<&str>) -> Result<(), Failure> {
     for pattern in patterns {
-        if let Some(known) = permitted_by(&config, pattern) {
-            said += &format!("{} is already allowed by {known:?}\n", pattern.as_str());
+        if let Some(known) = permitted_by(&change.config, pattern) {
+            let known = known.to_owned();
+            change.say(&format!(
+                "{} is already allowed by {known:?}",
+                pattern.as_str()
+            ));
             continue;
         }
-        refuse_denied(&config, pattern, file)?;
-        let edited = edit::allow(&text, pattern)?;
-        said += &format!(
-            "allowed {} in {} at line {}\n",
-            pattern.as_str(),
-            file.display(),
-            edited.line
-        );
-        text = edited.text;
+        refuse_denied(change, pattern)?;
+        let done = format!("allowed {}", pattern.as_str());
+        change.edit(&done, |text| edit::allow(text, pattern))?;
     }
-    if text == before {
-        return Ok(said);
+    let Some(alias) = alias else { return Ok(()) };
+    let id = match patterns {
+        [only] => Name::parse(only.as_str())
+            .ok()
+            .filter(|name| name.as_id().is_some()),
+        _ => None,
+    };
+    let id = id.ok_or_else(|| {
+        Failure::Name("--alias needs exactly one repository id such as org/name".to_owned())
+    })?;
+    add_alias(change, &id, alias)
+}
+
+/// Adds patterns to `deny`; what is denied already is left.
+fn refuse(change: &mut Change, patterns: &[Pattern]) -> Result<(), Failure> {
+    for pattern in patterns {
+        let covers = |known: &&Pattern| *known == pattern || known.matches(pattern.as_str());
+        if let Some(known) = change.config.deny.iter().find(covers) {
+            let known = known.as_str().to_owned();
+            change.say(&format!(
+                "{} is already denied by {known:?}",
+                pattern.as_str()
+            ));
+            continue;
+        }
+        let done = format!("denied {}", pattern.as_str());
+        change.edit(&done, |text| edit::deny(text, pattern))?;
     }
-    walk::config(&text, Some(file), &locate::surroundings(file, folders)?)?;
-    if read(file)? != before {
-        let file = file.display().to_string();
-        return Err(Failure::Raced { file });
+    Ok(())
+}
+
+/// Gives a model another name.
+fn name(change: &mut Change, alias: &str, model: &Name) -> Result<(), Failure> {
+    let config = &change.config;
+    let leads_here = |entry: &&crate::config::Entry| {
+        entry.name == *model
+            || entry
+                .aliases
+                .iter()
+                .any(|alias| alias.name.exact() == Some(model))
+    };
+    let entry = config
+        .models
+        .iter()
+        .find(leads_here)
+        .map(|entry| &entry.name);
+    let permitted = model.as_id().is_some_and(|id| config.permits(id.as_str()));
+    let entry = match entry {
+        Some(entry) => entry.clone(),
+        None if permitted => model.clone(),
+        None => {
+            let advice = match model.as_id() {
+                Some(id) => format!("`roundhouse allow {id} --alias {alias}` adds both"),
+                None => "`roundhouse models` lists what there is".to_owned(),
+            };
+            return Err(Failure::Name(format!(
+                "{:?} is no entry, no alias and no id that allow permits; {advice}",
+                model.as_str()
+            )));
+        }
+    };
+    add_alias(change, &entry, alias)
+}
+
+/// Adds an alias to an entry, unless it has it.
+fn add_alias(change: &mut Change, entry: &Name, alias: &str) -> Result<(), Failure> {
+    let mut entries = change.config.models.iter();
+    let known = entries.find(|known| known.name == *entry);
+    if known.is_some_and(|known| {
+        known
+            .aliases
+            .iter()
+            .any(|known| known.name.as_str() == alias)
+    }) {
+        change.say(&format!("{alias} already leads to {entry}"));
+        return Ok(());
     }
-    replace(file, &text).map_err(|error| io_failure(file, error))?;
-    Ok(said + "a running server follows after `kill -HUP` or POST /admin/reload\n")
+    let done = format!("{alias} leads to {entry}, written");
+    change.edit(&done, |text| edit::alias(text, entry.as_str(), alias))
 }
 
 /// The pattern of `allow` that permits this already.
@@ -104,56 +177,24 @@ fn permitted_by<'a>(config: &'a Config, pattern: &Pattern) -> Option<&'a str> {
 }
 
 /// An id that `deny` matches would not be served; saying it is allowed would be a lie.
-fn refuse_denied(config: &Config, pattern: &Pattern, file: &Path) -> Result<(), Failure> {
+fn refuse_denied(change: &Change, pattern: &Pattern) -> Result<(), Failure> {
     let wins = |deny: &&Pattern| deny.matches(pattern.as_str());
-    match config.deny.iter().find(wins) {
+    match change.config.deny.iter().find(wins) {
         Some(deny) => Err(Failure::Denied {
             deny: deny.as_str().to_owned(),
-            file: file.display().to_string(),
+            file: change.file(),
         }),
         None => Ok(()),
     }
 }
 
-fn read(file: &Path) -> Result<String, Failure> {
-    locate::text(file).map_err(|error| io_failure(file, io::Error::other(error)))
-}
-
-fn io_failure(file: &Path, error: io::Error) -> Failure {
-    Failure::Io {
-        file: file.display().to_string(),
-        error,
-    }
-}
-
-/// Writes a new file beside the old one, with its permissions, and puts it in
-/// its place: whoever reads sees the old text or the new one.
-fn replace(file: &Path, text: &str) -> io::Result<()> {
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let beside = file.with_file_name(format!(".{name}.{}", std::process::id()));
-    let written = write_new(&beside, text, fs::metadata(file)?.permissions())
-        .and_then(|()| fs::rename(&beside, file));
-    if written.is_err() {
-        // The half-written one is ours; that it cannot be removed changes nothing.
-        let _ = fs::remove_file(&beside);
-    }
-    written
-}
-
-fn write_new(path: &Path, text: &str, permissions: fs::Permissions) -> io::Result<()> {
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(path)?;
-    file.set_permissions(permissions)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::platform::Folders;
+    use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::Path;
 
     fn folders(home: &Path) -> Folders {
         Folders {
@@ -181,11 +222,9 @@ mod tests {
         fs::write(&file, "# mine\nallow:\n  - a/* # all\n").expect("written");
         fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("set");
         symlink(&file, &link).expect("linked");
-        let said = add(
-            &link,
-            &patterns(&["b/c", "a/x", "d/*"]),
-            &folders(home.path()),
-        );
+        let said = change::make(&link, &folders(home.path()), |change| {
+            add(change, &patterns(&["b/c", "a/x", "d/*"]), None)
+        });
         let said = said.expect("added");
         assert!(
             said.contains("allowed b/c") && said.contains("already allowed by \"a/*\""),
@@ -209,13 +248,15 @@ mod tests {
         let file = home.path().join("models.yaml");
         let check = |text: &str, expected: &str| {
             fs::write(&file, text).expect("written");
-            let outcome = add(&file, &patterns(&["b/c"]), &folders(home.path()));
+            let outcome = change::make(&file, &folders(home.path()), |change| {
+                add(change, &patterns(&["b/c"]), None)
+            });
             let error = outcome.expect_err(text).to_string();
             assert!(error.contains(expected), "{text}: {error}");
             assert_eq!(fs::read_to_string(&file).expect("read"), text);
         };
         check("deny: ['b/*']\n", "deny has \"b/*\"");
-        check("{log: info}\n", "no safe place");
+        check("allow: ~\n", "no safe place");
         check("alow: []\n", "unknown key \"alow\"");
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{CONFIGURATION, table};
+use super::{CONFIGURATION, print_config, table};
 use crate::config::locate::{self, LoadError};
 use crate::config::problem::Problems;
 use crate::config::{Config, Source, walk};
@@ -22,8 +22,14 @@ use crate::worker::LoadPlan;
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// The configuration
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    file: Option<PathBuf>,
+    /// The same as FILE, as other commands take it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Show every value in force and where it comes from
+    #[arg(long)]
+    print_config: bool,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -32,7 +38,11 @@ pub struct CheckArgs {
 /// Runs the command.
 pub fn run(args: &CheckArgs) -> ExitCode {
     let ledger = ledger();
-    let (text, code) = match snapshot(args.config.as_deref()) {
+    let file = args.file.as_deref().or(args.config.as_deref());
+    let (text, code) = match snapshot(file) {
+        Ok(snapshot) if args.print_config => {
+            (print_config::report(&snapshot.config, &[], args.json), 0)
+        }
         Ok(snapshot) if args.json => (format!("{}\n", report(&snapshot, &ledger)), 0),
         Ok(snapshot) => (shown(&snapshot, &ledger), 0),
         Err(error) if args.json => (format!("{}\n", refusal(&error)), CONFIGURATION),
@@ -56,6 +66,14 @@ pub fn standard() -> Result<Arc<Snapshot>, LoadError> {
     let surroundings = locate::surroundings(Path::new("models.yaml"), &folders(None)?);
     let config = surroundings.and_then(|surroundings| walk::config("", None, &surroundings));
     start(config.map_err(LoadError::Problems)?, false)
+}
+
+/// The snapshot of a file that permits whatever is cached.
+pub fn everything(scripted: bool) -> Result<Arc<Snapshot>, LoadError> {
+    let surroundings = locate::surroundings(Path::new("models.yaml"), &folders(None)?);
+    let text = "allow: ['*/*']\n";
+    let config = surroundings.and_then(|surroundings| walk::config(text, None, &surroundings));
+    start(config.map_err(LoadError::Problems)?, scripted)
 }
 
 fn start(config: Config, scripted: bool) -> Result<Arc<Snapshot>, LoadError> {

@@ -13,7 +13,7 @@ use rustix::fs::Mode;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{CONFIGURATION, failed};
+use super::{CONFIGURATION, failed, print_config};
 use crate::access::Entrance;
 use crate::access::keys::{KeyClass, KeyRing, Keys, given};
 use crate::access::limit::Limiter;
@@ -57,6 +57,9 @@ pub struct ServeArgs {
     /// Serve inference without a key on addresses that others can reach
     #[arg(long)]
     insecure_no_auth: bool,
+    /// Show every value in force and where it comes from, and end
+    #[arg(long)]
+    print_config: bool,
     /// Print the addresses as one line of JSON on standard output
     #[arg(long)]
     json: bool,
@@ -118,6 +121,14 @@ impl Overrides {
         }
         config
     }
+
+    /// The keys that the command line decides, with the options that do.
+    fn flags(&self) -> Vec<(&'static str, &'static str)> {
+        let listen = self.listen.as_ref().map(|_| ("server.listen", "--listen"));
+        let management = self.management.as_ref();
+        let management = management.map(|_| ("server.management", "--management"));
+        listen.into_iter().chain(management).collect()
+    }
 }
 
 async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStarted> {
@@ -129,6 +140,10 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
     let config = locate::read(&file, folders).map_err(NotStarted::configuration)?;
     let config = overrides.over(config);
     let seen = Seen::of(&config);
+    if args.print_config {
+        let text = print_config::report(&config, &overrides.flags(), args.json);
+        return Ok(super::print(&text, 0));
+    }
     let counters = Counters::default();
     let lost = counters.clone();
     let log = telemetry::start(&config.log, move || lost.log_lost())

@@ -8,6 +8,8 @@
 //! A scalar stays text here, however it looks; only an empty one, `~` and `null`
 //! without quotes are nothing.
 
+mod syntax;
+
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
 use super::problem::{Place, Problem, lines_of};
@@ -79,10 +81,10 @@ pub fn parse(text: &str) -> (Option<Node>, Vec<Problem>) {
     while let Some(event) = parser.next_event() {
         let step = match event {
             Ok((event, span)) => builder.on(event, span),
-            Err(error) => Err(syntax(
+            Err(error) => Err(syntax::problem(
                 text,
                 error.marker().line(),
-                error.marker().col(),
+                error.marker().col() + 1,
                 error.info(),
             )),
         };
@@ -124,29 +126,6 @@ fn check_text(text: &str) -> Result<(), Problem> {
         }
     }
     Ok(())
-}
-
-/// The library's complaint, with the advice that is usually wanted.
-fn syntax(text: &str, line: usize, column: usize, info: &str) -> Problem {
-    let place = Place {
-        line,
-        column: column + 1,
-        length: 1,
-    };
-    // The library's own limit on brackets, which it meets while looking ahead.
-    if info.contains("recursion limit") {
-        return too_deep(place);
-    }
-    let problem = Problem::at(place, format!("not valid YAML: {info}"));
-    let source = lines_of(text).nth(line.saturating_sub(1)).unwrap_or("");
-    let indent = source.len() - source.trim_start().len();
-    match source.get(..indent) {
-        Some(indent) if indent.contains('\t') => problem.help("indent with spaces, not with tabs"),
-        Some(indent) if indent.contains('\u{a0}') => {
-            problem.help("this line begins with a non-breaking space; write a plain one")
-        }
-        _ => problem,
-    }
 }
 
 fn too_deep(place: Place) -> Problem {
@@ -197,7 +176,9 @@ impl<'a> Builder<'a> {
         let place = self.place(span);
         match event {
             Event::DocumentStart(_) if self.root.is_some() => {
-                self.problem(place, "expected one document, found a second one");
+                let message = "expected one document, found a second one";
+                let problem = Problem::at(place, message).help("remove this line");
+                self.problems.push(problem);
                 return Ok(false);
             }
             Event::Scalar(text, style, anchor, tag) => {

@@ -16,15 +16,15 @@ use super::{Config, Listen, walk};
 use crate::platform::Folders;
 
 /// The name of the file, wherever it is looked for.
-const FILE_NAME: &str = "models.yaml";
+pub const FILE_NAME: &str = "models.yaml";
 
 /// Why there is no configuration.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum LoadError {
     /// None was given and none lies where they are looked for.
     #[error(
-        "no configuration found: looked for {}; give one with --config FILE or \
-         ROUNDHOUSE_CONFIG (a first one needs one line: allow: [\"mlx-community/*\"])",
+        "no configuration found: looked for {}; `roundhouse init` writes a first one from \
+         what is cached, --config FILE or ROUNDHOUSE_CONFIG name another place",
         .searched.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ")
     )]
     NotFound {
@@ -143,6 +143,11 @@ pub fn text(file: &Path) -> Result<String, ReadError> {
     }
     let mut bytes = Vec::new();
     opened.take(LARGEST as u64 + 1).read_to_end(&mut bytes)?;
+    decode(bytes)
+}
+
+/// The text that the bytes of a file are, if they are text within the limit.
+pub fn decode(bytes: Vec<u8>) -> Result<String, ReadError> {
     if bytes.len() > LARGEST {
         return Err(ReadError::TooLarge);
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const EXCERPT: usize = 100;
 
 /// A stretch of text on one line of a file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// Line, from 1.
     pub line: usize,
@@ -158,6 +158,17 @@ impl fmt::Display for Problems {
     }
 }
 
+/// Two places of one thing, for a message.
+pub fn both(first: Place, second: Place) -> String {
+    match first.line == second.line {
+        true => format!(
+            "at columns {} and {} of line {}",
+            first.column, second.column, first.line
+        ),
+        false => format!("at line {} and at line {}", first.line, second.line),
+    }
+}
+
 /// The lines of a text, however they end.
 pub fn lines_of(text: &str) -> impl Iterator<Item = &str> {
     text.split('\n')
@@ -175,7 +186,9 @@ fn excerpt(line: &str, place: Place) -> (String, String) {
     };
     let start = place.column.saturating_sub(1);
     let skip = start.saturating_sub(EXCERPT / 2);
-    let shown: String = line.chars().skip(skip).take(EXCERPT).map(visible).collect();
+    let cut = |(index, c)| if index == 0 && skip > 0 { '…' } else { c };
+    let shown = line.chars().skip(skip).take(EXCERPT).map(visible);
+    let shown: String = shown.enumerate().map(cut).collect();
     let room = shown.chars().count().saturating_sub(start - skip).max(1);
     let caret = format!(
         "{}{}",

@@ -3,6 +3,8 @@
 //! is the way down the tree; `values` reads single values, `server` and `models`
 //! their parts of it.
 
+mod advice;
+mod meant;
 mod models;
 mod server;
 mod values;
@@ -12,12 +14,15 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::file::{self, Node, Pair, Value};
-use super::problem::{Place, Problem, Problems};
+use super::problem::{Place, Problem, Problems, both};
 use super::standard::Surroundings;
-use super::{Config, Pool, keys, suggest};
+use super::{Config, Pool, keys};
 use values::{Span, Zero, quoted};
 
 pub use values::{parse_listen, parse_pattern};
+
+/// What a section is.
+const KEYS_WITH_VALUES: &str = "keys with values";
 
 /// Most problems that are told one by one.
 const MOST_PROBLEMS: usize = 100;
@@ -29,10 +34,12 @@ pub fn config(
     around: &Surroundings,
 ) -> Result<Config, Problems> {
     let (root, problems) = file::parse(text);
+    let (root, renamed) = root.map(meant::rename).unzip();
     let mut walker = Walker {
         around,
         problems,
         untold: 0,
+        renamed: renamed.unwrap_or_default(),
     };
     let config = root.map(|root| walker.top(&root));
     let text = text.strip_prefix(file::BYTE_ORDER_MARK).unwrap_or(text);
@@ -51,6 +58,8 @@ struct Walker<'a> {
     problems: Vec<Problem>,
     /// How many problems were found beyond those that are told.
     untold: usize,
+    /// The keys as they were written, of those that are read as what was meant.
+    renamed: HashMap<Place, String>,
 }
 
 /// Where a value stands: its key from the top, for messages, and the tree's own.
@@ -141,7 +150,7 @@ impl Walker<'_> {
             .into_iter()
             .filter(|pair| {
                 let is_known = known.contains(&pair.key.as_str());
-                if !is_known {
+                if !is_known || self.renamed.contains_key(&pair.place) {
                     self.unknown(shown, &known, pair);
                 }
                 is_known
@@ -149,13 +158,14 @@ impl Walker<'_> {
             .collect()
     }
 
-    /// The pairs of a mapping without duplicates, which are reported.
+    /// The pairs of a mapping. Duplicates are reported, and read all the same, so
+    /// that what is wrong in them is told as well.
     fn unique<'n>(&mut self, shown: &str, node: &'n Node) -> Vec<&'n Pair> {
         let pairs = match &node.value {
             Value::Map(pairs) => pairs.as_slice(),
             Value::Nothing => &[],
             _ => {
-                self.expected(shown, node, "keys with values");
+                self.expected(shown, node, KEYS_WITH_VALUES);
                 &[]
             }
         };
@@ -164,20 +174,17 @@ impl Walker<'_> {
             .iter()
             // Reported by the reader of the text.
             .filter(|pair| pair.key != "<<")
-            .filter(|pair| match first.get(pair.key.as_str()) {
+            .inspect(|pair| match first.get(pair.key.as_str()) {
                 Some(place) => {
                     let message = format!(
-                        "{} is there twice: at line {} and at line {}",
+                        "{} is there twice: {}",
                         quoted(&join(shown, &pair.key)),
-                        place.line,
-                        pair.place.line
+                        both(*place, pair.place)
                     );
                     self.problem(Problem::at(pair.place, message).help("keep one of them"));
-                    false
                 }
                 None => {
                     first.insert(&pair.key, pair.place);
-                    true
                 }
             })
             .collect()
@@ -185,19 +192,14 @@ impl Walker<'_> {
 
     /// Reports an unknown key with the nearest known one, or with where it belongs.
     fn unknown(&mut self, shown: &str, known: &[&str], pair: &Pair) {
+        let written = self.renamed.get(&pair.place).unwrap_or(&pair.key);
         let section = match shown {
             "" => String::new(),
             _ => format!(" in {shown}"),
         };
-        let message = format!("unknown key {}{section}", quoted(&pair.key));
+        let message = format!("unknown key {}{section}", quoted(written));
         let problem = Problem::at(pair.place, message);
-        // Blanks that do not show, such as a non-breaking one, are part of a key.
-        let nearest = suggest::nearest(pair.key.trim(), known.iter().copied());
-        self.problem(match (nearest, keys::elsewhere(&pair.key).as_slice()) {
-            (Some(nearest), _) => problem.help(format!("did you mean {nearest:?}")),
-            (None, []) => problem.help(format!("expected one of {}", known.join(", "))),
-            (None, paths) => problem.help(format!("it belongs at {}", paths.join(" or "))),
-        });
+        self.problem(problem.help(meant::help(written, shown, known)));
     }
 
     /// Reports a value of the wrong kind.
@@ -216,10 +218,15 @@ impl Walker<'_> {
         };
         let message = format!("{path}expected {expected}, found {found}");
         let problem = Problem::at(node.place, message);
-        self.problem(match &node.value {
-            Value::Text(_) if expected.starts_with("a list") => {
+        let help = match expected {
+            KEYS_WITH_VALUES => meant::value(path.trim_end_matches(": "), node),
+            _ => None,
+        };
+        self.problem(match (&node.value, help) {
+            (Value::Text(_), _) if expected.starts_with("a list") => {
                 problem.help(format!("write [{found}]"))
             }
+            (_, Some(help)) => problem.help(help),
             _ => problem,
         });
     }

@@ -1,25 +1,39 @@
 //! The index of the Hugging Face cache folders: which ids are there, in the
 //! spelling that is on disk, and what is known of each. Scanning never fails:
 //! what cannot be served is in the index with its reason. Nothing is written.
+//! A second scan looks only at what has changed since the first.
 
 pub mod fingerprint;
+mod memory;
 mod revision;
 mod size;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::id::ModelId;
 use super::manifest::{self, Manifest, Reason, Rules};
+use memory::{Judged, Memory};
+use size::Size;
+
+/// Most threads that look at repositories at once: it is the disk that is waited for.
+const MOST_THREADS: usize = 8;
+
+/// Fewest repositories that are worth a thread.
+const WORTH_A_THREAD: usize = 32;
 
 /// What the cache folders hold.
 #[derive(Debug, Clone)]
 pub struct CacheIndex {
-    models: BTreeMap<ModelId, CachedModel>,
+    models: BTreeMap<ModelId, Arc<CachedModel>>,
     /// What lies in the folders and is no model that could be served.
     pub strangers: Vec<Stranger>,
     rules: Rules,
+    memory: Memory,
 }
 
 /// A repository in a cache folder.
@@ -50,81 +64,114 @@ impl CacheIndex {
     /// Looks through the cache folders. If two have the same id, the first that
     /// can be served wins. A folder that is not there is an empty one.
     pub fn scan(roots: &[PathBuf], rules: Rules) -> Self {
-        let mut index = Self {
+        let nothing = Self {
             models: BTreeMap::new(),
             strangers: Vec::new(),
             rules,
+            memory: Memory::new(),
+        };
+        nothing.scan_again(roots)
+    }
+
+    /// Looks through cache folders by the same rules, and again only at those
+    /// repositories in which something has changed since this index was made.
+    pub fn scan_again(&self, roots: &[PathBuf]) -> Self {
+        self.scan_at(roots, SystemTime::now())
+    }
+
+    /// The same at a moment.
+    fn scan_at(&self, roots: &[PathBuf], now: SystemTime) -> Self {
+        let mut index = Self {
+            models: BTreeMap::new(),
+            strangers: Vec::new(),
+            rules: self.rules,
+            memory: Memory::new(),
         };
         for root in roots {
-            index.scan_root(root);
+            index.scan_root(root, &self.memory, now);
         }
         index
     }
 
     /// Every cached model, sorted by id.
     pub fn models(&self) -> impl Iterator<Item = &CachedModel> {
-        self.models.values()
+        self.models.values().map(Arc::as_ref)
     }
 
     /// The model of exactly this id: no letter case is folded, and no file system
     /// that folds it is asked.
     pub fn get(&self, id: &ModelId) -> Option<&CachedModel> {
-        self.models.get(id)
+        self.models.get(id).map(Arc::as_ref)
     }
 
     /// The snapshot of a model at a branch, tag or commit, or at what the index
-    /// holds. Nothing if the model is not cached. Reads the disk for a revision.
+    /// holds, by the index's rules or by others. Nothing if the model is not cached.
+    /// Reads the disk for a revision, and where other rules would judge otherwise.
     pub fn snapshot(
         &self,
         id: &ModelId,
         revision: Option<&str>,
+        rules: &Rules,
     ) -> Option<Result<Manifest, Reason>> {
         let model = self.get(id)?;
+        let is_untrusted = matches!(model.state, Err(Reason::UntrustedCode(_)));
+        let is_known = !is_untrusted || *rules == self.rules;
         Some(match revision {
-            None => model.state.clone(),
-            Some(_) => revision::resolve(&model.repository, revision).and_then(|commit| {
-                manifest::inspect_snapshot(&model.repository, &commit, &self.rules)
-            }),
+            None if is_known => model.state.clone(),
+            _ => revision::resolve(&model.repository, revision)
+                .and_then(|commit| manifest::inspect_snapshot(&model.repository, &commit, rules)),
         })
     }
 
-    /// The rules that snapshots are held against.
-    pub fn rules(&self) -> &Rules {
-        &self.rules
-    }
-
-    fn scan_root(&mut self, root: &Path) {
+    fn scan_root(&mut self, root: &Path, memory: &Memory, now: SystemTime) {
         let entries = match fs::read_dir(root) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
             Err(error) => return self.leave_out(root, format!("could not be read: {error}")),
         };
+        let mut repositories = Vec::new();
         for entry in entries {
             match entry {
-                Ok(entry) => self.scan_entry(&entry),
+                Ok(entry) => repositories.extend(self.repository(&entry)),
                 Err(error) => self.leave_out(root, format!("could not be read: {error}")),
             }
         }
+        let rules = self.rules;
+        let look = |(id, repository): &(ModelId, PathBuf)| match memory.get(repository) {
+            Some(judged) if judged.still_holds() => judged.clone(),
+            _ => look_at(id.clone(), repository, &rules, now),
+        };
+        for judged in look_at_all(&repositories, &look) {
+            self.take_in(judged);
+        }
     }
 
-    /// One entry of a cache folder. Its name is the spelling on disk.
-    fn scan_entry(&mut self, entry: &fs::DirEntry) {
+    /// The id and the folder of an entry of a cache folder. Its name is the spelling
+    /// on disk.
+    fn repository(&mut self, entry: &fs::DirEntry) -> Option<(ModelId, PathBuf)> {
         let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|name| name.starts_with("models--")) else {
-            return;
-        };
-        let Some(id) = ModelId::from_folder(name) else {
+        let name = name.to_str().filter(|name| name.starts_with("models--"))?;
+        let id = ModelId::from_folder(name);
+        if id.is_none() {
             let why = "its name is not models--org--repo with a valid id".to_owned();
-            return self.leave_out(&entry.path(), why);
-        };
-        let found = look_at(id, &entry.path(), &self.rules);
-        match self.models.get(&found.id) {
-            Some(before) if before.state.is_ok() || found.state.is_err() => {
-                self.leave_out(&entry.path(), "an earlier cache folder has it".to_owned());
-            }
-            _ => {
-                self.models.insert(found.id.clone(), found);
-            }
+            self.leave_out(&entry.path(), why);
+        }
+        Some((id?, entry.path()))
+    }
+
+    /// Adds a repository, unless an earlier cache folder has its id.
+    fn take_in(&mut self, judged: Judged) {
+        let found = Arc::clone(&judged.model);
+        self.memory.insert(found.repository.clone(), judged);
+        let before = self.models.get(&found.id);
+        if before.is_some_and(|before| before.state.is_ok() || found.state.is_err()) {
+            let why = "an earlier cache folder has it".to_owned();
+            return self.leave_out(&found.repository, why);
+        }
+        let passed = self.models.insert(found.id.clone(), found);
+        if let Some(passed) = passed {
+            let why = "another cache folder has it whole".to_owned();
+            self.leave_out(&passed.repository, why);
         }
     }
 
@@ -136,36 +183,65 @@ impl CacheIndex {
     }
 }
 
+/// Looks at repositories, on a few threads where there are many. The answers are in
+/// the order of the questions.
+fn look_at_all<Q: Sync>(questions: &[Q], look: &(impl Fn(&Q) -> Judged + Sync)) -> Vec<Judged> {
+    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let worth = questions.len().div_ceil(WORTH_A_THREAD);
+    let threads = processors.min(MOST_THREADS).min(worth);
+    if threads <= 1 {
+        return questions.iter().map(look).collect();
+    }
+    std::thread::scope(|scope| {
+        let parts = questions.chunks(questions.len().div_ceil(threads));
+        let threads: Vec<_> = parts
+            .map(|part| scope.spawn(move || part.iter().map(look).collect::<Vec<_>>()))
+            .collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| {
+                let answers = thread.join();
+                answers.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect()
+    })
+}
+
 /// Looks at one repository.
-fn look_at(id: ModelId, repository: &Path, rules: &Rules) -> CachedModel {
-    let refused = |reason| CachedModel {
-        id: id.clone(),
-        repository: repository.to_owned(),
-        commit: None,
-        size: 0,
-        state: Err(reason),
-    };
+fn look_at(id: ModelId, repository: &Path, rules: &Rules, now: SystemTime) -> Judged {
     // A link here could give one model's folder a second id, past `deny`.
-    match fs::symlink_metadata(repository) {
-        Ok(found) if found.is_dir() => {}
-        Ok(found) if found.is_symlink() => {
-            return refused(Reason::UnsafeLink {
-                file: "its folder".to_owned(),
-                problem: "leads out of the cache folder",
+    let refusal = match fs::symlink_metadata(repository) {
+        Ok(found) if found.is_dir() => None,
+        Ok(found) if found.is_symlink() => Some(Reason::UnsafeLink {
+            file: "its folder".to_owned(),
+            problem: "leads out of the cache folder",
+        }),
+        _ => Some(Reason::NoSnapshot),
+    };
+    let mut places = vec![PathBuf::new()];
+    let (commit, state, size) = match refusal {
+        Some(reason) => (None, Err(reason), 0),
+        None => {
+            let commit = revision::resolve(repository, None);
+            let state = commit.clone().and_then(|commit| {
+                let judgement = manifest::judge_snapshot(repository, &commit, rules);
+                places.extend(judgement.files);
+                judgement.state
             });
+            let size = Size::of(repository);
+            places.extend(["refs", "refs/main"].map(PathBuf::from));
+            places.extend(size.folders);
+            (commit.ok(), state, size.bytes)
         }
-        _ => return refused(Reason::NoSnapshot),
-    }
-    let commit = revision::resolve(repository, None);
-    CachedModel {
-        state: commit
-            .clone()
-            .and_then(|commit| manifest::inspect_snapshot(repository, &commit, rules)),
-        commit: commit.ok(),
-        size: size::on_disk(repository),
-        repository: repository.to_owned(),
+    };
+    let model = CachedModel {
         id,
-    }
+        repository: repository.to_owned(),
+        commit,
+        size,
+        state,
+    };
+    Judged::new(model, places, now)
 }
 
 #[cfg(test)]

@@ -23,6 +23,15 @@ pub(super) fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, String> {
     }
 }
 
+/// The first bytes of a file, at most 64. The error is a phrase as above.
+pub(super) fn start_of(path: &Path) -> Result<Vec<u8>, String> {
+    let mut start = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(64).read_to_end(&mut start))
+        .map_err(|error| format!("could not be read: {error}"))?;
+    Ok(start)
+}
+
 /// Parses strictly: nesting up to 128, no key twice, nothing after the end.
 pub(super) fn parse(bytes: &[u8]) -> Result<Value, String> {
     serde_json::from_slice::<Strict>(bytes)

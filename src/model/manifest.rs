@@ -17,6 +17,7 @@ pub use reason::Reason;
 
 use crate::engine::scripted;
 use crate::model::json;
+use crate::model::safetensors::stand_in;
 
 /// What a snapshot is held against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,16 +96,41 @@ pub struct Quantization {
     pub group_size: u32,
 }
 
+/// A snapshot's state, and what that rests on.
+#[derive(Debug)]
+pub struct Judgement {
+    /// What it holds, or why it is not served.
+    pub state: Result<Manifest, Reason>,
+    /// The files that were looked into, from the repository's folder on.
+    pub files: Vec<PathBuf>,
+}
+
 /// Inspects a snapshot of a repository in a cache: `repository` is the folder
 /// `models--org--name`, which no link of the snapshot may leave.
+pub fn judge_snapshot(repository: &Path, commit: &str, rules: &Rules) -> Judgement {
+    let place = match Place::new(&repository.join("snapshots").join(commit), repository) {
+        Ok(place) => place,
+        Err(reason) => {
+            return Judgement {
+                state: Err(reason),
+                files: Vec::new(),
+            };
+        }
+    };
+    let unfinished = || unfinished_blobs(repository);
+    Judgement {
+        state: inspect(&place, Some(commit), &unfinished, rules),
+        files: place.files(),
+    }
+}
+
+/// The same without what it rests on.
 pub fn inspect_snapshot(
     repository: &Path,
     commit: &str,
     rules: &Rules,
 ) -> Result<Manifest, Reason> {
-    let place = Place::new(&repository.join("snapshots").join(commit), repository)?;
-    let unfinished = || unfinished_blobs(repository);
-    inspect(&place, Some(commit), &unfinished, rules)
+    judge_snapshot(repository, commit, rules).state
 }
 
 /// Inspects a folder outside a cache. If it is the snapshot of a repository after
@@ -184,18 +210,28 @@ fn inspect(
     })
 }
 
-/// A file that has to be there and have content.
+/// A file that has to be there and have content of its own.
 fn needed(place: &Place, name: &str, missing: &mut Vec<String>) -> Result<Option<PathBuf>, Reason> {
     let found = place.file(name)?;
-    match &found {
-        None => missing.push(name.to_owned()),
-        Some(path) if fs::metadata(path).is_ok_and(|file| file.len() == 0) => {
-            missing.push(format!("{name} (empty)"));
-            return Ok(None);
-        }
-        Some(_) => {}
+    let Some(path) = &found else {
+        missing.push(name.to_owned());
+        return Ok(None);
+    };
+    let start = json::start_of(path).map_err(|problem| Reason::BadFile {
+        file: name.to_owned(),
+        problem,
+    })?;
+    if start.is_empty() {
+        missing.push(format!("{name} (empty)"));
+        return Ok(None);
     }
-    Ok(found)
+    match stand_in(&start) {
+        Some(what) => Err(Reason::BadFile {
+            file: name.to_owned(),
+            problem: format!("is {what}"),
+        }),
+        None => Ok(found),
+    }
 }
 
 /// Whether a play comes with weight files, which are then held to the same rules.

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-pub use sniff::what_else;
+pub use sniff::{stand_in, what_else};
 pub use write::{DATA_ALIGNMENT, header_for};
 
 /// Longest header, bytes. The format's own library allows four times as much; the

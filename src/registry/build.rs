@@ -10,7 +10,7 @@ use super::catalogue::{Catalogue, Found};
 use super::wildcards::Wildcard;
 use super::{Machine, NotServable, Served, Snapshot};
 use crate::config::problem::Problems;
-use crate::config::{AliasName, Budget, Compute, Config, Entry, LoadSettings, Source};
+use crate::config::{AliasName, Budget, Config, Entry, LoadSettings, Source};
 use crate::model::id::{ModelId, Name};
 use crate::units::ByteSize;
 use crate::worker::{EngineKind, LoadPlan};
@@ -75,13 +75,14 @@ pub fn snapshot(
         wildcards,
         background,
         cached,
+        strangers: catalogue.strangers(),
     })
 }
 
 /// Every id in the cache with its size or what is wrong with it.
 fn cached(catalogue: &dyn Catalogue) -> IndexMap<String, Result<ByteSize, NotServable>> {
     let state = |id: &ModelId| {
-        let found = catalogue.repository(id, None, Compute::Auto);
+        let found = catalogue.repository(id, None, &LoadSettings::default());
         found.map(|found| found.size)
     };
     let ids = catalogue.ids();
@@ -215,10 +216,9 @@ impl Builder<'_> {
     fn make(&self, source: &Source, load: &LoadSettings) -> Planned {
         let found = match source {
             Source::Repository { id, revision } => {
-                self.catalogue
-                    .repository(id, revision.as_deref(), load.compute)?
+                self.catalogue.repository(id, revision.as_deref(), load)?
             }
-            Source::Path(dir) => self.catalogue.folder(dir, load.compute)?,
+            Source::Path(dir) => self.catalogue.folder(dir, load)?,
         };
         if found.scripted && !self.scripted {
             let reason = "it is for the scripted engine, which serves tests only";

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::NotServable;
-use crate::config::Compute;
+use crate::config::LoadSettings;
+use crate::model::cache::Stranger;
 use crate::model::id::ModelId;
 use crate::units::ByteSize;
 
@@ -44,14 +45,17 @@ pub trait Catalogue {
     /// The ids that are cached in any state, sorted.
     fn ids(&self) -> Vec<ModelId>;
 
-    /// What is known of a cached repository at a revision, computed in `compute`.
+    /// What is known of a cached repository at a revision, loaded so.
     fn repository(
         &self,
         id: &ModelId,
         revision: Option<&str>,
-        compute: Compute,
+        load: &LoadSettings,
     ) -> Result<Found, NotServable>;
 
     /// What is known of a folder outside the cache.
-    fn folder(&self, dir: &Path, compute: Compute) -> Result<Found, NotServable>;
+    fn folder(&self, dir: &Path, load: &LoadSettings) -> Result<Found, NotServable>;
+
+    /// What lies in the cache folders and is no model that could be served.
+    fn strangers(&self) -> Vec<Stranger>;
 }

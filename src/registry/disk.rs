@@ -1,14 +1,16 @@
-//! The true [`Catalogue`]: the cache folders, looked through once per snapshot,
-//! and folders outside of them, looked at when an entry names one.
+//! The true [`Catalogue`]: the cache folders, looked through once per snapshot
+//! (where nothing has changed since the last one, not again), and folders outside
+//! of them, looked at when an entry names one.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::NotServable;
 use super::build::USUAL_CONTEXT;
 use super::catalogue::{Catalogue, Found, Needs};
-use crate::config::{Compute, Config};
+use crate::config::{Config, LoadSettings};
 use crate::engine::supported_architectures;
-use crate::model::cache::CacheIndex;
+use crate::model::cache::{CacheIndex, Stranger};
 use crate::model::estimate::{DeviceRule, estimate};
 use crate::model::id::ModelId;
 use crate::model::manifest::{self, Manifest, Reason, Rules};
@@ -17,24 +19,33 @@ use crate::units::ByteSize;
 /// What is on the disk, as of one scan.
 #[derive(Debug)]
 pub struct Disk {
-    index: CacheIndex,
+    index: Arc<CacheIndex>,
 }
 
 impl Disk {
-    /// Looks through the cache folders of a configuration.
-    pub fn scan(config: &Config) -> Self {
-        let rules = Rules {
-            architectures: supported_architectures(),
-            trust_remote_code: false,
+    /// Looks through the cache folders of a configuration. What an earlier index
+    /// knows and what has not changed since is taken from there.
+    pub fn scan(config: &Config, before: Option<&CacheIndex>) -> Self {
+        let index = match before {
+            Some(before) => before.scan_again(&config.cache),
+            None => CacheIndex::scan(&config.cache, rules(false)),
         };
         Self {
-            index: CacheIndex::scan(&config.cache, rules),
+            index: Arc::new(index),
         }
     }
 
     /// The index behind it.
-    pub fn index(&self) -> &CacheIndex {
+    pub fn index(&self) -> &Arc<CacheIndex> {
         &self.index
+    }
+}
+
+/// What snapshots are held against.
+fn rules(trust_remote_code: bool) -> Rules {
+    Rules {
+        architectures: supported_architectures(),
+        trust_remote_code,
     }
 }
 
@@ -47,21 +58,22 @@ impl Catalogue for Disk {
         &self,
         id: &ModelId,
         revision: Option<&str>,
-        compute: Compute,
+        load: &LoadSettings,
     ) -> Result<Found, NotServable> {
         let Some(model) = self.index.get(id) else {
             return Err(NotServable::NotCached);
         };
         let manifest = self
             .index
-            .snapshot(id, revision)
+            .snapshot(id, revision, &rules(load.trust_remote_code))
             .unwrap_or(Err(Reason::NoSnapshot))
             .map_err(|reason| with_remedy(&reason, id))?;
-        Ok(found(manifest, Some(model.size), compute))
+        Ok(found(manifest, Some(model.size), load))
     }
 
-    fn folder(&self, dir: &Path, compute: Compute) -> Result<Found, NotServable> {
-        let manifest = manifest::inspect_folder(dir, self.index.rules()).map_err(|reason| {
+    fn folder(&self, dir: &Path, load: &LoadSettings) -> Result<Found, NotServable> {
+        let rules = rules(load.trust_remote_code);
+        let manifest = manifest::inspect_folder(dir, &rules).map_err(|reason| {
             let reason = match reason {
                 Reason::NoSnapshot => "its folder does not exist".to_owned(),
                 reason => reason.to_string(),
@@ -71,7 +83,11 @@ impl Catalogue for Disk {
                 remedy: None,
             }
         })?;
-        Ok(found(manifest, None, compute))
+        Ok(found(manifest, None, load))
+    }
+
+    fn strangers(&self) -> Vec<Stranger> {
+        self.index.strangers.clone()
     }
 }
 
@@ -84,9 +100,9 @@ fn with_remedy(reason: &Reason, id: &ModelId) -> NotServable {
 }
 
 /// What the registry wants to know of a manifest.
-fn found(manifest: Manifest, on_disk: Option<u64>, compute: Compute) -> Found {
+fn found(manifest: Manifest, on_disk: Option<u64>, load: &LoadSettings) -> Found {
     let longest = manifest.context.unwrap_or(USUAL_CONTEXT);
-    let need = estimate(&manifest, longest, DeviceRule::here(compute));
+    let need = estimate(&manifest, longest, DeviceRule::here(load.compute));
     Found {
         size: ByteSize(on_disk.unwrap_or(manifest.weight_bytes)),
         context: manifest.context,

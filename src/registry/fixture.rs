@@ -7,19 +7,20 @@ use super::catalogue::{Catalogue, Found, Needs};
 use super::{Machine, MachineMemory, NotServable, Snapshot, build};
 use crate::config::problem::Problems;
 use crate::config::standard::Surroundings;
-use crate::config::{Compute, Config, walk};
+use crate::config::{Config, LoadSettings, walk};
+use crate::model::cache::Stranger;
 use crate::model::id::ModelId;
 use crate::units::ByteSize;
 
 /// A disk of known contents.
 #[derive(Clone, Default)]
-pub struct Shelf(BTreeMap<String, Result<Found, NotServable>>);
+pub struct Shelf(BTreeMap<String, Result<Found, NotServable>>, Vec<Stranger>);
 
 impl Shelf {
     /// Complete snapshots of these ids (or folders, by their path).
     pub fn of(ids: &[&str]) -> Self {
         let found = |id: &&str| (id.to_string(), Ok(found(id)));
-        Self(ids.iter().map(found).collect())
+        Self(ids.iter().map(found).collect(), Vec::new())
     }
 
     /// One more snapshot, which is not complete.
@@ -29,6 +30,15 @@ impl Shelf {
             remedy: Some(format!("hf download {id}")),
         };
         self.0.insert(id.to_owned(), Err(reason));
+        self
+    }
+
+    /// Something beside the snapshots that is no model.
+    pub fn stranger(mut self, path: &str) -> Self {
+        self.1.push(Stranger {
+            path: path.into(),
+            why: "its name is not models--org--repo with a valid id".to_owned(),
+        });
         self
     }
 
@@ -80,7 +90,7 @@ impl Catalogue for Shelf {
         &self,
         id: &ModelId,
         revision: Option<&str>,
-        _: Compute,
+        _: &LoadSettings,
     ) -> Result<Found, NotServable> {
         let known = self.0.get(id.as_str()).cloned();
         let found = known.unwrap_or(Err(NotServable::NotCached))?;
@@ -90,9 +100,13 @@ impl Catalogue for Shelf {
         })
     }
 
-    fn folder(&self, dir: &Path, _: Compute) -> Result<Found, NotServable> {
+    fn folder(&self, dir: &Path, _: &LoadSettings) -> Result<Found, NotServable> {
         let known = self.0.get(&dir.display().to_string()).cloned();
         known.unwrap_or(Err(NotServable::NotCached))
+    }
+
+    fn strangers(&self) -> Vec<Stranger> {
+        self.1.clone()
     }
 }
 

@@ -9,8 +9,14 @@ use serde_json::json;
 
 use super::harness::{Home, PATIENCE};
 
-/// Runs a client's script; fails with what it said.
+/// Runs a client's script; fails with what it said unless that is `ok`.
 pub fn run(script: &str, args: &[&str]) {
+    let said = say(script, args);
+    assert_eq!(said.trim(), "ok", "{script}");
+}
+
+/// Runs a client's script and answers what it said.
+pub fn say(script: &str, args: &[&str]) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let packages = root.join("target/python");
     assert!(
@@ -25,12 +31,13 @@ pub fn run(script: &str, args: &[&str]) {
         .expect("python3 starts");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(
-        output.status.success() && text(&output.stdout).trim() == "ok",
+        output.status.success(),
         "{script}: {}\n{}{}",
         output.status,
         text(&output.stdout),
         text(&output.stderr)
     );
+    text(&output.stdout)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,7 +20,8 @@ fn help_names_every_command_but_the_hidden_one() {
     let (code, out, _) = home.run(&["--help"]);
     assert_eq!(code, 0);
     for command in [
-        "serve", "import", "check", "doctor", "models", "allow", "simulate", "keys", "access",
+        "serve", "import", "check", "doctor", "models", "init", "allow", "deny", "alias", "schema",
+        "simulate", "keys", "access",
     ] {
         assert!(out.contains(command), "{command}: {out}");
         let (code, out, _) = home.run(&[command, "--help"]);

@@ -8,12 +8,15 @@ use std::path::Path;
 
 use super::harness::long;
 
-/// Most variations of one seed.
+/// Most places of one seed that are varied.
 const VARIATIONS: usize = 2000;
+
+/// The same where each run lays out a folder.
+const FEW: usize = 6;
 
 /// Runs a target over the seeds of its folder.
 #[track_caller]
-fn check(name: &str, target: fn(&[u8])) {
+fn check(name: &str, target: fn(&[u8]), variations: usize) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fuzz/seeds")
         .join(name);
@@ -23,7 +26,7 @@ fn check(name: &str, target: fn(&[u8])) {
         let seed = std::fs::read(&path).expect("a seed");
         seeds += 1;
         target(&seed);
-        let most = if long() { usize::MAX } else { VARIATIONS };
+        let most = if long() { usize::MAX } else { variations };
         let step = seed.len().div_ceil(most).max(1);
         for end in (0..seed.len()).step_by(step) {
             target(&seed[..end]);
@@ -39,20 +42,30 @@ fn check(name: &str, target: fn(&[u8])) {
 
 #[test]
 fn j03_fuzzed_bodies() {
-    check("peek", targets::peek);
+    check("peek", targets::peek, VARIATIONS);
 }
 
 #[test]
-fn fuzzed_names() {
-    check("names", targets::names);
+fn m02_fuzzed_names() {
+    check("names", targets::names, VARIATIONS);
+}
+
+#[test]
+fn c04_fuzzed_configurations() {
+    check("config", targets::config, VARIATIONS);
+}
+
+#[test]
+fn m11_m12_fuzzed_cache_folders() {
+    check("cache", targets::cache, FEW);
 }
 
 #[test]
 fn m17_fuzzed_safetensors() {
-    check("safetensors", targets::safetensors);
+    check("safetensors", targets::safetensors, VARIATIONS);
 }
 
 #[test]
 fn m18_fuzzed_gguf() {
-    check("gguf", targets::gguf);
+    check("gguf", targets::gguf, VARIATIONS);
 }

@@ -128,6 +128,31 @@ async fn m03_a_mistyped_name_is_404_with_the_nearest() {
     }
 }
 
+/// Where letters of both cases are one folder, the system would answer for either: so
+/// it is never asked by the name of a request. What the cache folders list counts, and
+/// on a volume that folds case they list one spelling.
+#[tokio::test]
+async fn m06_another_letter_case_is_another_model_and_not_there() {
+    let home = Home::new("allow: [\"good/*\", \"Good/*\"]\nmodels: { GOOD/first: {} }\n");
+    home.scripted("good/first", json!({"tokens": 1}));
+    // What such a volume would do: the other spelling leads to the same folder.
+    let folder = |id: &str| home.cache().join(format!("models--{id}"));
+    std::os::unix::fs::symlink(folder("good--first"), folder("Good--first")).expect("linked");
+    let server = home.serve();
+    for name in ["good/First", "Good/first", "GOOD/first"] {
+        let answer = ask(&server, Some(json!(name))).await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (404, "model_not_found"),
+            "{name}"
+        );
+    }
+    assert_eq!(ask(&server, Some(json!("good/first"))).await.status, 200);
+    let status = server.status().await;
+    assert_eq!(status["counters"]["loads"], 1);
+    assert_eq!(status["models"].as_array().expect("models").len(), 1);
+}
+
 #[tokio::test]
 async fn m08_long_names_end_at_96_bytes() {
     let home = home();

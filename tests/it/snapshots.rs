@@ -5,9 +5,12 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use serde_json::json;
+use std::time::{Duration, Instant};
 
-use super::harness::{Home, question};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::harness::{Home, Server, question};
 
 /// Puts a file in place of a link or a file of the snapshot.
 fn put(snapshot: &Path, name: &str, content: &[u8]) {
@@ -176,4 +179,170 @@ async fn m17_m18_weights_that_are_none() {
     .await;
     let pointer = b"version https://git-lfs.github.com/spec/v1\n";
     check(|s| put(s, "model.safetensors", pointer), "git-lfs pointer").await;
+}
+
+/// The words of a worker's command line.
+#[cfg(target_os = "linux")]
+fn command_of(pid: &Value) -> Vec<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).expect("readable");
+    let line = String::from_utf8(line).expect("text");
+    line.split_terminator('\0').map(str::to_owned).collect()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn m16_a_load_takes_a_name_and_nothing_that_could_reach_a_command_line() {
+    let home = Home::new("models: { t/a: { context: 64, kv: 1MB } }\n");
+    let snapshot = home.scripted("t/a", json!({"tokens": 1}));
+    let server = home.serve();
+    let load = async |body: Value| {
+        server
+            .control(Method::POST, "/admin/models/load", Some(body))
+            .await
+    };
+    let fields = [
+        "args",
+        "env",
+        "command",
+        "--log-file",
+        "port",
+        "extra_args",
+        "path",
+    ];
+    for field in fields {
+        for value in [
+            json!(["--scripted-engine"]),
+            json!("--x"),
+            json!({"A": "b"}),
+        ] {
+            let (status, answer) = load(json!({"model": "t/a", field: value})).await;
+            assert_eq!(
+                (status, &answer["error"]["code"]),
+                (400, &json!("invalid_value")),
+                "{field}: {answer}"
+            );
+        }
+    }
+    // A dash may stand at the start of a name, and no model has such a one.
+    for name in ["--model-dir", "-t/a", "--socket=/x"] {
+        let (status, answer) = load(json!({"model": name})).await;
+        assert!([400, 404].contains(&status), "{name}: {answer}");
+    }
+    assert_eq!(server.status().await["counters"]["loads"], 0);
+    assert_eq!(load(json!({"model": "t/a"})).await.0, 200);
+    let status = server.status().await;
+    let mut command = command_of(&status["models"][0]["process"]);
+    assert!(command.remove(0).ends_with("roundhouse"));
+    let socket = command.remove(2);
+    assert!(socket.starts_with('/') && socket.len() <= 104, "{socket}");
+    let dir = snapshot.canonicalize().expect("a folder");
+    let expected = format!(
+        "worker --socket --model-dir {} --engine scripted --context 64 --parallel 8 \
+         --kv 1000000 --compute auto",
+        dir.display()
+    );
+    assert_eq!(command.join(" "), expected);
+}
+
+/// The most memory the router has held, bytes.
+#[cfg(target_os = "linux")]
+fn peak(server: &Server) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("readable");
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let figure = line.and_then(|line| line.split_whitespace().nth(1));
+    figure.expect("a figure").parse::<u64>().expect("a number") << 10
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn m19_the_router_renders_no_template_and_parses_no_tokenizer() {
+    let home = Home::new("allow: ['t/*']\n");
+    home.scripted("t/whole", json!({"tokens": 1}));
+    let snapshot = home.scripted("t/hostile", json!({"tokens": 1}));
+    put(
+        &snapshot,
+        "chat_template.jinja",
+        b"{{ ''.__class__.__mro__[1].__subclasses__() }}{% for i in range(10 ** 12) %}{% endfor %}",
+    );
+    let deep = br#"{"chat_template":"#.repeat(10_000);
+    put(&snapshot, "tokenizer_config.json", &deep);
+    put(&snapshot, "special_tokens_map.json", &deep);
+    let tokenizer = fs::File::create(snapshot.join("tokenizer.json")).expect("created");
+    tokenizer.set_len(2 << 30).expect("sparse");
+    let server = home.serve();
+    for model in ["t/hostile", "t/whole"] {
+        let answer = server.chat(&question(model, "n", false)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    assert_eq!(server.get("/v1/models").await.0, 200);
+    assert!(peak(&server) < 256 << 20, "{} bytes", peak(&server));
+    // What the worker makes of them is its own affair: here it dies of a request.
+    let script = json!({"tokens": 4, "crash": {"at": "headers"}});
+    home.scripted("t/hostile", script);
+    let unload = json!({"model": "t/hostile", "mode": "drain"});
+    let (status, answer) = server
+        .control(Method::POST, "/admin/models/unload", Some(unload))
+        .await;
+    assert_eq!(status, 200, "{answer}");
+    let answer = server.chat(&question("t/hostile", "n", false)).await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (502, "worker_crashed")
+    );
+    let other = server.chat(&question("t/whole", "n", false)).await;
+    assert_eq!(other.status, 200);
+}
+
+#[tokio::test]
+async fn m20_weights_that_crash_at_the_first_token_rest_longer_and_longer() {
+    let home = Home::new("allow: ['t/*']\n");
+    home.scripted("t/whole", json!({"tokens": 1}));
+    home.scripted(
+        "t/broken",
+        json!({"tokens": 4, "crash": {"at": "token", "token": 0}}),
+    );
+    let server = home.serve();
+    let whole = server.chat(&question("t/whole", "n", false)).await;
+    let other = whole.told()["pid"].clone();
+    let start = Instant::now();
+    let (mut crashed, mut resting) = (0, 0);
+    while resting < 3 {
+        let answer = server.chat(&question("t/broken", "n", false)).await;
+        match (answer.status, answer.code().as_str()) {
+            (502, "worker_crashed") => crashed += 1,
+            (503, "load_failed") => {
+                resting += 1;
+                assert_eq!(answer.header("x-should-retry"), Some("false"), "{answer:?}");
+            }
+            told => panic!("{told:?}: {answer:?}"),
+        }
+        let whole = server.chat(&question("t/whole", "n", false)).await;
+        assert_eq!(whole.told()["pid"], other, "another model was disturbed");
+        assert!(start.elapsed() < Duration::from_secs(60), "it never rests");
+    }
+    // Once more at once, then after 1, 2, 4 … seconds of rest.
+    let rests = (start.elapsed().as_secs() + 1).ilog2() + 1;
+    assert!(
+        crashed <= 1 + rests + 1,
+        "{crashed} in {:?}",
+        start.elapsed()
+    );
+    let loads = server.status().await["counters"]["loads"].as_u64();
+    assert!(loads.expect("a number") <= 1 + u64::from(1 + rests + 1));
+}
+
+/// Flipped bits in the header are refused before a worker starts; in the data they
+/// cannot be seen, and are what `m20` above is about.
+#[tokio::test]
+async fn m20_a_flipped_bit_in_a_header_is_refused() {
+    let whole = weights(r#"{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}"#);
+    let flipped = |at: usize| {
+        let mut file = whole.clone();
+        file[at] ^= 0x08;
+        file
+    };
+    // In the length, in the number format, in an offset.
+    for at in [7, 25, 65] {
+        check(|s| put(s, "model.safetensors", &flipped(at)), "bad_weights").await;
+    }
 }

@@ -2,16 +2,19 @@
 
 use std::collections::HashMap;
 
-use super::values::{Span, quoted};
+use super::values::{Span, Wrong, quoted};
 use super::wildcards::clashes;
-use super::{At, MOST_PROBLEMS, Walker, set};
+use super::{At, MOST_PROBLEMS, Walker, advice, set};
 use crate::config::file::{Node, Pair, Value};
 use crate::config::keys::NAME;
-use crate::config::problem::{Place, Problem};
+use crate::config::problem::{Place, Problem, both};
 use crate::config::{
     Alias, AliasName, Compute, Config, Entry, LoadSettings, Pattern, Source, suggest,
 };
 use crate::model::id::{ModelId, Name};
+
+/// What to do about another word than the one that `keep` knows.
+const KEEP: &str = "write always, or remove keep";
 
 /// Longest wildcard, bytes: no name is longer.
 const LONGEST_WILDCARD: usize = 96;
@@ -51,7 +54,11 @@ impl Walker<'_> {
                 }
                 Err(error) => {
                     let message = format!("models.{}: {error}", quoted(&pair.key));
-                    self.problem(Problem::at(pair.place, message));
+                    let problem = Problem::at(pair.place, message);
+                    self.problem(match advice::name(&pair.key) {
+                        Some(advice) => problem.help(advice),
+                        None => problem,
+                    });
                 }
             }
         }
@@ -61,7 +68,11 @@ impl Walker<'_> {
     /// One entry. Nothing and `{}` are entries with default settings.
     fn entry(&mut self, name: Name, pair: &Pair, places: &mut Places) -> Option<Entry> {
         let shown = format!("models.{name}");
-        let mut origin = Origin::default();
+        let mut origin = Origin {
+            // What is no mapping is told once.
+            broken: !matches!(pair.node.value, Value::Map(_) | Value::Nothing),
+            ..Origin::default()
+        };
         let mut load = LoadSettings::default();
         let (mut keep, mut preload, mut warmup, mut idle_unload) = (false, false, false, None);
         let mut aliases = Vec::new();
@@ -103,22 +114,18 @@ impl Walker<'_> {
         })
     }
 
-    /// `context`, `parallel`, `kv`, `compute`, `memory`
+    /// `context`, `parallel`, `kv`, `compute`, `memory`, `trust_remote_code`
     fn load_key(&mut self, load: &mut LoadSettings, key: &str, at: At) {
         match key {
             "context" => load.context = self.number(at, Span::TOKENS),
             "parallel" => load.parallel = self.number(at, Span::PARALLEL),
             "kv" => load.kv = self.amount(at),
             "memory" => load.memory = self.amount(at),
+            "trust_remote_code" => set(&mut load.trust_remote_code, self.boolean(at)),
             "compute" => {
+                let words = Compute::ALL.map(|compute| (compute.as_str(), compute));
                 let expected = "auto, float32, float16 or bfloat16";
-                set(
-                    &mut load.compute,
-                    self.read(at, expected, |text| {
-                        text.parse::<Compute>()
-                            .map_err(|_| format!("expected {expected}, found {}", quoted(text)))
-                    }),
-                );
+                set(&mut load.compute, self.choice(at, expected, &words));
             }
             _ => {}
         }
@@ -128,9 +135,7 @@ impl Walker<'_> {
     fn origin_key(&mut self, origin: &mut Origin, pair: &Pair, at: At) {
         let read = match pair.key.as_str() {
             "repo" => {
-                origin.repo = self.read(at, "a repository id such as org/name", |text| {
-                    ModelId::parse(text).map_err(|error| error.to_string())
-                });
+                origin.repo = self.repository(at);
                 origin.repo.is_some()
             }
             "revision" => {
@@ -198,11 +203,11 @@ impl Walker<'_> {
 
     /// `keep`: `always` is the only word.
     fn keep(&mut self, at: At) -> bool {
-        let keeps = matches!(&at.node.value, Value::Text(text) if text == "always");
-        if !keeps {
-            self.expected(at.path, at.node, "always");
-        }
-        keeps
+        let read = self.read(at, "always", |text| match text {
+            "always" => Ok(()),
+            _ => Err(Wrong::expected("always", text, Some(KEEP.to_owned()))),
+        });
+        read.is_some()
     }
 
     /// `aliases`; their places are kept for the checks between names.
@@ -254,17 +259,17 @@ impl Walker<'_> {
 
     /// A name, or a pattern if it has a `*`.
     fn alias_name(&mut self, at: At) -> Option<AliasName> {
-        self.read(at, "a name", |text| match text.contains('*') {
-            true if text.len() > LONGEST_WILDCARD => Err(format!(
-                "expected at most {LONGEST_WILDCARD} bytes, as a name has, found {}",
-                text.len()
-            )),
-            true => Pattern::parse(text).map(AliasName::Wildcard),
-            false => match Name::parse(text) {
-                Ok(name) => Ok(AliasName::Exact(name)),
-                Err(error) => Err(error.to_string()),
-            },
-        })
+        let is_wildcard = matches!(&at.node.value, Value::Text(text) if text.contains('*'));
+        if !is_wildcard {
+            return self.name(at).map(AliasName::Exact);
+        }
+        let pattern = self.read(at, "a name", |text| match text.len() {
+            0..=LONGEST_WILDCARD => Pattern::parse(text).map_err(Wrong::from),
+            long => Err(Wrong::from(format!(
+                "expected at most {LONGEST_WILDCARD} bytes, as a name has, found {long}"
+            ))),
+        });
+        pattern.map(AliasName::Wildcard)
     }
 
     /// Where two wildcards that say equally much could match the same name, it would
@@ -280,11 +285,10 @@ impl Walker<'_> {
             let ((one, place, entry), (other, other_place, _)) =
                 (wildcards[later], wildcards[earlier]);
             let message = format!(
-                "models.{entry}.aliases: {:?} and {:?} say equally much of a name that both match: at line {} and at line {}",
+                "models.{entry}.aliases: {:?} and {:?} say equally much of a name that both match: {}",
                 other.as_str(),
                 one.as_str(),
-                other_place.line,
-                place.line
+                both(*other_place, *place)
             );
             let help = "make one of them longer, or write such names as aliases of their own";
             self.problem(Problem::at(*place, message).help(help));
@@ -306,10 +310,9 @@ impl Walker<'_> {
                 }
             };
             let message = format!(
-                "models.{entry}.aliases: {:?} is already {what}: at line {} and at line {}",
+                "models.{entry}.aliases: {:?} is already {what}: {}",
                 alias.as_str(),
-                other.line,
-                place.line
+                both(*other, *place)
             );
             self.problem(Problem::at(*place, message).help("a name leads to one model only"));
         }
@@ -357,7 +360,7 @@ impl Walker<'_> {
         let nearest = suggest::nearest(name.as_str(), names.map(Name::as_str));
         self.problem(match nearest {
             Some(nearest) => problem.help(format!("did you mean {nearest:?}")),
-            None => problem,
+            None => problem.help("give it an entry under models, or permit it with allow"),
         });
     }
 }

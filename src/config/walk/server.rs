@@ -1,12 +1,13 @@
 //! `server` and `server.limits`.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 
-use super::values::{Span, Zero, quoted};
-use super::{At, Walker, set};
+use super::values::{Span, Zero, parse_listen, quoted};
+use super::{At, Walker, advice, set};
 use crate::config::file::{Node, Value};
-use crate::config::problem::Problem;
+use crate::config::problem::{Place, Problem, both};
 use crate::config::{Counts, Limits, Listen, Server, Tls};
 
 impl Walker<'_> {
@@ -37,7 +38,7 @@ impl Walker<'_> {
                     set(&mut server.trusted_proxies, networks);
                 }
                 "tls" => server.tls = self.tls(&pair.node),
-                "socket_mode" => set(&mut server.socket_mode, self.socket_mode(at)),
+                "socket_mode" => set(&mut server.socket_mode, self.mode(at)),
                 "drain" => set(&mut server.drain, self.duration(at, Zero::Fits)),
                 "heartbeat_after" => {
                     set(&mut server.heartbeat_after, self.duration(at, Zero::Fits));
@@ -84,17 +85,6 @@ impl Walker<'_> {
         Some(Tls {
             cert: cert?,
             key: key?,
-        })
-    }
-
-    /// Permission bits as `chmod` takes them: three octal digits after a zero.
-    fn socket_mode(&mut self, at: At) -> Option<u32> {
-        let expected = "a mode such as 0600 or 0660";
-        self.read(at, expected, |text| {
-            let digits = text.strip_prefix('0').filter(|digits| digits.len() == 3);
-            digits
-                .and_then(|digits| u32::from_str_radix(digits, 8).ok())
-                .ok_or_else(|| format!("expected {expected}, found {}", quoted(text)))
         })
     }
 
@@ -168,42 +158,67 @@ impl Walker<'_> {
     /// A host as it stands in `Host`, without a port.
     fn host(&mut self, at: At) -> Option<String> {
         let expected = "a host without a port, such as ai.example.internal";
-        self.plain(at, expected, is_host)
+        self.plain(at, expected, is_host, advice::host)
     }
 
     /// A web origin.
     fn origin(&mut self, at: At) -> Option<String> {
         let expected = "an origin such as https://chat.example.com";
-        self.plain(at, expected, is_origin)
-    }
-
-    /// Text that a test accepts.
-    fn plain(&mut self, at: At, expected: &str, fits: fn(&str) -> bool) -> Option<String> {
-        match &at.node.value {
-            Value::Text(text) if fits(text) => Some(text.clone()),
-            _ => {
-                self.expected(at.path, at.node, expected);
-                None
-            }
-        }
+        self.plain(at, expected, is_origin, advice::origin)
     }
 
     /// No address may be listened on twice; port 0 is another one each time.
     fn check_addresses(&mut self, node: &Node, server: &Server) {
-        let mut seen = HashSet::new();
-        for listen in server.listen.iter().chain(&server.management) {
-            if matches!(listen, Listen::Tcp(address) if address.port() == 0) {
-                continue;
-            }
-            if !seen.insert(listen) {
+        let around = self.around;
+        let mut seen: HashMap<Listen, Place> = HashMap::new();
+        let standard = [
+            ("listen", &server.listen),
+            ("management", &server.management),
+        ];
+        for (key, listens) in standard {
+            for (listen, place) in written(node, key, listens, |path| around.resolve(path)) {
+                if matches!(listen, Listen::Tcp(address) if address.port() == 0) {
+                    continue;
+                }
+                let Some(first) = seen.insert(listen.clone(), place) else {
+                    continue;
+                };
                 let message = format!(
-                    "server.listen and server.management: expected different addresses, found {} twice",
-                    quoted(&listen.to_string())
+                    "server.{key}: expected different addresses, found {} twice: {}",
+                    quoted(&listen.to_string()),
+                    both(first, place)
                 );
-                self.problem(Problem::at(node.place, message));
+                self.problem(Problem::at(place, message));
             }
         }
     }
+}
+
+/// The addresses of a key with their places; those that hold without the key have
+/// the place of the section.
+fn written(
+    node: &Node,
+    key: &str,
+    listens: &[Listen],
+    resolve: impl Fn(&str) -> Option<PathBuf>,
+) -> Vec<(Listen, Place)> {
+    let pairs = match &node.value {
+        Value::Map(pairs) => pairs.as_slice(),
+        _ => &[],
+    };
+    let Some(pair) = pairs.iter().find(|pair| pair.key == key) else {
+        let place = |listen: &Listen| (listen.clone(), node.place);
+        return listens.iter().map(place).collect();
+    };
+    let nodes = match &pair.node.value {
+        Value::List { items, .. } => items.as_slice(),
+        _ => std::slice::from_ref(&pair.node),
+    };
+    let read = |node: &Node| match &node.value {
+        Value::Text(text) => Some((parse_listen(text, &resolve).ok()?, node.place)),
+        _ => None,
+    };
+    nodes.iter().filter_map(read).collect()
 }
 
 /// Sets what could be read; the key was known either way.

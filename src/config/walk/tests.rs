@@ -272,7 +272,9 @@ fn documented() -> String {
         let class = key.class.as_str();
         format!(
             "| `{}` | {} | {default} | {class} | {} |\n",
-            key.path, key.kind, key.about
+            key.path,
+            key.kind.words(),
+            key.about
         )
     };
     let head = "| key | type | default | class | what it is for |\n|---|---|---|---|---|\n";

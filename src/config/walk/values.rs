@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{At, Walker};
+use super::{At, Walker, advice};
 use crate::config::file::{Node, Value};
 use crate::config::problem::Problem;
 use crate::config::{Amount, Budget, Contention, Heartbeat, Listen, MinResidency, Pattern};
-use crate::model::id::Name;
+use crate::model::id::{ModelId, Name};
 use crate::units::{ByteSize, UnitError, parse_duration};
 
 /// Longest duration: ten years. Above it a clock's arithmetic could overflow,
@@ -22,6 +22,9 @@ const LONGEST_SOCKET: usize = 103;
 
 /// Longest text that is repeated in a message, characters.
 const LONGEST_QUOTE: usize = 60;
+
+/// The levels of the log.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// How an address is written.
 const ADDRESS: &str = "an address such as 127.0.0.1:11440, [::1]:11440 or unix:PATH";
@@ -50,6 +53,34 @@ impl Span {
     pub const PARALLEL: Self = Self(1, 4096);
 }
 
+/// Why a text does not fit, and what was probably meant.
+pub struct Wrong {
+    message: String,
+    help: Option<String>,
+}
+
+impl From<String> for Wrong {
+    fn from(message: String) -> Self {
+        Self {
+            message,
+            help: None,
+        }
+    }
+}
+
+impl Wrong {
+    /// The same with advice, if there is any.
+    fn advised(message: String, help: Option<String>) -> Self {
+        Self { message, help }
+    }
+
+    /// What is expected beside what is found, with advice.
+    pub fn expected(expected: &str, text: &str, help: Option<String>) -> Self {
+        let message = format!("expected {expected}, found {}", quoted(text));
+        Self { message, help }
+    }
+}
+
 /// Text in quotes, escaped, and cut if it is long.
 pub fn quoted(text: &str) -> String {
     match text.char_indices().nth(LONGEST_QUOTE) {
@@ -71,21 +102,39 @@ impl Walker<'_> {
     }
 
     /// A value that a function reads from text; its error becomes the problem.
-    pub fn read<T>(
+    pub fn read<T, E: Into<Wrong>>(
         &mut self,
         at: At,
         expected: &str,
-        read: impl FnOnce(&str) -> Result<T, String>,
+        read: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
         let text = self.text(at, expected)?;
-        match read(text) {
+        match read(text).map_err(E::into) {
             Ok(value) => Some(value),
-            Err(message) => {
+            Err(Wrong { message, help }) => {
                 let message = format!("{}: {message}", at.path);
-                self.problem(Problem::at(at.node.place, message));
+                let problem = Problem::at(at.node.place, message);
+                self.problem(match help {
+                    Some(help) => problem.help(help),
+                    None => problem,
+                });
                 None
             }
         }
+    }
+
+    /// One of a few words.
+    pub fn choice<T>(&mut self, at: At, expected: &str, words: &[(&'static str, T)]) -> Option<T>
+    where
+        T: Copy,
+    {
+        self.read(at, expected, |text| {
+            let found = words.iter().find(|(word, _)| *word == text);
+            found.map(|(_, value)| *value).ok_or_else(|| {
+                let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+                Wrong::expected(expected, text, advice::choice(text, &words))
+            })
+        })
     }
 
     /// A list; each item is read, and those that cannot be are left out.
@@ -123,12 +172,14 @@ impl Walker<'_> {
     /// `memory` at the top.
     pub fn budget(&mut self, at: At) -> Option<Budget> {
         let expected = "a size such as 48GB, a percentage or auto";
-        self.read(at, expected, |text| match text {
-            "auto" => Ok(Budget::Auto),
-            _ => match amount(text, expected)? {
+        self.read(at, expected, |text| -> Result<Budget, Wrong> {
+            if text == "auto" {
+                return Ok(Budget::Auto);
+            }
+            match amount(text, expected)? {
                 Amount::Size(size) => Ok(Budget::Size(size)),
                 amount @ Amount::Share(_) => Ok(Budget::Share(amount.share())),
-            },
+            }
         })
     }
 
@@ -150,10 +201,7 @@ impl Walker<'_> {
         self.read(at, expected, |text| {
             let duration = duration(text, expected)?;
             match duration.is_zero() && zero == Zero::Refused {
-                true => Err(format!(
-                    "expected more than nothing, found {}",
-                    quoted(text)
-                )),
+                true => Err(Wrong::expected("more than nothing", text, None)),
                 false => Ok(duration),
             }
         })
@@ -173,7 +221,12 @@ impl Walker<'_> {
         let expected = "auto, or a duration such as 20s";
         self.read(at, expected, |text| match text {
             "auto" => Ok(MinResidency::Auto),
-            _ => duration(text, expected).map(MinResidency::For),
+            _ => duration(text, expected)
+                .map(MinResidency::For)
+                .map_err(|wrong| {
+                    let help = advice::choice(text, &["auto"]);
+                    Wrong::advised(wrong.message, wrong.help.or(help))
+                }),
         })
     }
 
@@ -184,7 +237,7 @@ impl Walker<'_> {
             let number = number(text).filter(|number| (span.0..=span.1).contains(number));
             number
                 .and_then(|number| T::try_from(number).ok())
-                .ok_or_else(|| format!("expected {expected}, found {}", quoted(text)))
+                .ok_or_else(|| Wrong::expected(&expected, text, advice::number(text)))
         })
     }
 
@@ -194,8 +247,16 @@ impl Walker<'_> {
             Value::Text(text) if text == "unlimited" => Some(None),
             Value::Text(text) if number(text).is_some() => self.number(at, Span::COUNT).map(Some),
             _ => {
-                self.expected(at.path, at.node, "a whole number or unlimited");
-                None
+                let expected = "a whole number or unlimited";
+                self.read(at, expected, |text| {
+                    let help = match text {
+                        "none" | "no" | "never" | "infinite" | "inf" | "-1" => {
+                            Some("write unlimited".to_owned())
+                        }
+                        _ => advice::choice(text, &["unlimited"]).or_else(|| advice::number(text)),
+                    };
+                    Err(Wrong::expected(expected, text, help))
+                })
             }
         }
     }
@@ -206,29 +267,24 @@ impl Walker<'_> {
         self.read(at, expected, |text| match text {
             "true" => Ok(true),
             "false" => Ok(false),
-            _ => Err(format!("expected {expected}, found {}", quoted(text))),
+            _ => Err(Wrong::expected(expected, text, advice::switch(text))),
         })
     }
 
     /// What becomes of requests that only busy models could make room for.
     pub fn contention(&mut self, at: At) -> Option<Contention> {
-        let expected = "wait, fail or preempt";
-        self.read(at, expected, |text| match text {
-            "wait" => Ok(Contention::Wait),
-            "fail" => Ok(Contention::Fail),
-            "preempt" => Ok(Contention::Preempt),
-            _ => Err(format!("expected {expected}, found {}", quoted(text))),
-        })
+        let words = [
+            ("wait", Contention::Wait),
+            ("fail", Contention::Fail),
+            ("preempt", Contention::Preempt),
+        ];
+        self.choice(at, "wait, fail or preempt", &words)
     }
 
     /// What heartbeats look like.
     pub fn heartbeat(&mut self, at: At) -> Option<Heartbeat> {
-        let expected = "comment, empty_delta or off";
-        self.read(at, expected, |text| {
-            let mut forms = Heartbeat::ALL.into_iter();
-            let found = forms.find(|form| form.as_str() == text);
-            found.ok_or_else(|| format!("expected {expected}, found {}", quoted(text)))
-        })
+        let words = Heartbeat::ALL.map(|form| (form.as_str(), form));
+        self.choice(at, "comment, empty_delta or off", &words)
     }
 
     /// A path: `~` is the home folder, a relative one is relative to the file.
@@ -236,9 +292,13 @@ impl Walker<'_> {
         let expected = "a path";
         let around = self.around;
         self.read(at, expected, |text| {
-            around.resolve(text).ok_or_else(|| {
-                let found = quoted(text);
-                format!("expected a path that begins with /, ~/ or a name, found {found}")
+            let resolved = match advice::path(text) {
+                None => around.resolve(text),
+                Some(_) => None,
+            };
+            resolved.ok_or_else(|| {
+                let expected = "a path that begins with /, ~/ or a name";
+                Wrong::expected(expected, text, advice::path(text))
             })
         })
     }
@@ -250,10 +310,8 @@ impl Walker<'_> {
             "true" => Ok(Some(around.state.join("requests.jsonl"))),
             "false" => Ok(None),
             _ => around.resolve(text).map(Some).ok_or_else(|| {
-                let found = quoted(text);
-                format!(
-                    "expected true, false or a path that begins with /, ~/ or a name, found {found}"
-                )
+                let expected = "true, false or a path that begins with /, ~/ or a name";
+                Wrong::expected(expected, text, None)
             }),
         })
     }
@@ -273,14 +331,16 @@ impl Walker<'_> {
     /// A name as requests may say it.
     pub fn name(&mut self, at: At) -> Option<Name> {
         self.read(at, "a name", |text| {
-            Name::parse(text).map_err(|error| error.to_string())
+            Name::parse(text).map_err(|error| Wrong::advised(error.to_string(), advice::name(text)))
         })
     }
 
     /// `allow` and `deny`.
     pub fn patterns(&mut self, at: At) -> Option<Vec<Pattern>> {
         self.list(at, "a list of patterns", |walker, at| {
-            walker.read(at, "a pattern", parse_pattern)
+            walker.read(at, "a pattern", |text| {
+                parse_pattern(text).map_err(|error| Wrong::advised(error, advice::pattern(text)))
+            })
         })
     }
 
@@ -304,23 +364,59 @@ impl Walker<'_> {
         let around = self.around;
         self.read(at, ADDRESS, |text| {
             parse_listen(text, |path| around.resolve(path))
+                .map_err(|error| Wrong::advised(error, advice::address(text)))
+        })
+    }
+
+    /// A value that a test accepts, with advice about one that does not pass it.
+    pub fn plain(
+        &mut self,
+        at: At,
+        expected: &str,
+        fits: fn(&str) -> bool,
+        advice: fn(&str) -> Option<String>,
+    ) -> Option<String> {
+        self.read(at, expected, |text| match fits(text) {
+            true => Ok(text.to_owned()),
+            false => Err(Wrong::expected(expected, text, advice(text))),
+        })
+    }
+
+    /// A repository id.
+    pub fn repository(&mut self, at: At) -> Option<ModelId> {
+        self.read(at, "a repository id such as org/name", |text| {
+            ModelId::parse(text)
+                .map_err(|error| Wrong::advised(error.to_string(), advice::repository(text)))
+        })
+    }
+
+    /// Permission bits as `chmod` takes them: three octal digits after a zero.
+    pub fn mode(&mut self, at: At) -> Option<u32> {
+        let expected = "a mode such as 0600 or 0660";
+        self.read(at, expected, |text| {
+            let digits = text.strip_prefix('0').filter(|digits| digits.len() == 3);
+            digits
+                .and_then(|digits| u32::from_str_radix(digits, 8).ok())
+                .ok_or_else(|| Wrong::expected(expected, text, advice::mode(text)))
         })
     }
 
     /// The filter of the log.
     pub fn filter(&mut self, at: At) -> Option<String> {
         let expected = "a level such as info, or target=level";
-        self.read(
-            at,
-            expected,
-            |text| match tracing_subscriber::EnvFilter::builder().parse(text) {
-                Ok(_) => Ok(text.to_owned()),
-                Err(error) => Err(format!(
-                    "expected {expected}, found {}: {error}",
-                    quoted(text)
-                )),
-            },
-        )
+        self.read(at, expected, |text| {
+            // The library takes any other word for a target, which is a slip more often.
+            let fits = |part: &str| part.contains('=') || LEVELS.contains(&part.trim());
+            let read = tracing_subscriber::EnvFilter::builder().parse(text);
+            match read.is_ok() && text.split(',').all(fits) {
+                true => Ok(text.to_owned()),
+                false => {
+                    let help = advice::choice(text, &LEVELS)
+                        .unwrap_or_else(|| format!("the levels are {}", LEVELS.join(", ")));
+                    Err(Wrong::expected(expected, text, Some(help)))
+                }
+            }
+        })
     }
 }
 
@@ -364,57 +460,54 @@ fn number(text: &str) -> Option<u64> {
 }
 
 /// A size or a percentage, more than nothing.
-fn amount(text: &str, expected: &str) -> Result<Amount, String> {
+fn amount(text: &str, expected: &str) -> Result<Amount, Wrong> {
     let Some(percent) = text.strip_suffix('%') else {
         return size(text, expected).map(Amount::Size);
     };
     let is_number = percent.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     let value: f64 = match percent.trim_end().parse() {
         Ok(value) if is_number => value,
-        _ => return Err(format!("expected {expected}, found {}", quoted(text))),
+        _ => return Err(Wrong::expected(expected, text, advice::size(text))),
     };
     match value > 0.0 && value <= 100.0 {
         true => Ok(Amount::of_percent(value)),
-        false => Err(format!(
-            "expected a percentage above 0% and up to 100%, found {}",
-            quoted(text)
+        false => Err(Wrong::expected(
+            "a percentage above 0% and up to 100%",
+            text,
+            None,
         )),
     }
 }
 
 /// A size that is more than nothing.
-fn size(text: &str, expected: &str) -> Result<ByteSize, String> {
+fn size(text: &str, expected: &str) -> Result<ByteSize, Wrong> {
     match ByteSize::parse(text) {
-        Ok(ByteSize::ZERO) => Err(format!(
-            "expected more than nothing, found {}",
-            quoted(text)
-        )),
+        Ok(ByteSize::ZERO) => Err(Wrong::expected("more than nothing", text, None)),
         Ok(size) => Ok(size),
-        Err(error) => Err(unit(error, text, expected)),
+        Err(error) => Err(unit(error, text, expected, advice::size(text))),
     }
 }
 
 /// A duration that clocks can count.
-fn duration(text: &str, expected: &str) -> Result<Duration, String> {
+fn duration(text: &str, expected: &str) -> Result<Duration, Wrong> {
     match parse_duration(text) {
-        Ok(duration) if duration > LONGEST => {
-            Err(format!("expected at most 3650d, found {}", quoted(text)))
-        }
+        Ok(duration) if duration > LONGEST => Err(Wrong::expected("at most 3650d", text, None)),
         Ok(duration) => Ok(duration),
-        Err(error) => Err(unit(error, text, expected)),
+        Err(error) => Err(unit(error, text, expected, advice::duration(text))),
     }
 }
 
-/// A quantity that could not be read: a number without its unit gets the advice to add one.
-fn unit(error: UnitError, text: &str, expected: &str) -> String {
+/// A quantity that could not be read: of one without its unit that is said.
+fn unit(error: UnitError, text: &str, expected: &str, help: Option<String>) -> Wrong {
     let found = quoted(text);
-    match error {
+    let why = match error {
         UnitError::SizeUnit(_) | UnitError::DurationUnit(_) if number(text).is_some() => {
-            format!("expected {expected}, found {found} without a unit")
+            " without a unit"
         }
-        UnitError::TooLarge(_) => format!("expected {expected}, found {found}, which is too large"),
-        _ => format!("expected {expected}, found {found}"),
-    }
+        UnitError::TooLarge(_) => ", which is too large",
+        _ => "",
+    };
+    Wrong::advised(format!("expected {expected}, found {found}{why}"), help)
 }
 
 /// A pattern that can match an id.

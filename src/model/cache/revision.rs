@@ -1,4 +1,5 @@
-//! Which snapshot a revision means.
+//! Which snapshot a revision means. Follows no link: a folder or a ref of a
+//! repository that is one could lead anywhere.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -12,6 +13,13 @@ const LONGEST_COMMIT: usize = 64;
 /// The commit of a branch, tag or commit; without one what `refs/main` says,
 /// and where there is no such ref the only snapshot there is.
 pub(super) fn resolve(repository: &Path, revision: Option<&str>) -> Result<String, Reason> {
+    let is_link = |folder: &&&str| repository.join(folder).is_symlink();
+    if let Some(folder) = ["snapshots", "blobs", "refs"].iter().find(is_link) {
+        return Err(Reason::UnsafeLink {
+            file: (*folder).to_owned(),
+            problem: "stands in place of a folder",
+        });
+    }
     match revision {
         Some(revision) => named(repository, revision)
             .ok_or_else(|| Reason::Revision(revision.chars().take(100).collect())),
@@ -41,11 +49,17 @@ fn named(repository: &Path, revision: &str) -> Option<String> {
     })
 }
 
-/// What a ref says. A ref that is no small regular file, or says no commit, is none.
+/// What a ref says. A ref that is no small regular file, is behind a link, or says
+/// no commit, is none.
 fn read_ref(repository: &Path, name: &str) -> Option<String> {
-    let path = repository.join("refs").join(name);
-    let found = fs::symlink_metadata(&path).ok()?;
-    if !found.is_file() {
+    let mut path = repository.join("refs");
+    for part in name.split('/') {
+        path.push(part);
+        if path.is_symlink() {
+            return None;
+        }
+    }
+    if !fs::symlink_metadata(&path).ok()?.is_file() {
         return None;
     }
     let mut text = String::new();

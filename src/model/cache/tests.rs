@@ -1,5 +1,6 @@
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::time::Duration;
 
 use super::super::manifest::fixture::{COMMIT, RULES, Tree};
 use super::*;
@@ -75,7 +76,7 @@ fn a_revision_is_a_branch_a_tag_or_a_commit() {
     let index = scan(&tree);
     let check = |revision: &str, found: bool| {
         let got = index
-            .snapshot(&id("good/model"), Some(revision))
+            .snapshot(&id("good/model"), Some(revision), &RULES)
             .expect("cached");
         assert_eq!(got.is_ok(), found, "{revision}: {got:?}");
         if let Err(reason) = got {
@@ -91,11 +92,11 @@ fn a_revision_is_a_branch_a_tag_or_a_commit() {
     check("", false);
     check("/etc/passwd", false);
     check(&"a".repeat(1000), false);
-    assert_eq!(index.snapshot(&id("other/model"), None), None);
+    assert_eq!(index.snapshot(&id("other/model"), None, &RULES), None);
 }
 
 #[test]
-fn ids_are_matched_byte_for_byte_as_they_are_on_disk() {
+fn m06_ids_are_matched_byte_for_byte_as_they_are_on_disk() {
     let tree = Tree::complete();
     let index = scan(&tree);
     for other in ["Good/model", "good/Model", "good/model1", "good/mode"] {
@@ -129,7 +130,7 @@ fn what_is_no_model_is_told_and_harms_nothing() {
 }
 
 #[test]
-fn a_repository_that_is_a_link_is_not_a_second_id_of_another() {
+fn m06_a_repository_that_is_a_link_is_not_a_second_id_of_another() {
     let tree = Tree::complete();
     symlink(
         "models--good--model",
@@ -143,6 +144,124 @@ fn a_repository_that_is_a_link_is_not_a_second_id_of_another() {
         "unsafe_link"
     );
     assert_eq!(linked.size, 0, "nothing is looked at behind it");
+}
+
+#[test]
+fn folders_of_a_repository_that_are_links_are_not_looked_into() {
+    let elsewhere = Tree::complete();
+    for folder in ["blobs", "refs", "snapshots"] {
+        let tree = Tree::complete();
+        let own = tree.repository().join(folder);
+        fs::remove_dir_all(&own).expect("removed");
+        symlink(elsewhere.repository().join(folder), &own).expect("linked");
+        let model = good(&tree);
+        let reason = model.state.expect_err(folder).to_string();
+        assert_eq!(
+            reason,
+            format!("unsafe_link: {folder} is a link that stands in place of a folder")
+        );
+        let counted = if folder == "blobs" {
+            0
+        } else {
+            good(&elsewhere).size
+        };
+        assert_eq!(model.size, counted, "nothing behind {folder} counts");
+    }
+    let tree = Tree::complete();
+    let refs = tree.repository().join("refs");
+    symlink(elsewhere.repository().join("refs"), refs.join("pr")).expect("linked");
+    let found = scan(&tree).snapshot(&id("good/model"), Some("pr/main"), &RULES);
+    assert_eq!(
+        found.expect("cached").expect_err("a link").code(),
+        "not_cached"
+    );
+}
+
+#[test]
+fn a_file_with_several_names_takes_its_room_once() {
+    let tree = Tree::complete();
+    let before = good(&tree).size;
+    let second = tree.repository().join("snapshots/ffff/onnx");
+    fs::create_dir_all(&second).expect("a folder");
+    fs::write(second.join("own"), [7; 100]).expect("written");
+    assert_eq!(good(&tree).size, before + 100, "files in folders count");
+    fs::hard_link(second.join("own"), second.join("same")).expect("linked");
+    let blob = tree.repository().join("blobs/blob-of-config.json");
+    fs::hard_link(blob, second.join("config.json")).expect("linked");
+    assert_eq!(good(&tree).size, before + 100);
+}
+
+#[test]
+fn a_second_scan_looks_at_what_has_changed_and_at_nothing_else() {
+    let tree = Tree::complete();
+    let other = tree.root().join("models--other--model");
+    fs::create_dir_all(other.join("snapshots")).expect("a folder");
+    let roots = [tree.root().to_owned()];
+    // So long after the changes that no step of a clock hides one.
+    let later = SystemTime::now() + Duration::from_secs(3600);
+    let mut index = scan(&tree).scan_at(&roots, later);
+    let is_remembered = |index: &CacheIndex, next: &CacheIndex, name: &str| {
+        let of = |index: &CacheIndex| Arc::as_ptr(&index.models[&id(name)]);
+        of(index) == of(next)
+    };
+    let mut check = |what: &str, change: &dyn Fn()| {
+        change();
+        let next = index.scan_at(&roots, later);
+        assert!(next.models().eq(scan(&tree).models()), "{what}");
+        assert_eq!(
+            is_remembered(&index, &next, "good/model"),
+            what == "nothing",
+            "{what}"
+        );
+        assert!(is_remembered(&index, &next, "other/model"), "{what}");
+        index = next;
+    };
+    let blob = |name: &str| tree.repository().join(format!("blobs/blob-of-{name}"));
+    check("nothing", &|| ());
+    check("a file goes", &|| tree.remove("tokenizer.json"));
+    check("a file comes", &|| tree.put("tokenizer.json", b"{ }"));
+    check("a shard is cut in its place", &|| {
+        let file = fs::File::options()
+            .write(true)
+            .open(blob("model.safetensors"));
+        file.and_then(|file| file.set_len(100)).expect("cut");
+    });
+    check("a link leads out", &|| {
+        tree.link("config.json", "/etc/hostname")
+    });
+    check("and back", &|| {
+        tree.link("config.json", "../../blobs/blob-of-config.json")
+    });
+    check("a branch moves", &|| tree.refer("main", "ffff"));
+    check("and back", &|| tree.refer("main", COMMIT));
+    check("a download begins", &|| {
+        fs::write(tree.repository().join("blobs/x.incomplete"), "x").expect("written");
+    });
+    let second = tree.repository().join("snapshots/ffff/onnx");
+    check("another snapshot", &|| {
+        fs::create_dir_all(&second).expect("a folder")
+    });
+    check("a file in it", &|| {
+        fs::write(second.join("x"), "x").expect("written")
+    });
+    check("the snapshot goes", &|| {
+        fs::remove_dir_all(tree.snapshot()).expect("removed");
+    });
+    check("nothing", &|| ());
+}
+
+#[test]
+fn what_has_changed_just_now_is_looked_at_again() {
+    let tree = Tree::complete();
+    let roots = [tree.root().to_owned()];
+    let index = scan(&tree);
+    let again = index.scan_again(&roots);
+    let of = |index: &CacheIndex| Arc::as_ptr(&index.models[&id("good/model")]);
+    assert_ne!(
+        of(&index),
+        of(&again),
+        "a time of this moment tells nothing"
+    );
 }
 
 #[test]

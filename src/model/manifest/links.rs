@@ -1,6 +1,7 @@
 //! Which files a snapshot may have: regular ones inside the repository's own
 //! folder, directly or through links that stay in it. Nothing is read here.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -19,6 +20,8 @@ pub(super) struct Place {
     pub(super) dir: PathBuf,
     /// The repository's folder (or the snapshot folder again), without links.
     within: PathBuf,
+    /// Files that were asked for, from `within` on.
+    files: RefCell<Vec<PathBuf>>,
 }
 
 impl Place {
@@ -31,7 +34,11 @@ impl Place {
             return Err(unsafe_link(&file, "leads out of its repository"));
         }
         match real.is_dir() {
-            true => Ok(Self { dir: real, within }),
+            true => Ok(Self {
+                dir: real,
+                within,
+                files: RefCell::default(),
+            }),
             false => Err(Reason::NoSnapshot),
         }
     }
@@ -43,12 +50,19 @@ impl Place {
         if path.symlink_metadata().is_err() {
             return Ok(None);
         }
-        self.check(&path, name)?;
-        let Ok(real) = fs::canonicalize(&path) else {
+        let Some(real) = self.check(&path, name)? else {
             return Ok(None);
         };
+        if let Ok(file) = real.strip_prefix(&self.within) {
+            self.files.borrow_mut().push(file.to_owned());
+        }
         let unfinished = real.extension().is_some_and(|end| end == "incomplete");
         Ok((!unfinished).then_some(real))
+    }
+
+    /// The files that were asked for, from the folder that links may not leave on.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.files.take()
     }
 
     /// Goes through the whole snapshot and refuses the first link that leaves.
@@ -90,19 +104,20 @@ impl Place {
         Ok(())
     }
 
-    /// A file, or a link that stays inside and ends at a file or nowhere.
-    fn check(&self, path: &Path, name: &str) -> Result<(), Reason> {
-        match fs::canonicalize(path) {
-            Ok(real) if !real.starts_with(&self.within) => {
+    /// Where a file is, or a link that stays inside and ends at a file; nothing if it
+    /// ends nowhere.
+    fn check(&self, path: &Path, name: &str) -> Result<Option<PathBuf>, Reason> {
+        match self.real(path) {
+            Ok((real, _)) if !real.starts_with(&self.within) => {
                 Err(unsafe_link(name, "leads out of its repository"))
             }
-            Ok(real) if real.is_file() => Ok(()),
+            Ok((real, true)) => Ok(Some(real)),
             Ok(_) => Err(Reason::BadFile {
                 file: name.to_owned(),
                 problem: "is not a regular file".to_owned(),
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.check_dangling(path, name)
+                self.check_dangling(path, name).map(|()| None)
             }
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
                 Err(unsafe_link(name, "leads in a circle"))
@@ -112,6 +127,35 @@ impl Place {
                 problem: format!("could not be read: {}", error.kind()),
             }),
         }
+    }
+
+    /// The path without links, and whether a regular file is there. `path` is an
+    /// entry of a folder without links. A link as the hub's client makes them is
+    /// followed by hand, since the system goes through every part of the path.
+    fn real(&self, path: &Path) -> io::Result<(PathBuf, bool)> {
+        let found = fs::symlink_metadata(path)?;
+        if !found.is_symlink() {
+            return Ok((path.to_owned(), found.is_file()));
+        }
+        let target = fs::read_link(path)?;
+        if let Some(blob) = blob_of(&target).filter(|_| self.is_snapshot(path)) {
+            let blob = self.within.join("blobs").join(blob);
+            let found = fs::symlink_metadata(&blob)?;
+            if found.is_file() && !self.within.join("blobs").is_symlink() {
+                return Ok((blob, true));
+            }
+        }
+        let real = fs::canonicalize(path)?;
+        let is_file = real.is_file();
+        Ok((real, is_file))
+    }
+
+    /// Whether an entry stands right in `snapshots/<commit>` of the repository.
+    fn is_snapshot(&self, path: &Path) -> bool {
+        let snapshots = self.dir.parent();
+        path.parent() == Some(&self.dir)
+            && snapshots.and_then(Path::parent) == Some(&self.within)
+            && snapshots.is_some_and(|folder| folder.ends_with("snapshots"))
     }
 
     /// A link to nothing is an unfinished download if it would stay inside.
@@ -127,6 +171,14 @@ impl Place {
             false => Err(unsafe_link(name, "leads out of its repository")),
         }
     }
+}
+
+/// The blob that a link of a snapshot names, if it is such a link.
+fn blob_of(target: &Path) -> Option<&Path> {
+    let name = target.strip_prefix("../../blobs").ok()?;
+    let mut parts = name.components();
+    let is_plain = matches!(parts.next(), Some(Component::Normal(_))) && parts.next().is_none();
+    is_plain.then_some(name)
 }
 
 fn unsafe_link(file: &str, problem: &'static str) -> Reason {

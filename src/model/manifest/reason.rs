@@ -110,7 +110,10 @@ impl Reason {
                 "remove the link; a model outside the cache is served by an entry with path"
                     .to_owned(),
             ),
-            Self::UntrustedCode(_) | Self::Architecture { .. } => None,
+            Self::UntrustedCode(_) => Some(format!(
+                "give {id} an entry with trust_remote_code: true (its code is not run here)"
+            )),
+            Self::Architecture { .. } => None,
         }
     }
 }

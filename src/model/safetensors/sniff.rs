@@ -1,7 +1,7 @@
 //! What a file that should be safetensors is instead.
 
 /// First bytes and what they mean.
-const KNOWN: [(&[u8], &str); 13] = [
+const KNOWN: [(&[u8], &str); 12] = [
     (
         b"GGUF",
         "a GGUF file (roundhouse import turns it into a snapshot)",
@@ -11,10 +11,6 @@ const KNOWN: [(&[u8], &str); 13] = [
     (b"\x80\x03", "a Python pickle"),
     (b"\x80\x04", "a Python pickle"),
     (b"\x80\x05", "a Python pickle"),
-    (
-        b"version https://git-lfs",
-        "a git-lfs pointer without its content",
-    ),
     (b"\x1f\x8b", "a gzip archive"),
     (b"\x93NUMPY", "a NumPy array"),
     (b"\x89HDF", "an HDF5 file"),
@@ -34,6 +30,14 @@ pub fn what_else(start: &[u8]) -> Option<&'static str> {
     }
     if let Some((_, name)) = KNOWN.iter().find(|(first, _)| start.starts_with(first)) {
         return Some(name);
+    }
+    stand_in(start)
+}
+
+/// Names what was put in the place of a file of any kind that was not downloaded.
+pub fn stand_in(start: &[u8]) -> Option<&'static str> {
+    if start.starts_with(b"version https://git-lfs") {
+        return Some("a git-lfs pointer without its content");
     }
     let text = start.trim_ascii_start().to_ascii_lowercase();
     if [b"<!doctype" as &[u8], b"<html", b"<?xml"]
