@@ -89,6 +89,7 @@ bench-pool:
 # What a file of 1,000 models costs, and a name in it; see docs/BENCHMARKS.md.
 bench-names:
 	$(CARGO) bench --locked --no-default-features --features tls --bench names
+
 # What a YAML editor says and offers while somebody edits models.yaml, as
 # docs/editor.png: a language server from npm with the schema, shown in Chromium.
 editor-picture:

@@ -328,11 +328,10 @@ impl Walker<'_> {
             let ((one, place, entry), (other, other_place, _)) =
                 (wildcards[later], wildcards[earlier]);
             let message = format!(
-                "models.{entry}.aliases: {:?} and {:?} say equally much of a name that both match: at line {} and at line {}",
+                "models.{entry}.aliases: {:?} and {:?} say equally much of a name that both match: {}",
                 other.as_str(),
                 one.as_str(),
-                other_place.line,
-                place.line
+                both(&self.files, *other_place, *place)
             );
             let help = "make one of them longer, or write such names as aliases of their own";
             self.problem(Problem::at(*place, message).help(help));
