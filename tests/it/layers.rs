@@ -75,7 +75,7 @@ fn every_border_holds() {
 }
 
 /// What has a date may read the clock on the wall: records, the expiry of keys and
-/// their days, the answers themselves, the age of folders. Everything that waits goes by the monotonic
+/// their days, the answers themselves, files. Everything that waits goes by the monotonic
 /// clock, which no change of the wall clock moves.
 const DATED: &[&str] = &[
     "admin/requests.rs",
