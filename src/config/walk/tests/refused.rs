@@ -170,7 +170,7 @@ fn names_lead_to_one_model_each() {
         &[
             r#"3:19 models.a/c.aliases: "x*" is already an alias: at line 2 and at line 3 | a name leads to one model only"#,
             r#"3:25 models.a/c.aliases: "gpt-4*" and "gpt-*o" say equally much of a name that both match: at line 2 and at line 3 | make one of them longer, or write such names as aliases of their own"#,
-            r#"3:52 models.a/c.aliases: "gpt-*o" and "gpt-5*" say equally much of a name that both match: at line 3 and at line 3 | make one of them longer, or write such names as aliases of their own"#,
+            r#"3:52 models.a/c.aliases: "gpt-*o" and "gpt-5*" say equally much of a name that both match: at columns 25 and 52 of line 3 | make one of them longer, or write such names as aliases of their own"#,
         ],
     );
     check(
