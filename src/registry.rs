@@ -140,7 +140,7 @@ impl Registry {
     /// Prepares the first snapshot and puts it in force.
     pub fn start(config: Config, machine: Machine) -> Result<Self, Problems> {
         let disk = disk::Disk::scan(&config, None);
-        let snapshot = build::snapshot(config, &machine, &disk, 1)?;
+        let snapshot = build::snapshot(config, &machine, &disk, None)?;
         Ok(Self {
             current: ArcSwap::from_pointee(snapshot),
             seen: ArcSwap::new(Arc::clone(disk.index())),
@@ -156,10 +156,9 @@ impl Registry {
     /// Makes the next snapshot from a configuration and the cache as it is now.
     /// Reads the cache folders, so it belongs on a thread that may block.
     pub fn prepare(&self, config: Config) -> Result<Snapshot, Problems> {
-        let generation = self.current.load().generation + 1;
         let disk = disk::Disk::scan(&config, Some(&self.seen.load()));
         self.seen.store(Arc::clone(disk.index()));
-        build::snapshot(config, &self.machine, &disk, generation)
+        build::snapshot(config, &self.machine, &disk, Some(&self.current.load()))
     }
 
     /// Puts a prepared snapshot in force and says what is different.

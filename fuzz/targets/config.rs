@@ -44,7 +44,7 @@ fn settings(config: Config) {
         },
         scripted: false,
     };
-    let Ok(snapshot) = build::snapshot(config, &machine, &Bare, 1) else {
+    let Ok(snapshot) = build::snapshot(config, &machine, &Bare, None) else {
         return;
     };
     for name in names {

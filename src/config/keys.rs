@@ -136,7 +136,7 @@ pub const KEYS: &[Key] = &[
     key("models.NAME.variants", Variants, Value("{}"), Live,
         "`NAME:VARIANT` is the same load, with these values where a request does not say; they count before `request.defaults`"),
     key("models.NAME.tags", List(&Tag), Value("[]"), Live,
-        "to filter lists by: `GET /v1/models?tag=`, `GET /admin/models?tag=`, `roundhouse models --tag`"),
+        "to filter lists by: `GET /v1/models?tag=`, `GET /admin/models?tag=`, `roundhouse models --tag TAG`"),
     key("pool.max_models", Any(&[Number, Word("unlimited")]), Value("unlimited"), Live,
         "most models loaded at once"),
     key("pool.idle_unload", Any(&[Duration, Word("never")]), Value("15m"), Live,

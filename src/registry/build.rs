@@ -28,12 +28,13 @@ const KV_TOKENS: u32 = 32_768;
 /// The default room for caches is at most this part of the budget.
 const KV_PART: u64 = 4;
 
-/// Makes a snapshot: resolves the budget, finds each model, gives equal loads one plan.
+/// Makes the snapshot after that one: resolves the budget, finds each model, gives
+/// equal loads one plan.
 pub fn snapshot(
     config: Config,
     machine: &Machine,
     catalogue: &dyn Catalogue,
-    generation: u64,
+    before: Option<&Snapshot>,
 ) -> Result<Snapshot, Problems> {
     let budget = budget(&config, machine)?;
     let mut builder = Builder {
@@ -41,6 +42,7 @@ pub fn snapshot(
         scripted: machine.scripted,
         budget,
         catalogue,
+        before,
         plans: HashMap::new(),
     };
     let served = builder.served();
@@ -68,7 +70,7 @@ pub fn snapshot(
         .filter_map(|(alias, _)| alias.name.exact().map(ToString::to_string))
         .collect();
     Ok(Snapshot {
-        generation,
+        generation: before.map_or(1, |before| before.generation + 1),
         config: Arc::new(config),
         budget,
         served,
@@ -117,6 +119,7 @@ struct Builder<'a> {
     scripted: bool,
     budget: ByteSize,
     catalogue: &'a dyn Catalogue,
+    before: Option<&'a Snapshot>,
     /// Plans made so far, so that equal loads share one.
     plans: HashMap<LoadKey, Planned>,
 }
@@ -219,11 +222,21 @@ impl Builder<'_> {
         entries.any(|entry| entry.warmup && entry.source == *source && entry.load == *load)
     }
 
+    /// The commit that was served before, if it is as whole as it was: a download moves
+    /// a branch before the new files are there, and nobody is cut off by an update.
+    fn still_there(&self, source: &Source, id: &ModelId, load: &LoadSettings) -> Option<Found> {
+        let mut before = self.before?.served.values();
+        let served = before.find(|served| served.source == *source && served.plan.is_ok())?;
+        let commit = served.plan.as_ref().ok()?.commit.as_deref()?;
+        self.catalogue.repository(id, Some(commit), load).ok()
+    }
+
     /// Finds the snapshot and settles what the entry leaves open.
     fn make(&self, source: &Source, load: &LoadSettings) -> Planned {
         let found = match source {
             Source::Repository { id, revision } => {
-                self.catalogue.repository(id, revision.as_deref(), load)?
+                let asked = self.catalogue.repository(id, revision.as_deref(), load);
+                asked.or_else(|error| self.still_there(source, id, load).ok_or(error))?
             }
             Source::Path(dir) => self.catalogue.folder(dir, load)?,
         };

@@ -139,5 +139,5 @@ pub fn snapshot(text: &str, shelf: &Shelf) -> Snapshot {
 
 /// The same on a given machine; it may have problems.
 pub fn try_snapshot(text: &str, shelf: &Shelf, machine: &Machine) -> Result<Snapshot, Problems> {
-    build::snapshot(config(text), machine, shelf, 1)
+    build::snapshot(config(text), machine, shelf, None)
 }

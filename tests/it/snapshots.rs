@@ -438,3 +438,37 @@ async fn m20_a_flipped_bit_in_a_header_is_refused() {
         check(|s| put(s, "model.safetensors", &flipped(at)), "bad_weights").await;
     }
 }
+
+/// A download moves the branch first and brings file after file: until the last is
+/// there the snapshot of before goes on serving, with its worker.
+#[tokio::test]
+async fn an_update_on_its_way_cuts_nobody_off() {
+    let home = Home::new("allow: ['t/*']\n");
+    let snapshot = home.scripted("t/a", json!({"tokens": 1}));
+    let server = home.serve();
+    let reload = || server.control(Method::POST, "/admin/reload", None);
+    let ask = || async {
+        let answer = server.chat(&question("t/a", "n", false)).await;
+        assert_eq!(answer.status, 200, "{answer:?}\n{}", server.log());
+        answer.told()["pid"].clone()
+    };
+    let first = ask().await;
+    let next = "b".repeat(40);
+    let repository = snapshot.ancestors().nth(2).expect("a repository");
+    fs::write(repository.join("refs/main"), &next).expect("written");
+    assert_eq!(reload().await.0, 200);
+    assert_eq!(ask().await, first, "the branch has moved");
+    let arriving = repository.join("snapshots").join(&next);
+    fs::create_dir(&arriving).expect("made");
+    for name in ["config.json", "scripted.json"] {
+        assert_eq!(reload().await.0, 200);
+        assert_eq!(ask().await, first, "{name} is not there");
+        fs::copy(snapshot.join(name), arriving.join(name)).expect("copied");
+    }
+    fs::remove_dir_all(&snapshot).expect("removed");
+    assert_eq!(reload().await.0, 200);
+    let body = Some(json!({"model": "t/a"}));
+    let unloaded = server.control(Method::POST, "/admin/models/unload", body);
+    assert_eq!(unloaded.await.0, 200);
+    assert_ne!(ask().await, first, "all of it is there, and nothing else");
+}

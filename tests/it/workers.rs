@@ -220,8 +220,21 @@ fn descriptors(pid: u32) -> usize {
 }
 
 /// Everything in the home that is not of the cache: sockets, private folders, files
-/// that were to be renamed.
-fn files(home: &Home) -> HashSet<std::path::PathBuf> {
+/// that were to be renamed. What is being written at this moment is waited for.
+async fn files(home: &Home) -> HashSet<std::path::PathBuf> {
+    let start = Instant::now();
+    loop {
+        let found = files_now(home);
+        let is_unfinished = |path: &std::path::PathBuf| path.ends_with("ledger.new");
+        if !found.iter().any(is_unfinished) || start.elapsed() > PATIENCE {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The same, as it is now.
+fn files_now(home: &Home) -> HashSet<std::path::PathBuf> {
     let (mut folders, mut found) = (vec![home.path().to_owned()], HashSet::new());
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -273,11 +286,11 @@ async fn f12_loads_and_unloads_leave_nothing_behind() {
     for _ in 0..5 {
         cycle().await;
     }
-    let before = (memory(), descriptors(server.pid()), files(&home));
+    let before = (memory(), descriptors(server.pid()), files(&home).await);
     for _ in 0..cycles {
         cycle().await;
     }
-    let after = (memory(), descriptors(server.pid()), files(&home));
+    let after = (memory(), descriptors(server.pid()), files(&home).await);
     println!(
         "{cycles} cycles: {} and {} bytes, {} and {} descriptors",
         before.0, after.0, before.1, after.1
