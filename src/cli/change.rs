@@ -151,7 +151,7 @@ impl Change {
             return Err(Failure::Raced { file: self.file() });
         }
         replace(&self.file, &self.text).map_err(|error| io_failure(&self.file, error))?;
-        Ok(self.said + "a running server follows after `kill -HUP` or POST /admin/reload\n")
+        Ok(self.said + "a running server follows by itself\n")
     }
 }
 
