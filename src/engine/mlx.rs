@@ -4,6 +4,7 @@
 pub mod arch;
 pub mod attention;
 pub mod device;
+pub mod encoder;
 pub mod kv;
 pub mod layers;
 #[cfg(target_os = "linux")]
