@@ -6,9 +6,9 @@
 
 mod queue;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel, sync_channel};
-use std::sync::{Arc, Mutex};
 
 use tokio::sync::oneshot;
 
@@ -85,7 +85,7 @@ struct Counts {
 
 /// The way to the thread. When the last one is dropped, the thread ends.
 pub struct Handle {
-    orders: Mutex<Sender<Asked>>,
+    orders: Sender<Asked>,
     facts: Facts,
     counts: Arc<Counts>,
 }
@@ -127,7 +127,7 @@ impl Handle {
             .recv()
             .map_err(|_| device("the engine thread ended while loading".to_owned()))??;
         let handle = Self {
-            orders: Mutex::new(orders),
+            orders,
             facts,
             counts,
         };
@@ -155,10 +155,8 @@ impl Handle {
     pub async fn encode(&self, texts: Vec<Vec<u32>>) -> Vectors {
         let gone = || EngineError::Device("the engine thread is gone".to_owned());
         let (reply, vectors) = oneshot::channel();
-        {
-            let orders = self.orders.lock().map_err(|_| gone())?;
-            orders.send(Asked { texts, reply }).map_err(|_| gone())?;
-        }
+        let asked = Asked { texts, reply };
+        self.orders.send(asked).map_err(|_| gone())?;
         vectors.await.map_err(|_| gone())?
     }
 }

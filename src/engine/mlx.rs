@@ -204,6 +204,17 @@ impl Network for MlxNetwork {
     }
 }
 
+/// `model_type` of the snapshot in `dir`.
+///
+/// # Errors
+/// It cannot be read.
+pub fn model_type(dir: &Path) -> Result<String, EngineError> {
+    let config = read_config(dir)?;
+    let name = config.get("model_type").and_then(Value::as_str);
+    name.map(str::to_owned)
+        .ok_or_else(|| bad_file("config.json", "\"model_type\" is missing"))
+}
+
 fn read_config(dir: &Path) -> Result<Map<String, Value>, EngineError> {
     let text = fs::read(dir.join("config.json")).map_err(|e| bad_file("config.json", e))?;
     serde_json::from_slice(&text).map_err(|error| bad_file("config.json", error))
