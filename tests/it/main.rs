@@ -26,6 +26,7 @@ mod edits;
 mod explains;
 mod exposure;
 mod faults;
+mod framing;
 mod fuzz;
 mod gallery;
 mod keys;
