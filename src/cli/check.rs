@@ -12,6 +12,7 @@ use super::{CONFIGURATION, print_config, table};
 use crate::config::locate::{self, LoadError};
 use crate::config::problem::Problems;
 use crate::config::{Config, Source, walk};
+use crate::model::kind::Kind;
 use crate::platform::{self, Folders};
 use crate::pool::ledger::{self, Ledger, Seen};
 use crate::registry::{Machine, MachineMemory, Registry, Served, Snapshot};
@@ -153,7 +154,7 @@ fn row(served: &Served, snapshot: &Snapshot, ledger: &Ledger) -> Vec<String> {
                 true => "never fits the budget",
                 false => "complete",
             };
-            (memory.to_string(), state.to_owned())
+            (memory.to_string(), format!("{state}{}", purpose(served)))
         }
         Err(reason) => ("-".to_owned(), reason.to_string()),
     };
@@ -161,6 +162,14 @@ fn row(served: &Served, snapshot: &Snapshot, ledger: &Ledger) -> Vec<String> {
     let seen = line.map_or_else(|| "-".to_owned(), |line| seen(&line.seen()));
     let name = format!("{}{aliases}", served.name);
     vec![name, source(&served.source), memory, seen, state]
+}
+
+/// What a model is for, where that is not what most are for. Also for `models`.
+pub fn purpose(served: &Served) -> &'static str {
+    match served.kind {
+        Kind::Chat => "",
+        Kind::Embeddings => ", for embeddings",
+    }
 }
 
 /// What was seen of a model, for people. Also for `models`.
@@ -252,6 +261,7 @@ fn model(served: &Served, snapshot: &Snapshot, ledger: &Ledger) -> Value {
         "wildcards": served.wildcards,
         "source": source(&served.source),
         "model": plan.ok().map(|plan| &plan.model),
+        "kind": plan.ok().map(|_| served.kind),
         "context": plan.ok().map(|plan| plan.context),
         "memory_bytes": plan.ok().map(|plan| reserve(snapshot, ledger, plan).0),
         "estimate_bytes": plan.ok().map(|plan| plan.memory.0),

@@ -19,10 +19,12 @@ pub const NEWER_BOUND: &str = "max_completion_tokens";
 
 /// Fields that the router itself acts on, or that make up the request: no rule
 /// changes them, but for a limit of `n`.
-pub const OWN: [&str; 7] = [
+pub const OWN: [&str; 9] = [
     "model",
     "messages",
     "prompt",
+    "input",
+    "encoding_format",
     "stream",
     "n",
     "ttl",

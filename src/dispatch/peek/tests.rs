@@ -38,6 +38,32 @@ fn model_and_stream_are_found_wherever_they_stand() {
 }
 
 #[test]
+fn texts_are_counted_and_token_ids_are_refused_with_a_hint() {
+    let look = |input: Value| {
+        let body = json!({"model": "a", "input": input}).to_string();
+        look(Endpoint::Embeddings, body.as_bytes()).map_err(|error| error.message)
+    };
+    assert!(look(json!("a")).is_ok() && look(json!(["a", ""])).is_ok());
+    assert!(look(json!(vec!["a"; 2048])).is_ok());
+    let many = look(json!(vec!["a"; 2049])).expect_err("refused");
+    assert_eq!(many, "input: expected at most 2048 texts");
+    for input in [
+        json!([1]),
+        json!([["a"]]),
+        json!(["a", {}]),
+        json!({}),
+        json!(5),
+        json!(true),
+    ] {
+        let refused = look(input.clone()).expect_err("refused");
+        assert!(
+            refused.contains("check_embedding_ctx_length=False"),
+            "{input}: {refused}"
+        );
+    }
+}
+
+#[test]
 fn what_could_be_read_in_two_ways_is_refused() {
     check(r#"{"model":"a","model":"b"}"#, Err(Code::InvalidJson));
     check(r#"{"model":"a","mod\u0065l":"b"}"#, Err(Code::InvalidJson));

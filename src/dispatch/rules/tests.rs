@@ -224,6 +224,15 @@ fn a_prefix_and_what_only_chats_know_is_for_chats() {
     assert_eq!(got.0, r#"{"logprobs":3,"prompt":"a"}"#);
 }
 
+#[test]
+fn what_only_answers_have_is_not_put_into_a_request_for_vectors() {
+    let of = json!({"system_prefix": "Be brief.", "limits": {"max_tokens": 5},
+        "defaults": {"temperature": 0.5}, "set": {"dimensions": 8}});
+    let got = applied(Endpoint::Embeddings, r#"{"input":"a"}"#, &rules(of));
+    assert_eq!(got.0, r#"{"dimensions":8,"input":"a"}"#);
+    assert!(got.1.is_empty());
+}
+
 /// What the same rules make of a tree, said another way.
 fn expected(mut body: Map<String, Value>, rules: &Rules) -> Map<String, Value> {
     let set = |name: &str| rules.set.contains_key(name);
