@@ -44,6 +44,14 @@ impl Worker {
         Self::serving(dir.expect("a folder"), Engine::Text(source))
     }
 
+    /// A worker with the encoder that counts tokens.
+    fn of_vectors() -> Self {
+        let closed = std::fs::Permissions::from_mode(0o700);
+        let dir = tempfile::Builder::new().permissions(closed).tempdir();
+        let source = source::vectors::tests::source();
+        Self::serving(dir.expect("a folder"), Engine::Vectors(source))
+    }
+
     fn serving(dir: tempfile::TempDir, engine: Engine) -> Self {
         let served = Served {
             engine,
@@ -328,6 +336,24 @@ async fn bounds_are_told() {
         message.contains("100") && message.contains("201"),
         "{message}"
     );
+}
+
+#[tokio::test]
+async fn a_model_does_what_it_is_for_and_nothing_else() {
+    let body = json!({"model": "a/b", "input": ["abc", ""]});
+    let (vectors, text) = (Worker::of_vectors(), Worker::of_text(None));
+    let answer = vectors.post("/v1/embeddings", body.clone()).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.json()["data"][0]["embedding"], json!([5.0, 5.0]));
+    assert_eq!(answer.json()["usage"]["prompt_tokens"], 7);
+    assert_eq!(vectors.status().await["tokens"]["prompt"], 7);
+    for refused in [
+        vectors.chat(json!({})).await,
+        text.post("/v1/embeddings", body).await,
+    ] {
+        assert_eq!(refused.status, 400);
+        assert_eq!(refused.json()["error"]["param"], "model");
+    }
 }
 
 #[tokio::test]

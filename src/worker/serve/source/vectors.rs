@@ -116,7 +116,7 @@ fn failed(error: EngineError) -> ApiError {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::engine::LoadTimes;
     use crate::engine::encoder::Encoder;
@@ -157,7 +157,7 @@ mod tests {
     }
 
     /// A token for each byte.
-    fn source() -> Source {
+    pub fn source() -> Source {
         let (encoder, _) = Handle::start(|| Ok(Counting)).expect("a thread");
         let encode = |text: &str| Ok(text.bytes().map(u32::from).collect());
         let recipe = Recipe {
