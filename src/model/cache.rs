@@ -116,8 +116,9 @@ impl CacheIndex {
         let model = self.get(id)?;
         let is_untrusted = matches!(model.state, Err(Reason::UntrustedCode(_)));
         let is_known = !is_untrusted || *rules == self.rules;
+        let is_indexed = revision.is_none() || revision == model.commit.as_deref();
         Some(match revision {
-            None if is_known => model.state.clone(),
+            _ if is_indexed && is_known => model.state.clone(),
             _ => revision::resolve(&model.repository, revision)
                 .and_then(|commit| manifest::inspect_snapshot(&model.repository, &commit, rules)),
         })

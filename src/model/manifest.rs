@@ -4,6 +4,7 @@
 //! engine has. Weights are not read, templates and tokenizers not parsed.
 
 mod config;
+mod lengths;
 mod links;
 mod reason;
 mod shards;
@@ -12,6 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+pub use lengths::lengths;
 use links::Place;
 pub use reason::Reason;
 

@@ -9,9 +9,9 @@ use std::path::{Component, Path, PathBuf};
 use super::Reason;
 
 /// Most entries of a snapshot that are looked at.
-const MOST_ENTRIES: usize = 10_000;
+pub(super) const MOST_ENTRIES: usize = 10_000;
 /// Deepest folder below a snapshot that is looked at.
-const DEEPEST: usize = 8;
+pub(super) const DEEPEST: usize = 8;
 
 /// A snapshot folder and the folder that its links may not leave.
 #[derive(Debug)]
