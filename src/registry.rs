@@ -7,6 +7,7 @@ pub mod build;
 pub mod catalogue;
 pub mod change;
 pub mod disk;
+pub mod pins;
 pub mod why;
 pub mod wildcards;
 
@@ -107,6 +108,16 @@ pub enum NotServable {
     /// The entry asks for what the snapshot cannot give.
     #[error("{0}")]
     Settings(String),
+}
+
+impl NotServable {
+    /// The command or the edit that mends the snapshot, where there is one.
+    pub fn remedy(&self) -> Option<&str> {
+        match self {
+            Self::Snapshot { remedy, .. } => remedy.as_deref(),
+            Self::NotCached | Self::Settings(_) => None,
+        }
+    }
 }
 
 /// What a snapshot depends on besides the configuration and the cache.

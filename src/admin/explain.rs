@@ -80,6 +80,7 @@ pub fn resolved(snapshot: &Snapshot, name: Option<&str>) -> Value {
         } => {
             told["served"] = json!(false);
             told["reason"] = json!(reason.to_string());
+            told["mend"] = json!(reason.remedy());
             told["suggestions"] = json!(suggestions);
         }
     }

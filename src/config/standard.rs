@@ -56,6 +56,7 @@ impl Config {
             source: None,
             drop_ins: Vec::new(),
             digest: None,
+            lock: None,
             memory: Budget::Auto,
             server: Server::standard(),
             cache: vec![around.hub_cache.clone()],

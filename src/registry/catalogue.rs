@@ -1,6 +1,7 @@
 //! What the registry asks of the disk: which ids are cached, and what is known
 //! of a snapshot. The answers come from `model`; tests give their own.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -55,6 +56,10 @@ pub trait Catalogue {
 
     /// What is known of a folder outside the cache.
     fn folder(&self, dir: &Path, load: &LoadSettings) -> Result<Found, NotServable>;
+
+    /// The files of a snapshot with their lengths in bytes, links followed. Hidden ones
+    /// are left out: no engine reads them.
+    fn files(&self, found: &Found) -> Result<BTreeMap<String, u64>, NotServable>;
 
     /// What lies in the cache folders and is no model that could be served.
     fn strangers(&self) -> Vec<Stranger>;

@@ -31,6 +31,8 @@ pub struct Change {
     pub settings: usize,
     /// How many aliases are new, gone or lead elsewhere.
     pub aliases: usize,
+    /// How many pins of the lock file are new, gone or others.
+    pub pins: usize,
     /// Whether the budget is another.
     pub budget: bool,
     /// Parts of the file, beside the models, that differ and hold at once.
@@ -68,6 +70,7 @@ impl Change {
                 })
                 .count(),
             aliases: changed_aliases(before, now),
+            pins: changed_pins(before, now),
             budget: before.budget != now.budget,
             live: holds_at_once(before, now),
             restart: needs_restart(before, now),
@@ -110,6 +113,7 @@ impl fmt::Display for Change {
             "model",
             " changed from the next load on",
         );
+        count("", self.pins, "pin", " changed");
         if self.budget {
             words.push("another memory budget".to_owned());
         }
@@ -205,6 +209,18 @@ fn changed_aliases(before: &Snapshot, now: &Snapshot) -> usize {
     new_or_moved.count() + gone.count() + moved.count()
 }
 
+/// Pins that are new, gone or others.
+fn changed_pins(before: &Snapshot, now: &Snapshot) -> usize {
+    let pins = |snapshot: &Snapshot| {
+        let lock = snapshot.config.lock.clone();
+        lock.unwrap_or_default().pins
+    };
+    let (old, new) = (pins(before), pins(now));
+    let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    let changed = names.into_iter().filter(|it| old.get(*it) != new.get(*it));
+    changed.count()
+}
+
 /// Parts of the file that differ and hold at once; what becomes of models and aliases
 /// is told on its own.
 fn holds_at_once(before: &Snapshot, now: &Snapshot) -> Vec<&'static str> {
@@ -224,6 +240,8 @@ fn holds_at_once(before: &Snapshot, now: &Snapshot) -> Vec<&'static str> {
         ("server", server(old) != server(new)),
         ("log", old.log != new.log),
         ("request_log", old.request_log != new.request_log),
+        // Each pin is told; this is whether anything is pinned at all.
+        ("models.lock", old.lock.is_some() != new.lock.is_some()),
     ]
     .into_iter()
     .filter_map(|(key, differs)| differs.then_some(key))

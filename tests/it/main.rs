@@ -31,6 +31,7 @@ mod fuzz;
 mod gallery;
 mod keys;
 mod layers;
+mod lock;
 mod memory;
 mod metrics;
 mod names;

@@ -93,14 +93,16 @@ impl Reason {
         }
     }
 
-    /// What a person can do about it, for a model of this id.
-    pub fn remedy(&self, id: &ModelId) -> Option<String> {
+    /// What a person can do about it, for a model of this id at the revision that was
+    /// asked for.
+    pub fn remedy(&self, id: &ModelId, revision: Option<&str>) -> Option<String> {
+        let at = revision.map_or_else(String::new, |revision| format!(" --revision {revision}"));
         match self {
             Self::NoSnapshot | Self::Missing { .. } | Self::Cut { .. } => {
-                Some(format!("hf download {id}"))
+                Some(format!("hf download {id}{at}"))
             }
             Self::Weights { .. } | Self::Tensor { .. } | Self::BadFile { .. } => {
-                Some(format!("hf download {id} --force-download"))
+                Some(format!("hf download {id}{at} --force-download"))
             }
             Self::Revision(revision) => Some(format!("hf download {id} --revision {revision}")),
             Self::Ambiguous(_) => Some(format!(
