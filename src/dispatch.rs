@@ -215,7 +215,9 @@ fn decide(
 ) -> Result<Decided, ApiError> {
     let refuse = |code, message: String| Err(ApiError::new(code, message).param("model"));
     let permit = |name: &str| scope.permits(name);
-    match route::decide(snapshot, model, &permit) {
+    let decision = route::decide(snapshot, model, &permit);
+    let suggestions = route::suggestions(snapshot, &decision, &permit);
+    match decision {
         Decision::Serve {
             served,
             plan,
@@ -239,7 +241,7 @@ fn decide(
             })
         }
         Decision::Invalid(error) => refuse(Code::InvalidModelId, error.to_string()),
-        Decision::Unknown { name, suggestions } => {
+        Decision::Unknown { name } => {
             let hint = match suggestions.is_empty() {
                 true => "; GET /v1/models lists what is served".to_owned(),
                 false => meant(&suggestions),
@@ -249,11 +251,7 @@ fn decide(
                 format!("the model \"{name}\" does not exist here{hint}"),
             )
         }
-        Decision::NotServable {
-            name,
-            reason,
-            suggestions,
-        } => refuse(
+        Decision::NotServable { name, reason } => refuse(
             Code::ModelNotFound,
             format!(
                 "the model \"{name}\" cannot be served: {reason}{}",

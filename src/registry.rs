@@ -7,6 +7,7 @@ pub mod build;
 pub mod catalogue;
 pub mod change;
 pub mod disk;
+pub mod fit;
 pub mod pins;
 pub mod why;
 pub mod wildcards;
@@ -170,6 +171,15 @@ impl Registry {
         let disk = disk::Disk::scan(&config, Some(&self.seen.load()));
         self.seen.store(Arc::clone(disk.index()));
         build::snapshot(config, &self.machine, &disk, Some(&self.current.load()))
+    }
+
+    /// What the next snapshot would be with this configuration. Unlike [`Self::prepare`]
+    /// it leaves no trace.
+    pub fn consider(&self, config: Config) -> Result<Change, Problems> {
+        let disk = disk::Disk::scan(&config, Some(&self.seen.load()));
+        let current = self.load();
+        let next = build::snapshot(config, &self.machine, &disk, Some(&current))?;
+        Ok(Change::between(&current, &next))
     }
 
     /// Puts a prepared snapshot in force and says what is different.

@@ -11,6 +11,7 @@ mod access;
 mod background;
 mod bodies;
 mod browser;
+mod checking;
 mod clients;
 mod command_line;
 mod connections;
