@@ -25,6 +25,7 @@ use crate::config::request::Rules;
 use crate::config::{Config, Source};
 use crate::model::cache::{CacheIndex, Stranger};
 use crate::model::id::Name;
+use crate::model::kind::Kind;
 use crate::units::ByteSize;
 use crate::worker::LoadPlan;
 
@@ -88,6 +89,8 @@ pub struct Served {
     pub modified: Option<SystemTime>,
     /// Bytes of its weights on disk, where known.
     pub size: ByteSize,
+    /// What it is for; of a model that is not there what most are for.
+    pub kind: Kind,
     /// Whether it can be asked in messages: its snapshot has a chat template.
     pub chats: bool,
 }

@@ -24,6 +24,7 @@ mod doctor;
 mod documents;
 mod editing;
 mod edits;
+mod embeddings;
 mod explains;
 mod exposure;
 mod faults;

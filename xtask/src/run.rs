@@ -93,7 +93,11 @@ fn configuration(user_cache: Option<&Path>) -> String {
         text += &format!("  - {}\n", Value::String(cache));
     }
     text += &format!("default: {ASKED}\nallow:\n");
-    for (id, _) in demo::MODELS {
+    for id in demo::MODELS
+        .map(|(id, _)| id)
+        .iter()
+        .chain([&demo::ENCODER])
+    {
         text += &format!("  - {id}\n");
     }
     text
