@@ -14,19 +14,22 @@ use crate::access::Caller;
 use crate::access::keys::Scope;
 use crate::api::error::{ApiError, Code};
 use crate::api::fields::Endpoint;
+use crate::config::engine::Kind;
 use crate::config::request::Rules;
 use crate::pool::{Asker, Candidates, Ending, Lease, Pool, Refused, Terms, UnloadReason};
 use crate::records::entry::Entry;
 use crate::registry::{Registry, Snapshot};
-use crate::route::{self, Decision, Kind, Why};
+use crate::route::{self, Decision, Why};
 use crate::shutdown::Tasks;
-use crate::worker::LoadPlan;
 use crate::worker::client::Failure;
+use crate::worker::{LoadPlan, PlannedEngine};
 use patience::{TooLate, within};
 use payload::Payload;
+use rules::Naming;
 
 mod body;
 mod explained;
+mod foreign;
 mod heartbeat;
 pub mod live;
 mod patience;
@@ -97,8 +100,12 @@ pub struct Request {
 /// A request for which a model has been found.
 struct Routed {
     request: Request,
-    /// The body as the engine gets it.
+    /// The body as the engine of the model that it leads to gets it.
     payload: Payload,
+    /// What becomes of its fields.
+    rules: Arc<Rules>,
+    /// The name that it means without saying it.
+    missing: Option<String>,
     /// What a limit of the entry lowered.
     limited: Vec<String>,
     /// The model it leads to, and those that may answer in its place.
@@ -125,12 +132,12 @@ impl Dispatch {
         let limits = &snapshot.config.server.limits;
         let peek = peek::peek(request.endpoint, &request.body, &limits.counts)?;
         request.terms.idle_unload = peek.idle_unload;
-        let kind = Kind {
+        let kind = route::Kind {
             chat: request.endpoint == Endpoint::Chat,
             tokens: request.body.len() as u64,
         };
         let Decided {
-            candidates,
+            mut candidates,
             why,
             rules,
         } = decide(
@@ -139,6 +146,16 @@ impl Dispatch {
             kind,
             &request.caller.scope,
         )?;
+        let asked = request.endpoint.kind();
+        refuse_other_kinds(&candidates.own, asked)?;
+        let is_own = |plan: &LoadPlan| matches!(plan.engine, PlannedEngine::Own(_));
+        if let Some(refusal) = peek.beyond_own {
+            if is_own(&candidates.own) {
+                return Err(refusal);
+            }
+            candidates.others.retain(|plan| !is_own(plan));
+        }
+        candidates.others.retain(|plan| plan.engine.serves(asked));
         let priority = request.terms.priority;
         request
             .entry
@@ -164,10 +181,14 @@ impl Dispatch {
             None => default.map(|name| name.as_str()),
             Some(_) => None,
         };
-        let ruled = rules::apply(request.endpoint, &request.body, &rules, missing);
+        let naming = naming(&candidates.own, missing);
+        let ruled = rules::apply(request.endpoint, &request.body, &rules, naming);
+        let missing = missing.map(str::to_owned);
         let routed = Routed {
             request,
             payload: ruled.payload,
+            rules,
+            missing,
             limited: ruled.limited,
             candidates,
             why,
@@ -195,6 +216,33 @@ impl Dispatch {
     }
 }
 
+/// What becomes of the name of the model on its way to an engine.
+fn naming<'n>(plan: &'n LoadPlan, missing: Option<&'n str>) -> Naming<'n> {
+    match (plan.engine.model(), missing) {
+        (Some(name), _) => Naming::Always(name),
+        (None, Some(name)) => Naming::IfMissing(name),
+        (None, None) => Naming::AsSaid,
+    }
+}
+
+/// An engine is asked what it is for, and nothing else.
+fn refuse_other_kinds(plan: &LoadPlan, asked: Kind) -> Result<(), ApiError> {
+    if plan.engine.serves(asked) {
+        return Ok(());
+    }
+    let kinds = Kind::ALL
+        .into_iter()
+        .filter(|kind| plan.engine.serves(*kind));
+    let kinds: Vec<_> = kinds.map(Kind::as_str).collect();
+    let message = format!(
+        "{} is asked for {} here, and it is for {}",
+        plan.model,
+        asked.as_str(),
+        kinds.join(", ")
+    );
+    Err(ApiError::new(Code::BadRequest, message).param("model"))
+}
+
 /// What a name means.
 struct Decided {
     /// The model it leads to, and those that may answer in its place.
@@ -208,7 +256,7 @@ struct Decided {
 fn decide(
     snapshot: &Snapshot,
     model: Option<&str>,
-    kind: Kind,
+    kind: route::Kind,
     scope: &Scope,
 ) -> Result<Decided, ApiError> {
     let refuse = |code, message: String| Err(ApiError::new(code, message).param("model"));
@@ -222,7 +270,7 @@ fn decide(
         } => {
             let rules = Arc::clone(served.rules(variant.as_deref()));
             let prefix = rules.system_prefix.as_ref();
-            let kind = Kind {
+            let kind = route::Kind {
                 tokens: kind.tokens + prefix.map_or(0, |prefix| prefix.len() as u64),
                 ..kind
             };
@@ -270,6 +318,23 @@ fn meant(suggestions: &[String]) -> String {
 }
 
 impl Routed {
+    /// The body as the engine of this model gets it.
+    fn payload(&self, plan: &LoadPlan) -> Payload {
+        if plan.engine.model() == self.candidates.own.engine.model() {
+            return self.payload.clone();
+        }
+        let naming = naming(plan, self.missing.as_deref());
+        let Request { endpoint, body, .. } = &self.request;
+        rules::apply(*endpoint, body, &self.rules, naming).payload
+    }
+
+    /// Whether an engine of the file answers.
+    fn is_foreign(&self) -> bool {
+        let answering = self.answering.load();
+        let plan = answering.as_ref().unwrap_or(&self.candidates.own);
+        matches!(plan.engine, PlannedEngine::Spawned(_))
+    }
+
     /// The model that answers, or that it leads to while none does.
     fn model(&self) -> String {
         let answering = self.answering.load();
@@ -340,7 +405,7 @@ impl Routed {
             Method::POST,
             self.request.endpoint.path(),
             headers,
-            self.payload.clone(),
+            self.payload(lease.plan()),
         );
         let sent = tokio::select! {
             sent = within(limit, sent) => sent,

@@ -6,6 +6,7 @@
 use serde_json::Value;
 
 use super::error::{ApiError, Code};
+use crate::config::engine::Kind;
 
 mod shapes;
 pub mod stay;
@@ -159,7 +160,27 @@ pub fn known(endpoint: Endpoint, name: &str) -> Option<&'static Field> {
         .find(|field| field.name == name && field.on.contains(&endpoint))
 }
 
+impl Field {
+    /// Whether what may stand here depends on what the engine can do. What our own
+    /// refuses for that reason, another may know.
+    pub fn depends_on_engine(&self) -> bool {
+        match self.takes {
+            Words(..) | Takes::Shape(Shape::Format) => true,
+            Nothing(_, why) => why != NOT_BY_REQUEST,
+            _ => false,
+        }
+    }
+}
+
 impl Endpoint {
+    /// The kind of engine that answers there.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Chat => Kind::Chat,
+            Self::Completions => Kind::Completions,
+        }
+    }
+
     /// The path, here and at the engine.
     pub fn path(self) -> &'static str {
         match self {

@@ -27,6 +27,8 @@ pub struct Found {
     pub scripted: bool,
     /// Whether it has a chat template.
     pub chats: bool,
+    /// The one file that its engine asks for, if it is not ours and asks for one.
+    pub file: Option<PathBuf>,
     /// What it needs, by number format.
     pub needs: Needs,
 }

@@ -73,6 +73,7 @@ fn found(id: &str) -> Found {
         context: Some(40_960),
         scripted: false,
         chats: true,
+        file: None,
         needs: Needs {
             held: ByteSize(5_000_000_000),
             kv_per_token: ByteSize(100_000),

@@ -1,8 +1,10 @@
-//! HTTP to a worker over its socket. It knows the secret and the connection; it
-//! does not know what the bytes mean, and it never repeats a request.
+//! HTTP to a worker over its socket, or to an engine over its socket or its port of
+//! this machine. It knows the secret and the connection; it does not know what the
+//! bytes mean, and it never repeats a request. No proxy of the system, no redirect.
 
 use std::fmt;
-use std::path::Path;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -25,7 +27,19 @@ const IDLE_TIME: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
-    secret: HeaderValue,
+    /// What stands before paths.
+    origin: String,
+    /// Of our own workers alone: no other engine could ask for it.
+    secret: Option<HeaderValue>,
+}
+
+/// Where an engine that is not ours listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// On a Unix socket.
+    Socket(PathBuf),
+    /// On a port of 127.0.0.1.
+    Port(u16),
 }
 
 /// What came back: frames of data, then trailers if the worker sent any.
@@ -59,23 +73,32 @@ impl Client {
         let mut secret =
             HeaderValue::from_str(secret).map_err(|error| Failure::Invalid(error.to_string()))?;
         secret.set_sensitive(true);
-        let http = reqwest::Client::builder()
-            .unix_socket(socket)
-            .no_proxy()
-            .http1_only()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .connect_timeout(CONNECT_TIME)
-            .pool_idle_timeout(IDLE_TIME)
-            .build()
-            .map_err(|error| Failure::Invalid(chain(&error)))?;
-        Ok(Self { http, secret })
+        Ok(Self {
+            http: connections(Some(socket))?,
+            origin: "http://worker".to_owned(),
+            secret: Some(secret),
+        })
+    }
+
+    /// A client for an engine that is not ours.
+    pub fn of_engine(address: &Address) -> Result<Self, Failure> {
+        let (socket, origin) = match address {
+            Address::Socket(path) => (Some(path.as_path()), "http://localhost".to_owned()),
+            Address::Port(port) => {
+                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
+                (None, format!("http://{address}"))
+            }
+        };
+        Ok(Self {
+            http: connections(socket)?,
+            origin,
+            secret: None,
+        })
     }
 
     /// Sends one request; `path` begins with `/` and may have a query. Answers
-    /// when the headers are there. `headers` go out as they are, with the secret
-    /// and the wish for trailers added.
+    /// when the headers are there. `headers` go out as they are; for a worker of our
+    /// own, with the secret and the wish for trailers added.
     pub async fn send(
         &self,
         method: Method,
@@ -83,16 +106,36 @@ impl Client {
         mut headers: HeaderMap,
         body: impl Into<reqwest::Body>,
     ) -> Result<Response<Body>, Failure> {
-        headers.insert(SECRET_HEADER, self.secret.clone());
-        headers.insert(TE, HeaderValue::from_static("trailers"));
+        if let Some(secret) = &self.secret {
+            headers.insert(SECRET_HEADER, secret.clone());
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
         let request = self
             .http
-            .request(method, format!("http://worker{path}"))
+            .request(method, format!("{}{path}", self.origin))
             .headers(headers)
             .body(body);
         let response = request.send().await.map_err(Failure::before_headers)?;
         Ok(Response::from(response).map(Body))
     }
+}
+
+/// Connections to one place of this machine.
+fn connections(socket: Option<&Path>) -> Result<reqwest::Client, Failure> {
+    let mut builder = reqwest::Client::builder()
+        .no_proxy()
+        .http1_only()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .tcp_nodelay(true)
+        .connect_timeout(CONNECT_TIME)
+        .pool_idle_timeout(IDLE_TIME);
+    if let Some(socket) = socket {
+        builder = builder.unix_socket(socket);
+    }
+    let built = builder.build();
+    built.map_err(|error| Failure::Invalid(chain(&error)))
 }
 
 impl Failure {

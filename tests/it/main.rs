@@ -23,6 +23,7 @@ mod doctor;
 mod documents;
 mod editing;
 mod edits;
+mod engines;
 mod explains;
 mod exposure;
 mod faults;

@@ -65,10 +65,12 @@ impl Place {
         self.files.take()
     }
 
-    /// Goes through the whole snapshot and refuses the first link that leaves.
-    pub(super) fn check_all(&self) -> Result<(), Reason> {
-        let mut left = MOST_ENTRIES;
-        self.check_folder(&self.dir, "", DEEPEST, &mut left)
+    /// Goes through the whole snapshot and refuses the first link that leaves. Answers
+    /// the names of what is there, links to nothing among them.
+    pub(super) fn check_all(&self) -> Result<Vec<String>, Reason> {
+        let mut names = Vec::new();
+        self.check_folder(&self.dir, "", DEEPEST, &mut names)?;
+        Ok(names)
     }
 
     fn check_folder(
@@ -76,7 +78,7 @@ impl Place {
         folder: &Path,
         prefix: &str,
         depth: usize,
-        left: &mut usize,
+        names: &mut Vec<String>,
     ) -> Result<(), Reason> {
         let bad = |error: io::Error| Reason::BadFile {
             file: if prefix.is_empty() {
@@ -90,15 +92,18 @@ impl Place {
         for entry in fs::read_dir(folder).map_err(bad)? {
             let entry = entry.map_err(bad)?;
             let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
-            *left = left.checked_sub(1).ok_or_else(|| Reason::BadFile {
-                file: "the snapshot".to_owned(),
-                problem: format!("has more than {MOST_ENTRIES} files"),
-            })?;
+            if names.len() >= MOST_ENTRIES {
+                return Err(Reason::BadFile {
+                    file: "the snapshot".to_owned(),
+                    problem: format!("has more than {MOST_ENTRIES} files"),
+                });
+            }
             let kind = entry.file_type().map_err(bad)?;
             if kind.is_dir() && depth > 0 {
-                self.check_folder(&entry.path(), &format!("{name}/"), depth - 1, left)?;
+                self.check_folder(&entry.path(), &format!("{name}/"), depth - 1, names)?;
             } else {
                 self.check(&entry.path(), &name)?;
+                names.push(name);
             }
         }
         Ok(())
