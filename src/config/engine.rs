@@ -212,7 +212,7 @@ impl Template {
                     let words = Placeholder::ALL.map(Placeholder::as_str);
                     return Err(UnknownPlaceholder {
                         word: word.to_owned(),
-                        nearest: suggest::nearest(word, words.into_iter()),
+                        nearest: suggest::nearest(word, words),
                     });
                 };
                 if !plain.is_empty() {
