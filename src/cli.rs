@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::worker::WorkerArgs;
+use crate::worker::WorkerRole;
 
 pub mod access;
 pub mod allow;
@@ -80,7 +80,7 @@ enum Command {
     /// List every route and what it asks of its caller
     Access(access::AccessArgs),
     #[command(hide = true)]
-    Worker(WorkerArgs),
+    Worker(WorkerRole),
 }
 
 /// The whole command line as clap knows it: what the documents say is held against it.
@@ -109,7 +109,7 @@ pub fn run() -> ExitCode {
         Command::Simulate(args) => simulate::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Access(args) => access::run(&args),
-        Command::Worker(args) => crate::worker::serve::run(&args),
+        Command::Worker(role) => crate::worker::run(&role),
     }
 }
 

@@ -3,6 +3,7 @@
 //! (text to a tree with places) and `config/walk.rs` (tree to this, all problems at once).
 
 pub mod edit;
+pub mod engine;
 pub mod file;
 pub mod keys;
 pub mod locate;
@@ -20,6 +21,7 @@ pub mod walk;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use indexmap::IndexMap;
@@ -54,6 +56,8 @@ pub struct Config {
     pub deny: Vec<Pattern>,
     /// `default`: what a request without `model` means.
     pub default: Option<Name>,
+    /// `engines`: those that are not ours, in the order of the file.
+    pub engines: IndexMap<String, Arc<engine::Engine>>,
     /// `models`: the entries, in the order of the file.
     pub models: Vec<Entry>,
     /// `keys_file`: where hashes of keys are kept.
@@ -381,6 +385,10 @@ pub enum Source {
 /// The settings that decide how a model is loaded (class N).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LoadSettings {
+    /// `engine`: one of the file; nothing means the embedded one.
+    pub engine: Option<Arc<engine::Engine>>,
+    /// `file`: which file of the snapshot is the one with the weights.
+    pub file: Option<String>,
     /// `context`: tokens; nothing means what the checkpoint says.
     pub context: Option<u32>,
     /// `parallel`: sequences at once; nothing means the engine's default.

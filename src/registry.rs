@@ -20,12 +20,12 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use indexmap::IndexMap;
 
+use crate::config::engine::Use;
 use crate::config::problem::Problems;
 use crate::config::request::Rules;
 use crate::config::{Config, Source};
 use crate::model::cache::{CacheIndex, Stranger};
 use crate::model::id::Name;
-use crate::model::kind::Kind;
 use crate::units::ByteSize;
 use crate::worker::LoadPlan;
 
@@ -89,8 +89,8 @@ pub struct Served {
     pub modified: Option<SystemTime>,
     /// Bytes of its weights on disk, where known.
     pub size: ByteSize,
-    /// What it is for; of a model that is not there what most are for.
-    pub kind: Kind,
+    /// What it may be asked; nothing if it cannot be served.
+    pub uses: Vec<Use>,
     /// Whether it can be asked in messages: its snapshot has a chat template.
     pub chats: bool,
 }

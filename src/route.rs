@@ -6,9 +6,9 @@ pub mod path;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use crate::config::engine::Use;
 use crate::config::suggest;
 use crate::model::id::{IdError, Name};
-use crate::model::kind::Kind;
 use crate::registry::{NotServable, Served, Snapshot};
 use crate::worker::LoadPlan;
 
@@ -149,8 +149,8 @@ pub fn suggestions(snapshot: &Snapshot, decision: &Decision, permit: Permit) -> 
 /// What a request that any model of a kind may answer asks of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Demand {
-    /// What it is for.
-    pub kind: Kind,
+    /// What the model is asked.
+    pub asked: Use,
     /// It asks in messages, which takes a chat template.
     pub chat: bool,
     /// It has at most so many tokens: its bytes, of which a token has one at least.
@@ -172,7 +172,7 @@ pub fn others(
     };
     let context = demand.tokens.min(u64::from(own.context));
     let fits = |other: &Served, plan: &LoadPlan| {
-        other.kind == demand.kind
+        other.uses.contains(&demand.asked)
             && (other.chats || !demand.chat)
             && u64::from(plan.context) >= context
             && permit(&other.name)

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::id::ModelId;
+use super::manifest::foreign::{self, Given, Wanted};
 use super::manifest::{self, Manifest, Reason, Rules};
 use memory::{Judged, Memory};
 use size::Size;
@@ -122,6 +123,19 @@ impl CacheIndex {
             _ => revision::resolve(&model.repository, revision)
                 .and_then(|commit| manifest::inspect_snapshot(&model.repository, &commit, rules)),
         })
+    }
+
+    /// What a snapshot of a model holds for an engine that is not ours. Nothing if the
+    /// model is not cached. Reads the disk.
+    pub fn given(
+        &self,
+        id: &ModelId,
+        revision: Option<&str>,
+        wanted: Wanted,
+    ) -> Option<Result<Given, Reason>> {
+        let repository = &self.get(id)?.repository;
+        let commit = revision::resolve(repository, revision);
+        Some(commit.and_then(|commit| foreign::inspect_snapshot(repository, &commit, wanted)))
     }
 
     fn scan_root(&mut self, root: &Path, memory: &Memory, now: SystemTime) {

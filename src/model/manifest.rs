@@ -4,6 +4,7 @@
 //! engine has. Weights are not read, templates and tokenizers not parsed.
 
 mod config;
+pub mod foreign;
 mod lengths;
 mod links;
 mod reason;

@@ -2,6 +2,7 @@
 //! the disk is told by a [`Catalogue`].
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -9,12 +10,13 @@ use indexmap::IndexMap;
 use super::catalogue::{Catalogue, Found};
 use super::wildcards::Wildcard;
 use super::{Machine, NotServable, Served, Snapshot, pins};
+use crate::config::engine::Placeholder;
 use crate::config::problem::Problems;
 use crate::config::request::{Rules, fill};
 use crate::config::{AliasName, Budget, Config, Entry, LoadSettings, Source};
 use crate::model::id::{ModelId, Name};
 use crate::units::ByteSize;
-use crate::worker::{EngineKind, LoadPlan};
+use crate::worker::{EngineKind, LoadPlan, PlannedEngine, Spawned};
 
 /// Sequences at once, where the entry does not say.
 pub const PARALLEL: u32 = 8;
@@ -200,7 +202,7 @@ impl Builder<'_> {
             tags: Vec::new(),
             modified: found.and_then(|found| found.modified),
             size: found.map_or(ByteSize::ZERO, |found| found.size),
-            kind: found.map(|found| found.kind).unwrap_or_default(),
+            uses: found.map(|found| found.uses.clone()).unwrap_or_default(),
             chats: found.is_some_and(|found| found.chats),
             plan: planned.map(|(plan, _)| plan),
         }
@@ -254,14 +256,14 @@ impl Builder<'_> {
             .kv
             .map(|kv| kv.of(self.budget))
             .unwrap_or_else(|| usual_kv(context, found.needs.kv_per_token, self.budget));
+        let model = pool_key(self.config, source, load);
+        let engine = planned_engine(load, &found, &model)?;
         let plan = LoadPlan {
-            model: pool_key(self.config, source, load),
+            model,
             dir: found.dir.clone(),
             commit: found.commit.clone(),
-            engine: match found.scripted {
-                true => EngineKind::Scripted,
-                false => EngineKind::Mlx,
-            },
+            engine,
+            weights: found.size,
             context,
             parallel: load.parallel.unwrap_or(PARALLEL),
             kv,
@@ -275,6 +277,39 @@ impl Builder<'_> {
         };
         Ok((Arc::new(plan), Arc::new(found)))
     }
+}
+
+/// What runs a model, with what there is to fill in.
+fn planned_engine(
+    load: &LoadSettings,
+    found: &Found,
+    model: &str,
+) -> Result<PlannedEngine, NotServable> {
+    let Some(engine) = &load.engine else {
+        return Ok(match found.scripted {
+            true => EngineKind::Scripted.into(),
+            false => EngineKind::Mlx.into(),
+        });
+    };
+    let text = |path: &Path| {
+        let text = path.to_str().map(str::to_owned);
+        let refusal = || NotServable::Settings("its path is not UTF-8".to_owned());
+        text.ok_or_else(refusal)
+    };
+    let dir = text(&found.dir)?;
+    let file = found.file.as_deref().map(text).transpose()?;
+    let name = engine.model.fill(|place| match place {
+        Placeholder::Path => &dir,
+        Placeholder::File => file.as_deref().unwrap_or_default(),
+        Placeholder::Model => model,
+        // The reader of the file refuses them here.
+        Placeholder::Port | Placeholder::Socket => "",
+    });
+    Ok(PlannedEngine::Spawned(Arc::new(Spawned {
+        engine: Arc::clone(engine),
+        file: found.file.clone(),
+        model: name,
+    })))
 }
 
 /// The rules of the variants: what each gives counts before the entry's defaults.

@@ -7,9 +7,9 @@ use std::time::SystemTime;
 
 use super::NotServable;
 use crate::config::LoadSettings;
+use crate::config::engine::Use;
 use crate::model::cache::Stranger;
 use crate::model::id::ModelId;
-use crate::model::kind::Kind;
 use crate::units::ByteSize;
 
 /// A complete snapshot on disk and what it will need.
@@ -27,10 +27,12 @@ pub struct Found {
     pub context: Option<u32>,
     /// Whether it is a play for the scripted engine.
     pub scripted: bool,
-    /// What it is for.
-    pub kind: Kind,
+    /// What it may be asked.
+    pub uses: Vec<Use>,
     /// Whether it has a chat template.
     pub chats: bool,
+    /// The one file that its engine asks for, if it is not ours and asks for one.
+    pub file: Option<PathBuf>,
     /// What it needs, by number format.
     pub needs: Needs,
 }

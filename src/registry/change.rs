@@ -149,8 +149,9 @@ fn changed_plan(old: &LoadPlan, new: &LoadPlan) -> Vec<&'static str> {
     differing([
         (
             "snapshot",
-            (&old.dir, &old.commit, old.engine) != (&new.dir, &new.commit, new.engine),
+            (&old.dir, &old.commit) != (&new.dir, &new.commit),
         ),
+        ("engine", old.engine != new.engine),
         ("context", old.context != new.context),
         ("parallel", old.parallel != new.parallel),
         ("kv", old.kv != new.kv),

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use super::NotServable;
 use super::build::USUAL_CONTEXT;
 use super::catalogue::{Catalogue, Found, Needs};
+use crate::config::engine::{Engine, Placeholder, Use};
 use crate::config::{Config, LoadSettings};
 use crate::engine::supported_architectures;
 use crate::model::cache::{CacheIndex, Stranger};
-use crate::model::estimate::{DeviceRule, estimate};
+use crate::model::estimate::{DeviceRule, estimate, of_engine};
 use crate::model::id::ModelId;
 use crate::model::kind::Kind;
+use crate::model::manifest::foreign::{self, Given, Wanted};
 use crate::model::manifest::{self, Manifest, Reason, Rules};
 use crate::units::ByteSize;
 
@@ -65,6 +67,12 @@ impl Catalogue for Disk {
         let Some(model) = self.index.get(id) else {
             return Err(NotServable::NotCached);
         };
+        if let Some(engine) = &load.engine {
+            let given = self.index.given(id, revision, wanted(engine, load));
+            let given = given.unwrap_or(Err(Reason::NoSnapshot));
+            let given = given.map_err(|reason| with_remedy(&reason, id, revision))?;
+            return Ok(found_for(engine, given));
+        }
         let manifest = self
             .index
             .snapshot(id, revision, &rules(load.trust_remote_code))
@@ -74,8 +82,7 @@ impl Catalogue for Disk {
     }
 
     fn folder(&self, dir: &Path, load: &LoadSettings) -> Result<Found, NotServable> {
-        let rules = rules(load.trust_remote_code);
-        let manifest = manifest::inspect_folder(dir, &rules).map_err(|reason| {
+        let refused = |reason| {
             let reason = match reason {
                 Reason::NoSnapshot => "its folder does not exist".to_owned(),
                 reason => reason.to_string(),
@@ -84,7 +91,13 @@ impl Catalogue for Disk {
                 reason,
                 remedy: None,
             }
-        })?;
+        };
+        if let Some(engine) = &load.engine {
+            let given = foreign::inspect_folder(dir, wanted(engine, load)).map_err(refused)?;
+            return Ok(found_for(engine, given));
+        }
+        let rules = rules(load.trust_remote_code);
+        let manifest = manifest::inspect_folder(dir, &rules).map_err(refused)?;
         Ok(found(manifest, None, load))
     }
 
@@ -108,6 +121,37 @@ fn with_remedy(reason: &Reason, id: &ModelId, revision: Option<&str>) -> NotServ
     }
 }
 
+/// What the command of an engine takes of a snapshot.
+fn wanted<'l>(engine: &Engine, load: &'l LoadSettings) -> Wanted<'l> {
+    if engine.uses(Placeholder::File) {
+        return Wanted::File(load.file.as_deref());
+    }
+    match engine.uses(Placeholder::Path) {
+        true => Wanted::Folder,
+        false => Wanted::Nothing,
+    }
+}
+
+/// What the registry wants to know of a snapshot for an engine that is not ours.
+fn found_for(engine: &Engine, given: Given) -> Found {
+    let weights = ByteSize(given.weight_bytes);
+    Found {
+        size: weights,
+        context: given.context,
+        scripted: false,
+        uses: engine.kinds.clone(),
+        chats: engine.kinds.contains(&Use::Chat),
+        needs: Needs {
+            held: of_engine(weights),
+            kv_per_token: ByteSize::ZERO,
+        },
+        file: given.file,
+        dir: given.dir,
+        commit: given.commit,
+        modified: given.modified,
+    }
+}
+
 /// What the registry wants to know of a manifest.
 fn found(manifest: Manifest, on_disk: Option<u64>, load: &LoadSettings) -> Found {
     let longest = manifest.context.unwrap_or(USUAL_CONTEXT);
@@ -116,8 +160,9 @@ fn found(manifest: Manifest, on_disk: Option<u64>, load: &LoadSettings) -> Found
         size: ByteSize(on_disk.unwrap_or(manifest.weight_bytes)),
         context: manifest.context,
         scripted: manifest.scripted,
-        kind: manifest.kind,
+        uses: manifest.kind.uses().to_vec(),
         chats: manifest.kind == Kind::Chat && (manifest.has_chat_template || manifest.scripted),
+        file: None,
         needs: Needs {
             held: need.held(),
             kv_per_token: need.kv_per_token,

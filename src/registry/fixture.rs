@@ -89,9 +89,10 @@ fn found(id: &str) -> Found {
         modified: None,
         size: ByteSize(4_000_000_000),
         context: Some(40_960),
-        kind: Kind::Chat,
+        uses: Kind::Chat.uses().to_vec(),
         scripted: false,
         chats: true,
+        file: None,
         needs: Needs {
             held: ByteSize(5_000_000_000),
             kv_per_token: ByteSize(100_000),

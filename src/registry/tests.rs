@@ -176,7 +176,7 @@ fn the_scripted_engine_serves_only_where_it_was_asked_for() {
         ..machine()
     };
     let open = try_snapshot("allow: ['t/*']", &shelf, &machine).expect("valid");
-    assert_eq!(plan(&open, "t/play").engine, EngineKind::Scripted);
+    assert_eq!(plan(&open, "t/play").engine, EngineKind::Scripted.into());
 }
 
 #[test]

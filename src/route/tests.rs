@@ -396,7 +396,7 @@ models:
             &snapshot,
             &served,
             Demand {
-                kind: Kind::Chat,
+                asked: Use::Chat,
                 chat,
                 tokens,
             },

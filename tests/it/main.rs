@@ -25,6 +25,7 @@ mod documents;
 mod editing;
 mod edits;
 mod embeddings;
+mod engines;
 mod explains;
 mod exposure;
 mod faults;

@@ -23,7 +23,7 @@ pub(super) struct Place {
     within: PathBuf,
     /// The repository's folder of blobs, if this is a snapshot of one that has such.
     blobs: Option<PathBuf>,
-    /// What lies right in the snapshot folder, by name.
+    /// What lies in the snapshot folder and below, by its name from there on.
     entries: HashMap<String, Entry>,
     /// Files that were asked for, from `within` on.
     files: RefCell<Vec<PathBuf>>,
@@ -86,7 +86,17 @@ impl Place {
 
     /// The names of what lies right in the snapshot folder.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.entries.keys().map(String::as_str)
+        let names = self.entries.keys().map(String::as_str);
+        names.filter(|name| !name.contains('/'))
+    }
+
+    /// The names of all files, those in folders and links to nothing among them, sorted.
+    pub(super) fn files_of_all_folders(&self) -> Vec<String> {
+        let files = self.entries.iter();
+        let files = files.filter(|(_, entry)| matches!(entry, Entry::File(_)));
+        let mut names: Vec<_> = files.map(|(name, _)| name.clone()).collect();
+        names.sort();
+        names
     }
 
     /// Where a file of the snapshot really is; nothing if it is missing, its
@@ -141,9 +151,7 @@ impl Place {
             } else {
                 Entry::File(self.check(&entry.path(), &name, kind)?)
             };
-            if prefix.is_empty() {
-                entries.insert(name, found);
-            }
+            entries.insert(name, found);
         }
         Ok(())
     }

@@ -18,6 +18,12 @@ pub enum Reason {
     /// A branch, tag or commit that is not cached.
     #[error("not_cached: its revision {0:?} is not there")]
     Revision(String),
+    /// Several files of which one was meant.
+    #[error("ambiguous: it has several files that could be meant: {}", .files.join(", "))]
+    Several {
+        /// Their names, in order.
+        files: Vec<String>,
+    },
     /// Files that are missing, dangling or empty.
     #[error("incomplete: {} missing{}", list(.files), begun(.unfinished))]
     Missing {
@@ -86,7 +92,7 @@ impl Reason {
     pub fn code(&self) -> &'static str {
         match self {
             Self::NoSnapshot | Self::Missing { .. } | Self::Cut { .. } => "incomplete",
-            Self::Ambiguous(_) => "ambiguous",
+            Self::Ambiguous(_) | Self::Several { .. } => "ambiguous",
             Self::Revision(_) => "not_cached",
             Self::Weights { .. } | Self::Tensor { .. } => "bad_weights",
             Self::UnsafeLink { .. } => "unsafe_link",
@@ -111,6 +117,7 @@ impl Reason {
             Self::Ambiguous(_) => Some(format!(
                 "give models.{id}.revision one of the commits, or run hf download {id}"
             )),
+            Self::Several { .. } => Some(format!("give the entry of {id} a file: one of them")),
             Self::UnsafeLink { .. } => Some(
                 "remove the link; a model outside the cache is served by an entry with path"
                     .to_owned(),
