@@ -13,7 +13,7 @@ use roundhouse::api::fields::Endpoint;
 use roundhouse::config::request::Rules;
 use roundhouse::config::{Counts, Pattern};
 use roundhouse::dispatch::peek::{self, Peek};
-use roundhouse::dispatch::rules;
+use roundhouse::dispatch::rules::{self, Naming};
 use roundhouse::model::id::{LONGEST, ModelId, Name};
 use roundhouse::model::{gguf, safetensors};
 use serde_json::value::RawValue;
@@ -63,9 +63,12 @@ fn ruled(endpoint: Endpoint, data: &[u8], counts: &Counts, seen: Peek) {
     };
     rules.set.retain(|name, _| name != "top_k");
     rules.limits.insert("max_tokens".to_owned(), 7.into());
-    let apply = |body: &[u8], rules: &Rules, model: Option<&str>| {
+    let apply = |body: &[u8], rules: &Rules, missing: Option<&str>| {
+        let naming = missing.map_or(Naming::AsSaid, Naming::IfMissing);
         let body = body.to_vec().into();
-        rules::apply(endpoint, &body, rules, model).payload.joined()
+        rules::apply(endpoint, &body, rules, naming)
+            .payload
+            .joined()
     };
     let model = seen.model.clone().unwrap_or_else(|| "a/b".to_owned());
     let missing = seen.model.is_none().then_some("a/b");

@@ -3,9 +3,11 @@
 //! (text to a tree with places) and `config/walk.rs` (tree to this, all problems at once).
 
 pub mod edit;
+pub mod engine;
 pub mod file;
 pub mod keys;
 pub mod locate;
+pub mod lock;
 pub mod network;
 pub mod origins;
 pub mod pattern;
@@ -19,6 +21,7 @@ pub mod walk;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use indexmap::IndexMap;
@@ -34,8 +37,11 @@ pub struct Config {
     pub source: Option<PathBuf>,
     /// The drop-ins that were read with it, in their order.
     pub drop_ins: Vec<PathBuf>,
-    /// SHA-256 of the texts it was read from; nothing for one made in memory.
+    /// SHA-256 of the texts it was read from, that of the lock file among them; nothing
+    /// for one made in memory.
     pub digest: Option<[u8; 32]>,
+    /// What `models.lock` beside the file says; nothing where there is none.
+    pub lock: Option<lock::Lock>,
     /// `memory`: the budget for everything loaded.
     pub memory: Budget,
     /// `server.*`
@@ -50,6 +56,8 @@ pub struct Config {
     pub deny: Vec<Pattern>,
     /// `default`: what a request without `model` means.
     pub default: Option<Name>,
+    /// `engines`: those that are not ours, in the order of the file.
+    pub engines: IndexMap<String, Arc<engine::Engine>>,
     /// `models`: the entries, in the order of the file.
     pub models: Vec<Entry>,
     /// `keys_file`: where hashes of keys are kept.
@@ -377,6 +385,10 @@ pub enum Source {
 /// The settings that decide how a model is loaded (class N).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LoadSettings {
+    /// `engine`: one of the file; nothing means the embedded one.
+    pub engine: Option<Arc<engine::Engine>>,
+    /// `file`: which file of the snapshot is the one with the weights.
+    pub file: Option<String>,
     /// `context`: tokens; nothing means what the checkpoint says.
     pub context: Option<u32>,
     /// `parallel`: sequences at once; nothing means the engine's default.

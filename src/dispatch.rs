@@ -14,20 +14,22 @@ use crate::access::Caller;
 use crate::access::keys::Scope;
 use crate::api::error::{ApiError, Code};
 use crate::api::fields::Endpoint;
+use crate::config::engine::Use;
 use crate::config::request::Rules;
-use crate::model::kind::Kind;
 use crate::pool::{Asker, Candidates, Ending, Lease, Pool, Refused, Terms, UnloadReason};
 use crate::records::entry::Entry;
 use crate::registry::{Registry, Served, Snapshot};
 use crate::route::{self, Decision, Demand, Why};
 use crate::shutdown::Tasks;
-use crate::worker::LoadPlan;
 use crate::worker::client::Failure;
+use crate::worker::{LoadPlan, PlannedEngine};
 use patience::{TooLate, within};
 use payload::Payload;
+use rules::Naming;
 
 mod body;
 mod explained;
+mod foreign;
 mod heartbeat;
 pub mod live;
 mod patience;
@@ -97,8 +99,12 @@ pub struct Request {
 /// A request for which a model has been found.
 struct Routed {
     request: Request,
-    /// The body as the engine gets it.
+    /// The body as the engine of the model that it leads to gets it.
     payload: Payload,
+    /// What becomes of its fields.
+    rules: Arc<Rules>,
+    /// The name that it means without saying it.
+    missing: Option<String>,
     /// What a limit of the entry lowered.
     limited: Vec<String>,
     /// The model it leads to, and those that may answer in its place.
@@ -129,12 +135,12 @@ impl Dispatch {
         let peek = peek::peek(request.endpoint, &request.body, &limits.counts)?;
         request.terms.idle_unload = peek.idle_unload;
         let demand = Demand {
-            kind: request.endpoint.kind(),
+            asked: request.endpoint.asks(),
             chat: request.endpoint == Endpoint::Chat,
             tokens: request.body.len() as u64,
         };
         let Decided {
-            candidates,
+            mut candidates,
             why,
             rules,
         } = decide(
@@ -143,6 +149,13 @@ impl Dispatch {
             demand,
             &request.caller.scope,
         )?;
+        let is_own = |plan: &LoadPlan| matches!(plan.engine, PlannedEngine::Own(_));
+        if let Some(refusal) = peek.beyond_own {
+            if is_own(&candidates.own) {
+                return Err(refusal);
+            }
+            candidates.others.retain(|plan| !is_own(plan));
+        }
         let priority = request.terms.priority;
         request
             .entry
@@ -168,10 +181,14 @@ impl Dispatch {
             None => default.map(|name| name.as_str()),
             Some(_) => None,
         };
-        let ruled = rules::apply(request.endpoint, &request.body, &rules, missing);
+        let naming = naming(&candidates.own, missing);
+        let ruled = rules::apply(request.endpoint, &request.body, &rules, naming);
+        let missing = missing.map(str::to_owned);
         let routed = Routed {
             request,
             payload: ruled.payload,
+            rules,
+            missing,
             limited: ruled.limited,
             candidates,
             why,
@@ -199,6 +216,15 @@ impl Dispatch {
     }
 }
 
+/// What becomes of the name of the model on its way to an engine.
+fn naming<'n>(plan: &'n LoadPlan, missing: Option<&'n str>) -> Naming<'n> {
+    match (plan.engine.model(), missing) {
+        (Some(name), _) => Naming::Always(name),
+        (None, Some(name)) => Naming::IfMissing(name),
+        (None, None) => Naming::AsSaid,
+    }
+}
+
 /// What a name means.
 struct Decided {
     /// The model it leads to, and those that may answer in its place.
@@ -217,15 +243,17 @@ fn decide(
 ) -> Result<Decided, ApiError> {
     let refuse = |code, message: String| Err(ApiError::new(code, message).param("model"));
     let permit = |name: &str| scope.permits(name);
-    match route::decide(snapshot, model, &permit) {
+    let decision = route::decide(snapshot, model, &permit);
+    let suggestions = route::suggestions(snapshot, &decision, &permit);
+    match decision {
         Decision::Serve {
             served,
             plan,
             why,
             variant,
         } => {
-            if served.kind != demand.kind {
-                return refuse(Code::InvalidValue, other_kind(&served, demand.kind));
+            if !served.uses.contains(&demand.asked) {
+                return refuse(Code::InvalidValue, other_use(&served, demand.asked));
             }
             let rules = Arc::clone(served.rules(variant.as_deref()));
             let prefix = rules.system_prefix.as_ref();
@@ -244,7 +272,7 @@ fn decide(
             })
         }
         Decision::Invalid(error) => refuse(Code::InvalidModelId, error.to_string()),
-        Decision::Unknown { name, suggestions } => {
+        Decision::Unknown { name } => {
             let hint = match suggestions.is_empty() {
                 true => "; GET /v1/models lists what is served".to_owned(),
                 false => meant(&suggestions),
@@ -254,11 +282,7 @@ fn decide(
                 format!("the model \"{name}\" does not exist here{hint}"),
             )
         }
-        Decision::NotServable {
-            name,
-            reason,
-            suggestions,
-        } => refuse(
+        Decision::NotServable { name, reason } => refuse(
             Code::ModelNotFound,
             format!(
                 "the model \"{name}\" cannot be served: {reason}{}",
@@ -269,16 +293,12 @@ fn decide(
 }
 
 /// The model is there, and for something else.
-fn other_kind(served: &Served, asked: Kind) -> String {
-    let found = served.kind;
-    let paths = match found {
-        Kind::Chat => "POST /v1/chat/completions asks it",
-        Kind::Embeddings => "POST /v1/embeddings asks it",
-    };
+fn other_use(served: &Served, asked: Use) -> String {
+    let uses: Vec<_> = served.uses.iter().copied().map(Use::as_str).collect();
     format!(
-        "the model \"{}\" is of the kind {}, expected one of the kind {}; {paths}",
+        "the model \"{}\" is for {}, and this asks for {}",
         served.name,
-        found.as_str(),
+        uses.join(" and "),
         asked.as_str()
     )
 }
@@ -292,6 +312,23 @@ fn meant(suggestions: &[String]) -> String {
 }
 
 impl Routed {
+    /// The body as the engine of this model gets it.
+    fn payload(&self, plan: &LoadPlan) -> Payload {
+        if plan.engine.model() == self.candidates.own.engine.model() {
+            return self.payload.clone();
+        }
+        let naming = naming(plan, self.missing.as_deref());
+        let Request { endpoint, body, .. } = &self.request;
+        rules::apply(*endpoint, body, &self.rules, naming).payload
+    }
+
+    /// Whether an engine of the file answers.
+    fn is_foreign(&self) -> bool {
+        let answering = self.answering.load();
+        let plan = answering.as_ref().unwrap_or(&self.candidates.own);
+        matches!(plan.engine, PlannedEngine::Spawned(_))
+    }
+
     /// The model that answers, or that it leads to while none does.
     fn model(&self) -> String {
         let answering = self.answering.load();
@@ -362,7 +399,7 @@ impl Routed {
             Method::POST,
             self.request.endpoint.path(),
             headers,
-            self.payload.clone(),
+            self.payload(lease.plan()),
         );
         let sent = tokio::select! {
             sent = within(limit, sent) => sent,

@@ -2,6 +2,7 @@
 //! process, folders. Everything that can be compiled on both sides is, and what
 //! parses another program's output is a pure function with recorded outputs as tests.
 
+pub mod family;
 pub mod footprint;
 pub mod oom;
 pub mod pressure;
@@ -9,6 +10,7 @@ pub mod pressure;
 use std::path::{Path, PathBuf};
 
 use etcetera::BaseStrategy;
+use rustix::process::Signal;
 
 use crate::units::ByteSize;
 
@@ -57,6 +59,14 @@ fn machine_figures() -> Option<MachineFigures> {
             free: left.min(machine.free),
         }
     }))
+}
+
+/// Resident bytes of a process and all that descend from it; nothing if it is gone.
+pub fn resident_family(process: u32) -> Option<ByteSize> {
+    let own = resident_memory(process)?;
+    let others = family::descendants(process);
+    let others = others.into_iter().filter_map(resident_memory);
+    Some(others.fold(own, ByteSize::saturating_add))
 }
 
 /// Resident bytes of a process; nothing if it is gone.
@@ -113,21 +123,20 @@ fn metal_budget(total: ByteSize, wired_limit_megabytes: u64) -> ByteSize {
     }
 }
 
-/// Ends this process when its parent ends. On Linux by the parent-death signal,
+/// Sends this process a signal when its parent ends. On Linux by the parent-death signal,
 /// which follows the thread that spawned; macOS has none, there the end of
 /// standard input is what a worker goes by (and on Linux too, besides).
 /// Answers false if the parent is already gone.
 #[cfg(target_os = "linux")]
-pub fn follow_parent() -> bool {
+pub fn follow_parent(signal: Signal) -> bool {
     let parent = rustix::process::getppid();
-    let asked =
-        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    let asked = rustix::process::set_parent_process_death_signal(Some(signal));
     asked.is_ok() && parent.is_some() && rustix::process::getppid() == parent
 }
 
 /// See the Linux side.
 #[cfg(not(target_os = "linux"))]
-pub fn follow_parent() -> bool {
+pub fn follow_parent(_signal: Signal) -> bool {
     rustix::process::getppid().is_some()
 }
 

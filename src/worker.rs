@@ -5,12 +5,16 @@
 pub mod client;
 pub mod process;
 pub mod serve;
+pub mod supervise;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::Compute;
+use crate::config::engine::Engine;
 use crate::engine::progress::Progress;
 use crate::units::ByteSize;
 
@@ -30,7 +34,21 @@ pub enum EngineKind {
     Scripted,
 }
 
-/// The command line of `roundhouse worker`. The per-spawn secret is not on it:
+/// What `roundhouse worker` is to be.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct WorkerRole {
+    /// Run an engine that is not ours, as the first line of standard input says.
+    #[arg(long, exclusive = true)]
+    pub supervise: bool,
+    /// Become this program, a list of texts as JSON, and end with whoever started it.
+    #[arg(long, exclusive = true, value_name = "JSON")]
+    pub become_engine: Option<String>,
+    /// Run an engine of our own.
+    #[command(flatten)]
+    pub own: Option<WorkerArgs>,
+}
+
+/// The command line of a worker of our own. The per-spawn secret is not on it:
 /// it is the first line of standard input.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub struct WorkerArgs {
@@ -60,6 +78,26 @@ pub struct WorkerArgs {
     pub warmup: bool,
 }
 
+/// Runs the role.
+pub fn run(role: &WorkerRole) -> ExitCode {
+    match role {
+        WorkerRole {
+            supervise: true, ..
+        } => supervise::run(),
+        WorkerRole {
+            become_engine: Some(command),
+            ..
+        } => supervise::become_engine(command),
+        WorkerRole {
+            own: Some(args), ..
+        } => serve::run(args),
+        _ => {
+            eprintln!("roundhouse: a worker is started by the server");
+            ExitCode::from(2)
+        }
+    }
+}
+
 /// A line on a worker's standard output: as many as it likes of how far its load
 /// is, then one that says what came of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,7 +124,7 @@ pub struct Ready {
     pub version: String,
     /// Bytes the engine holds now: weights in the form this device needs.
     pub bytes_held: u64,
-    /// `cpu`, `metal` or `cuda`.
+    /// `cpu`, `metal` or `cuda`; of an engine that is not ours, `unknown`.
     pub device: String,
     /// The number format that `auto` became.
     pub compute: String,
@@ -97,6 +135,9 @@ pub struct Ready {
     /// Where they went.
     #[serde(default)]
     pub phases: LoadPhases,
+    /// The port of 127.0.0.1 where it is reached; nothing if it is by its socket.
+    #[serde(default)]
+    pub port: Option<u16>,
 }
 
 /// The parts of a load, in milliseconds. The texts are read beside the rest.
@@ -122,8 +163,8 @@ pub struct LoadPlan {
     pub dir: PathBuf,
     /// The commit of the snapshot, where there is one.
     pub commit: Option<String>,
-    /// Which engine runs it.
-    pub engine: EngineKind,
+    /// What runs it.
+    pub engine: PlannedEngine,
     /// Most tokens of one sequence.
     pub context: u32,
     /// Most sequences at once.
@@ -134,9 +175,65 @@ pub struct LoadPlan {
     pub compute: Compute,
     /// Whether it makes one token before it is ready.
     pub warmup: bool,
+    /// Bytes of the weights on disk.
+    pub weights: ByteSize,
     /// What is reserved before the process is started: weights, transient and `kv`.
     pub memory: ByteSize,
     /// Whether `memory` is an estimate; else it is the owner's word, and what is
     /// learnt of the model never lowers it.
     pub estimated: bool,
+}
+
+/// What runs a model.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PlannedEngine {
+    /// A worker of our own.
+    Own(EngineKind),
+    /// An engine of the file, under a supervising worker.
+    Spawned(Arc<Spawned>),
+}
+
+/// An engine of the file with what there is to fill in for one model.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Spawned {
+    /// What the file says of it.
+    pub engine: Arc<Engine>,
+    /// The one file with the weights, if it is asked for.
+    pub file: Option<PathBuf>,
+    /// What it calls the model: stands in the place of `model` in what it is asked.
+    pub model: String,
+}
+
+impl From<EngineKind> for PlannedEngine {
+    fn from(kind: EngineKind) -> Self {
+        Self::Own(kind)
+    }
+}
+
+impl EngineKind {
+    /// The word on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Mlx => "mlx",
+            Self::Scripted => "scripted",
+        }
+    }
+}
+
+impl PlannedEngine {
+    /// The word for it: that of the file.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Own(kind) => kind.as_str(),
+            Self::Spawned(spawned) => &spawned.engine.name,
+        }
+    }
+
+    /// What it calls the model, if that is not what the request says.
+    pub fn model(&self) -> Option<&str> {
+        match self {
+            Self::Own(_) => None,
+            Self::Spawned(spawned) => Some(&spawned.model),
+        }
+    }
 }

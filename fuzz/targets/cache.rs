@@ -69,7 +69,7 @@ pub fn cache(data: &[u8]) {
             Ok(manifest) => judge(manifest, real.as_ref().expect("a cache folder")),
             Err(reason) => {
                 assert!(reason.to_string().starts_with(reason.code()), "{reason}");
-                drop(reason.remedy(&model.id));
+                drop(reason.remedy(&model.id, None));
             }
         }
         for revision in ["main", "0123abcd", "pr/1", "../../x", ""] {

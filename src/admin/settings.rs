@@ -9,6 +9,7 @@ use axum::extract::State;
 use serde_json::{Map, Value, json};
 
 use crate::access::keys::{KeyClass, Keys};
+use crate::config::engine::{Engine, OWN, ReadySign, Template};
 use crate::config::{
     Alias, Amount, Budget, Config, Contention, Entry, Limits, Listen, MinResidency, Pattern, Pool,
     Server, Source,
@@ -46,12 +47,15 @@ pub fn shown(config: &Config) -> Value {
         .iter()
         .map(|model| (model.name.to_string(), entry(model)))
         .collect();
+    let engines = config.engines.values();
+    let engines: Map<_, _> = engines.map(|it| (it.name.clone(), engine(it))).collect();
     json!({
         "memory": memory,
         "allow": patterns(&config.allow),
         "deny": patterns(&config.deny),
         "default": config.default.as_ref().map(ToString::to_string),
         "cache": config.cache,
+        "engines": engines,
         "models": models,
         "pool": pool(&config.pool),
         "server": server(&config.server),
@@ -132,6 +136,22 @@ fn limits(limits: &Limits) -> Value {
     })
 }
 
+/// An engine; what its variables hold may be a secret.
+fn engine(engine: &Engine) -> Value {
+    let texts = |texts: &[Template]| texts.iter().map(Template::to_string).collect::<Vec<_>>();
+    let names = engine.env.keys();
+    json!({
+        "command": texts(&engine.command),
+        "ready": match &engine.ready {
+            ReadySign::Path(text) | ReadySign::Line(text) => text,
+        },
+        "kinds": engine.kinds,
+        "stop": engine.stop.as_str(),
+        "env": names.map(|name| (name.clone(), json!("***"))).collect::<Map<_, _>>(),
+        "model": engine.model.to_string(),
+    })
+}
+
 fn entry(entry: &Entry) -> Value {
     let (repo, revision, path) = match &entry.source {
         Source::Repository { id, revision } => (Some(id.to_string()), revision.clone(), None),
@@ -147,6 +167,8 @@ fn entry(entry: &Entry) -> Value {
         "repo": repo,
         "revision": revision,
         "path": path,
+        "engine": entry.load.engine.as_ref().map_or(OWN[0], |engine| &engine.name),
+        "file": entry.load.file,
         "aliases": entry.aliases.iter().map(alias).collect::<Vec<_>>(),
         "context": entry.load.context,
         "parallel": entry.load.parallel,

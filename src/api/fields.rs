@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::error::{ApiError, Code};
-use crate::model::kind::Kind;
+use crate::config::engine::Use;
 
 mod shapes;
 pub mod stay;
@@ -172,21 +172,34 @@ pub fn known(endpoint: Endpoint, name: &str) -> Option<&'static Field> {
         .find(|field| field.name == name && field.on.contains(&endpoint))
 }
 
+impl Field {
+    /// Whether what may stand here depends on what the engine can do. What our own
+    /// refuses for that reason, another may know.
+    pub fn depends_on_engine(&self) -> bool {
+        match self.takes {
+            Words(..) | Takes::Shape(Shape::Format) => true,
+            Nothing(_, why) => why != NOT_BY_REQUEST,
+            _ => false,
+        }
+    }
+}
+
 impl Endpoint {
+    /// What a model is used for there.
+    pub fn asks(self) -> Use {
+        match self {
+            Self::Chat => Use::Chat,
+            Self::Completions => Use::Completions,
+            Self::Embeddings => Use::Embeddings,
+        }
+    }
+
     /// The path, here and at the engine.
     pub fn path(self) -> &'static str {
         match self {
             Self::Chat => "/v1/chat/completions",
             Self::Completions => "/v1/completions",
             Self::Embeddings => "/v1/embeddings",
-        }
-    }
-
-    /// The kind of model that answers it.
-    pub fn kind(self) -> Kind {
-        match self {
-            Self::Chat | Self::Completions => Kind::Chat,
-            Self::Embeddings => Kind::Embeddings,
         }
     }
 }

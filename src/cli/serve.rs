@@ -204,8 +204,8 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
     keys.follow(&tasks);
     let again = folders.clone();
     // The file that was found at the start, whatever else there is by then.
-    let read = Box::new(move || {
-        let config = locate::read_again(&file, &again).map_err(ReloadError::Problems)?;
+    let read = Box::new(move |instead| {
+        let config = locate::read_again(&file, instead, &again).map_err(ReloadError::Problems)?;
         Ok(overrides.over(config))
     });
     audit.sum_up(&counters, &owner);

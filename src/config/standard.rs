@@ -6,6 +6,8 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use indexmap::IndexMap;
+
 use super::{
     Budget, Config, Contention, Counts, Heartbeat, Limits, Listen, MinResidency, Pool, Server,
 };
@@ -56,6 +58,7 @@ impl Config {
             source: None,
             drop_ins: Vec::new(),
             digest: None,
+            lock: None,
             memory: Budget::Auto,
             server: Server::standard(),
             cache: vec![around.hub_cache.clone()],
@@ -63,6 +66,7 @@ impl Config {
             allow: Vec::new(),
             deny: Vec::new(),
             default: None,
+            engines: IndexMap::new(),
             models: Vec::new(),
             keys_file: around.state.join("keys.json"),
             audit: around.state.join("audit.jsonl"),

@@ -5,6 +5,7 @@
 
 mod advice;
 mod drop_ins;
+mod engines;
 mod meant;
 mod models;
 mod request;
@@ -20,9 +21,9 @@ use super::file::{self, Node, Pair, Value};
 use super::problem::{Place, Problem, Problems, Text, both};
 use super::standard::Surroundings;
 use super::{Config, Pool, keys};
-use values::{Span, Zero, quoted};
+use values::{Span, Zero};
 
-pub use values::{parse_listen, parse_pattern};
+pub use values::{parse_listen, parse_pattern, quoted};
 
 /// What a section is.
 const KEYS_WITH_VALUES: &str = "keys with values";
@@ -56,6 +57,7 @@ pub fn config_of(texts: &[Text], around: &Surroundings) -> Result<Config, Proble
         problems,
         untold: 0,
         renamed: HashMap::new(),
+        engines: engines::Known::new(),
         files: texts.iter().map(Text::name).collect(),
     };
     let mut roots = roots.into_iter();
@@ -100,6 +102,8 @@ struct Walker<'a> {
     untold: usize,
     /// The keys as they were written, of those that are read as what was meant.
     renamed: HashMap<Place, String>,
+    /// The engines of the file.
+    engines: engines::Known,
     /// What the files are called, for messages about two of them.
     files: Vec<String>,
 }
@@ -125,7 +129,12 @@ impl Walker<'_> {
         let mut config = Config::standard(self.around);
         let mut default = None;
         let mut places = models::Places::default();
-        for pair in self.pairs("", "", root) {
+        let pairs = self.pairs("", "", root);
+        // Entries speak of them, wherever they stand.
+        for pair in pairs.iter().filter(|pair| pair.key == "engines") {
+            config.engines = self.engines(&pair.node);
+        }
+        for pair in pairs {
             let at = At {
                 path: &pair.key,
                 node: &pair.node,

@@ -33,7 +33,7 @@ const LONGEST_FIELD: usize = 256 * 1024;
 const LONGEST_KEY: usize = 40;
 
 /// The facts of a request that routing needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Peek {
     /// `model`, if there is one.
     pub model: Option<String>,
@@ -42,6 +42,9 @@ pub struct Peek {
     /// `ttl` or `keep_alive`: how long the model is to stay when this was its last
     /// use; nothing means what its entry says.
     pub idle_unload: Option<Duration>,
+    /// Why our own engine refuses it, if it does: another one may know what this one
+    /// does not.
+    pub beyond_own: Option<ApiError>,
 }
 
 /// Reads a JSON object. A body in which the engine might read something else than
@@ -63,6 +66,7 @@ pub fn peek(endpoint: Endpoint, body: &[u8], counts: &Counts) -> Result<Peek, Ap
         stream: false,
         stay: None,
         choices: 1,
+        beyond_own: None,
     };
     let mut json = serde_json::Deserializer::from_str(text);
     let read = reader.deserialize(&mut json).and_then(|()| json.end());
@@ -74,6 +78,7 @@ pub fn peek(endpoint: Endpoint, body: &[u8], counts: &Counts) -> Result<Peek, Ap
         model: reader.model,
         stream: reader.stream,
         idle_unload: reader.stay.flatten(),
+        beyond_own: reader.beyond_own,
     })
 }
 
@@ -87,6 +92,7 @@ struct Reader<'c> {
     /// `ttl` or `keep_alive`, once it was there; then nothing means as long as may be.
     stay: Option<Option<Duration>>,
     choices: u64,
+    beyond_own: Option<ApiError>,
 }
 
 impl Reader<'_> {
@@ -99,7 +105,13 @@ impl Reader<'_> {
             };
         }
         let value = value_of(field, raw)?;
-        field.check(&value)?;
+        match field.check(&value) {
+            Err(refusal) if field.depends_on_engine() => {
+                self.beyond_own.get_or_insert(refusal);
+                return Ok(());
+            }
+            checked => checked?,
+        }
         match (field.name, value) {
             ("model", Value::String(model)) => self.model = Some(model),
             ("stream", Value::Bool(stream)) => self.stream = stream,

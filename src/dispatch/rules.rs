@@ -28,14 +28,35 @@ pub struct Ruled {
     pub limited: Vec<String>,
 }
 
-/// Applies the rules of an entry to a body that the router has read, and puts in a
-/// `model` if it has none.
-pub fn apply(endpoint: Endpoint, body: &Bytes, rules: &Rules, model: Option<&str>) -> Ruled {
+/// What becomes of the name of the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming<'n> {
+    /// It stays.
+    AsSaid,
+    /// This one is put in if there is none.
+    IfMissing(&'n str),
+    /// This one takes its place: the engine has its own name for the model.
+    Always(&'n str),
+}
+
+impl<'n> Naming<'n> {
+    /// The name that is put in where there is none.
+    fn name(self) -> Option<&'n str> {
+        match self {
+            Self::AsSaid => None,
+            Self::IfMissing(name) | Self::Always(name) => Some(name),
+        }
+    }
+}
+
+/// Applies the rules of an entry to a body that the router has read, and does to the
+/// name of the model what is to be done.
+pub fn apply(endpoint: Endpoint, body: &Bytes, rules: &Rules, naming: Naming) -> Ruled {
     let unchanged = || Ruled {
         payload: body.clone().into(),
         limited: Vec::new(),
     };
-    if rules.is_empty() && model.is_none() {
+    if rules.is_empty() && naming == Naming::AsSaid {
         return unchanged();
     }
     let Ok(text) = std::str::from_utf8(body) else {
@@ -51,7 +72,7 @@ pub fn apply(endpoint: Endpoint, body: &Bytes, rules: &Rules, model: Option<&str
         limited: Vec::new(),
     };
     let plan = Plan::of(endpoint, rules, &members, text);
-    change.top(endpoint, open, &members, plan, rules, model);
+    change.top(endpoint, open, &members, plan, rules, naming);
     Ruled {
         payload: Payload::edited(body, change.edits),
         limited: change.limited,
@@ -138,7 +159,7 @@ impl Change<'_> {
         members: &[Member<'_>],
         plan: Plan,
         rules: &Rules,
-        model: Option<&str>,
+        naming: Naming,
     ) {
         let is_stripped = |member: &Member<'_>| {
             let name = member.key.as_ref();
@@ -149,7 +170,7 @@ impl Change<'_> {
             self.limited.push(format!("{BOUND}={}", plan.fill[BOUND]));
         }
         let mut missing = Map::new();
-        if let Some(model) = model {
+        if let Some(model) = naming.name() {
             missing.insert("model".to_owned(), model.into());
         }
         let mut both = plan.set.clone();
@@ -161,6 +182,10 @@ impl Change<'_> {
                 continue;
             }
             missing.shift_remove(name);
+            if let ("model", Naming::Always(model)) = (name, naming) {
+                self.replace(&member.value, &model.into());
+                continue;
+            }
             if (endpoint, name) == (Endpoint::Chat, "messages")
                 && let Some(prefix) = &rules.system_prefix
             {

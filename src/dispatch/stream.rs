@@ -25,7 +25,8 @@ use super::relay::Relay;
 use super::spool::{self, Writer};
 use super::whole::{collect, engine_failed, is_compressed, usage_of};
 use super::{
-    Dispatch, Routed, Wait, cancelled, crashed, ended_early, give_up, passed_headers, revoked,
+    Dispatch, Routed, Wait, cancelled, crashed, ended_early, foreign, give_up, passed_headers,
+    revoked,
 };
 use crate::api::error::{ApiError, Code};
 use crate::config;
@@ -218,6 +219,7 @@ impl ReadingHalf {
         usage: &mut Option<String>,
     ) -> Result<(), Ending> {
         let model = self.routed.model();
+        let is_foreign = self.routed.is_foreign();
         let limits = self.routed.snapshot.config.server.limits.clone();
         let mut relay = Relay::default();
         let mut silence = (limits.first_token, Code::FirstTokenTimeout);
@@ -251,6 +253,9 @@ impl ReadingHalf {
                         ))
                     })?;
                     if let Some(events) = events {
+                        if is_foreign {
+                            *usage = foreign::usage_of_events(&events).or(usage.take());
+                        }
                         self.begin_events(&headers, Wait::of(&lease)).await?;
                         let ends = events.windows(2).filter(|pair| pair == b"\n\n");
                         let ends = ends.count() as u64;
@@ -319,6 +324,10 @@ impl ReadingHalf {
         drop(lease);
         if status.is_server_error() {
             return Err(Ending::Failed(engine_failed(&routed, status)));
+        }
+        if routed.is_foreign() && !status.is_success() {
+            let refusal = foreign::refusal(&routed.model(), status, &bytes);
+            return Err(Ending::Failed(refusal));
         }
         let refusal = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
         let Some(refusal) =

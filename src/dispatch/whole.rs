@@ -7,7 +7,9 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 
 use super::patience::within;
-use super::{Dispatch, Routed, Wait, cancelled, crashed, give_up, passed_headers, revoked};
+use super::{
+    Dispatch, Routed, Wait, cancelled, crashed, foreign, give_up, passed_headers, revoked,
+};
 use crate::api::error::{ApiError, Code};
 use crate::pool::Lease;
 use crate::worker::{USAGE_TRAILER, client};
@@ -59,10 +61,17 @@ async fn read(
     if head.status.is_server_error() {
         return Err(engine_failed(routed, head.status));
     }
+    if routed.is_foreign() && !head.status.is_success() {
+        return Err(foreign::refusal(&routed.model(), head.status, &bytes));
+    }
     if serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err() {
         let message = format!("{} did not answer with JSON", routed.model());
         return Err(ApiError::new(Code::BadUpstreamResponse, message));
     }
+    let usage = match usage {
+        None if routed.is_foreign() => foreign::usage_of_answer(&bytes),
+        usage => usage,
+    };
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = head.status;
     *response.headers_mut() = passed_headers(&head.headers);

@@ -34,7 +34,7 @@ pub fn models(has_engine: bool, setup: &Setup) -> Vec<Finding> {
         let fault = Finding::fault("nothing-served", message);
         found.push(fault.mend("roundhouse models --why tells what is cached"));
     }
-    if !has_engine && plans().any(|plan| plan.engine == EngineKind::Mlx) {
+    if !has_engine && plans().any(|plan| plan.engine == EngineKind::Mlx.into()) {
         let message = "this build has no engine, and the models need the embedded one";
         found.push(Finding::fault("no-engine", message).mend("make build"));
     }

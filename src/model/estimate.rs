@@ -24,6 +24,10 @@ const SCORED_TOKENS: u64 = 32_768;
 /// A worker of the scripted engine without what its script touches.
 const SCRIPTED_PROCESS: u64 = 24 << 20;
 
+/// A process of an engine that is not ours without its model: many bring Python and a
+/// large library along.
+const FOREIGN_PROCESS: u64 = 256 << 20;
+
 /// How a device holds a model and computes with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceRule {
@@ -103,6 +107,14 @@ pub fn estimate(manifest: &Manifest, context: u32, rule: DeviceRule) -> MemoryNe
         transient: ByteSize((PROCESS + BUFFERS).saturating_add(step)),
         kv_per_token: ByteSize(kv_per_token),
     }
+}
+
+/// What a model is guessed to need at an engine that is not ours, room for caches
+/// included: of that nothing is known but the weights. The ledger puts right what this
+/// has wrong, and the owner may.
+pub fn of_engine(weights: ByteSize) -> ByteSize {
+    let beside = ByteSize(weights.0 / 4 + FOREIGN_PROCESS);
+    weights.saturating_add(beside)
 }
 
 /// Keys and values of every layer for one token.

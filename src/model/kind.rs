@@ -3,6 +3,8 @@
 
 use serde::Serialize;
 
+use crate::config::engine::Use;
+
 /// A kind of model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -19,6 +21,14 @@ pub enum Kind {
 pub type Architectures = &'static [(&'static str, Kind)];
 
 impl Kind {
+    /// What a model of this kind is asked.
+    pub fn uses(self) -> &'static [Use] {
+        match self {
+            Kind::Chat => &[Use::Chat, Use::Completions],
+            Kind::Embeddings => &[Use::Embeddings],
+        }
+    }
+
     /// The word.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -4,6 +4,8 @@
 //! engine has. Weights are not read, templates and tokenizers not parsed.
 
 mod config;
+pub mod foreign;
+mod lengths;
 mod links;
 mod reason;
 mod shards;
@@ -12,6 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+pub use lengths::lengths;
 use links::Place;
 pub use reason::Reason;
 
@@ -110,9 +113,9 @@ pub struct Judgement {
 }
 
 /// Inspects a snapshot of a repository in a cache: `repository` is the folder
-/// `models--org--name`, which no link of the snapshot may leave.
+/// `models--org--name`, which no link of the snapshot may leave; its path has no links.
 pub fn judge_snapshot(repository: &Path, commit: &str, rules: &Rules) -> Judgement {
-    let place = match Place::new(&repository.join("snapshots").join(commit), repository) {
+    let place = match Place::of_commit(repository, commit) {
         Ok(place) => place,
         Err(reason) => {
             return Judgement {
@@ -128,13 +131,14 @@ pub fn judge_snapshot(repository: &Path, commit: &str, rules: &Rules) -> Judgeme
     }
 }
 
-/// The same without what it rests on.
+/// The same without what it rests on, by any path of the repository.
 pub fn inspect_snapshot(
     repository: &Path,
     commit: &str,
     rules: &Rules,
 ) -> Result<Manifest, Reason> {
-    judge_snapshot(repository, commit, rules).state
+    let repository = fs::canonicalize(repository).map_err(|_| Reason::NoSnapshot)?;
+    judge_snapshot(&repository, commit, rules).state
 }
 
 /// Inspects a folder outside a cache. If it is the snapshot of a repository after
@@ -154,7 +158,6 @@ fn inspect(
     unfinished: &dyn Fn() -> usize,
     rules: &Rules,
 ) -> Result<Manifest, Reason> {
-    place.check_all()?;
     let mut missing = Vec::new();
     let Some(config) = needed(place, "config.json", &mut missing)? else {
         return Err(Reason::Missing {
@@ -262,11 +265,7 @@ fn recipe(place: &Place, missing: &mut Vec<String>) -> Result<Option<Recipe>, Re
 
 /// Whether a play comes with weight files, which are then held to the same rules.
 fn has_weights(place: &Place) -> bool {
-    fs::read_dir(&place.dir).is_ok_and(|mut entries| {
-        entries.any(|entry| {
-            entry.is_ok_and(|entry| entry.file_name().to_string_lossy().contains(".safetensors"))
-        })
-    })
+    place.names().any(|name| name.contains(".safetensors"))
 }
 
 /// The memory a play says it will touch, bytes. One that cannot be read is for

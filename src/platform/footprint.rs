@@ -6,6 +6,7 @@
 //! On macOS the resident size stands for both, as `sysinfo` tells it. That it
 //! comes near `phys_footprint` has not been verified there.
 
+use super::family;
 use crate::units::ByteSize;
 
 /// What one process holds.
@@ -17,6 +18,24 @@ pub struct Footprint {
     pub mapped: ByteSize,
     /// The most that `private` ever was, as near as the system tells.
     pub peak: ByteSize,
+}
+
+/// What a process and all that descend from it hold together; nothing if it is gone.
+/// What they share counts for each: too much rather than too little.
+pub fn of_family(process: u32) -> Option<Footprint> {
+    let others = family::descendants(process);
+    let others = others.into_iter().filter_map(of);
+    Some(others.fold(of(process)?, Footprint::plus))
+}
+
+impl Footprint {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            private: self.private.saturating_add(other.private),
+            mapped: self.mapped.saturating_add(other.mapped),
+            peak: self.peak.saturating_add(other.peak),
+        }
+    }
 }
 
 /// What a process holds; nothing if it is gone.

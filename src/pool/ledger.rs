@@ -16,9 +16,10 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::units::ByteSize;
-use crate::worker::{EngineKind, LoadPlan, Ready};
+use crate::worker::{LoadPlan, PlannedEngine, Ready};
 
 /// The form of the file. Another one is not read.
 const VERSION: u32 = 1;
@@ -49,8 +50,8 @@ pub struct Subject {
     pub parallel: u32,
     /// Room for caches.
     pub kv_bytes: u64,
-    /// Which engine.
-    pub engine: EngineKind,
+    /// Which engine; one of the file with a digest of what the file says of it.
+    pub engine: String,
     /// Number format of activations.
     pub compute: String,
 }
@@ -136,7 +137,7 @@ impl Subject {
             context: plan.context,
             parallel: plan.parallel,
             kv_bytes: plan.kv.0,
-            engine: plan.engine,
+            engine: engine(&plan.engine),
             compute: plan.compute.as_str().to_owned(),
         }
     }
@@ -299,6 +300,22 @@ impl Line {
             false => seen.max(plan.memory.0),
         };
         ByteSize(wanted.min(most.0.max(plan.memory.0)).max(least))
+    }
+}
+
+/// What an engine is remembered as. One that is started otherwise holds another amount.
+fn engine(engine: &PlannedEngine) -> String {
+    let name = engine.name();
+    match engine {
+        PlannedEngine::Own(_) => name.to_owned(),
+        PlannedEngine::Spawned(spawned) => {
+            let digest = Sha256::digest(format!("{:?}", spawned.engine));
+            let digits: String = digest[..4]
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            format!("{name}#{digits}")
+        }
     }
 }
 

@@ -2,19 +2,21 @@
 //! the disk is told by a [`Catalogue`].
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
 
 use super::catalogue::{Catalogue, Found};
 use super::wildcards::Wildcard;
-use super::{Machine, NotServable, Served, Snapshot};
+use super::{Machine, NotServable, Served, Snapshot, pins};
+use crate::config::engine::Placeholder;
 use crate::config::problem::Problems;
 use crate::config::request::{Rules, fill};
 use crate::config::{AliasName, Budget, Config, Entry, LoadSettings, Source};
 use crate::model::id::{ModelId, Name};
 use crate::units::ByteSize;
-use crate::worker::{EngineKind, LoadPlan};
+use crate::worker::{EngineKind, LoadPlan, PlannedEngine, Spawned};
 
 /// Sequences at once, where the entry does not say.
 pub const PARALLEL: u32 = 8;
@@ -200,7 +202,7 @@ impl Builder<'_> {
             tags: Vec::new(),
             modified: found.and_then(|found| found.modified),
             size: found.map_or(ByteSize::ZERO, |found| found.size),
-            kind: found.map(|found| found.kind).unwrap_or_default(),
+            uses: found.map(|found| found.uses.clone()).unwrap_or_default(),
             chats: found.is_some_and(|found| found.chats),
             plan: planned.map(|(plan, _)| plan),
         }
@@ -225,7 +227,10 @@ impl Builder<'_> {
 
     /// The commit that was served before, if it is as whole as it was: a download moves
     /// a branch before the new files are there, and nobody is cut off by an update.
-    fn still_there(&self, source: &Source, id: &ModelId, load: &LoadSettings) -> Option<Found> {
+    fn still_there(&self, source: &Source, load: &LoadSettings) -> Option<Found> {
+        let Source::Repository { id, .. } = source else {
+            return None;
+        };
         let mut before = self.before?.served.values();
         let served = before.find(|served| served.source == *source && served.plan.is_ok())?;
         let commit = served.plan.as_ref().ok()?.commit.as_deref()?;
@@ -234,12 +239,10 @@ impl Builder<'_> {
 
     /// Finds the snapshot and settles what the entry leaves open.
     fn make(&self, source: &Source, load: &LoadSettings) -> Planned {
-        let found = match source {
-            Source::Repository { id, revision } => {
-                let asked = self.catalogue.repository(id, revision.as_deref(), load);
-                asked.or_else(|error| self.still_there(source, id, load).ok_or(error))?
-            }
-            Source::Path(dir) => self.catalogue.folder(dir, load)?,
+        let found = match &self.config.lock {
+            Some(lock) => pins::pinned(self.config, lock, source, load, self.catalogue)?,
+            None => pins::latest(source, load, self.catalogue)
+                .or_else(|error| self.still_there(source, load).ok_or(error))?,
         };
         if found.scripted && !self.scripted {
             let reason = "it is for the scripted engine, which serves tests only";
@@ -253,14 +256,14 @@ impl Builder<'_> {
             .kv
             .map(|kv| kv.of(self.budget))
             .unwrap_or_else(|| usual_kv(context, found.needs.kv_per_token, self.budget));
+        let model = pool_key(self.config, source, load);
+        let engine = planned_engine(load, &found, &model)?;
         let plan = LoadPlan {
-            model: pool_key(self.config, source, load),
+            model,
             dir: found.dir.clone(),
             commit: found.commit.clone(),
-            engine: match found.scripted {
-                true => EngineKind::Scripted,
-                false => EngineKind::Mlx,
-            },
+            engine,
+            weights: found.size,
             context,
             parallel: load.parallel.unwrap_or(PARALLEL),
             kv,
@@ -274,6 +277,39 @@ impl Builder<'_> {
         };
         Ok((Arc::new(plan), Arc::new(found)))
     }
+}
+
+/// What runs a model, with what there is to fill in.
+fn planned_engine(
+    load: &LoadSettings,
+    found: &Found,
+    model: &str,
+) -> Result<PlannedEngine, NotServable> {
+    let Some(engine) = &load.engine else {
+        return Ok(match found.scripted {
+            true => EngineKind::Scripted.into(),
+            false => EngineKind::Mlx.into(),
+        });
+    };
+    let text = |path: &Path| {
+        let text = path.to_str().map(str::to_owned);
+        let refusal = || NotServable::Settings("its path is not UTF-8".to_owned());
+        text.ok_or_else(refusal)
+    };
+    let dir = text(&found.dir)?;
+    let file = found.file.as_deref().map(text).transpose()?;
+    let name = engine.model.fill(|place| match place {
+        Placeholder::Path => &dir,
+        Placeholder::File => file.as_deref().unwrap_or_default(),
+        Placeholder::Model => model,
+        // The reader of the file refuses them here.
+        Placeholder::Port | Placeholder::Socket => "",
+    });
+    Ok(PlannedEngine::Spawned(Arc::new(Spawned {
+        engine: Arc::clone(engine),
+        file: found.file.clone(),
+        model: name,
+    })))
 }
 
 /// The rules of the variants: what each gives counts before the entry's defaults.

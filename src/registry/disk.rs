@@ -2,18 +2,21 @@
 //! (where nothing has changed since the last one, not again), and folders outside
 //! of them, looked at when an entry names one.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::NotServable;
 use super::build::USUAL_CONTEXT;
 use super::catalogue::{Catalogue, Found, Needs};
+use crate::config::engine::{Engine, Placeholder, Use};
 use crate::config::{Config, LoadSettings};
 use crate::engine::supported_architectures;
 use crate::model::cache::{CacheIndex, Stranger};
-use crate::model::estimate::{DeviceRule, estimate};
+use crate::model::estimate::{DeviceRule, estimate, of_engine};
 use crate::model::id::ModelId;
 use crate::model::kind::Kind;
+use crate::model::manifest::foreign::{self, Given, Wanted};
 use crate::model::manifest::{self, Manifest, Reason, Rules};
 use crate::units::ByteSize;
 
@@ -64,17 +67,22 @@ impl Catalogue for Disk {
         let Some(model) = self.index.get(id) else {
             return Err(NotServable::NotCached);
         };
+        if let Some(engine) = &load.engine {
+            let given = self.index.given(id, revision, wanted(engine, load));
+            let given = given.unwrap_or(Err(Reason::NoSnapshot));
+            let given = given.map_err(|reason| with_remedy(&reason, id, revision))?;
+            return Ok(found_for(engine, given));
+        }
         let manifest = self
             .index
             .snapshot(id, revision, &rules(load.trust_remote_code))
             .unwrap_or(Err(Reason::NoSnapshot))
-            .map_err(|reason| with_remedy(&reason, id))?;
+            .map_err(|reason| with_remedy(&reason, id, revision))?;
         Ok(found(manifest, Some(model.size), load))
     }
 
     fn folder(&self, dir: &Path, load: &LoadSettings) -> Result<Found, NotServable> {
-        let rules = rules(load.trust_remote_code);
-        let manifest = manifest::inspect_folder(dir, &rules).map_err(|reason| {
+        let refused = |reason| {
             let reason = match reason {
                 Reason::NoSnapshot => "its folder does not exist".to_owned(),
                 reason => reason.to_string(),
@@ -83,8 +91,21 @@ impl Catalogue for Disk {
                 reason,
                 remedy: None,
             }
-        })?;
+        };
+        if let Some(engine) = &load.engine {
+            let given = foreign::inspect_folder(dir, wanted(engine, load)).map_err(refused)?;
+            return Ok(found_for(engine, given));
+        }
+        let rules = rules(load.trust_remote_code);
+        let manifest = manifest::inspect_folder(dir, &rules).map_err(refused)?;
         Ok(found(manifest, None, load))
+    }
+
+    fn files(&self, found: &Found) -> Result<BTreeMap<String, u64>, NotServable> {
+        manifest::lengths(&found.dir).map_err(|reason| NotServable::Snapshot {
+            reason: reason.to_string(),
+            remedy: None,
+        })
     }
 
     fn strangers(&self) -> Vec<Stranger> {
@@ -93,10 +114,41 @@ impl Catalogue for Disk {
 }
 
 /// The reason, and what a person can do about it.
-fn with_remedy(reason: &Reason, id: &ModelId) -> NotServable {
+fn with_remedy(reason: &Reason, id: &ModelId, revision: Option<&str>) -> NotServable {
     NotServable::Snapshot {
         reason: reason.to_string(),
-        remedy: reason.remedy(id),
+        remedy: reason.remedy(id, revision),
+    }
+}
+
+/// What the command of an engine takes of a snapshot.
+fn wanted<'l>(engine: &Engine, load: &'l LoadSettings) -> Wanted<'l> {
+    if engine.uses(Placeholder::File) {
+        return Wanted::File(load.file.as_deref());
+    }
+    match engine.uses(Placeholder::Path) {
+        true => Wanted::Folder,
+        false => Wanted::Nothing,
+    }
+}
+
+/// What the registry wants to know of a snapshot for an engine that is not ours.
+fn found_for(engine: &Engine, given: Given) -> Found {
+    let weights = ByteSize(given.weight_bytes);
+    Found {
+        size: weights,
+        context: given.context,
+        scripted: false,
+        uses: engine.kinds.clone(),
+        chats: engine.kinds.contains(&Use::Chat),
+        needs: Needs {
+            held: of_engine(weights),
+            kv_per_token: ByteSize::ZERO,
+        },
+        file: given.file,
+        dir: given.dir,
+        commit: given.commit,
+        modified: given.modified,
     }
 }
 
@@ -108,8 +160,9 @@ fn found(manifest: Manifest, on_disk: Option<u64>, load: &LoadSettings) -> Found
         size: ByteSize(on_disk.unwrap_or(manifest.weight_bytes)),
         context: manifest.context,
         scripted: manifest.scripted,
-        kind: manifest.kind,
+        uses: manifest.kind.uses().to_vec(),
         chats: manifest.kind == Kind::Chat && (manifest.has_chat_template || manifest.scripted),
+        file: None,
         needs: Needs {
             held: need.held(),
             kv_per_token: need.kv_per_token,

@@ -4,7 +4,7 @@
 
 pub mod folder;
 mod life;
-mod lines;
+pub mod lines;
 mod spawn;
 mod watcher;
 
@@ -22,10 +22,12 @@ use tokio::process::Command;
 use tokio::sync::watch;
 
 use self::folder::Folder;
-use self::life::{Worker, beside};
+use self::life::{Part, Worker, beside};
 use self::spawn::Spawner;
 use super::client::Client;
-use super::{EngineKind, LoadPlan, Ready};
+use super::supervise::Order;
+use super::{EngineKind, LoadPlan, PlannedEngine, Ready, Spawned};
+use crate::config::engine::{Placeholder, Template};
 use crate::engine::progress::Progress;
 use crate::platform::footprint::Footprint;
 use crate::secret::Secret;
@@ -173,14 +175,28 @@ impl Inner {
     ) -> String {
         let started = async {
             let socket = self.folder.socket()?;
-            let secret = secret()?;
-            let child = self
-                .spawner
-                .spawn(self.command(&plan, socket.path())?)
-                .await?;
-            Ok::<_, io::Error>((socket, secret, child))
+            let (command, part, workplace) = match &plan.engine {
+                PlannedEngine::Own(engine) => {
+                    let command = self.command(&plan, *engine, socket.path())?;
+                    let (socket, secret) = (socket.path().to_owned(), secret()?);
+                    (command, Part::Own { socket, secret }, None)
+                }
+                PlannedEngine::Spawned(spawned) => {
+                    let workplace = self.folder.workplace()?;
+                    let order = order(&plan, spawned, socket.path(), workplace.path())?;
+                    let part = Part::Supervisor {
+                        socket: order.socket.clone(),
+                        stop: order.stop.signal(),
+                        order: serde_json::to_string(&order).map_err(io::Error::other)?,
+                    };
+                    (self.supervisor(), part, Some(workplace))
+                }
+            };
+            let child = self.spawner.spawn(command).await?;
+            Ok::<_, io::Error>(((socket, workplace), part, child))
         };
-        let (socket, secret, mut child) = match started.await {
+        // The socket and the folder go when the process is gone.
+        let (_places, part, mut child) = match started.await {
             Ok(started) => started,
             Err(error) => {
                 let reason = format!("its worker could not be started: {error}");
@@ -191,37 +207,48 @@ impl Inner {
         let pid = child.id().unwrap_or_default();
         report(Report::Spawned { pid });
         let model = plan.model.as_str();
+        let is_foreign = matches!(plan.engine, PlannedEngine::Spawned(_));
         let stderr = child.stderr.take();
         let log = async {
             if let Some(stderr) = stderr {
-                lines::log(stderr, model, pid).await;
+                lines::log(stderr, model, pid, is_foreign).await;
             }
         };
-        let worker = Worker {
-            child,
-            pid,
-            socket: socket.path(),
-            secret,
-        };
+        let worker = Worker { child, pid, part };
         beside(worker.live(report, stop), log).await
     }
 
     /// The command line of a worker: the template of [`WorkerArgs`], filled from
-    /// the plan alone. `/` as working folder keeps no volume busy.
-    fn command(&self, plan: &LoadPlan, socket: &Path) -> io::Result<Command> {
-        let mut command = Command::new(&self.options.program);
+    /// the plan alone.
+    fn command(&self, plan: &LoadPlan, engine: EngineKind, socket: &Path) -> io::Result<Command> {
+        let mut command = self.role();
         command
-            .args(&self.options.leading)
             .arg("--socket")
             .arg(socket)
             .arg("--model-dir")
             .arg(std::path::absolute(&plan.dir)?)
-            .args(["--engine", engine_word(plan.engine)])
+            .args(["--engine", engine.as_str()])
             .args(["--context", &plan.context.to_string()])
             .args(["--parallel", &plan.parallel.to_string()])
             .args(["--kv", &plan.kv.0.to_string()])
             .args(["--compute", plan.compute.as_str()])
-            .args(plan.warmup.then_some("--warmup"))
+            .args(plan.warmup.then_some("--warmup"));
+        Ok(command)
+    }
+
+    /// The command line of a supervisor; the rest is told on its standard input.
+    fn supervisor(&self) -> Command {
+        let mut command = self.role();
+        command.arg("--supervise");
+        command
+    }
+
+    /// The beginning of the command line of any worker, and what surrounds it. `/` as
+    /// working folder keeps no volume busy.
+    fn role(&self) -> Command {
+        let mut command = Command::new(&self.options.program);
+        command
+            .args(&self.options.leading)
             .current_dir("/")
             .env_clear()
             .envs(environment(std::env::vars_os()))
@@ -230,8 +257,41 @@ impl Inner {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        Ok(command)
+        command
     }
+}
+
+/// What a supervisor is told: everything filled in but the port, which it looks for.
+fn order(plan: &LoadPlan, spawned: &Spawned, socket: &Path, folder: &Path) -> io::Result<Order> {
+    let engine = &spawned.engine;
+    let text = |path: &Path| -> io::Result<String> {
+        let path = std::path::absolute(path)?;
+        let text = path.to_str().map(str::to_owned);
+        text.ok_or_else(|| io::Error::other("its path is not UTF-8"))
+    };
+    let (dir, socket_text) = (text(&plan.dir)?, text(socket)?);
+    let file = spawned.file.as_deref().map(text).transpose()?;
+    let settle = |template: &Template| {
+        template.settle(|place| match place {
+            Placeholder::Port => None,
+            Placeholder::Socket => Some(socket_text.clone()),
+            Placeholder::Path => Some(dir.clone()),
+            Placeholder::File => Some(file.clone().unwrap_or_default()),
+            Placeholder::Model => Some(plan.model.clone()),
+        })
+    };
+    let env = engine.env.iter();
+    Ok(Order {
+        command: engine.command.iter().map(settle).collect(),
+        env: env
+            .map(|(name, value)| (name.clone(), settle(value)))
+            .collect(),
+        socket: engine.uses(Placeholder::Socket).then(|| socket.to_owned()),
+        folder: folder.to_owned(),
+        ready: engine.ready.clone(),
+        stop: engine.stop,
+        context: plan.context,
+    })
 }
 
 /// What a worker gets of the router's environment.
@@ -239,14 +299,6 @@ fn environment(
     all: impl Iterator<Item = (OsString, OsString)>,
 ) -> impl Iterator<Item = (OsString, OsString)> {
     all.filter(|(name, _)| ENVIRONMENT.iter().any(|allowed| name == allowed))
-}
-
-/// The word for an engine on the command line.
-fn engine_word(engine: EngineKind) -> &'static str {
-    match engine {
-        EngineKind::Mlx => "mlx",
-        EngineKind::Scripted => "scripted",
-    }
 }
 
 /// 256 random bits, as hexadecimal digits.

@@ -90,7 +90,7 @@ pub fn run(args: &WorkerArgs) -> ExitCode {
 }
 
 fn work(args: &WorkerArgs, began: Instant) -> Result<(), Failure> {
-    if !platform::follow_parent() {
+    if !platform::follow_parent(rustix::process::Signal::KILL) {
         return Err(Failure::NoParent);
     }
     let secret = follow_standard_input(&args.socket)?;
@@ -123,6 +123,7 @@ fn work(args: &WorkerArgs, began: Instant) -> Result<(), Failure> {
             context: args.context,
             load_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
             phases: loaded.phases,
+            port: None,
         }));
         tracing::info!(load_ms = began.elapsed().as_millis(), "the worker is ready");
         let mut ended = loaded.ended;
@@ -273,17 +274,19 @@ fn listen(socket: &Path) -> Result<UnixListener, Failure> {
 }
 
 /// One line on standard output.
-fn say(word: &Word) {
+pub(super) fn say(word: &Word) {
     let line = serde_json::to_string(word).unwrap_or_default();
     let mut output = std::io::stdout().lock();
     // A parent that does not listen is gone, and standard input tells that.
     drop(writeln!(output, "{line}").and_then(|()| output.flush()));
 }
 
-fn log_to_standard_error() {
+pub(super) fn log_to_standard_error() {
     let set = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        // A router that is gone reads nothing, and to complain of that would be a panic.
+        .log_internal_errors(false)
         .with_max_level(tracing::Level::INFO)
         .try_init();
     // Whoever set a logger before us wants it.

@@ -117,7 +117,7 @@ def not_embedded(param, words, **request):
     raise SystemExit(f"failed: {request} was not refused")
 
 
-not_embedded("model", "of the kind chat", model=model)
+not_embedded("model", "is for chat", model=model)
 not_embedded("input", "check_embedding_ctx_length", input=[[9906, 1917]])
 not_embedded("dimensions", "at most", dimensions=100000)
 refused(openai.BadRequestError, "invalid_value", "model", model=embedder)

@@ -96,7 +96,7 @@ async fn texts_become_vectors_by_every_name_of_a_model() {
     check(
         chat,
         "model",
-        "is of the kind chat, expected one of the kind embeddings",
+        "is for chat and completions, and this asks for embeddings",
     )
     .await;
     let answer = server.chat(&question("embedder", "n", false)).await;

@@ -84,7 +84,19 @@ pub(super) fn management() -> Map<String, Value> {
         ),
         ("Explanation", object(&["name", "path", "served"])),
         ("Settings", object(&["generation", "config", "keys"])),
-        ("Reloaded", object(&["generation", "change"])),
+        ("Reloaded", object(&["generation", "change", "details"])),
+        ("Candidate", candidate()),
+        (
+            "Considered",
+            object(&[
+                "file",
+                "generation",
+                "changes",
+                "change",
+                "details",
+                "unloads",
+            ]),
+        ),
         ("Released", object(&["success", "models"])),
         ("KeyList", object(&["keys"])),
         ("KeyRequest", key_request()),
@@ -94,6 +106,16 @@ pub(super) fn management() -> Map<String, Value> {
         schemas.insert(name.to_owned(), schema);
     }
     schemas
+}
+
+/// A text that could stand in the configuration's place.
+fn candidate() -> Value {
+    json!({
+        "type": "object",
+        "required": ["text"],
+        "properties": {"text": {"type": "string"}},
+        "additionalProperties": false,
+    })
 }
 
 /// A key that is asked for.

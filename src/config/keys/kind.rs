@@ -64,6 +64,8 @@ pub enum Kind {
     Fields,
     /// Fields of requests with the most they may be.
     FieldLimits,
+    /// Variables of an environment with their values.
+    Variables,
     /// Names after a colon, each with fields and values.
     Variants,
     /// Keys with values, which have rows of their own in the table.
@@ -73,7 +75,7 @@ pub enum Kind {
 use Kind::{
     Address, Any, Duration, Field, FieldLimits, Fields, File, Filter, Folder, Host, List, Mapping,
     Mode, Name, Network, Number, Origin, Pattern, Percentage, Repository, Revision, Size,
-    SpecialName, Switch, Tag, Text, Tokens, Variants, Word,
+    SpecialName, Switch, Tag, Text, Tokens, Variables, Variants, Word,
 };
 
 /// A scalar that looks like a number or a switch is text here, and editors read it
@@ -111,6 +113,7 @@ impl Kind {
             Field => "field".to_owned(),
             Fields => "fields with values".to_owned(),
             FieldLimits => "fields with numbers".to_owned(),
+            Variables => "variables with values".to_owned(),
             Variants => "names, each with fields and values".to_owned(),
             Mapping => "mapping".to_owned(),
         }
@@ -197,6 +200,11 @@ impl Kind {
             // What each field takes is for the reader to say.
             Fields => fields(&request::settable, &json!({})),
             FieldLimits => fields(&request::limitable, &json!({"type": "number"})),
+            Variables => json!({
+                "type": ["object", "null"],
+                "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+                "additionalProperties": Text.schema(),
+            }),
             Variants => json!({
                 "type": ["object", "null"],
                 "propertyNames": {"pattern": "^[A-Za-z0-9._-]{1,94}$"},

@@ -8,6 +8,7 @@ use super::request::Given;
 use super::values::{Span, Wrong, quoted};
 use super::wildcards::clashes;
 use super::{At, MOST_PROBLEMS, Walker, advice, set};
+use crate::config::engine::OWN;
 use crate::config::file::{Node, Pair, Value};
 use crate::config::keys::NAME;
 use crate::config::problem::{Place, Problem, both};
@@ -90,13 +91,21 @@ impl Walker<'_> {
         let mut idle_place = None;
         let (mut request, mut given, mut tags) = (Rules::default(), Vec::new(), Vec::new());
         let mut variants = IndexMap::new();
+        let (mut written, mut is_foreign) = (Vec::new(), false);
         for pair in self.pairs(&shown, &format!("models.{NAME}"), &pair.node) {
             let path = format!("{shown}.{}", pair.key);
             let at = At {
                 path: &path,
                 node: &pair.node,
             };
+            written.push((pair.key.clone(), pair.place));
             match pair.key.as_str() {
+                "engine" => {
+                    load.engine = self.engine_of_entry(at);
+                    // What it names counts, however broken that is.
+                    is_foreign = matches!(&pair.node.value, Value::Text(text) if text != OWN[0]);
+                }
+                "file" => load.file = self.file_of_entry(at),
                 "repo" | "revision" | "path" => self.origin_key(&mut origin, pair, at),
                 "aliases" => aliases = self.aliases(at, &name, places),
                 "keep" => keep = self.keep(at),
@@ -118,6 +127,7 @@ impl Walker<'_> {
             self.problem(Problem::at(place, message).help("remove one of them"));
         }
         self.check_rules(&request, &given);
+        self.check_entry_engine(&shown, &load, is_foreign, &written);
         places.given.append(&mut given);
         Some(Entry {
             source: self.source(&name, &shown, pair.place, origin)?,

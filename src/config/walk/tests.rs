@@ -160,10 +160,17 @@ fn the_table_of_keys_has_the_defaults_that_hold() {
         let Otherwise::Value(value) = key.default else {
             continue;
         };
-        let got = read(&written(key.path, value)).unwrap_or_else(|problems| panic!("{problems}"));
-        let empty = match key.path.starts_with("models.") {
-            true => read("models: {org/name: {}}").expect("valid"),
-            false => Config::standard(&around()),
+        // An engine without a command is none.
+        let needed = match key.path.starts_with("engines.") {
+            true => "    command: [x, \"{port}\"]\n",
+            false => "",
+        };
+        let got = read(&(written(key.path, value) + needed));
+        let got = got.unwrap_or_else(|problems| panic!("{problems}"));
+        let empty = match key.path.split('.').next() {
+            Some("models") => read("models: {org/name: {}}").expect("valid"),
+            Some("engines") => read(&format!("engines:\n  org/name:\n{needed}")).expect("valid"),
+            _ => Config::standard(&around()),
         };
         // The one default that is no number here: the engine's, held by the registry's test.
         if key.path == "models.NAME.parallel" {
@@ -289,5 +296,33 @@ fn the_documentation_has_the_table_of_keys() {
     assert!(
         page.contains(&table),
         "docs/CONFIG.md lacks this table:\n{table}"
+    );
+}
+
+#[test]
+fn engines_are_read_and_entries_name_them() {
+    use crate::config::engine::{Placeholder, ReadySign, StopSignal, Use};
+    let text = "models:\n  tiny: { repo: a/b, engine: llama, file: sub/x.gguf, kv: 1GB }\n  own: { repo: a/b, engine: mlx }\n\
+        engines:\n  llama:\n    command: [llama-server, -m, \"{file}\", --port, \"{port}\", -c, 8192]\n    ready: listening on\n    kinds: [rerank, chat]\n    stop: SIGINT\n    env: { A: 1, B: \"{path}\" }\n    model: fixed\n\
+        \x20 mine: { command: [./run me, \"{socket}\"] }\n";
+    let config = read(text).unwrap_or_else(|problems| panic!("{problems}"));
+    let llama = &config.engines["llama"];
+    let words: Vec<String> = llama.command.iter().map(ToString::to_string).collect();
+    assert_eq!(words[0], "llama-server", "looked for in PATH");
+    assert_eq!(words[5..], ["-c", "8192"]);
+    assert_eq!(llama.ready, ReadySign::Line("listening on".to_owned()));
+    assert_eq!(llama.kinds, [Use::Chat, Use::Rerank]);
+    assert_eq!(llama.stop, StopSignal::Interrupt);
+    assert!(llama.uses(Placeholder::Path) && !llama.uses(Placeholder::Socket));
+    let [tiny, own] = config.models.as_slice() else {
+        panic!("{:?}", config.models);
+    };
+    assert_eq!(tiny.load.engine.as_ref(), Some(llama));
+    assert_eq!(tiny.load.file.as_deref(), Some("sub/x.gguf"));
+    assert_eq!(own.load.engine, None);
+    let program = config.engines["mine"].command[0].to_string();
+    assert!(
+        program.starts_with('/') && program.ends_with("/run me"),
+        "{program}"
     );
 }

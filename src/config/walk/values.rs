@@ -70,7 +70,7 @@ impl From<String> for Wrong {
 
 impl Wrong {
     /// The same with advice, if there is any.
-    fn advised(message: String, help: Option<String>) -> Self {
+    pub fn advised(message: String, help: Option<String>) -> Self {
         Self { message, help }
     }
 

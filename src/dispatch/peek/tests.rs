@@ -306,7 +306,7 @@ proptest! {
             fields.into_iter().filter(|(name, _)| known(Endpoint::Chat, name).is_none()).collect();
         body.insert("model".to_owned(), model.clone().into());
         body.insert("stream".to_owned(), stream.into());
-        let expected = Peek { model: Some(model), stream, idle_unload: None };
+        let expected = Peek { model: Some(model), stream, idle_unload: None, beyond_own: None };
         for text in [Value::from(body.clone()).to_string(), format!("{:#}", Value::from(body))] {
             prop_assert_eq!(look(Endpoint::Chat, text.as_bytes()), Ok(expected.clone()));
         }

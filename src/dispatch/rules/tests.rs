@@ -27,7 +27,7 @@ fn rules(of: Value) -> Rules {
 
 fn applied(endpoint: Endpoint, body: &str, rules: &Rules) -> (String, Vec<String>) {
     let body = Bytes::copy_from_slice(body.as_bytes());
-    let ruled = apply(endpoint, &body, rules, None);
+    let ruled = apply(endpoint, &body, rules, Naming::AsSaid);
     let bytes = ruled.payload.joined().to_vec();
     (String::from_utf8(bytes).expect("text"), ruled.limited)
 }
@@ -44,10 +44,10 @@ fn check(of: Value, body: &str, expected: &str, limited: &[&str]) {
 #[test]
 fn nothing_is_copied_where_nothing_is_said() {
     let body = Bytes::from_static(b" {\"temperature\": 1e0 } ");
-    let ruled = apply(Endpoint::Chat, &body, &Rules::default(), None);
+    let ruled = apply(Endpoint::Chat, &body, &Rules::default(), Naming::AsSaid);
     assert_eq!(ruled.payload.joined().as_ptr(), body.as_ptr());
     let other = rules(json!({"strip": ["user"], "limits": {"temperature": 2}}));
-    let ruled = apply(Endpoint::Chat, &body, &other, None);
+    let ruled = apply(Endpoint::Chat, &body, &other, Naming::AsSaid);
     assert_eq!(ruled.payload.joined().as_ptr(), body.as_ptr());
     assert_eq!(ruled.payload.joined(), body);
 }
@@ -56,7 +56,12 @@ fn nothing_is_copied_where_nothing_is_said() {
 fn a_missing_model_is_put_in_and_nothing_else_changes() {
     let check = |body: &'static str, expected: &str| {
         let body = Bytes::from_static(body.as_bytes());
-        let ruled = apply(Endpoint::Chat, &body, &Rules::default(), Some("a/b"));
+        let ruled = apply(
+            Endpoint::Chat,
+            &body,
+            &Rules::default(),
+            Naming::IfMissing("a/b"),
+        );
         assert_eq!(ruled.payload.joined(), expected.as_bytes());
     };
     check("{}", r#"{"model":"a/b"}"#);

@@ -18,6 +18,12 @@ pub enum Reason {
     /// A branch, tag or commit that is not cached.
     #[error("not_cached: its revision {0:?} is not there")]
     Revision(String),
+    /// Several files of which one was meant.
+    #[error("ambiguous: it has several files that could be meant: {}", .files.join(", "))]
+    Several {
+        /// Their names, in order.
+        files: Vec<String>,
+    },
     /// Files that are missing, dangling or empty.
     #[error("incomplete: {} missing{}", list(.files), begun(.unfinished))]
     Missing {
@@ -86,7 +92,7 @@ impl Reason {
     pub fn code(&self) -> &'static str {
         match self {
             Self::NoSnapshot | Self::Missing { .. } | Self::Cut { .. } => "incomplete",
-            Self::Ambiguous(_) => "ambiguous",
+            Self::Ambiguous(_) | Self::Several { .. } => "ambiguous",
             Self::Revision(_) => "not_cached",
             Self::Weights { .. } | Self::Tensor { .. } => "bad_weights",
             Self::UnsafeLink { .. } => "unsafe_link",
@@ -96,19 +102,22 @@ impl Reason {
         }
     }
 
-    /// What a person can do about it, for a model of this id.
-    pub fn remedy(&self, id: &ModelId) -> Option<String> {
+    /// What a person can do about it, for a model of this id at the revision that was
+    /// asked for.
+    pub fn remedy(&self, id: &ModelId, revision: Option<&str>) -> Option<String> {
+        let at = revision.map_or_else(String::new, |revision| format!(" --revision {revision}"));
         match self {
             Self::NoSnapshot | Self::Missing { .. } | Self::Cut { .. } => {
-                Some(format!("hf download {id}"))
+                Some(format!("hf download {id}{at}"))
             }
             Self::Weights { .. } | Self::Tensor { .. } | Self::BadFile { .. } => {
-                Some(format!("hf download {id} --force-download"))
+                Some(format!("hf download {id}{at} --force-download"))
             }
             Self::Revision(revision) => Some(format!("hf download {id} --revision {revision}")),
             Self::Ambiguous(_) => Some(format!(
                 "give models.{id}.revision one of the commits, or run hf download {id}"
             )),
+            Self::Several { .. } => Some(format!("give the entry of {id} a file: one of them")),
             Self::UnsafeLink { .. } => Some(
                 "remove the link; a model outside the cache is served by an entry with path"
                     .to_owned(),

@@ -69,12 +69,13 @@ pub fn plan(model: &str, memory: u64) -> Arc<LoadPlan> {
         model: model.to_owned(),
         dir: PathBuf::from("/models").join(model),
         commit: None,
-        engine: EngineKind::Scripted,
+        engine: EngineKind::Scripted.into(),
         context: 1024,
         parallel: 64,
         kv: ByteSize::ZERO,
         compute: Compute::Auto,
         warmup: false,
+        weights: ByteSize(memory),
         memory: ByteSize(memory),
         estimated: false,
     })
@@ -100,6 +101,7 @@ pub fn ready(bytes: u64) -> Ready {
         context: 1024,
         load_ms: 1,
         phases: LoadPhases::default(),
+        port: None,
     }
 }
 

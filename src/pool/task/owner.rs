@@ -27,7 +27,7 @@ use crate::shutdown::{Place, Tasks};
 use crate::units::ByteSize;
 use crate::worker::client::Client;
 use crate::worker::process::{Launch, Report};
-use crate::worker::{EngineKind, LoadPlan, Ready};
+use crate::worker::{EngineKind, LoadPlan, PlannedEngine, Ready};
 
 /// Messages taken in before the view is made anew.
 const BURST: usize = 256;
@@ -284,11 +284,14 @@ impl<L: Launch> Owner<L> {
             }),
             Report::Footprint(seen) => {
                 // The network maps its weights; what other files it maps can be had again.
-                let weights = match (process.plan.engine, &process.instance) {
-                    (EngineKind::Mlx, Some(instance)) => instance.ready.bytes_held,
-                    _ => 0,
+                let weights = match (&process.plan.engine, &process.instance) {
+                    (PlannedEngine::Own(EngineKind::Mlx), Some(instance)) => {
+                        ByteSize(instance.ready.bytes_held)
+                    }
+                    (PlannedEngine::Own(_), _) => ByteSize::ZERO,
+                    (PlannedEngine::Spawned(_), _) => process.plan.weights,
                 };
-                let mapped = seen.mapped.min(ByteSize(weights));
+                let mapped = seen.mapped.min(weights);
                 self.step(Event::Footprint {
                     generation,
                     held: seen.private.saturating_add(mapped),

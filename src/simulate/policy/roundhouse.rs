@@ -108,6 +108,7 @@ impl Roundhouse {
             context: plan.context,
             load_ms: 0,
             phases: LoadPhases::default(),
+            port: None,
         });
         let generation = worker.generation;
         self.step(Event::Ready { generation, ready }, now)

@@ -34,6 +34,10 @@ pub struct Folder {
     _lock: File,
 }
 
+/// A folder for one process to work in; removed with all that is in it when dropped.
+#[derive(Debug)]
+pub struct Workplace(PathBuf);
+
 /// The path of one socket; what is there is removed when dropped.
 #[derive(Debug)]
 pub struct Socket(PathBuf);
@@ -65,6 +69,13 @@ impl Folder {
         &self.path
     }
 
+    /// Makes a folder, 0700, that nothing else has.
+    pub fn workplace(&self) -> io::Result<Workplace> {
+        let path = self.path.join(format!("{}.d", hex(&random::<4>()?)));
+        DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Workplace(path))
+    }
+
     /// A path for a socket that nothing else has.
     pub fn socket(&self) -> io::Result<Socket> {
         Ok(Socket(self.path.join(hex(&random::<4>()?))))
@@ -75,6 +86,19 @@ impl Drop for Folder {
     fn drop(&mut self) {
         // What stays is swept by the next run.
         let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+impl Workplace {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Workplace {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

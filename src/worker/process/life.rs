@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -16,8 +16,9 @@ use tokio::time::Instant;
 use super::watcher::Watcher;
 use super::{Report, lines};
 use crate::engine::progress::Progress;
+use crate::platform::family;
 use crate::secret::Secret;
-use crate::worker::client::Client;
+use crate::worker::client::{Address, Client, Failure};
 use crate::worker::{Ready, Word};
 
 /// The longest reason that is taken from a worker, characters.
@@ -36,21 +37,68 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 const GROUP_TIME: Duration = Duration::from_millis(300);
 
 /// One running worker process.
-pub struct Worker<'a> {
+pub struct Worker {
     pub child: Child,
     pub pid: u32,
-    pub socket: &'a Path,
-    pub secret: Secret,
+    pub part: Part,
 }
 
-impl Worker<'_> {
+/// What a worker is told first, and how it is reached and ended by that.
+pub enum Part {
+    /// One of our own.
+    Own { socket: PathBuf, secret: Secret },
+    /// One that supervises an engine: the order, where the engine listens if not on
+    /// a port, and how it is asked to end.
+    Supervisor {
+        order: String,
+        socket: Option<PathBuf>,
+        stop: Signal,
+    },
+}
+
+impl Part {
+    /// The first line of its standard input.
+    fn first_line(&self) -> String {
+        match self {
+            Self::Own { secret, .. } => format!("{}\n", secret.expose()),
+            Self::Supervisor { order, .. } => format!("{order}\n"),
+        }
+    }
+
+    /// The way to whatever answers.
+    fn client(&self, ready: &Ready) -> Result<Client, Failure> {
+        let address = match (self, ready.port) {
+            (Self::Own { socket, secret }, _) => return Client::new(socket, secret.expose()),
+            (
+                Self::Supervisor {
+                    socket: Some(path), ..
+                },
+                _,
+            ) => Address::Socket(path.clone()),
+            (_, Some(port)) => Address::Port(port),
+            (_, None) => return Err(Failure::Invalid("it has no port".to_owned())),
+        };
+        Client::of_engine(&address)
+    }
+
+    /// The signal that asks its whole group to end.
+    fn stop(&self) -> Signal {
+        match self {
+            Self::Own { .. } => Signal::TERM,
+            Self::Supervisor { stop, .. } => *stop,
+        }
+    }
+}
+
+impl Worker {
     /// From the secret to the reaping, with an eye on what it holds.
     pub async fn live(
         self,
         report: impl Fn(Report),
         stop: watch::Receiver<Option<Duration>>,
     ) -> String {
-        let watcher = Watcher::new(self.pid);
+        let family = matches!(self.part, Part::Supervisor { .. });
+        let watcher = Watcher::new(self.pid, family);
         tokio::select! {
             how = self.live_watched(&report, &watcher, stop) => how,
             never = watcher.look_on(&report) => match never {},
@@ -67,9 +115,8 @@ impl Worker<'_> {
         let mut stdin = self.child.stdin.take();
         let mut stdout = self.child.stdout.take().map(BufReader::new);
         if let Some(stdin) = &mut stdin {
-            let secret = format!("{}\n", self.secret.expose());
             // A worker that is gone already shows that by saying nothing.
-            let _ = stdin.write_all(secret.as_bytes()).await;
+            let _ = stdin.write_all(self.part.first_line().as_bytes()).await;
         }
         let mut furthest = 0;
         let said = loop {
@@ -86,7 +133,7 @@ impl Worker<'_> {
             }
         };
         match said {
-            Outcome::Ready(ready) => match Client::new(self.socket, self.secret.expose()) {
+            Outcome::Ready(ready) => match self.part.client(&ready) {
                 Ok(client) => report(Report::Ready { ready, client }),
                 Err(failure) => report(Report::Failed {
                     reason: failure.to_string(),
@@ -118,7 +165,8 @@ impl Worker<'_> {
             }
         };
         let last_look = || watcher.look(report);
-        let ended = end(&mut self.child, self.pid, &mut stop, last_look);
+        let asks = self.part.stop();
+        let ended = end(&mut self.child, self.pid, &mut stop, asks, last_look);
         let (how, is_killed) = beside(ended, drain).await;
         if is_killed && watcher.memory_ran_out() {
             report(Report::OutOfMemory);
@@ -197,6 +245,7 @@ async fn end(
     child: &mut Child,
     pid: u32,
     stop: &mut watch::Receiver<Option<Duration>>,
+    asks: Signal,
     last_look: impl Fn(),
 ) -> (String, bool) {
     let mut kill_at = None;
@@ -210,6 +259,8 @@ async fn end(
         tokio::select! {
             status = child.wait() => break status,
             () = until_kill => {
+                // Those that left its group first: without it they are strangers.
+                family::kill_descendants(pid);
                 signal_group(pid, Signal::KILL);
                 break child.wait().await;
             }
@@ -217,7 +268,7 @@ async fn end(
                 let at = Instant::now() + grace;
                 if kill_at.is_none() {
                     last_look();
-                    signal_group(pid, Signal::TERM);
+                    signal_group(pid, asks);
                 }
                 kill_at = Some(kill_at.map_or(at, |set: Instant| set.min(at)));
             }

@@ -10,12 +10,17 @@ use crate::telemetry::escape;
 /// The longest line of standard error that is passed on, bytes.
 const LONGEST_LINE: usize = 8 * 1024;
 
-/// Writes each line of a worker's standard error to the log, until its end.
-pub async fn log(stderr: impl AsyncRead + Unpin, model: &str, pid: u32) {
+/// Writes each line of a worker's standard error to the log, until its end. What engines
+/// that are not ours write (`is_foreign`) may hold what they were asked: it is for
+/// those who ask for more than the usual log.
+pub async fn log(stderr: impl AsyncRead + Unpin, model: &str, pid: u32, is_foreign: bool) {
     let mut stderr = BufReader::new(stderr);
     while let Ok(Some(line)) = next(&mut stderr, LONGEST_LINE).await {
         let line = printable(&line);
-        tracing::info!(model, pid, "{line}");
+        match is_foreign {
+            true => tracing::debug!(model, pid, "{line}"),
+            false => tracing::info!(model, pid, "{line}"),
+        }
     }
 }
 

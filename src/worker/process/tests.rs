@@ -37,12 +37,13 @@ fn plan() -> LoadPlan {
         model: "org/model".to_owned(),
         dir: PathBuf::from("/models/one"),
         commit: None,
-        engine: EngineKind::Scripted,
+        engine: EngineKind::Scripted.into(),
         context: 64,
         parallel: 2,
         kv: ByteSize(1000),
         compute: Compute::Float32,
         warmup: true,
+        weights: ByteSize(1000),
         memory: ByteSize(2000),
         estimated: true,
     }
@@ -285,7 +286,7 @@ fn the_command_line_is_one_that_a_worker_reads() {
     let plan = plan();
     let command = launcher
         .0
-        .command(&plan, "/run/s".as_ref())
+        .command(&plan, EngineKind::Scripted, "/run/s".as_ref())
         .expect("a command");
     let arguments = std::iter::once("worker".as_ref()).chain(command.as_std().get_args());
     let line = <Line as clap::Parser>::try_parse_from(arguments).expect("it reads it");
@@ -294,7 +295,7 @@ fn the_command_line_is_one_that_a_worker_reads() {
         WorkerArgs {
             socket: "/run/s".into(),
             model_dir: plan.dir,
-            engine: plan.engine,
+            engine: EngineKind::Scripted,
             context: plan.context,
             parallel: plan.parallel,
             kv: plan.kv.0,

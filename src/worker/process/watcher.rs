@@ -24,6 +24,8 @@ const COUNTS: usize = 20;
 /// The eye on one worker.
 pub struct Watcher {
     process: u32,
+    /// Whether what descends from the process counts as well.
+    family: bool,
     /// Where the system counts processes that it ended for lack of memory. Found
     /// at the start: of a process that is about to be gone the kernel tells another.
     place: Option<PathBuf>,
@@ -39,10 +41,12 @@ struct Looks {
 }
 
 impl Watcher {
-    /// An eye on a process that was just started.
-    pub fn new(process: u32) -> Self {
+    /// An eye on a process that was just started, and on what descends from it if
+    /// `family` says so.
+    pub fn new(process: u32, family: bool) -> Self {
         let watcher = Self {
             process,
+            family,
             place: oom::place(process),
             seen: Mutex::default(),
         };
@@ -62,7 +66,11 @@ impl Watcher {
 
     /// Looks once and reports what is new.
     pub fn look(&self, report: &impl Fn(Report)) {
-        let Some(now) = footprint::of(self.process) else {
+        let now = match self.family {
+            true => footprint::of_family(self.process),
+            false => footprint::of(self.process),
+        };
+        let Some(now) = now else {
             return;
         };
         let Ok(mut seen) = self.seen.lock() else {

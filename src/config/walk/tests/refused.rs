@@ -30,13 +30,13 @@ pub(super) fn check(text: &str, expected: &[&str]) {
 #[test]
 fn c03_every_problem_is_told_at_once() {
     check(
-        "memroy: 1GB\nserver: {listn: x}\nidle_unload: 3m\nengines: {}\n",
+        "memroy: 1GB\nserver: {listn: x}\nidle_unload: 3m\nupstreams: {}\n",
         &[
             r#"1:1 unknown key "memroy" | did you mean "memory""#,
             r#"2:10 unknown key "listn" in server | did you mean "listen""#,
             r#"2:17 server.listen: expected an address such as 127.0.0.1:11440, [::1]:11440 or unix:PATH, found "x""#,
             r#"3:1 unknown key "idle_unload" | it belongs at models.NAME.idle_unload or pool.idle_unload"#,
-            r#"4:1 unknown key "engines" | expected one of memory, allow, deny, default, cache, models, pool, server, keys_file, audit, log, request_log"#,
+            r#"4:1 unknown key "upstreams" | expected one of memory, allow, deny, default, cache, models, engines, pool, server, keys_file, audit, log, request_log"#,
         ],
     );
     check(
@@ -308,7 +308,7 @@ fn c04_c07_text_that_is_more_than_plain_yaml_is_refused() {
     check(
         "a: b\n---\nc: d",
         &[
-            r#"1:1 unknown key "a" | expected one of memory, allow, deny, default, cache, models, pool, server, keys_file, audit, log, request_log"#,
+            r#"1:1 unknown key "a" | expected one of memory, allow, deny, default, cache, models, engines, pool, server, keys_file, audit, log, request_log"#,
             "2:1 expected one document, found a second one",
         ],
     );
@@ -316,7 +316,7 @@ fn c04_c07_text_that_is_more_than_plain_yaml_is_refused() {
         "&x a: b\n<<: *x\n",
         &[
             "1:1 anchors are not supported; expected the value alone",
-            r#"1:1 unknown key "a" | expected one of memory, allow, deny, default, cache, models, pool, server, keys_file, audit, log, request_log"#,
+            r#"1:1 unknown key "a" | expected one of memory, allow, deny, default, cache, models, engines, pool, server, keys_file, audit, log, request_log"#,
             "2:1 merge keys are not supported; expected the keys themselves",
             "2:5 aliases are not supported; expected the value itself",
         ],
@@ -343,7 +343,7 @@ fn c04_c07_text_that_is_more_than_plain_yaml_is_refused() {
     check(
         "a: !!str b",
         &[
-            r#"1:1 unknown key "a" | expected one of memory, allow, deny, default, cache, models, pool, server, keys_file, audit, log, request_log"#,
+            r#"1:1 unknown key "a" | expected one of memory, allow, deny, default, cache, models, engines, pool, server, keys_file, audit, log, request_log"#,
             r#"1:4 tags are not supported; expected the value alone, found "!!str""#,
         ],
     );
@@ -366,4 +366,46 @@ fn a_long_list_of_problems_ends_with_a_number() {
     let problems = read(&text).expect_err("unknown keys");
     assert_eq!(problems.list.len(), MOST_PROBLEMS + 1);
     assert!(problems.to_string().contains("and 50 more problems"));
+}
+
+#[test]
+fn engines_that_could_not_be_started_are_refused() {
+    check(
+        "engines:\n  a: { command: [x, \"{prot}\", \"{port}\"] }\n  b: { command: [x] }\n  c: { command: [x, \"{port}\", \"{socket}\"] }\n\
+         \x20 d: {}\n  mlx: { command: [x, \"{port}\"] }\n  e: { command: [] }\n  f: { command: x }\n",
+        &[
+            r#"2:21 engines.a.command[1]: {prot} stands for nothing here; known are {port}, {socket}, {path}, {file}, {model} | did you mean {port}"#,
+            r#"3:3 engines.b: expected {port} or {socket} in the command, found neither"#,
+            r#"4:3 engines.c: expected {port} or {socket} in the command, found both"#,
+            r#"5:3 engines.d: expected command, found none"#,
+            r#"6:3 engines."mlx": an engine of this name comes with the program"#,
+            r#"7:17 engines.e.command: expected a list of a program and its arguments, found an empty list"#,
+            r#"8:17 engines.f.command: expected a list of a program and its arguments, found "x""#,
+        ],
+    );
+    check(
+        "engines:\n  a: { command: [x, \"{port}\"], kinds: [chat, embedding], stop: TERM, ready: /a b, env: { a-b: c }, model: \"{port}\" }\n",
+        &[
+            r#"2:46 engines.a.kinds[1]: expected chat, completions, embeddings, rerank or audio, found "embedding" | did you mean "embeddings""#,
+            r#"2:64 engines.a.stop: expected SIGTERM, SIGINT, SIGQUIT, SIGHUP or SIGKILL, found "TERM""#,
+            r#"2:77 engines.a.ready: expected a path such as /health, or part of a line, found "/a b""#,
+            r#"2:90 engines.a.env: expected a variable of letters, digits and _, found "a-b""#,
+        ],
+    );
+}
+
+#[test]
+fn entries_say_only_what_their_engine_has_a_use_for() {
+    check(
+        "engines: { a: { command: [x, \"{port}\"] }, f: { command: [x, \"{port}\", \"{file}\"] } }\nmodels:\n  m/1: { engine: aa }\n  m/2: { engine: a, compute: float32, file: x }\n\
+         \x20 m/3: { file: x }\n  m/4: { engine: f, file: ../x }\n  m/5: { engine: a, warmup: true }\n",
+        &[
+            r#"3:18 models.m/1.engine: engines has no "aa" | did you mean "a""#,
+            r#"4:21 models.m/2: compute is for the embedded engine"#,
+            r#"4:39 models.m/2: engines.a takes no {file}"#,
+            r#"5:10 models.m/3: file is for engines that take {file}, and this entry has none"#,
+            r#"6:27 models.m/4.file: expected a file of the snapshot, as a path inside of it, found "../x""#,
+            r#"7:21 models.m/5: warmup is for the embedded engine"#,
+        ],
+    );
 }

@@ -1,0 +1,1 @@
+//! Engines that people run, in the pool beside the scripted one.
