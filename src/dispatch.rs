@@ -82,6 +82,8 @@ pub struct Dispatch {
 pub struct Request {
     /// Which of the paths.
     pub endpoint: Endpoint,
+    /// The world that it sees, from its first byte to its last.
+    pub snapshot: Arc<Snapshot>,
     /// The body as it came.
     pub body: Bytes,
     /// The id under which everything about it is logged.
@@ -129,7 +131,7 @@ impl Dispatch {
         if self.tasks.stop_signal().is_cancelled() {
             return Err(shutting_down());
         }
-        let snapshot = self.registry.load();
+        let snapshot = request.snapshot.clone();
         self.log_body(&request.request_id, "a request's body", &request.body);
         let limits = &snapshot.config.server.limits;
         let peek = peek::peek(request.endpoint, &request.body, &limits.counts)?;

@@ -57,8 +57,10 @@ pub async fn front(
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     request.extensions_mut().insert(RequestId(id.clone()));
     believe_listed_proxies(&mut request, server);
-    let entry = record(&service, &request, &id);
+    let entry = record(&service, &request, &id, snapshot.generation);
     request.extensions_mut().insert(entry.clone());
+    // From here on the request sees this world and no other.
+    request.extensions_mut().insert(snapshot.clone());
     let checked = check(port, &request, server);
     let page = match (&checked, port) {
         (Ok(()), Port::Inference) => {
@@ -132,11 +134,11 @@ fn log_refusal(id: &str, method: &Method, path: &str, status: StatusCode, code: 
 }
 
 /// Begins the record of a request.
-fn record(service: &Service, request: &Request, id: &str) -> Entry {
+fn record(service: &Service, request: &Request, id: &str, generation: u64) -> Entry {
     let door = request.extensions().get::<Door>();
     let peer = door.map_or_else(String::new, Door::peer);
     let method = redact::method(request.method().as_str());
-    let entry = Entry::open(&service.records, id, peer, method);
+    let entry = Entry::open(&service.records, id, peer, method, generation);
     if let Some(path) = request.extensions().get::<MatchedPath>() {
         entry.path(path.as_str());
     }

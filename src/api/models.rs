@@ -1,6 +1,7 @@
 //! `GET /v1/models` and `GET /v1/models/{org}/{repo}`: what may be asked for,
 //! with the state of each. Listing never loads and never waits for a load.
 
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::extract::rejection::PathRejection;
@@ -13,6 +14,7 @@ use super::error::{ApiError, Code};
 use crate::access::Caller;
 use crate::model::id::Name;
 use crate::pool::{ModelState, View};
+use crate::registry::Snapshot;
 use crate::route::{self, Listed};
 use crate::service::Service;
 
@@ -26,10 +28,10 @@ pub fn tags(uri: &Uri) -> Vec<&str> {
 pub async fn list(
     State(service): State<Service>,
     Extension(caller): Extension<Caller>,
+    Extension(snapshot): Extension<Arc<Snapshot>>,
     uri: Uri,
 ) -> Json<Value> {
     let tags = tags(&uri);
-    let snapshot = service.dispatch.registry.load();
     let view = service.dispatch.pool.view();
     let data: Vec<_> = route::list(&snapshot, &|name| caller.scope.permits(name))
         .iter()
@@ -43,12 +45,12 @@ pub async fn list(
 pub async fn one(
     State(service): State<Service>,
     Extension(caller): Extension<Caller>,
+    Extension(snapshot): Extension<Arc<Snapshot>>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let invalid = |message: String| ApiError::new(Code::InvalidModelId, message).param("model");
     let Path(id) = id.map_err(|_| invalid("the path is not UTF-8".to_owned()))?;
     let name = Name::parse(id.trim_end_matches('/')).map_err(|error| invalid(error.to_string()))?;
-    let snapshot = service.dispatch.registry.load();
     let view = service.dispatch.pool.view();
     let listed = route::list(&snapshot, &|name| caller.scope.permits(name));
     listed

@@ -1,6 +1,8 @@
 //! The OpenAI dialect. It is the inner language too, so a request goes on as it
 //! came: read, dispatched, answered.
 
+use std::sync::Arc;
+
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
@@ -14,50 +16,38 @@ use crate::access::Caller;
 use crate::dispatch::Request;
 use crate::pool::{CallerId, Terms};
 use crate::records::entry::Entry;
+use crate::registry::Snapshot;
 use crate::service::Service;
+
+/// What the front knows of a request: who asks, under which id, where it is recorded,
+/// and the world that it sees.
+type Known = (
+    Extension<Caller>,
+    Extension<RequestId>,
+    Extension<Entry>,
+    Extension<Arc<Snapshot>>,
+);
 
 /// `POST /v1/chat/completions`
 pub async fn chat_completions(
     state: State<Service>,
-    caller: Extension<Caller>,
-    id: Extension<RequestId>,
-    entry: Extension<Entry>,
+    known: Known,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    forward(
-        Endpoint::Chat,
-        state,
-        caller,
-        id,
-        entry,
-        (uri, headers),
-        body,
-    )
-    .await
+    forward(Endpoint::Chat, state, known, (uri, headers), body).await
 }
 
 /// `POST /v1/completions`
 pub async fn completions(
     state: State<Service>,
-    caller: Extension<Caller>,
-    id: Extension<RequestId>,
-    entry: Extension<Entry>,
+    known: Known,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    forward(
-        Endpoint::Completions,
-        state,
-        caller,
-        id,
-        entry,
-        (uri, headers),
-        body,
-    )
-    .await
+    forward(Endpoint::Completions, state, known, (uri, headers), body).await
 }
 
 /// `POST /v1/embeddings`
@@ -85,22 +75,22 @@ pub async fn embeddings(
 async fn forward(
     endpoint: Endpoint,
     State(service): State<Service>,
-    Extension(caller): Extension<Caller>,
-    Extension(RequestId(request_id)): Extension<RequestId>,
-    Extension(entry): Extension<Entry>,
+    (caller, id, entry, snapshot): Known,
     (uri, headers): (Uri, HeaderMap),
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
+    let (Extension(caller), Extension(RequestId(request_id))) = (caller, id);
+    let (Extension(entry), Extension(snapshot)) = (entry, snapshot);
     let terms = terms(&uri, &headers, &caller)?;
     let explain = headers
         .get("x-roundhouse-explain")
         .is_some_and(|value| value.as_bytes() == b"1");
-    let snapshot = service.dispatch.registry.load();
     let limits = &snapshot.config.server.limits;
     let body = read_json(&headers, body, limits, &service.bodies).await?;
     entry.received(body.len());
     let request = Request {
         endpoint,
+        snapshot,
         body,
         request_id,
         caller,

@@ -3,6 +3,7 @@
 //! and everything passes the same front. What `roundhouse access` prints is read
 //! from the same rows.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::Router;
@@ -17,6 +18,7 @@ use super::error::{ApiError, Code};
 use super::front::{self, Port};
 use crate::access::{Access, Door};
 use crate::records::entry::Entry;
+use crate::registry::Snapshot;
 use crate::service::Service;
 
 /// A row: a path, what it asks of its caller, and who answers to which method.
@@ -98,12 +100,11 @@ async fn check_access(
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let door = request
-        .extensions()
-        .get::<Door>()
-        .cloned()
+    let known = request.extensions();
+    let door = known.get::<Door>().cloned();
+    let (door, snapshot) = door
+        .zip(known.get::<Arc<Snapshot>>().cloned())
         .ok_or_else(|| ApiError::new(Code::InternalError, "the connection is not known"))?;
-    let snapshot = service.dispatch.registry.load();
     let limits = &snapshot.config.server.limits;
     let entrance = &service.entrance;
     match entrance.admit(access, request.headers(), &door, limits, SystemTime::now()) {

@@ -12,9 +12,10 @@
 
 pub mod file;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 

@@ -36,6 +36,8 @@ pub struct View {
 #[derive(Clone, Debug, Default)]
 pub struct Models {
     chapters: Vec<Arc<Vec<Page>>>,
+    /// Where in the order each stands, by the number under which it is shown anew.
+    places: Arc<Vec<usize>>,
 }
 
 type Page = Arc<Vec<Arc<ModelView>>>;
@@ -152,14 +154,21 @@ impl View {
 }
 
 impl Models {
-    /// Of models that are ordered by name.
-    pub(super) fn new(models: Vec<ModelView>) -> Self {
-        let models: Vec<_> = models.into_iter().map(Arc::new).collect();
+    /// Of models that are ordered by name, each with a number of its own; numbers are
+    /// small.
+    pub(super) fn new(models: Vec<(usize, ModelView)>) -> Self {
+        let most = models.iter().map(|(number, _)| number + 1).max();
+        let mut places = vec![usize::MAX; most.unwrap_or_default()];
+        for (place, (number, _)) in models.iter().enumerate() {
+            places[*number] = place;
+        }
+        let models: Vec<_> = models.into_iter().map(|(_, view)| Arc::new(view)).collect();
         let pages = models.chunks(PAGE).map(|page| Arc::new(page.to_vec()));
         let pages: Vec<Page> = pages.collect();
         let chapters = pages.chunks(PAGE).map(|pages| Arc::new(pages.to_vec()));
         Self {
             chapters: chapters.collect(),
+            places: Arc::new(places),
         }
     }
 
@@ -169,13 +178,21 @@ impl Models {
         pages.flat_map(|page| page.iter().map(Arc::as_ref))
     }
 
-    /// Shows a model anew. Answers whether it stood here.
-    pub(super) fn replace(&mut self, view: ModelView) -> bool {
-        let Some([chapter, page, index]) = self.find(&view.model) else {
+    /// Shows the model of a number anew. Answers whether it stood here under that.
+    pub(super) fn replace(&mut self, number: usize, view: ModelView) -> bool {
+        let Some(&place) = self.places.get(number) else {
             return false;
         };
-        let pages = Arc::make_mut(&mut self.chapters[chapter]);
-        Arc::make_mut(&mut pages[page])[index] = Arc::new(view);
+        let (page, index) = (place / PAGE, place % PAGE);
+        let Some(pages) = self.chapters.get_mut(page / PAGE) else {
+            return false;
+        };
+        if pages[page % PAGE][index].model != view.model {
+            return false;
+        }
+        // What no other view shares is changed where it is.
+        let pages = Arc::make_mut(pages);
+        Arc::make_mut(&mut pages[page % PAGE])[index] = Arc::new(view);
         true
     }
 
@@ -217,7 +234,7 @@ impl ModelView {
 #[cfg(test)]
 pub fn of(models: Vec<ModelView>) -> View {
     View {
-        models: Models::new(models),
+        models: Models::new(models.into_iter().enumerate().collect()),
         ..View::default()
     }
 }
@@ -263,18 +280,24 @@ mod tests {
             let name = |number: usize| format!("m{number:05}");
             let numbers = || (0..count).map(|number| number * 2);
             let unloaded = |number| sample(&name(number), 1, ModelState::Unloaded);
-            let mut models = Models::new(numbers().map(unloaded).collect());
+            // Numbers say nothing of the order.
+            let own = |number: usize| count * 2 - number;
+            let numbered = numbers().map(|number| (own(number), unloaded(number)));
+            let mut models = Models::new(numbered.collect());
             for number in numbers() {
                 let before = View {
                     models: models.clone(),
                     ..View::default()
                 };
-                assert!(models.replace(sample(&name(number), 2, ModelState::Ready)));
+                let ready = sample(&name(number), 2, ModelState::Ready);
+                assert!(models.replace(own(number), ready));
                 let old = before.model(&name(number)).expect("it is known");
                 assert_eq!((old.state, old.need), (ModelState::Unloaded, ByteSize(1)));
                 assert!(before.model(&name(number + 1)).is_none());
             }
-            assert!(!models.replace(unloaded(1)));
+            assert!(!models.replace(1, unloaded(1)), "nobody's number");
+            assert!(!models.replace(own(0), unloaded(1)), "another's number");
+            assert!(!models.replace(9_999, unloaded(1)), "beyond all numbers");
             let shown: Vec<_> = models.iter().map(|model| model.model.clone()).collect();
             assert_eq!(shown, numbers().map(name).collect::<Vec<_>>());
             assert!(models.iter().all(|model| model.state == ModelState::Ready));

@@ -40,6 +40,8 @@ struct Facts {
     /// The route as it is written in the table of routes; never what the client
     /// wrote there.
     path: Option<String>,
+    /// Which configuration it was answered by: the number of its reload.
+    generation: u64,
     model: Option<String>,
     route: Option<&'static str>,
     priority: Option<Priority>,
@@ -100,12 +102,19 @@ struct Line<'a> {
 }
 
 impl Entry {
-    /// A request has come.
-    pub fn open(records: &Arc<Records>, request_id: &str, peer: String, method: &str) -> Self {
+    /// A request has come while the configuration of this number is in force.
+    pub fn open(
+        records: &Arc<Records>,
+        request_id: &str,
+        peer: String,
+        method: &str,
+        generation: u64,
+    ) -> Self {
         let facts = Facts {
             request_id: request_id.to_owned(),
             peer,
             method: method.to_owned(),
+            generation,
             ..Facts::default()
         };
         Self(Arc::new(Open {

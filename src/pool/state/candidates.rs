@@ -36,6 +36,10 @@ impl Machine {
         now: Instant,
         out: &mut Vec<Effect>,
     ) {
+        // Where there is nothing to choose, its own model it is, wherever that stands.
+        if others.is_empty() {
+            return self.acquire(waiter, own, terms, now, out);
+        }
         self.slots.settle(now);
         let wanted = Wanted { own, others, terms };
         if let Some(generation) = self.take_resident(&wanted) {

@@ -28,7 +28,7 @@ impl Machine {
             let known = self.slots.numbered(number);
             let is_known = known.is_some_and(|(model, slot)| {
                 let shown = self.model_view(model, slot, now);
-                view.models.replace(shown)
+                view.models.replace(number, shown)
             });
             if !is_known {
                 view.models = self.model_views(now);
@@ -48,11 +48,8 @@ impl Machine {
 
     /// All models.
     fn model_views(&self, now: Instant) -> Models {
-        let names = self.slots.names();
-        let views = names.iter().map(|model| {
-            let slot = &self.slots[model];
-            self.model_view(model, slot, now)
-        });
+        let views = self.slots.ordered().into_iter();
+        let views = views.map(|(number, model, slot)| (number, self.model_view(model, slot, now)));
         Models::new(views.collect())
     }
 

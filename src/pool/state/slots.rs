@@ -112,6 +112,16 @@ impl Slots {
         all.map(|(model, slot)| (model, slot))
     }
 
+    /// Every model with its number, ordered by name.
+    pub fn ordered(&self) -> Vec<(Number, &String, &Slot)> {
+        let all = self.all.iter().enumerate();
+        let known =
+            all.filter_map(|(number, it)| it.as_ref().map(|(model, slot)| (number, model, slot)));
+        let mut ordered: Vec<_> = known.collect();
+        ordered.sort_unstable_by_key(|(_, model, _)| *model);
+        ordered
+    }
+
     /// The names of all models, in order, to change one after the other.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<_> = self.numbers.keys().cloned().collect();

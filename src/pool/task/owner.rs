@@ -162,11 +162,12 @@ impl<L: Launch> Owner<L> {
         }
     }
 
-    /// Shows what has changed, and only then tells who asked for it.
+    /// Shows what has changed, and only then tells who asked for it. A view that nobody
+    /// looks at any more is changed where it is; who holds one keeps it as it was.
     fn show(&mut self) {
-        let mut view = View::clone(&self.show.borrow());
-        self.machine.refresh(&mut view, now());
-        self.show.send_replace(Arc::new(view));
+        let (machine, now) = (&mut self.machine, self.told_at);
+        self.show
+            .send_modify(|view| machine.refresh(Arc::make_mut(view), now));
         self.answers.tell();
     }
 
