@@ -28,6 +28,8 @@ mod exposure;
 mod faults;
 mod fuzz;
 mod gallery;
+#[cfg(target_os = "linux")]
+mod hostile;
 mod keys;
 mod layers;
 mod lock;
