@@ -1,5 +1,6 @@
 //! What names cost: `roundhouse check` on a file with 1,000 models and 10,000 aliases,
-//! half of them with a `*`, and the resolution of one name in it. Prints the table of
+//! half of them with a `*`, the resolution of one name in it, and what may have been meant by
+//! one that leads nowhere. Prints the table of
 //! docs/BENCHMARKS.md.
 //!
 //! A plain program and no test: what it measures depends on the machine, and it
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use roundhouse::config::standard::Surroundings;
 use roundhouse::config::{Config, walk};
 use roundhouse::registry::{Machine, MachineMemory, Registry, Snapshot};
-use roundhouse::route::{Decision, decide};
+use roundhouse::route::{Decision, decide, suggestions};
 use roundhouse::units::ByteSize;
 
 /// Models of the file; each is cached.
@@ -37,6 +38,7 @@ const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 /// What is wanted.
 const CHECK: Duration = Duration::from_millis(200);
 const RESOLUTION: Duration = Duration::from_micros(2);
+const SUGGESTIONS: Duration = Duration::from_millis(1);
 
 fn main() {
     let home = tempfile::tempdir().unwrap();
@@ -80,11 +82,7 @@ fn main() {
             "anything/m0500-3-8bit",
             true,
         ),
-        (
-            "no model, with the nearest of 6,001 names",
-            "familiy-0500-0-20251001",
-            false,
-        ),
+        ("no model", "familiy-0500-0-20251001", false),
     ] {
         let decided = decide(&snapshot, Some(name), &|_| true);
         assert_eq!(
@@ -97,8 +95,16 @@ fn main() {
                 true
             })))
         };
-        let times = if has { TIMES } else { 20 };
-        tell(&format!("resolution: {what}"), times, RESOLUTION, resolve);
+        tell(&format!("resolution: {what}"), TIMES, RESOLUTION, resolve);
+    }
+    for (what, name) in [
+        ("one slip in one of 6,001 names", "family-0500-00-20251001"),
+        ("one slip in an alias", "alias-05000-3"),
+        ("like none of 6,001 names", "something-else-altogether"),
+    ] {
+        let unknown = decide(&snapshot, Some(name), &|_| true);
+        let suggest = || drop(black_box(suggestions(&snapshot, &unknown, &|_| true)));
+        tell(&format!("suggestions: {what}"), 20, SUGGESTIONS, suggest);
     }
 }
 

@@ -26,6 +26,7 @@ use crate::service::Service;
 use crate::service::reload::ReloadError;
 use crate::worker::LoadPlan;
 
+mod check;
 pub mod events;
 pub mod explain;
 mod keys;
@@ -51,6 +52,7 @@ pub fn routes() -> Vec<Route> {
         Route::new(Management, "/admin/config").get(settings::config),
         Route::new(Management, "/metrics").get(metrics::metrics),
         Route::new(Management, "/admin/reload").post(reload),
+        Route::new(Management, "/admin/check").post(check::check),
         Route::new(Management, "/admin/models/load").post(load),
         Route::new(Management, "/admin/models/unload").post(unload),
         Route::new(Management, "/admin/models/release").post(release),
@@ -83,23 +85,25 @@ async fn reload(
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<Value>, ApiError> {
     record(&service, &caller, "reload", "").await?;
-    match service.reload.reload().await {
-        Ok(change) => Ok(Json(json!({
-            "generation": service.dispatch.registry.load().generation,
-            "change": change.to_string(),
-        }))),
-        Err(ReloadError::Stopping) => Err(ApiError::new(
-            Code::ShuttingDown,
-            "the server is shutting down",
-        )),
-        Err(error @ ReloadError::Panicked) => {
-            Err(ApiError::new(Code::InternalError, error.to_string()))
-        }
-        Err(error) => {
+    let reloaded = service.reload.reload().await;
+    let change = reloaded.map_err(|error| not_reloaded(&service, &error))?;
+    Ok(Json(json!({
+        "generation": service.dispatch.registry.load().generation,
+        "change": change.to_string(),
+        "details": change.details(),
+    })))
+}
+
+/// Why there is no other configuration, in the words of the API.
+fn not_reloaded(service: &Service, error: &ReloadError) -> ApiError {
+    match error {
+        ReloadError::Stopping => ApiError::new(Code::ShuttingDown, "the server is shutting down"),
+        ReloadError::Panicked => ApiError::new(Code::InternalError, error.to_string()),
+        ReloadError::Problems(_) | ReloadError::Keys(_) => {
             let folder = service.dispatch.registry.load().config.source.clone();
             let folder = folder.as_deref().and_then(std::path::Path::parent);
             let message = without_folder(&error.to_string(), folder);
-            Err(ApiError::new(Code::InvalidValue, message))
+            ApiError::new(Code::InvalidValue, message)
         }
     }
 }
@@ -188,11 +192,11 @@ pub fn resolve(snapshot: &Snapshot, name: &str, permit: Permit) -> Result<Arc<Lo
     match route::decide(snapshot, Some(name), permit) {
         Decision::Serve { plan, .. } => Ok(plan),
         Decision::Invalid(error) => refuse(Code::InvalidModelId, error.to_string()),
-        Decision::Unknown { name, .. } => refuse(
+        Decision::Unknown { name } => refuse(
             Code::ModelNotFound,
             format!("the model \"{name}\" does not exist here"),
         ),
-        Decision::NotServable { name, reason, .. } => refuse(
+        Decision::NotServable { name, reason } => refuse(
             Code::ModelNotFound,
             format!("the model \"{name}\" cannot be served: {reason}"),
         ),

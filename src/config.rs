@@ -180,6 +180,8 @@ pub struct Counts {
     pub tools: usize,
     /// Earlier calls of tools, over all messages.
     pub tool_calls: usize,
+    /// Texts of a request for embeddings.
+    pub inputs: usize,
     /// Stop strings.
     pub stops: usize,
     /// Answers to one prompt (`n`).

@@ -7,6 +7,7 @@ pub mod build;
 pub mod catalogue;
 pub mod change;
 pub mod disk;
+pub mod fit;
 pub mod pins;
 pub mod why;
 pub mod wildcards;
@@ -24,6 +25,7 @@ use crate::config::request::Rules;
 use crate::config::{Config, Source};
 use crate::model::cache::{CacheIndex, Stranger};
 use crate::model::id::Name;
+use crate::model::kind::Kind;
 use crate::units::ByteSize;
 use crate::worker::LoadPlan;
 
@@ -87,6 +89,8 @@ pub struct Served {
     pub modified: Option<SystemTime>,
     /// Bytes of its weights on disk, where known.
     pub size: ByteSize,
+    /// What it is for; of a model that is not there what most are for.
+    pub kind: Kind,
     /// Whether it can be asked in messages: its snapshot has a chat template.
     pub chats: bool,
 }
@@ -170,6 +174,15 @@ impl Registry {
         let disk = disk::Disk::scan(&config, Some(&self.seen.load()));
         self.seen.store(Arc::clone(disk.index()));
         build::snapshot(config, &self.machine, &disk, Some(&self.current.load()))
+    }
+
+    /// What the next snapshot would be with this configuration. Unlike [`Self::prepare`]
+    /// it leaves no trace.
+    pub fn consider(&self, config: Config) -> Result<Change, Problems> {
+        let disk = disk::Disk::scan(&config, Some(&self.seen.load()));
+        let current = self.load();
+        let next = build::snapshot(config, &self.machine, &disk, Some(&current))?;
+        Ok(Change::between(&current, &next))
     }
 
     /// Puts a prepared snapshot in force and says what is different.

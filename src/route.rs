@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::config::suggest;
 use crate::model::id::{IdError, Name};
+use crate::model::kind::Kind;
 use crate::registry::{NotServable, Served, Snapshot};
 use crate::worker::LoadPlan;
 
@@ -73,8 +74,6 @@ pub enum Decision {
     Unknown {
         /// What was asked for.
         name: String,
-        /// The nearest names the caller may use, best first.
-        suggestions: Vec<String>,
     },
     /// 404 `model_not_found`: the caller may use it, and it is not there.
     NotServable {
@@ -82,9 +81,6 @@ pub enum Decision {
         name: String,
         /// Not cached, or incomplete, and how.
         reason: NotServable,
-        /// For an id that is nowhere in the cache: the nearest names the caller
-        /// may use, since `allow` with a `*` permits every mistyped one.
-        suggestions: Vec<String>,
     },
 }
 
@@ -123,26 +119,38 @@ pub fn decide(snapshot: &Snapshot, model: Option<&str>, permit: Permit) -> Decis
             Err(reason) => Decision::NotServable {
                 name: text.to_owned(),
                 reason: reason.clone(),
-                suggestions: Vec::new(),
             },
         },
         None if is_allowed(snapshot, &name) && permit(text) => Decision::NotServable {
             name: text.to_owned(),
             reason: NotServable::NotCached,
-            suggestions: nearest(snapshot, text, permit),
         },
         // A name that the caller neither said nor may know.
         None if missing => Decision::Invalid(IdError::Empty),
         None => Decision::Unknown {
             name: text.to_owned(),
-            suggestions: nearest(snapshot, text, permit),
         },
     }
 }
 
+/// What may have been meant by a name that leads nowhere: the nearest that the caller may
+/// use, best first; nothing for any other decision. Looks at every name, which a decision
+/// does not: for whoever tells a refusal.
+pub fn suggestions(snapshot: &Snapshot, decision: &Decision, permit: Permit) -> Vec<String> {
+    let name = match decision {
+        Decision::Unknown { name } => name,
+        // `allow` with a `*` permits every mistyped id too; what leads to a model is meant.
+        Decision::NotServable { name, .. } if !leads_somewhere(snapshot, name, permit) => name,
+        _ => return Vec::new(),
+    };
+    nearest(snapshot, name, permit)
+}
+
 /// What a request that any model of a kind may answer asks of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kind {
+pub struct Demand {
+    /// What it is for.
+    pub kind: Kind,
     /// It asks in messages, which takes a chat template.
     pub chat: bool,
     /// It has at most so many tokens: its bytes, of which a token has one at least.
@@ -156,15 +164,18 @@ pub struct Kind {
 pub fn others(
     snapshot: &Snapshot,
     served: &Served,
-    kind: Kind,
+    demand: Demand,
     permit: Permit,
 ) -> Vec<Arc<LoadPlan>> {
     let Ok(own) = &served.plan else {
         return Vec::new();
     };
-    let context = kind.tokens.min(u64::from(own.context));
+    let context = demand.tokens.min(u64::from(own.context));
     let fits = |other: &Served, plan: &LoadPlan| {
-        (other.chats || !kind.chat) && u64::from(plan.context) >= context && permit(&other.name)
+        other.kind == demand.kind
+            && (other.chats || !demand.chat)
+            && u64::from(plan.context) >= context
+            && permit(&other.name)
     };
     let mut seen = HashSet::from([own.model.as_str()]);
     let servable = snapshot.served.values().filter_map(|other| {
@@ -245,6 +256,14 @@ fn variant(snapshot: &Snapshot, name: &Name) -> Option<(Arc<Served>, String)> {
     let served = served.or_else(|| snapshot.aliases.get(base))?;
     let is_known = served.variants.contains_key(variant);
     is_known.then(|| (Arc::clone(served), variant.to_owned()))
+}
+
+/// Whether any table has the name, for this caller.
+fn leads_somewhere(snapshot: &Snapshot, name: &str, permit: Permit) -> bool {
+    let found = Name::parse(name)
+        .ok()
+        .and_then(|name| find(snapshot, &name));
+    found.is_some_and(|(served, ..)| permit(&served.name))
 }
 
 /// Whether the name is an id that the file permits, cached or not.

@@ -44,7 +44,9 @@ pub fn resolved(snapshot: &Snapshot, name: Option<&str>) -> Value {
         "name": name,
         "path": route::path::path(snapshot, name),
     });
-    match route::decide(snapshot, name, &|_| true) {
+    let decision = route::decide(snapshot, name, &|_| true);
+    let suggestions = route::suggestions(snapshot, &decision, &|_| true);
+    match decision {
         Decision::Serve {
             served,
             plan,
@@ -68,16 +70,12 @@ pub fn resolved(snapshot: &Snapshot, name: Option<&str>) -> Value {
             told["served"] = json!(false);
             told["reason"] = json!(error.to_string());
         }
-        Decision::Unknown { suggestions, .. } => {
+        Decision::Unknown { .. } => {
             told["served"] = json!(false);
             told["reason"] = json!("nothing here has this name");
             told["suggestions"] = json!(suggestions);
         }
-        Decision::NotServable {
-            reason,
-            suggestions,
-            ..
-        } => {
+        Decision::NotServable { reason, .. } => {
             told["served"] = json!(false);
             told["reason"] = json!(reason.to_string());
             told["mend"] = json!(reason.remedy());

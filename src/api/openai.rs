@@ -60,6 +60,28 @@ pub async fn completions(
     .await
 }
 
+/// `POST /v1/embeddings`
+pub async fn embeddings(
+    state: State<Service>,
+    caller: Extension<Caller>,
+    id: Extension<RequestId>,
+    entry: Extension<Entry>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
+    forward(
+        Endpoint::Embeddings,
+        state,
+        caller,
+        id,
+        entry,
+        (uri, headers),
+        body,
+    )
+    .await
+}
+
 async fn forward(
     endpoint: Endpoint,
     State(service): State<Service>,

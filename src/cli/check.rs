@@ -1,6 +1,10 @@
-//! `roundhouse check`: says what is wrong with a configuration, or what it would serve.
+//! `roundhouse check`: says what is wrong with a configuration, or what it would serve,
+//! what of it fits together, and what would be different for the server that runs. It
+//! changes nothing.
 
-use std::collections::BTreeMap;
+mod beside;
+
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,6 +18,7 @@ use crate::config::problem::Problems;
 use crate::config::{Config, Source, walk};
 use crate::platform::{self, Folders};
 use crate::pool::ledger::{self, Ledger, Seen};
+use crate::registry::fit::{self, Fit, Need, Room, fit};
 use crate::registry::{Machine, MachineMemory, Registry, Served, Snapshot};
 use crate::units::ByteSize;
 use crate::worker::LoadPlan;
@@ -33,18 +38,33 @@ pub struct CheckArgs {
     /// As JSON
     #[arg(long)]
     json: bool,
+    /// Also models of the engine that plays a file, which exists for tests
+    #[arg(long, hide = true)]
+    scripted_engine: bool,
 }
 
 /// Runs the command.
 pub fn run(args: &CheckArgs) -> ExitCode {
     let ledger = ledger();
     let file = args.file.as_deref().or(args.config.as_deref());
-    let (text, code) = match snapshot(file) {
+    let (text, code) = match snapshot_with(file, args.scripted_engine) {
         Ok(snapshot) if args.print_config => {
             (print_config::report(&snapshot.config, &[], args.json), 0)
         }
-        Ok(snapshot) if args.json => (format!("{}\n", report(&snapshot, &ledger)), 0),
-        Ok(snapshot) => (shown(&snapshot, &ledger), 0),
+        Ok(snapshot) => {
+            let told = beside::ask(&snapshot.config);
+            let text = match args.json {
+                true => {
+                    let mut report = report(&snapshot, &ledger);
+                    report["server"] = json!(told);
+                    format!("{report}\n")
+                }
+                false => {
+                    shown(&snapshot, &ledger) + &beside::shown(&snapshot.config, told.as_ref())
+                }
+            };
+            (text, 0)
+        }
         Err(error) if args.json => (format!("{}\n", refusal(&error)), CONFIGURATION),
         Err(error) => return super::failed(CONFIGURATION, error),
     };
@@ -188,47 +208,54 @@ fn source(source: &Source) -> String {
     }
 }
 
-/// The needs of the different loads, all and those that are always kept.
-fn needs(snapshot: &Snapshot, ledger: &Ledger) -> (ByteSize, ByteSize) {
-    let mut loads: BTreeMap<&str, (ByteSize, bool)> = BTreeMap::new();
+/// What each load needs, by the first name that leads to it.
+fn needs(snapshot: &Snapshot, ledger: &Ledger) -> Vec<Need> {
+    let mut needs: Vec<Need> = Vec::new();
+    let mut known: HashMap<&str, usize> = HashMap::new();
     for served in snapshot.served.values() {
-        if let Ok(plan) = &served.plan {
-            let memory = reserve(snapshot, ledger, plan);
-            let load = loads.entry(&plan.model).or_insert((memory, false));
-            load.1 |= served.keep;
+        let Ok(plan) = &served.plan else { continue };
+        match known.get(plan.model.as_str()) {
+            Some(&index) => needs[index].keep |= served.keep,
+            None => {
+                known.insert(&plan.model, needs.len());
+                needs.push(Need {
+                    name: served.name.clone(),
+                    memory: reserve(snapshot, ledger, plan),
+                    keep: served.keep,
+                });
+            }
         }
     }
-    let sum = |kept_only: bool| {
-        let loads = loads.values().filter(|(_, kept)| *kept || !kept_only);
-        loads.fold(ByteSize::ZERO, |sum, (memory, _)| {
-            sum.saturating_add(*memory)
-        })
-    };
-    (sum(false), sum(true))
+    needs
 }
 
-/// The sums against the budget.
+/// What fits together.
+fn fits(snapshot: &Snapshot, needs: Vec<Need>) -> Fit {
+    let room = Room {
+        budget: snapshot.budget,
+        places: snapshot.config.pool.max_models,
+    };
+    fit(needs, room)
+}
+
+/// The sums against the budget, and what fits together.
 fn sums(snapshot: &Snapshot, ledger: &Ledger) -> String {
-    let budget = snapshot.budget;
-    let (all, kept) = needs(snapshot, ledger);
-    if all == ByteSize::ZERO {
-        return format!("budget {budget}");
+    let needs = needs(snapshot, ledger);
+    let all = fit::sum(&needs);
+    let fits = fits(snapshot, needs);
+    match all {
+        ByteSize::ZERO => fits.to_string(),
+        all => format!("all models together {all}, {fits}"),
     }
-    let fits = match all <= budget {
-        true => "they can all be loaded at once",
-        false => "they take turns",
-    };
-    let kept = match kept {
-        ByteSize::ZERO => String::new(),
-        kept if kept > budget => format!("\nkept always: {kept}, which is more than the budget"),
-        kept => format!("\nkept always: {kept}"),
-    };
-    format!("budget {budget}, all models together {all}: {fits}{kept}")
 }
 
 /// The report for programs.
 fn report(snapshot: &Snapshot, ledger: &Ledger) -> Value {
-    let (all, kept) = needs(snapshot, ledger);
+    let needs = needs(snapshot, ledger);
+    let (all, kept) = (
+        fit::sum(&needs),
+        fit::sum(needs.iter().filter(|need| need.keep)),
+    );
     let models: Vec<_> = snapshot
         .served
         .values()
@@ -240,6 +267,7 @@ fn report(snapshot: &Snapshot, ledger: &Ledger) -> Value {
         "budget_bytes": snapshot.budget.0,
         "all_bytes": all.0,
         "kept_bytes": kept.0,
+        "fits": fits(snapshot, needs).to_json(),
         "models": models,
     })
 }
@@ -300,7 +328,7 @@ mod tests {
         for part in [
             "5.0 GB  4.0 GB in 3 loads, estimated 6.0 GB  complete",
             "6.0 GB  -                                    complete",
-            "all models together 11.0 GB",
+            "all models together 11.0 GB, budget 20.0 GB: both models fit together",
         ] {
             assert!(shown.contains(part), "{shown}");
         }
@@ -310,5 +338,6 @@ mod tests {
         assert_eq!(model["estimate_bytes"], 6_000_000_000_u64);
         assert_eq!(model["ledger"]["trusted"], true);
         assert_eq!(report["models"][1]["ledger"], Value::Null);
+        assert_eq!(report["fits"]["together"], json!([["a/one", "a/two"]]));
     }
 }

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use reqwest::{Method, header};
 use serde_json::Value;
 
 use crate::platform::Folders;
@@ -32,6 +33,15 @@ pub enum NoAnswer {
 
 /// Gets JSON from the management API.
 pub fn get(path: &str) -> Result<Value, NoAnswer> {
+    call(Method::GET, path, None)
+}
+
+/// Posts JSON to the management API; answers its answer.
+pub fn post(path: &str, body: &Value) -> Result<Value, NoAnswer> {
+    call(Method::POST, path, Some(body))
+}
+
+fn call(method: Method, path: &str, body: Option<&Value>) -> Result<Value, NoAnswer> {
     let broken = |error: &dyn std::fmt::Display| NoAnswer::Broken(error.to_string());
     let folders = Folders::from_environment();
     let folders = folders.ok_or_else(|| NoAnswer::Broken("there is no home folder".to_owned()))?;
@@ -39,10 +49,19 @@ pub fn get(path: &str) -> Result<Value, NoAnswer> {
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| broken(&error))?;
-    runtime.block_on(ask(&folders.control_socket(), path))
+    runtime.block_on(ask(&folders.control_socket(), method, path, body))
 }
 
-async fn ask(socket: &Path, path: &str) -> Result<Value, NoAnswer> {
+async fn ask(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<Value, NoAnswer> {
+    // Without a server nothing is prepared for one.
+    if !socket.exists() {
+        return Err(NoAnswer::NoServer(socket.display().to_string()));
+    }
     let broken = |error: reqwest::Error| match error.is_connect() {
         true => NoAnswer::NoServer(socket.display().to_string()),
         false => NoAnswer::Broken(error.to_string()),
@@ -53,8 +72,13 @@ async fn ask(socket: &Path, path: &str) -> Result<Value, NoAnswer> {
         .timeout(PATIENCE)
         .build()
         .map_err(broken)?;
-    let response = client.get(format!("http://localhost{path}")).send().await;
-    let response = response.map_err(broken)?;
+    let mut request = client.request(method, format!("http://localhost{path}"));
+    if let Some(body) = body {
+        request = request
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body.to_string());
+    }
+    let response = request.send().await.map_err(broken)?;
     let status = response.status();
     let bytes = response.bytes().await.map_err(broken)?;
     let value: Value =

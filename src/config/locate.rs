@@ -62,10 +62,18 @@ pub fn read(file: &Path, folders: &Folders) -> Result<Config, Problems> {
     meaning(file, text, folders)
 }
 
-/// Reads and checks what is in force once more. Here a file without a word is refused:
-/// so looks one that is being saved, or was cut off, and it would serve nothing.
-pub fn read_again(file: &Path, folders: &Folders) -> Result<Config, Problems> {
-    let text = text(file).map_err(|reason| Problems::whole(Some(file), reason.to_string()))?;
+/// Reads and checks what is in force once more, or a text as if the file said that. Here
+/// a file without a word is refused: so looks one that is being saved, or was cut off, and
+/// it would serve nothing.
+pub fn read_again(
+    file: &Path,
+    instead: Option<String>,
+    folders: &Folders,
+) -> Result<Config, Problems> {
+    let text = match instead {
+        Some(text) => text,
+        None => text(file).map_err(|reason| Problems::whole(Some(file), reason.to_string()))?,
+    };
     let is_word = |line: &str| !matches!(line.trim().chars().next(), None | Some('#'));
     if !text.lines().any(is_word) {
         let message =

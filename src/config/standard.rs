@@ -123,6 +123,7 @@ impl Counts {
             image_size: ByteSize(20_000_000),
             tools: 1024,
             tool_calls: 4096,
+            inputs: 2048,
             stops: 16,
             choices: 8,
             answers: 64,

@@ -200,6 +200,7 @@ impl Builder<'_> {
             tags: Vec::new(),
             modified: found.and_then(|found| found.modified),
             size: found.map_or(ByteSize::ZERO, |found| found.size),
+            kind: found.map(|found| found.kind).unwrap_or_default(),
             chats: found.is_some_and(|found| found.chats),
             plan: planned.map(|(plan, _)| plan),
         }

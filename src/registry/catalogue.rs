@@ -9,6 +9,7 @@ use super::NotServable;
 use crate::config::LoadSettings;
 use crate::model::cache::Stranger;
 use crate::model::id::ModelId;
+use crate::model::kind::Kind;
 use crate::units::ByteSize;
 
 /// A complete snapshot on disk and what it will need.
@@ -26,6 +27,8 @@ pub struct Found {
     pub context: Option<u32>,
     /// Whether it is a play for the scripted engine.
     pub scripted: bool,
+    /// What it is for.
+    pub kind: Kind,
     /// Whether it has a chat template.
     pub chats: bool,
     /// What it needs, by number format.

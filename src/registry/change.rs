@@ -1,15 +1,22 @@
 //! What is different between two snapshots, for the pool and for the log. Pure.
 
+mod words;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
 
-use indexmap::IndexMap;
-
 use super::{Served, Snapshot};
-use crate::config::request::Rules;
 use crate::config::{Config, Server};
 use crate::worker::LoadPlan;
+
+/// A name or a load, and the keys of its entry that differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edited {
+    /// The served name, or the pool key of the load.
+    pub name: String,
+    /// The keys; of a load also `snapshot`, if other files are behind it.
+    pub keys: Vec<&'static str>,
+}
 
 /// The difference between the snapshot before and the one now in force.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,15 +31,16 @@ pub struct Change {
     pub gone: Vec<String>,
     /// Pool keys whose plan is another: the next load uses it, and what is
     /// loaded stays as it is until then.
-    pub replaced: Vec<Arc<LoadPlan>>,
-    /// How many names kept their plan and changed how they are treated
-    /// (`keep`, `preload`, `idle_unload`, `request`,
-    /// `variants`, `tags`).
-    pub settings: usize,
-    /// How many aliases are new, gone or lead elsewhere.
-    pub aliases: usize,
-    /// How many pins of the lock file are new, gone or others.
-    pub pins: usize,
+    pub replaced: Vec<Edited>,
+    /// Pool keys that are to be in memory now and were not before: loaded at once.
+    pub brought_up: Vec<String>,
+    /// Names that changed how they are treated (`keep`, `preload`, `idle_unload`,
+    /// `request`, `variants`, `tags`).
+    pub settings: Vec<Edited>,
+    /// The aliases that are new, gone or lead elsewhere.
+    pub aliases: Vec<String>,
+    /// The models whose pins in the lock file are new, gone or others.
+    pub pins: Vec<String>,
     /// Whether the budget is another.
     pub budget: bool,
     /// Parts of the file, beside the models, that differ and hold at once.
@@ -56,19 +64,20 @@ impl Change {
                 .collect(),
             replaced: new_plans
                 .iter()
-                .filter(|(key, plan)| old_plans.get(*key).is_some_and(|old| old != *plan))
-                .map(|(_, plan)| Arc::clone(plan))
+                .filter_map(|(key, plan)| {
+                    let keys = changed_plan(old_plans.get(key)?, plan);
+                    edited(key, keys)
+                })
                 .collect(),
+            brought_up: wanted(now).difference(&wanted(before)).cloned().collect(),
             settings: now
                 .served
                 .values()
-                .filter(|served| {
-                    before
-                        .served
-                        .get(&served.name)
-                        .is_some_and(|old| treatment(old) != treatment(served))
+                .filter_map(|served| {
+                    let old = before.served.get(&served.name)?;
+                    edited(&served.name, changed_treatment(old, served))
                 })
-                .count(),
+                .collect(),
             aliases: changed_aliases(before, now),
             pins: changed_pins(before, now),
             budget: before.budget != now.budget,
@@ -91,53 +100,6 @@ impl Change {
     }
 }
 
-impl fmt::Display for Change {
-    /// `reload 7: +1 model, 2 aliases changed, 0 unloads`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_empty() {
-            return write!(f, "reload {}: nothing changed", self.generation);
-        }
-        let mut words = Vec::new();
-        let mut count = |sign: &str, number: usize, noun: &str, what: &str| {
-            if number > 0 {
-                words.push(format!("{sign}{}{what}", counted(number, noun)));
-            }
-        };
-        count("+", self.added.len(), "model", "");
-        count("-", self.removed.len(), "model", "");
-        count("", self.aliases, "alias", " changed");
-        count("", self.settings, "setting", " changed");
-        count(
-            "",
-            self.replaced.len(),
-            "model",
-            " changed from the next load on",
-        );
-        count("", self.pins, "pin", " changed");
-        if self.budget {
-            words.push("another memory budget".to_owned());
-        }
-        if !self.live.is_empty() {
-            words.push(format!("{} changed", self.live.join(" and ")));
-        }
-        if !self.restart.is_empty() {
-            words.push(format!("{} after a restart", self.restart.join(" and ")));
-        }
-        words.push(counted(self.gone.len(), "unload"));
-        write!(f, "reload {}: {}", self.generation, words.join(", "))
-    }
-}
-
-/// `1 alias`, `2 aliases`.
-fn counted(number: usize, noun: &str) -> String {
-    let ending = match (number, noun) {
-        (1, _) => "",
-        (_, "alias") => "es",
-        _ => "s",
-    };
-    format!("{number} {noun}{ending}")
-}
-
 /// Every plan by its pool key.
 fn plans(snapshot: &Snapshot) -> BTreeMap<&str, &Arc<LoadPlan>> {
     snapshot
@@ -157,30 +119,64 @@ fn only_in(one: &Snapshot, other: &Snapshot) -> Vec<String> {
         .collect()
 }
 
-/// What changes at once: how long it stays, what becomes of its requests, its tags.
-type Treatment<'s> = (
-    (bool, bool, Option<std::time::Duration>),
-    &'s Rules,
-    &'s IndexMap<String, Arc<Rules>>,
-    &'s [String],
-);
+/// Something with keys that differ.
+fn edited(name: &str, keys: Vec<&'static str>) -> Option<Edited> {
+    let is_edited = !keys.is_empty();
+    is_edited.then(|| Edited {
+        name: name.to_owned(),
+        keys,
+    })
+}
+
+/// The names of what differs.
+fn differing<const N: usize>(keys: [(&'static str, bool); N]) -> Vec<&'static str> {
+    let differing = keys
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key));
+    differing.collect()
+}
+
+/// Pool keys that are to be in memory without anybody asking.
+fn wanted(snapshot: &Snapshot) -> BTreeSet<String> {
+    let wanted = snapshot.served.values().filter(|served| served.preload);
+    wanted
+        .filter_map(|served| Some(served.plan.as_ref().ok()?.model.clone()))
+        .collect()
+}
+
+/// What the next load does in another way.
+fn changed_plan(old: &LoadPlan, new: &LoadPlan) -> Vec<&'static str> {
+    differing([
+        (
+            "snapshot",
+            (&old.dir, &old.commit, old.engine) != (&new.dir, &new.commit, new.engine),
+        ),
+        ("context", old.context != new.context),
+        ("parallel", old.parallel != new.parallel),
+        ("kv", old.kv != new.kv),
+        ("compute", old.compute != new.compute),
+        (
+            "memory",
+            (old.memory, old.estimated) != (new.memory, new.estimated),
+        ),
+        ("warmup", old.warmup != new.warmup),
+    ])
+}
 
 /// What changes at once and without a load.
-fn treatment(served: &Served) -> Treatment<'_> {
-    let Served {
-        keep,
-        preload,
-        idle_unload,
-        request,
-        variants,
-        tags,
-        ..
-    } = served;
-    ((*keep, *preload, *idle_unload), request, variants, tags)
+fn changed_treatment(old: &Served, new: &Served) -> Vec<&'static str> {
+    differing([
+        ("keep", old.keep != new.keep),
+        ("preload", old.preload != new.preload),
+        ("idle_unload", old.idle_unload != new.idle_unload),
+        ("request", old.request != new.request),
+        ("variants", old.variants != new.variants),
+        ("tags", old.tags != new.tags),
+    ])
 }
 
 /// Aliases that are new, gone, lead elsewhere or became something else.
-fn changed_aliases(before: &Snapshot, now: &Snapshot) -> usize {
+fn changed_aliases(before: &Snapshot, now: &Snapshot) -> Vec<String> {
     let target = |snapshot: &Snapshot, alias: &str| {
         let served = snapshot.aliases.get(alias)?;
         Some((served.name.clone(), snapshot.background.contains(alias)))
@@ -206,11 +202,11 @@ fn changed_aliases(before: &Snapshot, now: &Snapshot) -> usize {
     let moved = patterns
         .into_iter()
         .filter(|it| old.get(*it) != new.get(*it));
-    new_or_moved.count() + gone.count() + moved.count()
+    new_or_moved.chain(gone).chain(moved).cloned().collect()
 }
 
 /// Pins that are new, gone or others.
-fn changed_pins(before: &Snapshot, now: &Snapshot) -> usize {
+fn changed_pins(before: &Snapshot, now: &Snapshot) -> Vec<String> {
     let pins = |snapshot: &Snapshot| {
         let lock = snapshot.config.lock.clone();
         lock.unwrap_or_default().pins
@@ -218,7 +214,7 @@ fn changed_pins(before: &Snapshot, now: &Snapshot) -> usize {
     let (old, new) = (pins(before), pins(now));
     let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
     let changed = names.into_iter().filter(|it| old.get(*it) != new.get(*it));
-    changed.count()
+    changed.cloned().collect()
 }
 
 /// Parts of the file that differ and hold at once; what becomes of models and aliases
@@ -231,7 +227,7 @@ fn holds_at_once(before: &Snapshot, now: &Snapshot) -> Vec<&'static str> {
         management: Vec::new(),
         ..config.server.clone()
     };
-    [
+    differing([
         ("allow", old.allow != new.allow),
         ("deny", old.deny != new.deny),
         ("default", old.default != new.default),
@@ -242,16 +238,13 @@ fn holds_at_once(before: &Snapshot, now: &Snapshot) -> Vec<&'static str> {
         ("request_log", old.request_log != new.request_log),
         // Each pin is told; this is whether anything is pinned at all.
         ("models.lock", old.lock.is_some() != new.lock.is_some()),
-    ]
-    .into_iter()
-    .filter_map(|(key, differs)| differs.then_some(key))
-    .collect()
+    ])
 }
 
 /// Keys of class R that differ.
 fn needs_restart(before: &Snapshot, now: &Snapshot) -> Vec<&'static str> {
     let (old, new) = (&before.config, &now.config);
-    [
+    differing([
         ("server.listen", old.server.listen != new.server.listen),
         (
             "server.management",
@@ -259,8 +252,5 @@ fn needs_restart(before: &Snapshot, now: &Snapshot) -> Vec<&'static str> {
         ),
         ("keys_file", old.keys_file != new.keys_file),
         ("audit", old.audit != new.audit),
-    ]
-    .into_iter()
-    .filter_map(|(key, differs)| differs.then_some(key))
-    .collect()
+    ])
 }

@@ -14,6 +14,7 @@ use crate::engine::supported_architectures;
 use crate::model::cache::{CacheIndex, Stranger};
 use crate::model::estimate::{DeviceRule, estimate};
 use crate::model::id::ModelId;
+use crate::model::kind::Kind;
 use crate::model::manifest::{self, Manifest, Reason, Rules};
 use crate::units::ByteSize;
 
@@ -115,7 +116,8 @@ fn found(manifest: Manifest, on_disk: Option<u64>, load: &LoadSettings) -> Found
         size: ByteSize(on_disk.unwrap_or(manifest.weight_bytes)),
         context: manifest.context,
         scripted: manifest.scripted,
-        chats: manifest.has_chat_template || manifest.scripted,
+        kind: manifest.kind,
+        chats: manifest.kind == Kind::Chat && (manifest.has_chat_template || manifest.scripted),
         needs: Needs {
             held: need.held(),
             kv_per_token: need.kv_per_token,

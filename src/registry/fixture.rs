@@ -10,6 +10,7 @@ use crate::config::standard::Surroundings;
 use crate::config::{Config, LoadSettings, walk};
 use crate::model::cache::Stranger;
 use crate::model::id::ModelId;
+use crate::model::kind::Kind;
 use crate::units::ByteSize;
 
 /// A disk of known contents.
@@ -88,6 +89,7 @@ fn found(id: &str) -> Found {
         modified: None,
         size: ByteSize(4_000_000_000),
         context: Some(40_960),
+        kind: Kind::Chat,
         scripted: false,
         chats: true,
         needs: Needs {

@@ -240,6 +240,50 @@ fn a_reload_says_what_is_different() {
 }
 
 #[test]
+fn what_is_different_is_told_with_when_it_holds() {
+    let shelf = Shelf::of(&["a/one", "a/two", "a/six"]);
+    let check = |before: &str, now: &str, expected: &[&str]| {
+        let change = Change::between(&snapshot(before, &shelf), &snapshot(now, &shelf));
+        assert_eq!(change.details(), expected, "{change:?}");
+    };
+    check("", "", &[]);
+    check(
+        "models: {a/one: {}, a/two: {aliases: [x]}}",
+        "models: {a/two: {aliases: [y]}, a/six: {keep: always}}",
+        &[
+            "new: a/six",
+            "gone: a/one, for new requests",
+            "unloaded after the last answer: a/one, if loaded",
+            "loaded at once: a/six",
+            "aliases that change: y and x",
+        ],
+    );
+    check(
+        "models: {a/one: {}, a/two: {tags: [x]}}",
+        "memory: 20GB\npool: {queue: 3}\naudit: /a\nserver: {listen: 127.0.0.1:1}
+models: {a/one: {context: 100, kv: 1GB}, a/two: {idle_unload: 1m}}",
+        &[
+            "in force at once: a/two (idle_unload, tags), memory and pool",
+            "from the next load on: a/one (context, kv, memory)",
+            "after a restart: server.listen and audit",
+        ],
+    );
+    let many: String = (0..20).map(|number| format!("a{number}, ")).collect();
+    let text = format!("models: {{a/one: {{aliases: [{many}]}}}}");
+    let aliases = "aliases that change: a0, a1, a2, a3, a4, a5, a6, a7 and 12 more";
+    check("models: {a/one: {}}", &text, &[aliases]);
+}
+
+#[test]
+fn considering_leaves_no_trace() {
+    let registry = Registry::start(fixture::config(""), machine()).expect("valid");
+    let change = registry.consider(fixture::config("memory: 8GB"));
+    assert!(change.expect("valid").budget);
+    assert_eq!(registry.load().generation, 1);
+    assert_eq!(registry.load().budget, ByteSize(48_000_000_000));
+}
+
+#[test]
 fn a_plan_that_nobody_edited_is_the_same_after_a_reload() {
     let shelf = Shelf::of(&["a/one", "a/two"]);
     let before = snapshot("allow: ['a/*']\nmodels: {a/one: {}}", &shelf);

@@ -32,8 +32,14 @@ fn anyone(_: &str) -> bool {
     true
 }
 
-/// A decision in a few words.
-fn shown(decision: &Decision) -> String {
+/// What is decided for this caller, in a few words.
+fn decided(snapshot: &Snapshot, model: Option<&str>, permit: Permit) -> String {
+    let decision = decide(snapshot, model, permit);
+    let nearest = suggestions(snapshot, &decision, permit);
+    shown(&decision, nearest.first().map(String::as_str))
+}
+
+fn shown(decision: &Decision, nearest: Option<&str>) -> String {
     match decision {
         Decision::Serve {
             served,
@@ -46,10 +52,7 @@ fn shown(decision: &Decision) -> String {
             format!("{model} by {why} as {name}{}", variant.unwrap_or_default())
         }
         Decision::Invalid(error) => format!("invalid: {error}"),
-        Decision::Unknown { suggestions, .. } => {
-            let first = suggestions.first().map_or("nothing", String::as_str);
-            format!("unknown, nearest {first}")
-        }
+        Decision::Unknown { .. } => format!("unknown, nearest {}", nearest.unwrap_or("nothing")),
         Decision::NotServable { reason, .. } => format!("not servable: {reason}"),
     }
 }
@@ -58,11 +61,7 @@ fn shown(decision: &Decision) -> String {
 fn a_name_is_looked_up_in_the_order_of_the_rules() {
     let snapshot = snapshot(TEXT, &shelf());
     let check = |model: Option<&str>, expected: &str| {
-        assert_eq!(
-            shown(&decide(&snapshot, model, &anyone)),
-            expected,
-            "{model:?}"
-        );
+        assert_eq!(decided(&snapshot, model, &anyone), expected, "{model:?}");
     };
     let qwen = "mlx-community/Qwen3-4B-4bit";
     check(Some(qwen), &format!("{qwen} by exact as {qwen}"));
@@ -107,7 +106,7 @@ models:
 ";
     let snapshot = snapshot(text, &shelf());
     let check = |model: Option<&str>, expected: &str| {
-        let decided = shown(&decide(&snapshot, model, &anyone));
+        let decided = decided(&snapshot, model, &anyone);
         assert_eq!(decided, expected, "{model:?}");
     };
     let cold = "org/Coder-30B by variant as org/Coder-30B in cold";
@@ -151,7 +150,7 @@ fn names_are_compared_byte_for_byte() {
     let snapshot = snapshot(TEXT, &shelf());
     let check = |model: &str, expected: &str| {
         assert_eq!(
-            shown(&decide(&snapshot, Some(model), &anyone)),
+            decided(&snapshot, Some(model), &anyone),
             expected,
             "{model}"
         );
@@ -176,14 +175,18 @@ fn names_are_compared_byte_for_byte() {
 #[test]
 fn a_mistyped_id_that_a_pattern_permits_is_told_the_nearest() {
     let snapshot = snapshot(TEXT, &shelf());
-    let nearest = |model: &str| match decide(&snapshot, Some(model), &anyone) {
-        Decision::NotServable { suggestions, .. } => suggestions.first().cloned(),
-        other => panic!("{model}: {other:?}"),
+    let nearest = |model: &str| {
+        let decision = decide(&snapshot, Some(model), &anyone);
+        assert!(matches!(decision, Decision::NotServable { .. }), "{model}");
+        let nearest = suggestions(&snapshot, &decision, &anyone);
+        nearest.first().cloned()
     };
     let qwen = Some("mlx-community/Qwen3-4B-4bit".to_owned());
     assert_eq!(nearest("mlx-community/Qwen3-4B-4bti"), qwen);
     // What is there and broken was not mistyped.
     assert_eq!(nearest("mlx-community/Broken"), None);
+    // An alias of what is not cached was not either.
+    assert_eq!(nearest("gone"), None);
 }
 
 #[test]
@@ -248,7 +251,7 @@ fn without_a_default_a_missing_name_is_invalid() {
 fn suggestions_and_lists_come_from_the_permitted_set_alone() {
     let snapshot = snapshot(TEXT, &shelf());
     let coder = |name: &str| name == "coder";
-    let decided = |model: &str| shown(&decide(&snapshot, Some(model), &coder));
+    let decided = |model: &str| decided(&snapshot, Some(model), &coder);
     // Unknown, existing elsewhere in the file, on disk, cached nowhere: one answer.
     for model in [
         "org/nothing",
@@ -266,8 +269,8 @@ fn suggestions_and_lists_come_from_the_permitted_set_alone() {
         Decision::Invalid(IdError::Empty),
         "not by its name"
     );
-    let nobody = decide(&snapshot, Some("coder"), &|_| false);
-    assert_eq!(shown(&nobody), "unknown, nearest nothing");
+    let nobody = super::tests::decided(&snapshot, Some("coder"), &|_| false);
+    assert_eq!(nobody, "unknown, nearest nothing");
     let listed = list(&snapshot, &coder);
     let ids: Vec<_> = listed.iter().map(|listed| listed.id.as_str()).collect();
     assert_eq!(ids, ["coder"]);
@@ -306,7 +309,7 @@ proptest! {
                 prop_assert!(known, "{model} became {}", served.name);
             }
             Decision::Invalid(error) => prop_assert_eq!(Name::parse(&model), Err(error)),
-            Decision::Unknown { name, .. } | Decision::NotServable { name, .. } => {
+            Decision::Unknown { name } | Decision::NotServable { name, .. } => {
                 prop_assert_eq!(name, model);
             }
         }
@@ -340,11 +343,7 @@ models:
     let shelf = Shelf::of(&["a/own", "a/small", "x/one"]);
     let snapshot = snapshot(text, &shelf);
     let check = |name: &str, expected: &str| {
-        assert_eq!(
-            shown(&decide(&snapshot, Some(name), &anyone)),
-            expected,
-            "{name}"
-        );
+        assert_eq!(decided(&snapshot, Some(name), &anyone), expected, "{name}");
     };
     check("claude-opus-4", "a/own by wildcard as a/own");
     check("claude-haiku-3", "a/own by wildcard as a/own");
@@ -363,8 +362,8 @@ models:
     check("claude-opus/4", "unknown, nearest a/own");
     // Who may not use the model does not learn of the pattern.
     let not_own = |name: &str| name != "a/own" && name != "a/small";
-    let hidden = decide(&snapshot, Some("claude-opus-4"), &not_own);
-    assert_eq!(shown(&hidden), "unknown, nearest claude-entry");
+    let hidden = decided(&snapshot, Some("claude-opus-4"), &not_own);
+    assert_eq!(hidden, "unknown, nearest claude-entry");
     let listed = list(&snapshot, &anyone);
     assert!(listed.iter().all(|listed| !listed.id.contains('*')));
 }
@@ -389,11 +388,20 @@ models:
         decision => panic!("{decision:?}"),
     };
     assert_eq!(
-        shown(&decide(&snapshot, Some("own"), &anyone)),
+        decided(&snapshot, Some("own"), &anyone),
         "a/own by alias as a/own"
     );
     let check = |chat: bool, tokens: u64, permit: Permit, expected: &[&str]| {
-        let others = others(&snapshot, &served, Kind { chat, tokens }, permit);
+        let others = others(
+            &snapshot,
+            &served,
+            Demand {
+                kind: Kind::Chat,
+                chat,
+                tokens,
+            },
+            permit,
+        );
         let names: Vec<_> = others.iter().map(|plan| plan.model.as_str()).collect();
         assert_eq!(names, expected, "{chat} {tokens}");
     };

@@ -32,8 +32,9 @@ const SETTLES: Duration = Duration::from_millis(60);
 /// How often that is waited for; a file that never rests is read all the same.
 const PATIENCE: usize = 8;
 
-/// Reads the configuration again; made by whoever knows where it lies.
-pub type ReadConfig = Box<dyn Fn() -> Result<Config, ReloadError> + Send + Sync>;
+/// Reads the configuration again, or a text as if it stood in the file's place; made
+/// by whoever knows where that lies.
+pub type ReadConfig = Box<dyn Fn(Option<String>) -> Result<Config, ReloadError> + Send + Sync>;
 
 /// What follows the configuration besides the pool: the log and the request log.
 pub type Follow = Box<dyn Fn(&Config) + Send + Sync>;
@@ -60,6 +61,7 @@ type Outcome = Result<Change, ReloadError>;
 /// Asks the one task that replaces the configuration.
 #[derive(Clone)]
 pub struct Reload {
+    parts: Arc<Parts>,
     requests: mpsc::Sender<oneshot::Sender<Outcome>>,
     last_failure: watch::Receiver<Option<String>>,
 }
@@ -71,7 +73,7 @@ pub struct Parts {
     /// What else follows the configuration.
     pub follow: Follow,
     /// Where it is told and counted.
-    pub records: Records,
+    pub records: Arc<Records>,
     /// Holds the snapshot in force.
     pub registry: Arc<Registry>,
     /// The keys, which are read again as well.
@@ -87,17 +89,30 @@ impl Reload {
     pub fn start(parts: Parts, tasks: &Tasks) -> Self {
         let (requests, asked) = mpsc::channel(8);
         let (failed, last_failure) = watch::channel(None);
+        let parts = Arc::new(parts);
         let task = Task {
             seen: parts.seen.clone(),
-            parts: Arc::new(parts),
+            parts: parts.clone(),
             failed,
             tasks: tasks.clone(),
         };
         tasks.spawn(task.run(asked));
         Self {
+            parts,
             requests,
             last_failure,
         }
+    }
+
+    /// What would be different with this text in the file's place. Changes nothing.
+    pub async fn consider(&self, text: String) -> Outcome {
+        let parts = self.parts.clone();
+        let considered = tokio::task::spawn_blocking(move || {
+            let config = (parts.read)(Some(text))?;
+            let change = parts.registry.consider(config);
+            change.map_err(ReloadError::Problems)
+        });
+        considered.await.map_err(not_finished)?
     }
 
     /// Reads, checks and replaces the configuration; answers what is different.
@@ -250,7 +265,7 @@ async fn replace(parts: &Arc<Parts>, wish: Wish) -> Result<Replaced, ReloadError
             keys,
             ..
         } = &*preparing;
-        let config = read()?;
+        let config = read(None)?;
         // Before the folders are scanned: what changes meanwhile is seen as one more.
         let seen = Seen::of(&config);
         let snapshot = registry.prepare(config).map_err(ReloadError::Problems)?;
@@ -258,11 +273,7 @@ async fn replace(parts: &Arc<Parts>, wish: Wish) -> Result<Replaced, ReloadError
         keys.refresh().map_err(ReloadError::Keys)?;
         Ok((snapshot, seen))
     });
-    let prepared = prepared.await.map_err(|error| match error.is_panic() {
-        true => ReloadError::Panicked,
-        false => ReloadError::Stopping,
-    });
-    let (snapshot, seen) = prepared??;
+    let (snapshot, seen) = prepared.await.map_err(not_finished)??;
     let in_force = parts.registry.load();
     if wish == Wish::Seen && snapshot.is_like(&in_force) {
         let change = Change::none(in_force.generation);
@@ -282,4 +293,12 @@ async fn replace(parts: &Arc<Parts>, wish: Wish) -> Result<Replaced, ReloadError
         is_same: false,
         seen,
     })
+}
+
+/// Why a thread that may block did not come to its end.
+fn not_finished(error: tokio::task::JoinError) -> ReloadError {
+    match error.is_panic() {
+        true => ReloadError::Panicked,
+        false => ReloadError::Stopping,
+    }
 }

@@ -31,6 +31,8 @@ const PURE: &[&str] = &[
     "pool/eta.rs",
     "pool/ledger.rs",
     "pool/residency.rs",
+    "registry/change",
+    "registry/fit.rs",
     "simulate",
     "dispatch/peek.rs",
     "dispatch/relay.rs",

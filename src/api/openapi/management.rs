@@ -128,6 +128,15 @@ pub const OPERATIONS: &[Operation] = &[
     },
     Operation {
         method: "POST",
+        path: "/admin/check",
+        summary: "What a reload would do with another text in the file's place; for the owner alone.",
+        takes: Some("Candidate"),
+        answers: &[(200, Answer::Json("Considered"))],
+        generates: false,
+        refusals: &[],
+    },
+    Operation {
+        method: "POST",
         path: "/admin/models/load",
         summary: "Brings a model up.",
         takes: Some("LoadRequest"),

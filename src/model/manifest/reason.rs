@@ -2,6 +2,7 @@
 //! mends it where there is one.
 
 use crate::model::id::ModelId;
+use crate::model::kind::Kind;
 use crate::model::safetensors::SafetensorsError;
 
 /// Why a snapshot is not served. Messages begin with the word of [`Reason::code`],
@@ -69,10 +70,12 @@ pub enum Reason {
         problem: String,
     },
     /// An architecture that the engine does not have.
-    #[error("unsupported: its architecture {found:?} is not supported; supported are {}", .supported.join(", "))]
+    #[error("unsupported: its architecture {found:?} is not supported{}; supported are {}", purpose(.kind), .supported.join(", "))]
     Architecture {
         /// `model_type` of `config.json`.
         found: String,
+        /// What it is for.
+        kind: Kind,
         /// What is.
         supported: Vec<String>,
     },
@@ -127,6 +130,14 @@ fn list(files: &[String]) -> String {
     match files.len().saturating_sub(5) {
         0 => format!("{shown} {verb}"),
         more => format!("{shown} and {more} more {verb}"),
+    }
+}
+
+/// What an architecture would be for, where that is not what most are for.
+fn purpose(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Chat => "",
+        Kind::Embeddings => " for embeddings",
     }
 }
 
