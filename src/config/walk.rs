@@ -244,6 +244,11 @@ impl Walker<'_> {
 
     /// Reports an unknown key with the nearest known one, or with where it belongs.
     fn unknown(&mut self, shown: &str, known: &[&str], pair: &Pair) {
+        if self.problems.len() >= MOST_PROBLEMS {
+            // It is counted and not told, so nothing nearer is looked for.
+            self.untold += 1;
+            return;
+        }
         let written = self.renamed.get(&pair.place).unwrap_or(&pair.key);
         let section = match shown {
             "" => String::new(),

@@ -32,6 +32,8 @@ mod faults;
 mod framing;
 mod fuzz;
 mod gallery;
+#[cfg(target_os = "linux")]
+mod hostile;
 mod keys;
 mod layers;
 mod lock;

@@ -49,16 +49,20 @@ const SECRETS: &[&str] = &[
 /// Shortest piece by which a key is known.
 const PIECE: usize = 3;
 
+/// Most unknown keys for which a known one is looked for: more than are told, so that a
+/// file of nothing else costs no noticeable time.
+const MOST_SOUGHT: usize = 200;
+
 /// Renames misspelt keys to what they resemble. Answers the tree and what was
 /// written at the places that were changed.
 pub fn rename(mut root: Node) -> (Node, HashMap<Place, String>) {
-    let mut renamed = HashMap::new();
-    section(&mut root, "", &mut renamed);
+    let (mut renamed, mut left) = (HashMap::new(), MOST_SOUGHT);
+    section(&mut root, "", &mut renamed, &mut left);
     (root, renamed)
 }
 
 /// One mapping and those below it; `path` is its path in the table of keys.
-fn section(node: &mut Node, path: &str, renamed: &mut HashMap<Place, String>) {
+fn section(node: &mut Node, path: &str, renamed: &mut HashMap<Place, String>, left: &mut usize) {
     let Value::Map(pairs) = &mut node.value else {
         return;
     };
@@ -68,7 +72,8 @@ fn section(node: &mut Node, path: &str, renamed: &mut HashMap<Place, String>) {
     }
     let written: Vec<String> = pairs.iter().map(|pair| pair.key.clone()).collect();
     for pair in pairs {
-        if known != [NAME] && !known.contains(&pair.key.as_str()) {
+        if known != [NAME] && !known.contains(&pair.key.as_str()) && *left > 0 {
+            *left -= 1;
             let near = nearest(&pair.key, &known);
             // One that is there as well was not meant by this.
             if let Some(near) = near.filter(|near| !written.iter().any(|key| key == near)) {
@@ -84,7 +89,7 @@ fn section(node: &mut Node, path: &str, renamed: &mut HashMap<Place, String>) {
             "" => name.to_owned(),
             path => format!("{path}.{name}"),
         };
-        section(&mut pair.node, &below, renamed);
+        section(&mut pair.node, &below, renamed, left);
     }
 }
 

@@ -7,12 +7,19 @@ use std::collections::HashSet;
 
 use super::{Dtype, MOST_TENSORS, TensorInfo};
 
+/// Longest header that is tried, bytes: twice the largest published. A longer one is
+/// read once and not twice.
+const LONGEST: usize = 4_000_000;
+
 /// Most dimensions of a shape here.
 const MOST_DIMENSIONS: usize = 8;
 
 /// The tensors of a header, each checked by itself. Nothing if the header is not
 /// plain: then it may be right or wrong.
 pub(super) fn read(text: &[u8]) -> Option<Vec<TensorInfo>> {
+    if text.len() > LONGEST {
+        return None;
+    }
     let mut rest = Rest(text);
     // The shortest entry there is, so that a header cannot ask for room it does not fill.
     let room = text.len() / 48;
