@@ -53,23 +53,12 @@ pub async fn completions(
 /// `POST /v1/embeddings`
 pub async fn embeddings(
     state: State<Service>,
-    caller: Extension<Caller>,
-    id: Extension<RequestId>,
-    entry: Extension<Entry>,
+    known: Known,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    forward(
-        Endpoint::Embeddings,
-        state,
-        caller,
-        id,
-        entry,
-        (uri, headers),
-        body,
-    )
-    .await
+    forward(Endpoint::Embeddings, state, known, (uri, headers), body).await
 }
 
 async fn forward(

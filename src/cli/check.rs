@@ -16,7 +16,7 @@ use super::{CONFIGURATION, print_config, table};
 use crate::config::locate::{self, LoadError};
 use crate::config::problem::Problems;
 use crate::config::{Config, Source, walk};
-use crate::model::kind::Kind;
+use crate::config::engine::Use;
 use crate::platform::{self, Folders};
 use crate::pool::ledger::{self, Ledger, Seen};
 use crate::registry::fit::{self, Fit, Need, Room, fit};
@@ -185,11 +185,12 @@ fn row(served: &Served, snapshot: &Snapshot, ledger: &Ledger) -> Vec<String> {
 }
 
 /// What a model is for, where that is not what most are for. Also for `models`.
-pub fn purpose(served: &Served) -> &'static str {
-    match served.kind {
-        Kind::Chat => "",
-        Kind::Embeddings => ", for embeddings",
+pub fn purpose(served: &Served) -> String {
+    if served.uses.contains(&Use::Chat) {
+        return String::new();
     }
+    let uses: Vec<_> = served.uses.iter().copied().map(Use::as_str).collect();
+    format!(", for {}", uses.join(" and "))
 }
 
 /// What was seen of a model, for people. Also for `models`.
@@ -289,7 +290,7 @@ fn model(served: &Served, snapshot: &Snapshot, ledger: &Ledger) -> Value {
         "wildcards": served.wildcards,
         "source": source(&served.source),
         "model": plan.ok().map(|plan| &plan.model),
-        "kind": plan.ok().map(|_| served.kind),
+        "kind": plan.ok().and_then(|_| served.uses.first()),
         "context": plan.ok().map(|plan| plan.context),
         "memory_bytes": plan.ok().map(|plan| reserve(snapshot, ledger, plan).0),
         "estimate_bytes": plan.ok().map(|plan| plan.memory.0),

@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{CONFIGURATION, check, table};
-use crate::model::kind::Kind;
+use crate::config::engine::Use;
 use crate::pool::ledger::{Ledger, Seen};
 use crate::registry::Snapshot;
 use crate::registry::why::{Explained, explain};
@@ -61,7 +61,7 @@ struct Told {
     #[serde(flatten)]
     model: Explained,
     /// What it is for, where it can be loaded.
-    kind: Option<Kind>,
+    kind: Option<Use>,
     /// What a load would reserve, where it can be loaded.
     memory_bytes: Option<u64>,
     /// What was seen of it.
@@ -75,7 +75,7 @@ impl Told {
         let plan = served.and_then(|served| served.plan.as_ref().ok());
         let line = plan.and_then(|plan| ledger.line(plan));
         Self {
-            kind: served.filter(|_| plan.is_some()).map(|served| served.kind),
+            kind: served.and_then(|served| served.uses.first().copied()),
             memory_bytes: plan.map(|plan| check::reserve(snapshot, ledger, plan).0),
             ledger: line.map(|line| line.seen()),
             model,
@@ -115,7 +115,7 @@ fn row(told: &Told) -> Vec<String> {
         (None, others) => format!("served, also as {}", others.join(", ")),
     };
     let state = match told.kind {
-        Some(Kind::Embeddings) => format!("{state}; for embeddings"),
+        Some(Use::Embeddings) => format!("{state}; for embeddings"),
         _ => state,
     };
     let state = match model.tags.as_slice() {
