@@ -60,8 +60,7 @@ const PASSED_HEADERS: [&str; 6] = [
 /// process has been reaped.
 const SETTLING: Duration = Duration::from_secs(1);
 
-/// Everything an answer needs. Cloning gives another handle.
-#[derive(Clone)]
+/// Everything an answer needs.
 pub struct Dispatch {
     /// The snapshot in force.
     pub registry: Arc<Registry>,
@@ -122,7 +121,10 @@ struct Routed {
 
 impl Dispatch {
     /// Answers a request, or refuses it.
-    pub async fn answer(&self, mut request: Request) -> Result<Response<Body>, ApiError> {
+    pub async fn answer(
+        self: &Arc<Self>,
+        mut request: Request,
+    ) -> Result<Response<Body>, ApiError> {
         let arrived = Instant::now();
         if self.tasks.stop_signal().is_cancelled() {
             return Err(shutting_down());

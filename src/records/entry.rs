@@ -20,7 +20,7 @@ pub struct Entry(Arc<Open>);
 
 #[derive(Debug)]
 struct Open {
-    records: Records,
+    records: Arc<Records>,
     began: Instant,
     time: SystemTime,
     facts: Mutex<Facts>,
@@ -101,7 +101,7 @@ struct Line<'a> {
 
 impl Entry {
     /// A request has come.
-    pub fn open(records: &Records, request_id: &str, peer: String, method: &str) -> Self {
+    pub fn open(records: &Arc<Records>, request_id: &str, peer: String, method: &str) -> Self {
         let facts = Facts {
             request_id: request_id.to_owned(),
             peer,

@@ -27,6 +27,7 @@ mod engines;
 mod explains;
 mod exposure;
 mod faults;
+mod framing;
 mod fuzz;
 mod gallery;
 mod keys;

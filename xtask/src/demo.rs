@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::Result;
 use crate::packages::DEMO_MODEL;
-use crate::place;
+use crate::place::{self, Profile};
 
 /// The id of each demo model and its bits per weight. Half precision is left
 /// out: it answers as the full one does.
@@ -17,18 +17,19 @@ pub const MODELS: [(&str, u32); 3] = [
 ];
 
 /// Provides the models and prints the folder of their cache as the last line.
-pub fn provide() -> Result<()> {
-    println!("{}", cache()?.display());
+pub fn provide(profile: Profile) -> Result<()> {
+    println!("{}", cache(profile)?.display());
     Ok(())
 }
 
-/// Imports what is not there yet; gives back the folder of the cache.
-pub fn cache() -> Result<PathBuf> {
+/// Imports what is not there yet, by the program of this `profile`; gives back the
+/// folder of the cache.
+pub fn cache(profile: Profile) -> Result<PathBuf> {
     let cache = place::data().join("hub");
     let file = gguf_file(&DEMO_MODEL.provide(&place::data())?)?;
     for (id, bits) in MODELS {
         // The command finds out itself whether the model is there already.
-        let status = Command::new(place::program()?)
+        let status = Command::new(place::program(profile)?)
             .arg("import")
             .arg(&file)
             .args(["--as", id, "--bits", &bits.to_string(), "--cache"])

@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use axum::http::{HeaderMap, Method};
+use bytes::Bytes;
+use http_body_util::Full;
 
 use super::output::Output;
 use super::port;
@@ -44,7 +46,8 @@ pub async fn wait(
     };
     let mut pause = EVERY.0;
     loop {
-        let asked = client.send(Method::GET, path, HeaderMap::new(), Vec::new());
+        let nothing = Full::<Bytes>::default();
+        let asked = client.send(Method::GET, path, HeaderMap::new(), nothing);
         if let Ok(Ok(answer)) = tokio::time::timeout(ANSWER, asked).await {
             if let Address::Port(port) = address
                 && !port::is_ours(*port)
