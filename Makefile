@@ -7,7 +7,7 @@ XTASK = $(CARGO) run $(if $(wildcard target/xtask/debug/xtask),--quiet) --locked
 # The pool's gate under a model checker, a package of its own: seconds.
 LOOM = $(CARGO) test --locked --manifest-path loom/Cargo.toml --target-dir target/loom
 
-.PHONY: build mlx demo run clients test test-router test-long soak simulate coverage bench-engine bench-swap bench-pool bench-names editor-picture bench-cache fuzz lint supply-chain secrets sbom
+.PHONY: build mlx demo run clients test test-router test-long soak simulate coverage bench-engine bench-swap bench-proxy bench-pool bench-names editor-picture bench-cache fuzz lint supply-chain secrets sbom
 
 # target/release/roundhouse
 build: mlx
@@ -34,8 +34,11 @@ target/python/.installed: tests/clients/requirements.txt
 	@python3 -m pip install --quiet --disable-pip-version-check --target target/python -r $<
 	@touch $@
 
-# Everything: the demo models and the client libraries take part.
-test: demo clients
+# Everything: the demo models and the client libraries take part. The models are
+# imported by the program that is tested, which is built sooner than the optimised one.
+test: mlx clients
+	$(CARGO) build --locked
+	@$(XTASK) demo --debug
 	$(CARGO) test --locked
 	$(CARGO) test --locked --manifest-path xtask/Cargo.toml --target-dir target/xtask
 	$(LOOM)
@@ -81,6 +84,12 @@ bench-engine: demo
 # could be. ARGS="--write docs/BENCHMARKS.md" renews the figures there.
 bench-swap: demo
 	python3 benches/engine/swap.py $(ARGS)
+
+# What the router adds to a request, beside nginx and others, each on a core of its
+# own; wants a quiet machine. ARGS="--write docs/BENCHMARKS.md" renews the figures there.
+bench-proxy:
+	$(CARGO) build --release --locked --no-default-features --features tls --bin roundhouse --example proxy
+	python3 benches/proxy/peer.py $(ARGS)
 
 # What a lease and a decision of the pool cost; see docs/BENCHMARKS.md.
 bench-pool:

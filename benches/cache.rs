@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use roundhouse::model::cache::CacheIndex;
+use roundhouse::model::kind::Kind;
 use roundhouse::model::manifest::Rules;
 use roundhouse::model::safetensors::{Dtype, header_for};
 
@@ -30,7 +31,7 @@ const WARM: f64 = 100.0;
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 const RULES: Rules = Rules {
-    architectures: &["llama"],
+    architectures: &[("llama", Kind::Chat)],
     trust_remote_code: false,
 };
 

@@ -35,6 +35,7 @@ pub fn routes() -> Vec<Route> {
         Route::new(Inference, "/v1/models/{*id}").get(models::one),
         Route::new(Inference, "/v1/chat/completions").post(openai::chat_completions),
         Route::new(Inference, "/v1/completions").post(openai::completions),
+        Route::new(Inference, "/v1/embeddings").post(openai::embeddings),
         Route::new(Inference, "/v1/leases")
             .post(leases::hold)
             .delete(leases::let_go),

@@ -18,6 +18,7 @@ pub mod doctor;
 pub mod explain;
 pub mod init;
 pub mod keys;
+pub mod lock;
 pub mod models;
 mod print_config;
 pub mod schema;
@@ -68,6 +69,8 @@ enum Command {
     Deny(allow::DenyArgs),
     /// Give a model another name
     Alias(allow::AliasArgs),
+    /// Pin the snapshots that are served, say what has changed since, and accept it
+    Lock(lock::LockArgs),
     /// Print the JSON Schema of models.yaml, for editors
     Schema,
     /// Play a recorded or made-up trace to the pool and to simpler policies
@@ -101,6 +104,7 @@ pub fn run() -> ExitCode {
         Command::Allow(args) => allow::allow(&args),
         Command::Deny(args) => allow::deny(&args),
         Command::Alias(args) => allow::alias(&args),
+        Command::Lock(args) => lock::run(&args),
         Command::Schema => schema::run(),
         Command::Simulate(args) => simulate::run(&args),
         Command::Keys(args) => keys::run(&args),

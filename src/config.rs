@@ -6,6 +6,7 @@ pub mod edit;
 pub mod file;
 pub mod keys;
 pub mod locate;
+pub mod lock;
 pub mod network;
 pub mod origins;
 pub mod pattern;
@@ -34,8 +35,11 @@ pub struct Config {
     pub source: Option<PathBuf>,
     /// The drop-ins that were read with it, in their order.
     pub drop_ins: Vec<PathBuf>,
-    /// SHA-256 of the texts it was read from; nothing for one made in memory.
+    /// SHA-256 of the texts it was read from, that of the lock file among them; nothing
+    /// for one made in memory.
     pub digest: Option<[u8; 32]>,
+    /// What `models.lock` beside the file says; nothing where there is none.
+    pub lock: Option<lock::Lock>,
     /// `memory`: the budget for everything loaded.
     pub memory: Budget,
     /// `server.*`
@@ -176,6 +180,8 @@ pub struct Counts {
     pub tools: usize,
     /// Earlier calls of tools, over all messages.
     pub tool_calls: usize,
+    /// Texts of a request for embeddings.
+    pub inputs: usize,
     /// Stop strings.
     pub stops: usize,
     /// Answers to one prompt (`n`).

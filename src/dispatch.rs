@@ -15,10 +15,11 @@ use crate::access::keys::Scope;
 use crate::api::error::{ApiError, Code};
 use crate::api::fields::Endpoint;
 use crate::config::request::Rules;
+use crate::model::kind::Kind;
 use crate::pool::{Asker, Candidates, Ending, Lease, Pool, Refused, Terms, UnloadReason};
 use crate::records::entry::Entry;
-use crate::registry::{Registry, Snapshot};
-use crate::route::{self, Decision, Kind, Why};
+use crate::registry::{Registry, Served, Snapshot};
+use crate::route::{self, Decision, Demand, Why};
 use crate::shutdown::Tasks;
 use crate::worker::LoadPlan;
 use crate::worker::client::Failure;
@@ -57,8 +58,7 @@ const PASSED_HEADERS: [&str; 6] = [
 /// process has been reaped.
 const SETTLING: Duration = Duration::from_secs(1);
 
-/// Everything an answer needs. Cloning gives another handle.
-#[derive(Clone)]
+/// Everything an answer needs.
 pub struct Dispatch {
     /// The snapshot in force.
     pub registry: Arc<Registry>,
@@ -117,7 +117,10 @@ struct Routed {
 
 impl Dispatch {
     /// Answers a request, or refuses it.
-    pub async fn answer(&self, mut request: Request) -> Result<Response<Body>, ApiError> {
+    pub async fn answer(
+        self: &Arc<Self>,
+        mut request: Request,
+    ) -> Result<Response<Body>, ApiError> {
         let arrived = Instant::now();
         if self.tasks.stop_signal().is_cancelled() {
             return Err(shutting_down());
@@ -127,7 +130,8 @@ impl Dispatch {
         let limits = &snapshot.config.server.limits;
         let peek = peek::peek(request.endpoint, &request.body, &limits.counts)?;
         request.terms.idle_unload = peek.idle_unload;
-        let kind = Kind {
+        let demand = Demand {
+            kind: request.endpoint.kind(),
             chat: request.endpoint == Endpoint::Chat,
             tokens: request.body.len() as u64,
         };
@@ -138,7 +142,7 @@ impl Dispatch {
         } = decide(
             &snapshot,
             peek.model.as_deref(),
-            kind,
+            demand,
             &request.caller.scope,
         )?;
         let priority = request.terms.priority;
@@ -210,7 +214,7 @@ struct Decided {
 fn decide(
     snapshot: &Snapshot,
     model: Option<&str>,
-    kind: Kind,
+    demand: Demand,
     scope: &Scope,
 ) -> Result<Decided, ApiError> {
     let refuse = |code, message: String| Err(ApiError::new(code, message).param("model"));
@@ -224,14 +228,17 @@ fn decide(
             why,
             variant,
         } => {
+            if served.kind != demand.kind {
+                return refuse(Code::InvalidValue, other_kind(&served, demand.kind));
+            }
             let rules = Arc::clone(served.rules(variant.as_deref()));
             let prefix = rules.system_prefix.as_ref();
-            let kind = Kind {
-                tokens: kind.tokens + prefix.map_or(0, |prefix| prefix.len() as u64),
-                ..kind
+            let demand = Demand {
+                tokens: demand.tokens + prefix.map_or(0, |prefix| prefix.len() as u64),
+                ..demand
             };
             let others = match why {
-                Why::Background => route::others(snapshot, &served, kind, &permit),
+                Why::Background => route::others(snapshot, &served, demand, &permit),
                 _ => Vec::new(),
             };
             Ok(Decided {
@@ -259,6 +266,21 @@ fn decide(
             ),
         ),
     }
+}
+
+/// The model is there, and for something else.
+fn other_kind(served: &Served, asked: Kind) -> String {
+    let found = served.kind;
+    let paths = match found {
+        Kind::Chat => "POST /v1/chat/completions asks it",
+        Kind::Embeddings => "POST /v1/embeddings asks it",
+    };
+    format!(
+        "the model \"{}\" is of the kind {}, expected one of the kind {}; {paths}",
+        served.name,
+        found.as_str(),
+        asked.as_str()
+    )
 }
 
 /// The question after a name that is nowhere.

@@ -4,6 +4,7 @@
 
 #[cfg(feature = "mlx")]
 pub mod detokenizer;
+pub mod encoder;
 #[cfg(feature = "mlx")]
 pub mod mlx;
 pub mod progress;
@@ -19,10 +20,17 @@ pub mod tokenizer;
 
 use std::time::Duration;
 
-/// The architectures the embedded engine runs, as `model_type` in `config.json`
-/// names them. A plain list, so that the router knows it without MLX.
-pub fn supported_architectures() -> &'static [&'static str] {
-    &["llama", "mistral"]
+use crate::model::kind::{Architectures, Kind};
+
+/// The architectures the embedded engine runs. A plain list, so that the router
+/// knows it without MLX.
+pub fn supported_architectures() -> Architectures {
+    &[
+        ("llama", Kind::Chat),
+        ("mistral", Kind::Chat),
+        ("bert", Kind::Embeddings),
+        ("xlm-roberta", Kind::Embeddings),
+    ]
 }
 
 /// A model on its device, with the sequences it is working on. It lives on the

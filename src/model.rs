@@ -9,6 +9,8 @@ pub mod hub;
 pub mod id;
 pub mod import;
 mod json;
+pub mod kind;
 pub mod manifest;
 pub mod quantise;
 pub mod safetensors;
+pub mod sentence;

@@ -16,8 +16,8 @@ use counters::Counters;
 use events::Events;
 use requests::RequestLog;
 
-/// Where requests are written down. Cloning gives another handle.
-#[derive(Clone, Debug)]
+/// Where requests are written down.
+#[derive(Debug)]
 pub struct Records {
     /// What is counted, for the metrics.
     pub counters: Counters,

@@ -8,6 +8,7 @@ pub mod catalogue;
 pub mod change;
 pub mod disk;
 pub mod fit;
+pub mod pins;
 pub mod why;
 pub mod wildcards;
 
@@ -24,6 +25,7 @@ use crate::config::request::Rules;
 use crate::config::{Config, Source};
 use crate::model::cache::{CacheIndex, Stranger};
 use crate::model::id::Name;
+use crate::model::kind::Kind;
 use crate::units::ByteSize;
 use crate::worker::LoadPlan;
 
@@ -87,6 +89,8 @@ pub struct Served {
     pub modified: Option<SystemTime>,
     /// Bytes of its weights on disk, where known.
     pub size: ByteSize,
+    /// What it is for; of a model that is not there what most are for.
+    pub kind: Kind,
     /// Whether it can be asked in messages: its snapshot has a chat template.
     pub chats: bool,
 }
@@ -108,6 +112,16 @@ pub enum NotServable {
     /// The entry asks for what the snapshot cannot give.
     #[error("{0}")]
     Settings(String),
+}
+
+impl NotServable {
+    /// The command or the edit that mends the snapshot, where there is one.
+    pub fn remedy(&self) -> Option<&str> {
+        match self {
+            Self::Snapshot { remedy, .. } => remedy.as_deref(),
+            Self::NotCached | Self::Settings(_) => None,
+        }
+    }
 }
 
 /// What a snapshot depends on besides the configuration and the cache.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::config::suggest;
 use crate::model::id::{IdError, Name};
+use crate::model::kind::Kind;
 use crate::registry::{NotServable, Served, Snapshot};
 use crate::worker::LoadPlan;
 
@@ -147,7 +148,9 @@ pub fn suggestions(snapshot: &Snapshot, decision: &Decision, permit: Permit) -> 
 
 /// What a request that any model of a kind may answer asks of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kind {
+pub struct Demand {
+    /// What it is for.
+    pub kind: Kind,
     /// It asks in messages, which takes a chat template.
     pub chat: bool,
     /// It has at most so many tokens: its bytes, of which a token has one at least.
@@ -161,15 +164,18 @@ pub struct Kind {
 pub fn others(
     snapshot: &Snapshot,
     served: &Served,
-    kind: Kind,
+    demand: Demand,
     permit: Permit,
 ) -> Vec<Arc<LoadPlan>> {
     let Ok(own) = &served.plan else {
         return Vec::new();
     };
-    let context = kind.tokens.min(u64::from(own.context));
+    let context = demand.tokens.min(u64::from(own.context));
     let fits = |other: &Served, plan: &LoadPlan| {
-        (other.chats || !kind.chat) && u64::from(plan.context) >= context && permit(&other.name)
+        other.kind == demand.kind
+            && (other.chats || !demand.chat)
+            && u64::from(plan.context) >= context
+            && permit(&other.name)
     };
     let mut seen = HashSet::from([own.model.as_str()]);
     let servable = snapshot.served.values().filter_map(|other| {

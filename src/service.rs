@@ -4,6 +4,7 @@
 pub mod reload;
 pub mod seen;
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,17 +18,21 @@ use crate::records::audit::Audit;
 use crate::registry::Snapshot;
 use crate::server::descriptors;
 
-/// Shared by all handlers. Cloning gives another handle.
+/// Shared by all handlers. Cloning gives another handle, which every layer of every
+/// request does: it is one counted reference.
 #[derive(Clone)]
-pub struct Service {
+pub struct Service(Arc<Parts>);
+
+/// What is shared.
+pub struct Parts {
     /// The way to models.
-    pub dispatch: Dispatch,
+    pub dispatch: Arc<Dispatch>,
     /// Who gets in.
     pub entrance: Arc<Entrance>,
     /// Where management effects are written down.
     pub audit: Audit,
     /// Where requests are written down and counted.
-    pub records: Records,
+    pub records: Arc<Records>,
     /// The memory that the bodies of requests share.
     pub bodies: Bodies,
     /// Asks for the configuration to be read again.
@@ -36,7 +41,21 @@ pub struct Service {
     pub started: Instant,
 }
 
-impl Service {
+impl From<Parts> for Service {
+    fn from(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
+
+impl Deref for Service {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl Parts {
     /// Whether requests can be served: the pool is up and does not drain, and a
     /// connection or a worker that comes would find a descriptor.
     pub fn is_ready(&self) -> bool {

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use roundhouse::model::cache::CacheIndex;
 use roundhouse::model::id::ModelId;
+use roundhouse::model::kind::Kind;
 use roundhouse::model::manifest::{Manifest, Rules};
 
 /// The snapshot that is complete before the first line.
@@ -39,7 +40,7 @@ const CONFIG: &[u8] = br#"{"model_type": "llama", "hidden_size": 8, "intermediat
 const HEADER: &[u8] = br#"{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}"#;
 
 const RULES: Rules = Rules {
-    architectures: &["llama"],
+    architectures: &[("llama", Kind::Chat)],
     trust_remote_code: false,
 };
 
@@ -68,7 +69,7 @@ pub fn cache(data: &[u8]) {
             Ok(manifest) => judge(manifest, real.as_ref().expect("a cache folder")),
             Err(reason) => {
                 assert!(reason.to_string().starts_with(reason.code()), "{reason}");
-                drop(reason.remedy(&model.id));
+                drop(reason.remedy(&model.id, None));
             }
         }
         for revision in ["main", "0123abcd", "pr/1", "../../x", ""] {

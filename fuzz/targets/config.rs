@@ -1,9 +1,11 @@
 //! A configuration file, all the way from its bytes to what may be asked for, or to
 //! its problems.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use roundhouse::config::problem::{Problems, lines_of};
+use roundhouse::config::lock::Lock;
+use roundhouse::config::problem::{Problems, Text, lines_of};
 use roundhouse::config::standard::Surroundings;
 use roundhouse::config::{Config, LoadSettings, locate, walk};
 use roundhouse::model::cache::Stranger;
@@ -28,6 +30,7 @@ pub fn config(data: &[u8]) {
         Ok(config) => settings(config),
         Err(problems) => told(&problems, &text),
     }
+    lock(&text);
 }
 
 /// Whatever is valid can be put in force.
@@ -70,6 +73,18 @@ fn told(problems: &Problems, text: &str) {
     drop(problems.to_json());
 }
 
+/// The text as a lock file: what is read is written so that it is read again.
+fn lock(content: &str) {
+    let text = |text: &str| Text {
+        file: Some("models.lock".into()),
+        text: text.to_owned(),
+    };
+    match Lock::parse(&text(content)) {
+        Ok(lock) => assert_eq!(Lock::parse(&text(&lock.text())), Ok(lock)),
+        Err(problems) => told(&problems, content),
+    }
+}
+
 /// A disk without a model.
 struct Bare;
 
@@ -85,6 +100,10 @@ impl Catalogue for Bare {
         _: &LoadSettings,
     ) -> Result<Found, NotServable> {
         Err(NotServable::NotCached)
+    }
+
+    fn files(&self, _: &Found) -> Result<BTreeMap<String, u64>, NotServable> {
+        Ok(BTreeMap::new())
     }
 
     fn strangers(&self) -> Vec<Stranger> {

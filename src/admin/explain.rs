@@ -78,6 +78,7 @@ pub fn resolved(snapshot: &Snapshot, name: Option<&str>) -> Value {
         Decision::NotServable { reason, .. } => {
             told["served"] = json!(false);
             told["reason"] = json!(reason.to_string());
+            told["mend"] = json!(reason.remedy());
             told["suggestions"] = json!(suggestions);
         }
     }

@@ -125,6 +125,7 @@ fn limits(limits: &Limits) -> Value {
         "image_size": limits.counts.image_size.to_string(),
         "tools": limits.counts.tools,
         "tool_calls": limits.counts.tool_calls,
+        "inputs": limits.counts.inputs,
         "stops": limits.counts.stops,
         "choices": limits.counts.choices,
         "answers": limits.counts.answers,

@@ -1,4 +1,4 @@
-//! The fields of a request that generates: which there are, on which path, and
+//! The fields of a request to an engine: which there are, on which path, and
 //! what each may hold. One table for three readers: the router refuses by it
 //! before anything is loaded, the worker reads by it, and the description of the
 //! API is made from it. It does not know what a field does.
@@ -6,6 +6,7 @@
 use serde_json::Value;
 
 use super::error::{ApiError, Code};
+use crate::model::kind::Kind;
 
 mod shapes;
 pub mod stay;
@@ -22,13 +23,15 @@ const MOST_ALTERNATIVES: u64 = 20;
 /// Longest piece of a wrong value that a refusal repeats, characters.
 const SHOWN: usize = 60;
 
-/// Which of the generating paths was called.
+/// Which of the paths that lead to an engine was called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// `/v1/chat/completions`
     Chat,
     /// `/v1/completions`
     Completions,
+    /// `/v1/embeddings`
+    Embeddings,
 }
 
 /// One row: a field.
@@ -78,6 +81,8 @@ pub enum Shape {
     Format,
     /// A string, strings, token ids, or arrays of token ids.
     Prompt,
+    /// A string or strings.
+    Texts,
     /// Seconds.
     Seconds,
     /// A duration, seconds, or less than nothing.
@@ -86,6 +91,11 @@ pub enum Shape {
 
 use Takes::{Array, Flag, Name, Nothing, Number, Object, Whole, Words};
 
+/// What `input` takes.
+pub const TEXTS: &str = "a string or an array of strings";
+
+const ALL: &[Endpoint] = &[Endpoint::Chat, Endpoint::Completions, Endpoint::Embeddings];
+const EMBEDDINGS: &[Endpoint] = &[Endpoint::Embeddings];
 const BOTH: &[Endpoint] = &[Endpoint::Chat, Endpoint::Completions];
 const CHAT: &[Endpoint] = &[Endpoint::Chat];
 const COMPLETIONS: &[Endpoint] = &[Endpoint::Completions];
@@ -100,8 +110,11 @@ const fn field(name: &'static str, on: &'static [Endpoint], takes: Takes) -> Fie
 /// The table. What it does not name has no effect, and the answer says so.
 #[rustfmt::skip]
 pub const FIELDS: &[Field] = &[
-    field("model", BOTH, Name),
+    field("model", ALL, Name),
     field("messages", CHAT, Array),
+    field("input", EMBEDDINGS, Takes::Shape(Shape::Texts)),
+    field("encoding_format", EMBEDDINGS, Words(&["float", "base64"], "vectors are numbers or their bytes")),
+    field("dimensions", EMBEDDINGS, Whole(1, LARGEST)),
     field("prompt", COMPLETIONS, Takes::Shape(Shape::Prompt)),
     field("stream", BOTH, Flag),
     field("stream_options", BOTH, Takes::Shape(Shape::StreamOptions)),
@@ -130,8 +143,8 @@ pub const FIELDS: &[Field] = &[
     field("add_generation_prompt", CHAT, Flag),
     field("continue_final_message", CHAT, Flag),
     field("response_format", BOTH, Takes::Shape(Shape::Format)),
-    field("ttl", BOTH, Takes::Shape(Shape::Seconds)),
-    field("keep_alive", BOTH, Takes::Shape(Shape::Duration)),
+    field("ttl", ALL, Takes::Shape(Shape::Seconds)),
+    field("keep_alive", ALL, Takes::Shape(Shape::Duration)),
     field("functions", BOTH, Nothing(&["[]"], "use tools instead")),
     field("function_call", BOTH, Nothing(&["\"auto\"", "\"none\""], "use tool_choice instead")),
     field("modalities", BOTH, Nothing(&["[\"text\"]"], "only text can be made")),
@@ -146,9 +159,9 @@ pub const FIELDS: &[Field] = &[
     field("guided_choice", BOTH, Nothing(&[], UNCONSTRAINED)),
     field("guided_grammar", BOTH, Nothing(&[], UNCONSTRAINED)),
     field("chat_template", BOTH, Nothing(&["[]"], NOT_BY_REQUEST)),
-    field("adapter", BOTH, Nothing(&["[]"], NOT_BY_REQUEST)),
-    field("adapters", BOTH, Nothing(&["[]"], NOT_BY_REQUEST)),
-    field("draft_model", BOTH, Nothing(&["[]"], NOT_BY_REQUEST)),
+    field("adapter", ALL, Nothing(&["[]"], NOT_BY_REQUEST)),
+    field("adapters", ALL, Nothing(&["[]"], NOT_BY_REQUEST)),
+    field("draft_model", ALL, Nothing(&["[]"], NOT_BY_REQUEST)),
     field("documents", BOTH, Nothing(&["[]"], NOT_BY_REQUEST)),
 ];
 
@@ -165,6 +178,15 @@ impl Endpoint {
         match self {
             Self::Chat => "/v1/chat/completions",
             Self::Completions => "/v1/completions",
+            Self::Embeddings => "/v1/embeddings",
+        }
+    }
+
+    /// The kind of model that answers it.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Chat | Self::Completions => Kind::Chat,
+            Self::Embeddings => Kind::Embeddings,
         }
     }
 }

@@ -87,6 +87,7 @@ fn object(listed: &Listed, view: &View) -> Value {
         "owned_by": owner,
         "state": state,
         "status": status,
+        "kind": plan.map(|_| served.kind),
         "cached": plan.is_some(),
         "context_length": plan.map(|plan| plan.context),
         "max_model_len": plan.map(|plan| plan.context),

@@ -50,6 +50,17 @@ pub async fn completions(
     forward(Endpoint::Completions, state, known, (uri, headers), body).await
 }
 
+/// `POST /v1/embeddings`
+pub async fn embeddings(
+    state: State<Service>,
+    known: Known,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
+    forward(Endpoint::Embeddings, state, known, (uri, headers), body).await
+}
+
 async fn forward(
     endpoint: Endpoint,
     State(service): State<Service>,

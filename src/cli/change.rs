@@ -150,12 +150,15 @@ impl Change {
         if read(&self.file)? != self.before {
             return Err(Failure::Raced { file: self.file() });
         }
-        replace(&self.file, &self.text).map_err(|error| io_failure(&self.file, error))?;
+        let written = fs::metadata(&self.file)
+            .and_then(|file| replace(&self.file, &self.text, file.permissions()));
+        written.map_err(|error| io_failure(&self.file, error))?;
         Ok(self.said + "a running server follows by itself\n")
     }
 }
 
-fn read(file: &Path) -> Result<String, Failure> {
+/// The text of a file.
+pub fn read(file: &Path) -> Result<String, Failure> {
     locate::text(file).map_err(|error| io_failure(file, io::Error::other(error)))
 }
 
@@ -167,13 +170,13 @@ pub fn io_failure(file: &Path, error: io::Error) -> Failure {
     }
 }
 
-/// Writes a new file beside the old one, with its permissions, and puts it in
-/// its place: whoever reads sees the old text or the new one.
-fn replace(file: &Path, text: &str) -> io::Result<()> {
+/// Writes a new file beside the old one, if there is one, and puts it in its place:
+/// whoever reads sees the old text or the new one.
+pub fn replace(file: &Path, text: &str, permissions: fs::Permissions) -> io::Result<()> {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let beside = file.with_file_name(format!(".{name}.{}", std::process::id()));
-    let written = write_new(&beside, text, Some(fs::metadata(file)?.permissions()))
-        .and_then(|()| fs::rename(&beside, file));
+    let written =
+        write_new(&beside, text, Some(permissions)).and_then(|()| fs::rename(&beside, file));
     if written.is_err() {
         // The half-written one is ours; that it cannot be removed changes nothing.
         let _ = fs::remove_file(&beside);

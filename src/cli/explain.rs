@@ -95,6 +95,9 @@ fn shown(told: &Value) -> String {
         let text = format!("{mark}, {}", words(&step["says"]));
         line(&format!("  {}", words(&step["rule"])), text);
     }
+    if let Some(mend) = told["mend"].as_str() {
+        line("mend", mend.to_owned());
+    }
     let near: Vec<_> = list(&told["suggestions"]).map(words).collect();
     if !near.is_empty() {
         line("perhaps", near.join(", "));

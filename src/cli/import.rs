@@ -1,4 +1,5 @@
-//! `roundhouse import FILE.gguf --as org/name`: a GGUF file into the cache.
+//! `roundhouse import FILE.gguf --as org/name`: a GGUF file into the cache, or a
+//! folder that holds a snapshot.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -9,6 +10,9 @@ use crate::model::import::{self, Imported, Precision, Progress, Request};
 use crate::platform::Folders;
 use crate::units::ByteSize;
 
+/// Bits per weight where nothing is said.
+const USUAL_BITS: u32 = 4;
+
 /// When progress is first shown, and how often after.
 const SHOW_AFTER: Duration = Duration::from_secs(2);
 const SHOW_EVERY: Duration = Duration::from_secs(1);
@@ -16,14 +20,15 @@ const SHOW_EVERY: Duration = Duration::from_secs(1);
 /// The arguments of `roundhouse import`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ImportArgs {
-    /// The GGUF file (llama architecture)
+    /// The GGUF file (llama architecture), or the folder of a snapshot, taken as it is
     pub file: PathBuf,
     /// The id under which the model is served, like org/name
     #[arg(long = "as", value_name = "ORG/NAME")]
     pub name: String,
-    /// Bits per weight: 4 or 8 quantised, 16 or 32 dense
-    #[arg(long, default_value_t = 4, value_parser = parse_bits)]
-    pub bits: u32,
+    /// Bits per weight of what a GGUF file becomes: 4 or 8 quantised, 16 or 32 dense
+    /// [default: 4]
+    #[arg(long, value_parser = parse_bits)]
+    pub bits: Option<u32>,
     /// The cache folder [default: HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub]
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
@@ -35,24 +40,31 @@ pub struct ImportArgs {
 /// Imports the file and says on standard output where it went. The error is a
 /// sentence for a person.
 pub fn run(args: &ImportArgs) -> Result<(), String> {
-    let precision = Precision::from_bits(args.bits).ok_or_else(|| bits_message(args.bits))?;
     let id = ModelId::parse(&args.name).map_err(|error| format!("--as: {error}"))?;
     let cache = args
         .cache
         .clone()
         .or_else(|| Folders::from_environment().map(|folders| folders.hub_cache))
         .ok_or("no cache folder is known: give --cache DIR or set HF_HUB_CACHE")?;
-    let request = Request {
-        file: args.file.clone(),
-        id,
-        precision,
-        cache,
+    let mut progress = shown(Instant::now());
+    let imported = match (args.file.is_dir(), args.bits) {
+        (true, Some(_)) => return Err("--bits: a folder is taken as it is".to_owned()),
+        (true, None) => import::folder::import(&args.file, &id, &cache, &mut progress),
+        (false, bits) => {
+            let bits = bits.unwrap_or(USUAL_BITS);
+            let request = Request {
+                file: args.file.clone(),
+                id: id.clone(),
+                precision: Precision::from_bits(bits).ok_or_else(|| bits_message(bits))?,
+                cache,
+            };
+            import::import(&request, &mut progress)
+        }
     };
-    let imported = import::import(&request, &mut shown(Instant::now()))
-        .map_err(|error| format!("{}: {error}", args.file.display()))?;
+    let imported = imported.map_err(|error| format!("{}: {error}", args.file.display()))?;
     let text = match args.json {
-        true => as_json(&request, &imported),
-        false => as_text(&request, &imported),
+        true => as_json(&id, &imported),
+        false => as_text(&id, &imported),
     };
     writeln!(std::io::stdout(), "{text}").map_err(|error| error.to_string())
 }
@@ -75,23 +87,22 @@ fn tell(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-fn as_text(request: &Request, imported: &Imported) -> String {
+fn as_text(id: &ModelId, imported: &Imported) -> String {
     let state = match imported.already {
         true => "was there already",
         false => "imported",
     };
     format!(
-        "{}: {state}, {} of weights in {}",
-        request.id,
+        "{id}: {state}, {} of weights in {}",
         ByteSize(imported.weight_bytes),
         imported.snapshot.display()
     )
 }
 
-fn as_json(request: &Request, imported: &Imported) -> String {
+fn as_json(id: &ModelId, imported: &Imported) -> String {
     serde_json::json!({
         "event": "imported",
-        "model": request.id.as_str(),
+        "model": id.as_str(),
         "commit": imported.commit,
         "snapshot": imported.snapshot,
         "weight_bytes": imported.weight_bytes,

@@ -209,26 +209,26 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         Ok(overrides.over(config))
     });
     audit.sum_up(&counters, &owner);
-    let records = Records {
+    let records = Arc::new(Records {
         // Its task ends last: requests are written down while the others end.
         requests: RequestLog::start(snapshot.config.request_log.clone(), &counters, &owner),
         counters,
         events: Events::default(),
-    };
+    });
     let requests = records.requests.clone();
     let follow = Box::new(move |config: &Config| {
         log.follow(&config.log);
         requests.follow(config.request_log.clone());
     });
-    let service = Service {
-        dispatch: Dispatch {
+    let service = Service::from(service::Parts {
+        dispatch: Arc::new(Dispatch {
             registry: registry.clone(),
             pool: pool.clone(),
             spools: spool::Budget::default(),
             live: live::Live::default(),
             tasks: tasks.clone(),
             log_bodies: args.log_bodies,
-        },
+        }),
         bodies: Bodies::default(),
         reload: Reload::start(
             reload::Parts {
@@ -250,7 +250,7 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         audit,
         records,
         started: Instant::now(),
-    };
+    });
     let in_force = registry.clone();
     certificate.follow(move || in_force.load().config.server.tls.clone(), &tasks);
     let in_force = registry.clone();

@@ -213,6 +213,8 @@ pub const KEYS: &[Key] = &[
         "most tools of a request"),
     key("server.limits.tool_calls", Number, Value("4096"), Live,
         "most earlier calls of tools, over all messages"),
+    key("server.limits.inputs", Number, Value("2048"), Live,
+        "most texts of a request for embeddings"),
     key("server.limits.stops", Number, Value("16"), Live,
         "most stop strings"),
     key("server.limits.choices", Number, Value("8"), Live,
@@ -266,7 +268,7 @@ mod tests {
         assert_eq!(children("models"), [NAME]);
         assert_eq!(children("pool").len(), 10);
         assert!(children("server").contains(&"limits"));
-        assert_eq!(children("server.limits").len(), 21);
+        assert_eq!(children("server.limits").len(), 22);
         assert_eq!(
             elsewhere("idle_unload"),
             ["models.NAME.idle_unload", "pool.idle_unload"]

@@ -10,6 +10,7 @@ use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 
 use super::file::LARGEST;
+use super::lock::Lock;
 use super::problem::{Problems, Text};
 use super::standard::Surroundings;
 use super::{Config, Listen, walk};
@@ -86,21 +87,24 @@ pub fn read_again(
 pub fn meaning(file: &Path, text: String, folders: &Folders) -> Result<Config, Problems> {
     let texts = beside_drop_ins(file, text)?;
     let config = walk::config_of(&texts, &surroundings(file, folders)?)?;
+    let lock = lock_text(file)?;
     Ok(Config {
-        digest: Some(digest_of(&texts)),
+        digest: Some(digest_of(texts.iter().chain(&lock))),
+        lock: lock.as_ref().map(Lock::parse).transpose()?,
         ..config
     })
 }
 
-/// What tells the texts of a file and its drop-ins from others; nothing where they
+/// What tells the texts of a file, its drop-ins and its lock file from others; nothing where they
 /// cannot be read.
 pub fn digest(file: &Path) -> Option<[u8; 32]> {
     let texts = beside_drop_ins(file, text(file).ok()?).ok()?;
-    Some(digest_of(&texts))
+    let lock = lock_text(file).ok()?;
+    Some(digest_of(texts.iter().chain(&lock)))
 }
 
 /// SHA-256 of the names and texts.
-fn digest_of(texts: &[Text]) -> [u8; 32] {
+fn digest_of<'t>(texts: impl Iterator<Item = &'t Text>) -> [u8; 32] {
     let mut sum = Sha256::new();
     for Text { file, text } in texts {
         let name = file
@@ -129,11 +133,30 @@ pub fn drop_in_folder(file: &Path) -> PathBuf {
     file.with_extension("d")
 }
 
-/// Everything that a reading of the configuration depends on: the file, the folder
-/// of its drop-ins, which may come to be, and those that are there. Also while they
-/// have problems. For whoever follows them.
+/// The lock file of a file: `models.lock` beside `models.yaml`.
+pub fn lock_file(file: &Path) -> PathBuf {
+    file.with_extension("lock")
+}
+
+/// The text of a file's lock file. None where there is none; what cannot be read, a
+/// link to nothing among it, is a problem: it would be as if nothing were pinned.
+fn lock_text(file: &Path) -> Result<Option<Text>, Problems> {
+    let lock = lock_file(file);
+    match text(&lock) {
+        Ok(text) => Ok(Some(Text {
+            file: Some(lock),
+            text,
+        })),
+        Err(ReadError::System(_)) if std::fs::symlink_metadata(&lock).is_err() => Ok(None),
+        Err(error) => Err(Problems::whole(Some(&lock), error.to_string())),
+    }
+}
+
+/// Everything that a reading of the configuration depends on: the file, its lock file
+/// and the folder of its drop-ins, which may come to be, and those that are there. Also
+/// while they have problems. For whoever follows them.
 pub fn followed(file: &Path) -> Vec<PathBuf> {
-    let mut paths = vec![file.to_owned(), drop_in_folder(file)];
+    let mut paths = vec![file.to_owned(), lock_file(file), drop_in_folder(file)];
     paths.extend(drop_in_files(file).unwrap_or_default());
     paths
 }

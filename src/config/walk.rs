@@ -20,9 +20,9 @@ use super::file::{self, Node, Pair, Value};
 use super::problem::{Place, Problem, Problems, Text, both};
 use super::standard::Surroundings;
 use super::{Config, Pool, keys};
-use values::{Span, Zero, quoted};
+use values::{Span, Zero};
 
-pub use values::{parse_listen, parse_pattern};
+pub use values::{parse_listen, parse_pattern, quoted};
 
 /// What a section is.
 const KEYS_WITH_VALUES: &str = "keys with values";

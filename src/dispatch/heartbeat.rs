@@ -83,7 +83,8 @@ fn empty(running: &Running, endpoint: Endpoint) -> Bytes {
             "chat.completion.chunk",
             json!({"index": 0, "delta": {}, "finish_reason": null}),
         ),
-        Endpoint::Completions => (
+        // Vectors are not streamed.
+        Endpoint::Completions | Endpoint::Embeddings => (
             "text_completion",
             json!({"index": 0, "text": "", "finish_reason": null}),
         ),

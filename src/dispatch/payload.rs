@@ -61,15 +61,6 @@ impl Payload {
     }
 }
 
-impl From<Payload> for reqwest::Body {
-    fn from(mut payload: Payload) -> Self {
-        match payload.0.len() {
-            0 | 1 => payload.0.pop_front().unwrap_or_default().into(),
-            _ => Self::wrap(payload),
-        }
-    }
-}
-
 impl http_body::Body for Payload {
     type Data = Bytes;
     type Error = Infallible;

@@ -222,6 +222,7 @@ fn spot_of(endpoint: Endpoint, key: &str) -> Option<Spot> {
         (Endpoint::Chat, "messages") => Some(Spot::Messages),
         (Endpoint::Chat, "tools") => Some(Spot::Tools),
         (Endpoint::Completions, "prompt") => Some(Spot::Prompt),
+        (Endpoint::Embeddings, "input") => Some(Spot::Input),
         _ => None,
     }
 }

@@ -106,7 +106,9 @@ impl Plan {
         };
         if says(BOUND) || says(NEWER_BOUND) {
             plan.fill.remove(BOUND);
-        } else if let Some(limit) = rules.limits.get(BOUND) {
+        } else if let Some(limit) = rules.limits.get(BOUND)
+            && known(endpoint, BOUND).is_some()
+        {
             // Where nobody says a bound there is one nonetheless, at some engines.
             let usual =
                 (endpoint == Endpoint::Completions).then_some(COMPLETIONS_MAX_TOKENS.into());

@@ -54,7 +54,10 @@ enum Ending {
 }
 
 /// Starts the reading half and answers with the other.
-pub(super) async fn answer(dispatch: Dispatch, routed: Routed) -> Result<Response<Body>, ApiError> {
+pub(super) async fn answer(
+    dispatch: Arc<Dispatch>,
+    routed: Routed,
+) -> Result<Response<Body>, ApiError> {
     let server = &routed.snapshot.config.server;
     let (patience, every) = match server.heartbeat {
         // Longer than any answer takes.
@@ -134,7 +137,7 @@ fn panicked() -> ApiError {
 
 /// From the wait for the model to the engine's last byte.
 struct ReadingHalf {
-    dispatch: Dispatch,
+    dispatch: Arc<Dispatch>,
     routed: Arc<Routed>,
     writer: Writer,
     /// Taken when the beginning has been told, or the headers went out without it.

@@ -4,6 +4,7 @@
 pub mod arch;
 pub mod attention;
 pub mod device;
+pub mod encoder;
 pub mod kv;
 pub mod layers;
 #[cfg(target_os = "linux")]
@@ -201,6 +202,17 @@ impl Network for MlxNetwork {
     fn load_times(&self) -> LoadTimes {
         self.load_times
     }
+}
+
+/// `model_type` of the snapshot in `dir`.
+///
+/// # Errors
+/// It cannot be read.
+pub fn model_type(dir: &Path) -> Result<String, EngineError> {
+    let config = read_config(dir)?;
+    let name = config.get("model_type").and_then(Value::as_str);
+    name.map(str::to_owned)
+        .ok_or_else(|| bad_file("config.json", "\"model_type\" is missing"))
 }
 
 fn read_config(dir: &Path) -> Result<Map<String, Value>, EngineError> {

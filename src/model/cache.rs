@@ -8,8 +8,8 @@ mod memory;
 mod revision;
 mod size;
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -116,16 +116,19 @@ impl CacheIndex {
         let model = self.get(id)?;
         let is_untrusted = matches!(model.state, Err(Reason::UntrustedCode(_)));
         let is_known = !is_untrusted || *rules == self.rules;
+        let is_indexed = revision.is_none() || revision == model.commit.as_deref();
         Some(match revision {
-            None if is_known => model.state.clone(),
+            _ if is_indexed && is_known => model.state.clone(),
             _ => revision::resolve(&model.repository, revision)
                 .and_then(|commit| manifest::inspect_snapshot(&model.repository, &commit, rules)),
         })
     }
 
     fn scan_root(&mut self, root: &Path, memory: &Memory, now: SystemTime) {
-        let entries = match fs::read_dir(root) {
-            Ok(entries) => entries,
+        // Opened once: what lies below is asked about from here.
+        let listed = fs::read_dir(root).and_then(|entries| Ok((entries, File::open(root)?)));
+        let (entries, opened) = match listed {
+            Ok(listed) => listed,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
             Err(error) => return self.leave_out(root, format!("could not be read: {error}")),
         };
@@ -136,19 +139,31 @@ impl CacheIndex {
                 Err(error) => self.leave_out(root, format!("could not be read: {error}")),
             }
         }
-        let rules = self.rules;
-        let look = |(id, repository): &(ModelId, PathBuf)| match memory.get(repository) {
-            Some(judged) if judged.still_holds() => judged.clone(),
-            _ => look_at(id.clone(), repository, &rules, now),
+        let place = Root {
+            path: root,
+            real: fs::canonicalize(root).unwrap_or_else(|_| root.to_owned()),
+            opened,
         };
+        let rules = self.rules;
+        let known = memory.get(root);
+        let look = |(id, is_folder): &(ModelId, bool)| {
+            let judged = known.filter(|_| *is_folder).and_then(|known| known.get(id));
+            match judged {
+                Some(judged) if judged.still_holds(&place.opened) => judged.clone(),
+                _ => look_at(id.clone(), &place, &rules, now),
+            }
+        };
+        let mut known = HashMap::with_capacity(repositories.len());
         for judged in look_at_all(&repositories, &look) {
-            self.take_in(judged);
+            known.insert(judged.model.id.clone(), judged.clone());
+            self.take_in(judged.model);
         }
+        self.memory.insert(root.to_owned(), known);
     }
 
-    /// The id and the folder of an entry of a cache folder. Its name is the spelling
-    /// on disk.
-    fn repository(&mut self, entry: &fs::DirEntry) -> Option<(ModelId, PathBuf)> {
+    /// The id that an entry of a cache folder stands for, and whether it is a folder.
+    /// Its name is the spelling on disk.
+    fn repository(&mut self, entry: &fs::DirEntry) -> Option<(ModelId, bool)> {
         let name = entry.file_name();
         let name = name.to_str().filter(|name| name.starts_with("models--"))?;
         let id = ModelId::from_folder(name);
@@ -156,13 +171,11 @@ impl CacheIndex {
             let why = "its name is not models--org--repo with a valid id".to_owned();
             self.leave_out(&entry.path(), why);
         }
-        Some((id?, entry.path()))
+        Some((id?, entry.file_type().is_ok_and(|kind| kind.is_dir())))
     }
 
     /// Adds a repository, unless an earlier cache folder has its id.
-    fn take_in(&mut self, judged: Judged) {
-        let found = Arc::clone(&judged.model);
-        self.memory.insert(found.repository.clone(), judged);
+    fn take_in(&mut self, found: Arc<CachedModel>) {
         let before = self.models.get(&found.id);
         if before.is_some_and(|before| before.state.is_ok() || found.state.is_err()) {
             let why = "an earlier cache folder has it".to_owned();
@@ -207,10 +220,20 @@ fn look_at_all<Q: Sync>(questions: &[Q], look: &(impl Fn(&Q) -> Judged + Sync)) 
     })
 }
 
+/// A cache folder that is being looked through.
+struct Root<'p> {
+    /// As it was named.
+    path: &'p Path,
+    /// Without links.
+    real: PathBuf,
+    opened: File,
+}
+
 /// Looks at one repository.
-fn look_at(id: ModelId, repository: &Path, rules: &Rules, now: SystemTime) -> Judged {
+fn look_at(id: ModelId, root: &Root<'_>, rules: &Rules, now: SystemTime) -> Judged {
+    let repository = root.path.join(id.folder());
     // A link here could give one model's folder a second id, past `deny`.
-    let refusal = match fs::symlink_metadata(repository) {
+    let refusal = match fs::symlink_metadata(&repository) {
         Ok(found) if found.is_dir() => None,
         Ok(found) if found.is_symlink() => Some(Reason::UnsafeLink {
             file: "its folder".to_owned(),
@@ -218,30 +241,33 @@ fn look_at(id: ModelId, repository: &Path, rules: &Rules, now: SystemTime) -> Ju
         }),
         _ => Some(Reason::NoSnapshot),
     };
-    let mut places = vec![PathBuf::new()];
+    // That the repository itself is a folder is seen when the cache folder is listed.
+    let mut places = Vec::new();
     let (commit, state, size) = match refusal {
         Some(reason) => (None, Err(reason), 0),
         None => {
-            let commit = revision::resolve(repository, None);
+            let commit = revision::resolve(&repository, None);
             let state = commit.clone().and_then(|commit| {
-                let judgement = manifest::judge_snapshot(repository, &commit, rules);
+                let real = root.real.join(id.folder());
+                let judgement = manifest::judge_snapshot(&real, &commit, rules);
                 places.extend(judgement.files);
                 judgement.state
             });
-            let size = Size::of(repository);
-            places.extend(["refs", "refs/main"].map(PathBuf::from));
+            let size = Size::of(&repository);
+            // Each by name: a link in the place of one is not gone into.
+            places.extend(["blobs", "snapshots", "refs", "refs/main"].map(PathBuf::from));
             places.extend(size.folders);
             (commit.ok(), state, size.bytes)
         }
     };
     let model = CachedModel {
         id,
-        repository: repository.to_owned(),
+        repository,
         commit,
         size,
         state,
     };
-    Judged::new(model, places, now)
+    Judged::new(model, places, &root.opened, now)
 }
 
 #[cfg(test)]

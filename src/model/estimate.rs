@@ -2,8 +2,10 @@
 //! alone. Pure. The room for KV caches is not decided here, only what one token
 //! of one sequence takes; what was really seen replaces the guess elsewhere.
 
+use super::kind::Kind;
 use super::manifest::{Geometry, Manifest};
 use crate::config::Compute;
+use crate::engine::encoder::BATCH_TOKENS;
 use crate::units::ByteSize;
 
 /// A worker process without its model: code, MLX, tokenizer, HTTP, threads.
@@ -87,14 +89,19 @@ pub fn estimate(manifest: &Manifest, context: u32, rule: DeviceRule) -> MemoryNe
         true => manifest.half_bytes,
         false => 0,
     };
+    let context = u64::from(context);
+    let (step, kv_per_token) = match manifest.kind {
+        Kind::Chat => (
+            step(&geometry, context, rule),
+            kv_per_token(&geometry, rule),
+        ),
+        // It keeps nothing of a text.
+        Kind::Embeddings => (batch(&geometry, context, rule), 0),
+    };
     MemoryNeed {
         weights: ByteSize(manifest.weight_bytes.saturating_add(widened)),
-        transient: ByteSize((PROCESS + BUFFERS).saturating_add(step(
-            &geometry,
-            u64::from(context),
-            rule,
-        ))),
-        kv_per_token: ByteSize(kv_per_token(&geometry, rule)),
+        transient: ByteSize((PROCESS + BUFFERS).saturating_add(step)),
+        kv_per_token: ByteSize(kv_per_token),
     }
 }
 
@@ -127,6 +134,18 @@ fn step(geometry: &Geometry, context: u64, rule: DeviceRule) -> u64 {
         .saturating_mul(rule.number)
 }
 
+/// The arrays of the largest batch of texts through one layer of an encoder, as
+/// above; its scores are of whole texts, with the mask that goes over them.
+fn batch(geometry: &Geometry, context: u64, rule: DeviceRule) -> u64 {
+    let attention = geometry.heads.saturating_mul(geometry.head_dim);
+    let per_token = (3 * geometry.hidden + 3 * geometry.intermediate)
+        .saturating_add(attention.saturating_mul(4))
+        .saturating_add(geometry.heads.saturating_mul(3).saturating_mul(context));
+    per_token
+        .saturating_mul((BATCH_TOKENS as u64).max(context))
+        .saturating_mul(rule.number)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,6 +157,7 @@ mod tests {
             commit: None,
             model_type: "llama".to_owned(),
             architectures: Vec::new(),
+            kind: Kind::Chat,
             scripted: false,
             context: Some(8192),
             geometry: Some(Geometry {
@@ -195,6 +215,26 @@ mod tests {
         check(8192, false, (512 * (7488 + 147_456) + 49152) * 4);
         // A context below the chunk.
         check(100, false, (100 * (7488 + 1800) + 49152) * 4);
+    }
+
+    #[test]
+    fn an_encoder_keeps_nothing_and_takes_a_batch_at_once() {
+        let mut encoder = demo();
+        encoder.kind = Kind::Embeddings;
+        encoder.geometry = Some(Geometry {
+            hidden: 384,
+            intermediate: 1536,
+            vocabulary: 30_522,
+            layers: 6,
+            heads: 12,
+            kv_heads: 12,
+            head_dim: 32,
+        });
+        let need = estimate(&encoder, 256, DeviceRule::of(false, Compute::Auto));
+        assert_eq!(need.kv_per_token, ByteSize::ZERO);
+        // A token: 3 · 384 + 3 · 1536 + 4 · 384 numbers and 3 · 12 · 256 scores.
+        let step = need.transient.0 - PROCESS - BUFFERS;
+        assert_eq!(step, BATCH_TOKENS as u64 * (7296 + 9216) * 4);
     }
 
     #[test]

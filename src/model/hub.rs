@@ -119,12 +119,20 @@ impl Writer {
 
     /// Links a name of the snapshot to a blob, replacing what was there.
     fn link(&self, name: &str, blob: &str) -> io::Result<()> {
-        let target = Path::new("../../blobs").join(blob);
+        // A file in a folder of the snapshot is further from the blobs.
+        let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
+        let mut target = PathBuf::new();
+        for _ in folder.split_terminator('/') {
+            target.push("..");
+        }
+        let target = target.join("../../blobs").join(blob);
         let link = self.snapshot().join(name);
         if fs::read_link(&link).is_ok_and(|found| found == target) {
             return Ok(());
         }
-        let partial = self.snapshot().join(format!(".{name}.incomplete"));
+        let folder = self.snapshot().join(folder);
+        fs::create_dir_all(&folder)?;
+        let partial = folder.join(format!(".{file}.incomplete"));
         match fs::remove_file(&partial) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

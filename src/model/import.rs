@@ -1,7 +1,9 @@
 //! A GGUF file becomes a snapshot in a cache tree: weights in the form MLX
 //! computes with, the network's configuration, the tokenizer and its chat
-//! template, all from the one file. It serves nothing and downloads nothing.
+//! template, all from the one file. A folder is taken as it is (`folder`). It serves
+//! nothing and downloads nothing.
 
+pub mod folder;
 mod names;
 mod rope;
 mod shape;
@@ -117,6 +119,9 @@ pub enum ImportError {
     /// The tokenizer cannot be told in the words of `tokenizer.json`.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// A folder that holds no whole snapshot.
+    #[error("{0}")]
+    Folder(String),
     /// The cache folder could not be written.
     #[error("could not write {path}: {error}")]
     Write {

@@ -13,7 +13,9 @@ use serde_json::{Map, Number, Value};
 /// goes after the file's name.
 pub(super) fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, String> {
     let file = File::open(path).map_err(|error| format!("could not be read: {error}"))?;
-    let mut bytes = Vec::new();
+    // One byte more than there are, so that the end is met without growing.
+    let length = file.metadata().map_or(0, |facts| facts.len());
+    let mut bytes = Vec::with_capacity(length.min(most) as usize + 1);
     file.take(most + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| format!("could not be read: {error}"))?;
@@ -25,7 +27,7 @@ pub(super) fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, String> {
 
 /// The first bytes of a file, at most 64. The error is a phrase as above.
 pub(super) fn start_of(path: &Path) -> Result<Vec<u8>, String> {
-    let mut start = Vec::new();
+    let mut start = Vec::with_capacity(64);
     File::open(path)
         .and_then(|file| file.take(64).read_to_end(&mut start))
         .map_err(|error| format!("could not be read: {error}"))?;

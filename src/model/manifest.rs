@@ -4,6 +4,7 @@
 //! engine has. Weights are not read, templates and tokenizers not parsed.
 
 mod config;
+mod lengths;
 mod links;
 mod reason;
 mod shards;
@@ -12,18 +13,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+pub use lengths::lengths;
 use links::Place;
 pub use reason::Reason;
 
 use crate::engine::scripted;
 use crate::model::json;
+use crate::model::kind::{Architectures, Kind};
 use crate::model::safetensors::stand_in;
+use crate::model::sentence::{MODULES, Recipe, RecipeError};
 
 /// What a snapshot is held against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
-    /// The architectures that the engine has, as `model_type` names them.
-    pub architectures: &'static [&'static str],
+    /// The architectures that the engine has.
+    pub architectures: Architectures,
     /// Whether a model that comes with code of its own may be served.
     pub trust_remote_code: bool,
 }
@@ -39,6 +43,8 @@ pub struct Manifest {
     pub model_type: String,
     /// `architectures` of `config.json`.
     pub architectures: Vec<String>,
+    /// What it is for.
+    pub kind: Kind,
     /// Whether it is a play for the scripted engine.
     pub scripted: bool,
     /// Most tokens of a sequence, as the checkpoint says.
@@ -106,9 +112,9 @@ pub struct Judgement {
 }
 
 /// Inspects a snapshot of a repository in a cache: `repository` is the folder
-/// `models--org--name`, which no link of the snapshot may leave.
+/// `models--org--name`, which no link of the snapshot may leave; its path has no links.
 pub fn judge_snapshot(repository: &Path, commit: &str, rules: &Rules) -> Judgement {
-    let place = match Place::new(&repository.join("snapshots").join(commit), repository) {
+    let place = match Place::of_commit(repository, commit) {
         Ok(place) => place,
         Err(reason) => {
             return Judgement {
@@ -124,13 +130,14 @@ pub fn judge_snapshot(repository: &Path, commit: &str, rules: &Rules) -> Judgeme
     }
 }
 
-/// The same without what it rests on.
+/// The same without what it rests on, by any path of the repository.
 pub fn inspect_snapshot(
     repository: &Path,
     commit: &str,
     rules: &Rules,
 ) -> Result<Manifest, Reason> {
-    judge_snapshot(repository, commit, rules).state
+    let repository = fs::canonicalize(repository).map_err(|_| Reason::NoSnapshot)?;
+    judge_snapshot(&repository, commit, rules).state
 }
 
 /// Inspects a folder outside a cache. If it is the snapshot of a repository after
@@ -150,7 +157,6 @@ fn inspect(
     unfinished: &dyn Fn() -> usize,
     rules: &Rules,
 ) -> Result<Manifest, Reason> {
-    place.check_all()?;
     let mut missing = Vec::new();
     let Some(config) = needed(place, "config.json", &mut missing)? else {
         return Err(Reason::Missing {
@@ -160,14 +166,15 @@ fn inspect(
     };
     let config = config::read(&config, rules.trust_remote_code)?;
     let scripted = config.model_type == scripted::MODEL_TYPE;
-    if !scripted && !rules.architectures.contains(&config.model_type.as_str()) {
+    let has_modules = place.file(MODULES)?.is_some();
+    let kind = Kind::of(&config.model_type, has_modules, rules.architectures);
+    let of_kind = rules.architectures.iter().filter(|(_, of)| *of == kind);
+    let supported = of_kind.map(|(name, _)| (*name).to_owned());
+    if !scripted && !supported.clone().any(|name| name == config.model_type) {
         return Err(Reason::Architecture {
             found: config.model_type.chars().take(100).collect(),
-            supported: rules
-                .architectures
-                .iter()
-                .map(|&name| name.to_owned())
-                .collect(),
+            kind,
+            supported: supported.collect(),
         });
     }
     if !scripted && config.geometry.is_none() {
@@ -182,6 +189,10 @@ fn inspect(
             needed(place, "tokenizer.json", &mut missing)?;
             None
         }
+    };
+    let most = match kind == Kind::Embeddings && !scripted {
+        true => recipe(place, &mut missing)?.and_then(|recipe| recipe.tokens),
+        false => None,
     };
     let weights = match scripted && !has_weights(place) {
         true => shards::Weights::default(),
@@ -198,8 +209,12 @@ fn inspect(
         commit: commit.map(str::to_owned),
         model_type: config.model_type,
         architectures: config.architectures,
+        kind,
         scripted,
-        context: config.context,
+        context: match (config.context, most) {
+            (Some(context), Some(most)) => Some(context.min(most)),
+            (context, most) => context.or(most),
+        },
         geometry: config.geometry,
         weight_bytes: weights.bytes + script.map_or(0, |path| touched(&path)),
         half_bytes: weights.half_bytes,
@@ -234,13 +249,22 @@ fn needed(place: &Place, name: &str, missing: &mut Vec<String>) -> Result<Option
     }
 }
 
+/// How the vectors of a model for embeddings are made.
+fn recipe(place: &Place, missing: &mut Vec<String>) -> Result<Option<Recipe>, Reason> {
+    // Links were looked at before.
+    match Recipe::read(&|name| place.file(name).ok().flatten()) {
+        Ok(recipe) => Ok(Some(recipe)),
+        Err(RecipeError::Missing(file)) => {
+            missing.push(file);
+            Ok(None)
+        }
+        Err(RecipeError::Bad { file, problem }) => Err(Reason::BadFile { file, problem }),
+    }
+}
+
 /// Whether a play comes with weight files, which are then held to the same rules.
 fn has_weights(place: &Place) -> bool {
-    fs::read_dir(&place.dir).is_ok_and(|mut entries| {
-        entries.any(|entry| {
-            entry.is_ok_and(|entry| entry.file_name().to_string_lossy().contains(".safetensors"))
-        })
-    })
+    place.names().any(|name| name.contains(".safetensors"))
 }
 
 /// The memory a play says it will touch, bytes. One that cannot be read is for

@@ -5,6 +5,7 @@
 //! Format: the safetensors README: eight bytes of length, that much JSON, data.
 
 mod json;
+mod lean;
 mod sniff;
 mod write;
 
@@ -147,7 +148,7 @@ impl Header {
         if file_len == 0 {
             return Err(SafetensorsError::Empty);
         }
-        let mut start = Vec::new();
+        let mut start = Vec::with_capacity(64);
         (&mut source)
             .take(64)
             .read_to_end(&mut start)
@@ -162,13 +163,20 @@ impl Header {
         if claimed > LONGEST_HEADER || claimed > file_len - 8 {
             return Err(SafetensorsError::HeaderLength { claimed, file_len });
         }
-        let mut text = Vec::new();
+        // No more than the file has, which `Header::open` knows from the system.
+        let mut text = Vec::with_capacity(claimed as usize);
         start[8..]
             .chain(source)
             .take(claimed)
             .read_to_end(&mut text)
             .map_err(read_error)?;
-        let tensors = json::read(&text)?;
+        let tensors = match lean::read(&text) {
+            Some(tensors) => tensors,
+            None => {
+                let entries = json::read(&text)?.into_iter();
+                entries.map(json::Named::check).collect::<Result<_, _>>()?
+            }
+        };
         Self::place(tensors, 8 + claimed, file_len)
     }
 
@@ -180,14 +188,10 @@ impl Header {
     /// Puts the tensors in the order of their bytes and checks that these
     /// follow each other without a gap to the end of the file.
     fn place(
-        entries: Vec<json::Named>,
+        mut tensors: Vec<TensorInfo>,
         data: u64,
         file_len: u64,
     ) -> Result<Self, SafetensorsError> {
-        let mut tensors = Vec::with_capacity(entries.len());
-        for entry in entries {
-            tensors.push(entry.check()?);
-        }
         // Tensors without bytes share their offset with the next: they go first.
         tensors.sort_by_key(|tensor| (tensor.offset, tensor.len));
         let mut end = 0;

@@ -20,7 +20,7 @@ pub struct Entry(Arc<Open>);
 
 #[derive(Debug)]
 struct Open {
-    records: Records,
+    records: Arc<Records>,
     began: Instant,
     time: SystemTime,
     facts: Mutex<Facts>,
@@ -104,7 +104,7 @@ struct Line<'a> {
 impl Entry {
     /// A request has come while the configuration of this number is in force.
     pub fn open(
-        records: &Records,
+        records: &Arc<Records>,
         request_id: &str,
         peer: String,
         method: &str,

@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 
 use super::catalogue::{Catalogue, Found};
 use super::wildcards::Wildcard;
-use super::{Machine, NotServable, Served, Snapshot};
+use super::{Machine, NotServable, Served, Snapshot, pins};
 use crate::config::problem::Problems;
 use crate::config::request::{Rules, fill};
 use crate::config::{AliasName, Budget, Config, Entry, LoadSettings, Source};
@@ -200,6 +200,7 @@ impl Builder<'_> {
             tags: Vec::new(),
             modified: found.and_then(|found| found.modified),
             size: found.map_or(ByteSize::ZERO, |found| found.size),
+            kind: found.map(|found| found.kind).unwrap_or_default(),
             chats: found.is_some_and(|found| found.chats),
             plan: planned.map(|(plan, _)| plan),
         }
@@ -224,7 +225,10 @@ impl Builder<'_> {
 
     /// The commit that was served before, if it is as whole as it was: a download moves
     /// a branch before the new files are there, and nobody is cut off by an update.
-    fn still_there(&self, source: &Source, id: &ModelId, load: &LoadSettings) -> Option<Found> {
+    fn still_there(&self, source: &Source, load: &LoadSettings) -> Option<Found> {
+        let Source::Repository { id, .. } = source else {
+            return None;
+        };
         let mut before = self.before?.served.values();
         let served = before.find(|served| served.source == *source && served.plan.is_ok())?;
         let commit = served.plan.as_ref().ok()?.commit.as_deref()?;
@@ -233,12 +237,10 @@ impl Builder<'_> {
 
     /// Finds the snapshot and settles what the entry leaves open.
     fn make(&self, source: &Source, load: &LoadSettings) -> Planned {
-        let found = match source {
-            Source::Repository { id, revision } => {
-                let asked = self.catalogue.repository(id, revision.as_deref(), load);
-                asked.or_else(|error| self.still_there(source, id, load).ok_or(error))?
-            }
-            Source::Path(dir) => self.catalogue.folder(dir, load)?,
+        let found = match &self.config.lock {
+            Some(lock) => pins::pinned(self.config, lock, source, load, self.catalogue)?,
+            None => pins::latest(source, load, self.catalogue)
+                .or_else(|error| self.still_there(source, load).ok_or(error))?,
         };
         if found.scripted && !self.scripted {
             let reason = "it is for the scripted engine, which serves tests only";

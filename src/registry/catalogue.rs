@@ -1,6 +1,7 @@
 //! What the registry asks of the disk: which ids are cached, and what is known
 //! of a snapshot. The answers come from `model`; tests give their own.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -8,6 +9,7 @@ use super::NotServable;
 use crate::config::LoadSettings;
 use crate::model::cache::Stranger;
 use crate::model::id::ModelId;
+use crate::model::kind::Kind;
 use crate::units::ByteSize;
 
 /// A complete snapshot on disk and what it will need.
@@ -25,6 +27,8 @@ pub struct Found {
     pub context: Option<u32>,
     /// Whether it is a play for the scripted engine.
     pub scripted: bool,
+    /// What it is for.
+    pub kind: Kind,
     /// Whether it has a chat template.
     pub chats: bool,
     /// What it needs, by number format.
@@ -55,6 +59,10 @@ pub trait Catalogue {
 
     /// What is known of a folder outside the cache.
     fn folder(&self, dir: &Path, load: &LoadSettings) -> Result<Found, NotServable>;
+
+    /// The files of a snapshot with their lengths in bytes, links followed. Hidden ones
+    /// are left out: no engine reads them.
+    fn files(&self, found: &Found) -> Result<BTreeMap<String, u64>, NotServable>;
 
     /// What lies in the cache folders and is no model that could be served.
     fn strangers(&self) -> Vec<Stranger>;

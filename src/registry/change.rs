@@ -39,6 +39,8 @@ pub struct Change {
     pub settings: Vec<Edited>,
     /// The aliases that are new, gone or lead elsewhere.
     pub aliases: Vec<String>,
+    /// The models whose pins in the lock file are new, gone or others.
+    pub pins: Vec<String>,
     /// Whether the budget is another.
     pub budget: bool,
     /// Parts of the file, beside the models, that differ and hold at once.
@@ -77,6 +79,7 @@ impl Change {
                 })
                 .collect(),
             aliases: changed_aliases(before, now),
+            pins: changed_pins(before, now),
             budget: before.budget != now.budget,
             live: holds_at_once(before, now),
             restart: needs_restart(before, now),
@@ -143,7 +146,7 @@ fn wanted(snapshot: &Snapshot) -> BTreeSet<String> {
 
 /// What the next load does in another way.
 fn changed_plan(old: &LoadPlan, new: &LoadPlan) -> Vec<&'static str> {
-    differing([
+    let keys = differing([
         (
             "snapshot",
             (&old.dir, &old.commit, old.engine) != (&new.dir, &new.commit, new.engine),
@@ -157,7 +160,12 @@ fn changed_plan(old: &LoadPlan, new: &LoadPlan) -> Vec<&'static str> {
             (old.memory, old.estimated) != (new.memory, new.estimated),
         ),
         ("warmup", old.warmup != new.warmup),
-    ])
+    ]);
+    // What no key of the entry decides comes from the files.
+    match keys.is_empty() && old != new {
+        true => vec!["snapshot"],
+        false => keys,
+    }
 }
 
 /// What changes at once and without a load.
@@ -202,6 +210,18 @@ fn changed_aliases(before: &Snapshot, now: &Snapshot) -> Vec<String> {
     new_or_moved.chain(gone).chain(moved).cloned().collect()
 }
 
+/// Pins that are new, gone or others.
+fn changed_pins(before: &Snapshot, now: &Snapshot) -> Vec<String> {
+    let pins = |snapshot: &Snapshot| {
+        let lock = snapshot.config.lock.clone();
+        lock.unwrap_or_default().pins
+    };
+    let (old, new) = (pins(before), pins(now));
+    let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    let changed = names.into_iter().filter(|it| old.get(*it) != new.get(*it));
+    changed.cloned().collect()
+}
+
 /// Parts of the file that differ and hold at once; what becomes of models and aliases
 /// is told on its own.
 fn holds_at_once(before: &Snapshot, now: &Snapshot) -> Vec<&'static str> {
@@ -221,6 +241,8 @@ fn holds_at_once(before: &Snapshot, now: &Snapshot) -> Vec<&'static str> {
         ("server", server(old) != server(new)),
         ("log", old.log != new.log),
         ("request_log", old.request_log != new.request_log),
+        // Each pin is told; this is whether anything is pinned at all.
+        ("models.lock", old.lock.is_some() != new.lock.is_some()),
     ])
 }
 

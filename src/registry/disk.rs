@@ -2,6 +2,7 @@
 //! (where nothing has changed since the last one, not again), and folders outside
 //! of them, looked at when an entry names one.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use crate::engine::supported_architectures;
 use crate::model::cache::{CacheIndex, Stranger};
 use crate::model::estimate::{DeviceRule, estimate};
 use crate::model::id::ModelId;
+use crate::model::kind::Kind;
 use crate::model::manifest::{self, Manifest, Reason, Rules};
 use crate::units::ByteSize;
 
@@ -67,7 +69,7 @@ impl Catalogue for Disk {
             .index
             .snapshot(id, revision, &rules(load.trust_remote_code))
             .unwrap_or(Err(Reason::NoSnapshot))
-            .map_err(|reason| with_remedy(&reason, id))?;
+            .map_err(|reason| with_remedy(&reason, id, revision))?;
         Ok(found(manifest, Some(model.size), load))
     }
 
@@ -86,16 +88,23 @@ impl Catalogue for Disk {
         Ok(found(manifest, None, load))
     }
 
+    fn files(&self, found: &Found) -> Result<BTreeMap<String, u64>, NotServable> {
+        manifest::lengths(&found.dir).map_err(|reason| NotServable::Snapshot {
+            reason: reason.to_string(),
+            remedy: None,
+        })
+    }
+
     fn strangers(&self) -> Vec<Stranger> {
         self.index.strangers.clone()
     }
 }
 
 /// The reason, and what a person can do about it.
-fn with_remedy(reason: &Reason, id: &ModelId) -> NotServable {
+fn with_remedy(reason: &Reason, id: &ModelId, revision: Option<&str>) -> NotServable {
     NotServable::Snapshot {
         reason: reason.to_string(),
-        remedy: reason.remedy(id),
+        remedy: reason.remedy(id, revision),
     }
 }
 
@@ -107,7 +116,8 @@ fn found(manifest: Manifest, on_disk: Option<u64>, load: &LoadSettings) -> Found
         size: ByteSize(on_disk.unwrap_or(manifest.weight_bytes)),
         context: manifest.context,
         scripted: manifest.scripted,
-        chats: manifest.has_chat_template || manifest.scripted,
+        kind: manifest.kind,
+        chats: manifest.kind == Kind::Chat && (manifest.has_chat_template || manifest.scripted),
         needs: Needs {
             held: need.held(),
             kv_per_token: need.kv_per_token,

@@ -10,17 +10,26 @@ use crate::config::standard::Surroundings;
 use crate::config::{Config, LoadSettings, walk};
 use crate::model::cache::Stranger;
 use crate::model::id::ModelId;
+use crate::model::kind::Kind;
 use crate::units::ByteSize;
 
 /// A disk of known contents.
 #[derive(Clone, Default)]
-pub struct Shelf(BTreeMap<String, Result<Found, NotServable>>, Vec<Stranger>);
+pub struct Shelf {
+    found: BTreeMap<String, Result<Found, NotServable>>,
+    strangers: Vec<Stranger>,
+    /// Ids of which there is one commit and no other.
+    only: Vec<String>,
+}
 
 impl Shelf {
     /// Complete snapshots of these ids (or folders, by their path).
     pub fn of(ids: &[&str]) -> Self {
         let found = |id: &&str| (id.to_string(), Ok(found(id)));
-        Self(ids.iter().map(found).collect(), Vec::new())
+        Self {
+            found: ids.iter().map(found).collect(),
+            ..Self::default()
+        }
     }
 
     /// One more snapshot, which is not complete.
@@ -29,13 +38,13 @@ impl Shelf {
             reason: "incomplete: model.safetensors is missing".to_owned(),
             remedy: Some(format!("hf download {id}")),
         };
-        self.0.insert(id.to_owned(), Err(reason));
+        self.found.insert(id.to_owned(), Err(reason));
         self
     }
 
     /// Something beside the snapshots that is no model.
     pub fn stranger(mut self, path: &str) -> Self {
-        self.1.push(Stranger {
+        self.strangers.push(Stranger {
             path: path.into(),
             why: "its name is not models--org--repo with a valid id".to_owned(),
         });
@@ -48,7 +57,16 @@ impl Shelf {
             chats: false,
             ..found(id)
         };
-        self.0.insert(id.to_owned(), Ok(found));
+        self.found.insert(id.to_owned(), Ok(found));
+        self
+    }
+
+    /// The only commit of a snapshot that is there.
+    pub fn only(mut self, id: &str, commit: &str) -> Self {
+        if let Some(Ok(found)) = self.found.get_mut(id) {
+            found.commit = Some(commit.to_owned());
+        }
+        self.only.push(id.to_owned());
         self
     }
 
@@ -58,7 +76,7 @@ impl Shelf {
             scripted: true,
             ..found(id)
         };
-        self.0.insert(id.to_owned(), Ok(found));
+        self.found.insert(id.to_owned(), Ok(found));
         self
     }
 }
@@ -71,6 +89,7 @@ fn found(id: &str) -> Found {
         modified: None,
         size: ByteSize(4_000_000_000),
         context: Some(40_960),
+        kind: Kind::Chat,
         scripted: false,
         chats: true,
         needs: Needs {
@@ -82,7 +101,7 @@ fn found(id: &str) -> Found {
 
 impl Catalogue for Shelf {
     fn ids(&self) -> Vec<ModelId> {
-        let ids = self.0.keys();
+        let ids = self.found.keys();
         ids.filter_map(|id| ModelId::parse(id).ok()).collect()
     }
 
@@ -92,8 +111,12 @@ impl Catalogue for Shelf {
         revision: Option<&str>,
         _: &LoadSettings,
     ) -> Result<Found, NotServable> {
-        let known = self.0.get(id.as_str()).cloned();
+        let known = self.found.get(id.as_str()).cloned();
         let found = known.unwrap_or(Err(NotServable::NotCached))?;
+        let is_other = revision.is_some_and(|revision| found.commit.as_deref() != Some(revision));
+        if is_other && self.only.iter().any(|only| only == id.as_str()) {
+            return Err(NotServable::Settings("no such commit".to_owned()));
+        }
         Ok(Found {
             commit: revision.map(str::to_owned).or(found.commit),
             ..found
@@ -101,12 +124,16 @@ impl Catalogue for Shelf {
     }
 
     fn folder(&self, dir: &Path, _: &LoadSettings) -> Result<Found, NotServable> {
-        let known = self.0.get(&dir.display().to_string()).cloned();
+        let known = self.found.get(&dir.display().to_string()).cloned();
         known.unwrap_or(Err(NotServable::NotCached))
     }
 
+    fn files(&self, found: &Found) -> Result<BTreeMap<String, u64>, NotServable> {
+        Ok([("weights".to_owned(), found.size.0)].into())
+    }
+
     fn strangers(&self) -> Vec<Stranger> {
-        self.1.clone()
+        self.strangers.clone()
     }
 }
 

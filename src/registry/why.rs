@@ -91,7 +91,10 @@ fn entry(snapshot: &Snapshot, served: &Served) -> Explained {
         )),
         (NotServable::Snapshot { remedy, .. }, _) => remedy.clone(),
         (NotServable::NotCached, Source::Repository { id, revision }) => {
-            Some(download(id.as_str(), revision.as_deref()))
+            // The pinned commit, whatever the branch has become.
+            let pin = snapshot.config.lock.as_ref();
+            let pin = pin.and_then(|lock| lock.pin(&served.source)?.commit.as_deref());
+            Some(download(id.as_str(), pin.or(revision.as_deref())))
         }
         (NotServable::NotCached, Source::Path(_)) => None,
     });
@@ -118,8 +121,12 @@ fn cached_id(
     state: &Result<ByteSize, NotServable>,
 ) -> Explained {
     let served_as = names.get(id).cloned().unwrap_or_default();
-    let plan = snapshot.served.get(id);
-    let plan = plan.and_then(|served| served.plan.as_ref().ok());
+    let plan = snapshot.served.get(id).map(|served| &served.plan);
+    let (plan, refused) = match plan {
+        Some(Ok(plan)) => (Some(plan), None),
+        Some(Err(reason)) => (None, Some(reason)),
+        None => (None, None),
+    };
     let config = &snapshot.config;
     let denied = config.deny.iter().find(|pattern| pattern.matches(id));
     let (reason, mend) = match (state, denied) {
@@ -131,7 +138,10 @@ fn cached_id(
                 file(snapshot)
             )),
         ),
-        (Err(reason), None) => (Some(reason.to_string()), remedy(reason)),
+        (Err(reason), None) => (Some(reason.to_string()), reason.remedy().map(str::to_owned)),
+        (Ok(_), None) if let Some(reason) = refused => {
+            (Some(reason.to_string()), reason.remedy().map(str::to_owned))
+        }
         (Ok(_), None) => (
             Some("allow does not permit it".to_owned()),
             Some(format!("roundhouse allow {id}")),
@@ -163,14 +173,6 @@ fn names(snapshot: &Snapshot) -> Names<'_> {
         }
     }
     names
-}
-
-/// What mends a snapshot in the cache.
-fn remedy(reason: &NotServable) -> Option<String> {
-    match reason {
-        NotServable::Snapshot { remedy, .. } => remedy.clone(),
-        NotServable::NotCached | NotServable::Settings(_) => None,
-    }
 }
 
 /// What brings a repository into the cache: the hub's own client, since nothing here downloads.

@@ -392,7 +392,16 @@ models:
         "a/own by alias as a/own"
     );
     let check = |chat: bool, tokens: u64, permit: Permit, expected: &[&str]| {
-        let others = others(&snapshot, &served, Kind { chat, tokens }, permit);
+        let others = others(
+            &snapshot,
+            &served,
+            Demand {
+                kind: Kind::Chat,
+                chat,
+                tokens,
+            },
+            permit,
+        );
         let names: Vec<_> = others.iter().map(|plan| plan.model.as_str()).collect();
         assert_eq!(names, expected, "{chat} {tokens}");
     };

@@ -73,7 +73,7 @@ pub struct Parts {
     /// What else follows the configuration.
     pub follow: Follow,
     /// Where it is told and counted.
-    pub records: Records,
+    pub records: Arc<Records>,
     /// Holds the snapshot in force.
     pub registry: Arc<Registry>,
     /// The keys, which are read again as well.

@@ -104,16 +104,20 @@ fn files(source: &Path) -> Vec<(PathBuf, Identity)> {
     identified.collect()
 }
 
-/// What the cache folders and the folders of entries look like.
+/// What the cache folders, the folders of entries and the pinned snapshots look like.
+/// Of the latter every file counts, since its length is pinned.
 fn folders(config: &Config) -> Fingerprint {
     let paths = config
         .models
         .iter()
         .filter_map(|entry| match &entry.source {
-            Source::Path(path) => Some(path.as_path()),
+            Source::Path(path) => Some(path.clone()),
             Source::Repository { .. } => None,
         });
-    Fingerprint::of(&config.cache, paths)
+    let pinned = config.lock.iter().flat_map(|lock| lock.snapshots());
+    let pinned = pinned.flat_map(|below| config.cache.iter().map(move |root| root.join(&below)));
+    let folders: Vec<PathBuf> = paths.chain(pinned).collect();
+    Fingerprint::of(&config.cache, folders.iter().map(PathBuf::as_path))
 }
 
 #[cfg(test)]

@@ -1,37 +1,63 @@
-//! HTTP to a worker over its socket. It knows the secret and the connection; it
-//! does not know what the bytes mean, and it never repeats a request.
+//! HTTP to a worker over its socket, or to an engine over its socket or its port of
+//! this machine. It knows the secret and what an answer is; it does not know what the
+//! bytes mean, it repeats no request that may have been seen, it follows no redirect
+//! and asks no proxy. The connections are kept in `connections`.
 
+use std::convert::Infallible;
 use std::fmt;
-use std::path::Path;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::http::header::TE;
-use axum::http::{HeaderMap, HeaderValue, Method, Response};
+use axum::http::header::{HOST, TE};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, Response};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 
 use super::SECRET_HEADER;
+use connections::{Connection, Connections};
 
-/// How long a worker may take to accept a connection. It is on the same machine
-/// and listens before it says that it is ready.
-const CONNECT_TIME: Duration = Duration::from_secs(5);
+mod connections;
 
-/// How long an unused connection is kept.
+/// How long a connection to our own worker is kept unused.
 const IDLE_TIME: Duration = Duration::from_secs(60);
+
+/// How long one to another engine is: shorter than any server closes its side (the
+/// shortest known is uvicorn's five seconds), since a request that meets the closing
+/// is lost.
+const ENGINE_IDLE_TIME: Duration = Duration::from_secs(2);
 
 /// The way to one worker. Cloning shares its connections.
 #[derive(Clone)]
 pub struct Client {
-    http: reqwest::Client,
-    secret: HeaderValue,
+    connections: Arc<Connections>,
+    host: HeaderValue,
+    /// Of our own workers alone: no other engine could ask for it.
+    secret: Option<HeaderValue>,
+}
+
+/// Where an engine that is not ours listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// On a Unix socket.
+    Socket(PathBuf),
+    /// On a port of 127.0.0.1.
+    Port(u16),
 }
 
 /// What came back: frames of data, then trailers if the worker sent any.
 /// Dropping it before the end closes the connection, so that the worker cancels.
 #[derive(Debug)]
-pub struct Body(reqwest::Body);
+pub struct Body {
+    incoming: Incoming,
+    /// Kept for the next request once this answer has ended.
+    connection: Option<Connection>,
+}
 
 /// Why a worker did not answer, or not to the end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,58 +85,90 @@ impl Client {
         let mut secret =
             HeaderValue::from_str(secret).map_err(|error| Failure::Invalid(error.to_string()))?;
         secret.set_sensitive(true);
-        let http = reqwest::Client::builder()
-            .unix_socket(socket)
-            .no_proxy()
-            .http1_only()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .connect_timeout(CONNECT_TIME)
-            .pool_idle_timeout(IDLE_TIME)
-            .build()
-            .map_err(|error| Failure::Invalid(chain(&error)))?;
-        Ok(Self { http, secret })
+        let place = connections::Place::Socket(socket.to_owned());
+        Ok(Self {
+            connections: Connections::to(place, IDLE_TIME),
+            host: HeaderValue::from_static("worker"),
+            secret: Some(secret),
+        })
+    }
+
+    /// A client for an engine that is not ours.
+    pub fn of_engine(address: &Address) -> Result<Self, Failure> {
+        let (place, host) = match address {
+            Address::Socket(path) => {
+                let host = HeaderValue::from_static("localhost");
+                (connections::Place::Socket(path.clone()), host)
+            }
+            Address::Port(port) => {
+                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
+                let host = HeaderValue::from_str(&address.to_string());
+                let host = host.map_err(|error| Failure::Invalid(error.to_string()))?;
+                (connections::Place::Tcp(address), host)
+            }
+        };
+        Ok(Self {
+            connections: Connections::to(place, ENGINE_IDLE_TIME),
+            host,
+            secret: None,
+        })
     }
 
     /// Sends one request; `path` begins with `/` and may have a query. Answers
-    /// when the headers are there. `headers` go out as they are, with the secret
-    /// and the wish for trailers added.
+    /// when the headers are there. `headers` go out as they are with the host; for a
+    /// worker of our own, with the secret and the wish for trailers too.
     pub async fn send(
         &self,
         method: Method,
         path: &str,
         mut headers: HeaderMap,
-        body: impl Into<reqwest::Body>,
+        body: impl http_body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
     ) -> Result<Response<Body>, Failure> {
-        headers.insert(SECRET_HEADER, self.secret.clone());
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-        let request = self
-            .http
-            .request(method, format!("http://worker{path}"))
-            .headers(headers)
-            .body(body);
-        let response = request.send().await.map_err(Failure::before_headers)?;
-        Ok(Response::from(response).map(Body))
-    }
-}
-
-impl Failure {
-    /// Sorts an error that came before the headers.
-    fn before_headers(error: reqwest::Error) -> Self {
-        if error.is_builder() {
-            Self::Invalid(chain(&error.without_url()))
-        } else if error.is_timeout() {
-            Self::Timeout
-        } else if error.is_connect() {
-            Self::Unreached(chain(&error.without_url()))
-        } else {
-            Self::Gone(chain(&error.without_url()))
+        headers.insert(HOST, self.host.clone());
+        if let Some(secret) = &self.secret {
+            headers.insert(SECRET_HEADER, secret.clone());
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+        let mut request = Request::new(body.boxed_unsync());
+        *request.method_mut() = method;
+        *request.uri_mut() = path
+            .parse()
+            .map_err(|_| Failure::Invalid("the path is not one".to_owned()))?;
+        *request.headers_mut() = headers;
+        loop {
+            let mut connection = Connections::one(&self.connections).await?;
+            match connection.send(request).await {
+                Ok(response) => {
+                    return Ok(response.map(|incoming| Body::new(incoming, connection)));
+                }
+                Err(connections::Unsent::Closed(again)) if connection.is_used() => request = again,
+                Err(unsent) => return Err(unsent.into()),
+            }
         }
     }
 }
 
-/// An error with its causes, in one line: reqwest keeps what happened in the causes.
+impl Body {
+    fn new(incoming: Incoming, connection: Connection) -> Self {
+        let mut body = Self {
+            incoming,
+            connection: Some(connection),
+        };
+        body.keep_if_ended(false);
+        body
+    }
+
+    /// The connection is free for the next request once nothing more can come.
+    fn keep_if_ended(&mut self, has_ended: bool) {
+        if (has_ended || http_body::Body::is_end_stream(&self.incoming))
+            && let Some(connection) = self.connection.take()
+        {
+            connection.keep();
+        }
+    }
+}
+
+/// An error with its causes, in one line: hyper keeps what happened in the causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -129,17 +187,17 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        Pin::new(&mut self.0)
-            .poll_frame(context)
-            .map_err(|error| Failure::Cut(chain(&error.without_url())))
+        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(context));
+        self.keep_if_ended(frame.is_none());
+        Poll::Ready(frame.map(|frame| frame.map_err(|error| Failure::Cut(chain(&error)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        http_body::Body::is_end_stream(&self.incoming)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
+        http_body::Body::size_hint(&self.incoming)
     }
 }
 

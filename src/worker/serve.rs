@@ -4,6 +4,7 @@
 
 mod answer;
 mod body;
+mod embeddings;
 mod fields;
 mod http;
 mod messages;
@@ -184,9 +185,9 @@ fn load(args: &WorkerArgs) -> Result<Loaded, Failure> {
         }
         #[cfg(feature = "mlx")]
         EngineKind::Mlx => {
-            let (source, ended, phases) = source::snapshot::load(args, loading)?;
+            let (engine, ended, phases) = source::snapshot::load(args, loading)?;
             Ok(Loaded {
-                engine: Engine::Text(source),
+                engine,
                 terminate: Some(on_terminate()?),
                 ended: Some(ended),
                 phases,

@@ -1,9 +1,10 @@
 """The official OpenAI client against a running server.
 
-usage: openai_client.py BASE_URL MODEL
+usage: openai_client.py BASE_URL MODEL EMBEDDER
 
 Lists, retrieves, chats, streams with usage, gets its 404 and 400 as typed
-errors, completes in the legacy form, and leaves a stream in the middle. Ends
+errors, completes in the legacy form, asks for vectors in both forms, and leaves a stream in
+the middle. Ends
 with exit code 0 only if everything was as the client's own types say.
 """
 
@@ -11,7 +12,7 @@ import sys
 
 import openai
 
-base, model = sys.argv[1], sys.argv[2]
+base, model, embedder = sys.argv[1:4]
 client = openai.OpenAI(base_url=f"{base}/v1", api_key="not-needed", max_retries=0, timeout=60)
 
 
@@ -91,6 +92,35 @@ refused(openai.NotFoundError, "model_not_found", "model", model="no/such-model")
 refused(openai.BadRequestError, "invalid_model_id", "model", model="../../etc/passwd")
 refused(openai.BadRequestError, "invalid_value", "temperature", temperature=-1)
 refused(openai.BadRequestError, "invalid_value", "messages", messages=[])
+
+# Vectors: the client asks for base64 unless told otherwise, and decodes it.
+texts = ["A man is eating food.", "Someone eats a meal.", "Rust compiles slowly."]
+decoded = client.embeddings.create(model=embedder, input=texts)
+plain = client.embeddings.create(model=embedder, input=texts, encoding_format="float")
+expect(decoded.object == "list" and decoded.model == embedder, "the head of vectors")
+expect([entry.index for entry in decoded.data] == [0, 1, 2], "vectors in order")
+for one, other in zip(decoded.data, plain.data):
+    expect(one.object == "embedding" and len(one.embedding) == len(other.embedding), "a vector")
+    away = max(abs(a - b) for a, b in zip(one.embedding, other.embedding))
+    expect(away < 1e-6, f"both forms are the same, not {away} apart")
+expect(decoded.usage.prompt_tokens == decoded.usage.total_tokens > 0, "usage of vectors")
+single = client.embeddings.create(model=embedder, input=texts[1], dimensions=8)
+expect(len(single.data) == 1 and len(single.data[0].embedding) == 8, "a shorter vector")
+
+
+def not_embedded(param, words, **request):
+    try:
+        client.embeddings.create(**{"model": embedder, "input": "a", **request})
+    except openai.BadRequestError as error:
+        expect(error.param == param and words in str(error), f"{error.body}")
+        return
+    raise SystemExit(f"failed: {request} was not refused")
+
+
+not_embedded("model", "of the kind chat", model=model)
+not_embedded("input", "check_embedding_ctx_length", input=[[9906, 1917]])
+not_embedded("dimensions", "at most", dimensions=100000)
+refused(openai.BadRequestError, "invalid_value", "model", model=embedder)
 
 # Leaves in the middle.
 extra = {"nonce": "left-by-openai", "scripted": {"tokens": 100000, "token_ms": 500}}

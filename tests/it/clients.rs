@@ -42,11 +42,12 @@ pub fn say(script: &str, args: &[&str]) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_official_openai_client_finds_everything_it_expects() {
-    let home = Home::new("models: { t/a: {} }\n");
+    let home = Home::new("models: { t/a: {}, t/e: {} }\n");
     let snapshot = home.scripted("t/a", json!({"tokens": 20, "journal": "journal"}));
+    super::embeddings::embedder(&home, "t/e", json!({}));
     let server = home.serve();
     let inference = server.inference.clone();
-    tokio::task::spawn_blocking(move || run("openai_client.py", &[&inference, "t/a"]))
+    tokio::task::spawn_blocking(move || run("openai_client.py", &[&inference, "t/a", "t/e"]))
         .await
         .expect("the client's script");
     let left = Instant::now();

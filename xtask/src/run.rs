@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::Result;
 use crate::demo;
-use crate::place::{self, output_of};
+use crate::place::{self, Profile, output_of};
 
 /// The hidden command that reads what the server prints.
 pub const WELCOME: &str = "welcome";
@@ -22,7 +22,7 @@ const ASKED: &str = demo::MODELS[1].0;
 
 /// Becomes a server of the demo models. `options` go to `roundhouse serve`.
 pub fn serve(options: &[&str]) -> Result<()> {
-    demo::cache()?;
+    demo::cache(Profile::Release)?;
     let file = place::data().join("models.yaml");
     if !file.is_file() {
         place::write_whole(&file, configuration(user_cache().as_deref()).as_bytes())?;
@@ -39,7 +39,7 @@ fn become_server(file: &Path, options: &[&str]) -> Result<Infallible> {
         .arg(WELCOME)
         .stdin(reader)
         .spawn()?;
-    let error = Command::new(place::program()?)
+    let error = Command::new(place::program(Profile::Release)?)
         .args(["serve", "--json", "--config"])
         .arg(file)
         .args(options)
@@ -93,7 +93,11 @@ fn configuration(user_cache: Option<&Path>) -> String {
         text += &format!("  - {}\n", Value::String(cache));
     }
     text += &format!("default: {ASKED}\nallow:\n");
-    for (id, _) in demo::MODELS {
+    for id in demo::MODELS
+        .map(|(id, _)| id)
+        .iter()
+        .chain([&demo::ENCODER])
+    {
         text += &format!("  - {id}\n");
     }
     text
@@ -111,7 +115,7 @@ fn user_cache() -> Option<PathBuf> {
 
 /// Names what is cached and not allowed, with the command that allows it.
 fn tell_of_other_models(file: &Path) -> Result<()> {
-    let program = place::program()?;
+    let program = place::program(Profile::Release)?;
     let mut command = Command::new(&program);
     command
         .args(["models", "--why", "--json", "--config"])

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{Shape, invalid, stay, wrong};
+use super::{Shape, TEXTS, invalid, stay, wrong};
 use crate::api::error::ApiError;
 
 /// Longest stop string, bytes.
@@ -21,7 +21,7 @@ pub(super) fn check(shape: Shape, name: &str, value: &Value) -> Result<(), ApiEr
         Shape::Format => format(name, value),
         Shape::Seconds => stay::ttl(value).map(drop),
         Shape::Duration => stay::keep_alive(value).map(drop),
-        Shape::Prompt => match value {
+        Shape::Prompt | Shape::Texts => match value {
             Value::String(_) | Value::Array(_) => Ok(()),
             other => Err(wrong(name, expected(shape), other)),
         },
@@ -37,6 +37,7 @@ pub(super) fn expected(shape: Shape) -> &'static str {
         Shape::Format => "{\"type\": \"text\"} (the model's answer cannot be constrained yet)",
         Shape::Seconds => stay::SECONDS,
         Shape::Duration => stay::DURATION,
+        Shape::Texts => TEXTS,
         Shape::Prompt => "a string, an array of strings, or one or more arrays of token ids",
     }
 }

@@ -103,6 +103,15 @@ pub const OPERATIONS: &[Operation] = &[
     },
     Operation {
         method: "POST",
+        path: "/v1/embeddings",
+        summary: "A vector of each text.",
+        takes: Some("EmbeddingRequest"),
+        answers: &[(200, Answer::Json("Embeddings"))],
+        generates: false,
+        refusals: OF_A_MODEL,
+    },
+    Operation {
+        method: "POST",
         path: "/v1/leases",
         summary: "Holds a model for a while; it is loaded if it is not up.",
         takes: Some("LeaseRequest"),

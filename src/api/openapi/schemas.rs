@@ -33,6 +33,8 @@ pub(super) fn inference(counts: &Counts) -> Map<String, Value> {
         ),
         ("ChatRequest", request(Endpoint::Chat, counts)),
         ("CompletionRequest", request(Endpoint::Completions, counts)),
+        ("EmbeddingRequest", request(Endpoint::Embeddings, counts)),
+        ("Embeddings", embeddings()),
         ("ChatCompletion", answer("chat.completion")),
         ("Completion", answer("text_completion")),
     ] {
@@ -204,6 +206,30 @@ fn answer(kind: &str) -> Value {
     })
 }
 
+/// Vectors, in the order of the texts.
+fn embeddings() -> Value {
+    let written = json!({"type": ["array", "string"], "items": {"type": "number"}});
+    let vector = json!({
+        "type": "object",
+        "required": ["object", "index", "embedding"],
+        "properties": {
+            "object": {"const": "embedding"},
+            "index": {"type": "integer"},
+            "embedding": written,
+        },
+    });
+    json!({
+        "type": "object",
+        "required": ["object", "data", "model", "usage"],
+        "properties": {
+            "object": {"const": "list"},
+            "data": {"type": "array", "minItems": 1, "items": vector},
+            "model": {"type": "string"},
+            "usage": object(&["prompt_tokens", "total_tokens"]),
+        },
+    })
+}
+
 /// The name of a model.
 pub(super) fn name() -> Value {
     json!({"type": "string", "pattern": "^[A-Za-z0-9._:/-]{1,96}$"})
@@ -218,6 +244,7 @@ fn request(endpoint: Endpoint, counts: &Counts) -> Value {
     let input = match endpoint {
         Endpoint::Chat => "messages",
         Endpoint::Completions => "prompt",
+        Endpoint::Embeddings => "input",
     };
     json!({"type": "object", "required": ["model", input], "properties": properties})
 }
@@ -297,6 +324,15 @@ fn shaped(shape: Shape, counts: &Counts) -> Value {
             "type": ["string", "number", "null"],
             "pattern": "^-?([0-9]{1,6}|([0-9]{1,6}(ms|s|m|h)){1,3})$",
         }),
+        Shape::Texts => json!({"anyOf": [
+            {"type": "string"},
+            {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": counts.inputs,
+                "items": {"type": "string"},
+            },
+        ]}),
         Shape::Prompt => {
             let tokens = json!({"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0, "maximum": u32::MAX}});
             let text = json!({"type": "string", "minLength": 1});

@@ -147,6 +147,7 @@ impl Walker<'_> {
             "images" => &mut counts.images,
             "tools" => &mut counts.tools,
             "tool_calls" => &mut counts.tool_calls,
+            "inputs" => &mut counts.inputs,
             "stops" => &mut counts.stops,
             "choices" => &mut counts.choices,
             "answers" => &mut counts.answers,

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::api::error::ApiError;
-use crate::api::fields::invalid;
+use crate::api::fields::{TEXTS, invalid};
 use crate::config::Counts;
 
 /// A place in a body where something is counted.
@@ -38,6 +38,10 @@ pub(super) enum Spot {
     Prompt,
     /// `prompt[…]`
     PromptPart,
+    /// `input`
+    Input,
+    /// `input[…]`
+    InputText,
     /// Anything else.
     Other,
 }
@@ -49,6 +53,7 @@ pub(super) struct Tally<'c> {
     images: usize,
     tools: usize,
     tool_calls: usize,
+    inputs: usize,
     /// Prompts, beyond a single one.
     pub prompts: usize,
     /// Why reading ended early.
@@ -63,6 +68,7 @@ impl<'c> Tally<'c> {
             images: 0,
             tools: 0,
             tool_calls: 0,
+            inputs: 0,
             prompts: 0,
             refusal: None,
         }
@@ -93,6 +99,7 @@ impl<'c> Tally<'c> {
                 "messages",
                 "tool calls",
             ),
+            Spot::InputText => (&mut self.inputs, counts.inputs, "input", "texts"),
             _ => return Ok(()),
         };
         *count += 1;
@@ -130,10 +137,22 @@ impl<'c> Tally<'c> {
         let field = match spot {
             Spot::Messages => "messages",
             Spot::Tools => "tools",
+            Spot::Input => return Err(self.no_text(kind)),
+            Spot::InputText => return Err(self.no_text(kind)),
             _ => return Ok(()),
         };
         let message = format!("{field}: expected an array, found {kind}");
         Err(self.refuse(invalid(field, message)))
+    }
+
+    /// What stands where a text has to. Some clients send token ids, of a vocabulary
+    /// that the model does not have.
+    fn no_text<E: Error>(&mut self, kind: &str) -> E {
+        let message = format!(
+            "input: expected {TEXTS}, found {kind}; token ids are of another vocabulary \
+             (LangChain: check_embedding_ctx_length=False)"
+        );
+        self.refuse(invalid("input", message))
     }
 
     /// A string.
@@ -144,6 +163,7 @@ impl<'c> Tally<'c> {
                 self.prompts += 1;
                 Ok(())
             }
+            Spot::Input | Spot::InputText => Ok(()),
             spot => self.scalar(spot, "a string"),
         }
     }
@@ -158,6 +178,7 @@ impl Spot {
             Self::ToolCalls => Self::ToolCall,
             Self::Tools => Self::Tool,
             Self::Prompt => Self::PromptPart,
+            Self::Input => Self::InputText,
             _ => Self::Other,
         }
     }
@@ -238,6 +259,9 @@ impl<'de> Visitor<'de> for Within<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        if self.spot == Spot::InputText {
+            return Err(self.tally.no_text("an array"));
+        }
         if self.spot == Spot::PromptPart {
             // One prompt, as token ids.
             self.tally.prompts += 1;
@@ -251,7 +275,10 @@ impl<'de> Visitor<'de> for Within<'_, '_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        if matches!(self.spot, Spot::Messages | Spot::Tools) {
+        if matches!(
+            self.spot,
+            Spot::Messages | Spot::Tools | Spot::Input | Spot::InputText
+        ) {
             return self.tally.scalar(self.spot, "an object");
         }
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {

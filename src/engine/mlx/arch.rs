@@ -1,16 +1,18 @@
 //! One file per architecture, named as checkpoints name it, and the table that
 //! finds it by `model_type`.
 
+pub mod bert;
 pub mod llama;
 
-use mlx_rs::Array;
 use mlx_rs::error::Result as MlxResult;
+use mlx_rs::{Array, Dtype};
 use serde_json::{Map, Value};
 
 use super::attention::Pass;
 use super::kv::CacheShape;
 use super::weights::Weights;
 use crate::engine::{EngineError, supported_architectures};
+use crate::model::kind::Kind;
 
 /// A network of one architecture. Nothing here evaluates.
 pub trait Architecture {
@@ -25,6 +27,25 @@ pub trait Architecture {
 
     /// Hidden states to logits `[rows, vocabulary]`.
     fn logits(&self, hidden: &Array) -> MlxResult<Array>;
+}
+
+/// An encoder of one architecture. Nothing here evaluates.
+pub trait EncoderArchitecture {
+    /// Tokens in the vocabulary.
+    fn vocabulary(&self) -> usize;
+
+    /// Numbers of a token's vector.
+    fn size(&self) -> usize;
+
+    /// Most tokens of a text.
+    fn positions(&self) -> usize;
+
+    /// The number format of its vectors.
+    fn format(&self) -> Dtype;
+
+    /// `tokens` `[texts, tokens]` through all layers: `[texts, tokens, size]`. `mask`
+    /// `[texts, 1, 1, tokens]` says which are seen; nothing means all of them.
+    fn hidden(&self, tokens: &Array, mask: Option<&Array>) -> MlxResult<Array>;
 }
 
 /// What a loader gets.
@@ -42,17 +63,37 @@ type Loader = fn(Checkpoint) -> Result<Box<dyn Architecture>, EngineError>;
 /// Every `model_type` and who loads it.
 const LOADERS: [(&str, Loader); 2] = [("llama", llama::load), ("mistral", llama::load)];
 
+type EncoderLoader = fn(Checkpoint) -> Result<Box<dyn EncoderArchitecture>, EngineError>;
+
+/// The same for encoders.
+const ENCODERS: [(&str, EncoderLoader); 2] = [("bert", bert::load), ("xlm-roberta", bert::load)];
+
 /// Finds the loader of a checkpoint.
 pub fn loader(config: &Map<String, Value>) -> Result<Loader, EngineError> {
-    let kind = config
+    find(config, &LOADERS, Kind::Chat)
+}
+
+/// The same for encoders.
+pub fn encoder_loader(config: &Map<String, Value>) -> Result<EncoderLoader, EngineError> {
+    find(config, &ENCODERS, Kind::Embeddings)
+}
+
+fn find<L: Copy>(
+    config: &Map<String, Value>,
+    loaders: &[(&str, L)],
+    kind: Kind,
+) -> Result<L, EngineError> {
+    let name = config
         .get("model_type")
         .and_then(Value::as_str)
         .ok_or_else(|| super::bad_file("config.json", "\"model_type\" is missing"))?;
-    let found = LOADERS.iter().find(|(name, _)| *name == kind);
+    let found = loaders.iter().find(|(known, _)| *known == name);
     found.map(|(_, loader)| *loader).ok_or_else(|| {
+        let known = supported_architectures().iter();
+        let known = known.filter(|(_, of)| *of == kind).map(|(name, _)| *name);
         EngineError::Unsupported(format!(
-            "the architecture \"{kind}\" is not supported; supported are {}",
-            supported_architectures().join(", ")
+            "the architecture \"{name}\" is not supported; supported are {}",
+            known.collect::<Vec<_>>().join(", ")
         ))
     })
 }
@@ -63,8 +104,10 @@ mod tests {
 
     #[test]
     fn the_plain_list_names_what_the_table_loads() {
-        let names: Vec<_> = LOADERS.iter().map(|(name, _)| *name).collect();
-        assert_eq!(names, supported_architectures());
+        let chat = LOADERS.iter().map(|(name, _)| (*name, Kind::Chat));
+        let encoders = ENCODERS.iter().map(|(name, _)| (*name, Kind::Embeddings));
+        let all: Vec<_> = chat.chain(encoders).collect();
+        assert_eq!(all, supported_architectures());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! architecture is made of. Shapes of weights are those of the checkpoint.
 
 use mlx_rs::error::Result as MlxResult;
+use mlx_rs::fast::layer_norm;
 use mlx_rs::ops::dequantize;
 use mlx_rs::{Array, Dtype};
 
@@ -190,5 +191,33 @@ impl RmsNorm {
     /// `x` `[…, size]`, each row brought to the same length.
     pub fn apply(&self, x: &Array) -> MlxResult<Array> {
         self.device.rms_norm(x, &self.weight, self.epsilon)
+    }
+}
+
+/// Layer norm with scale and shift (arXiv 1607.06450).
+pub struct LayerNorm {
+    weight: Array,
+    bias: Array,
+    epsilon: f32,
+}
+
+impl LayerNorm {
+    /// The norm at `path`.
+    pub fn load(
+        weights: &mut Weights,
+        path: &str,
+        size: i32,
+        epsilon: f32,
+    ) -> Result<Self, EngineError> {
+        Ok(Self {
+            weight: weights.take(&format!("{path}.weight"), &[size])?,
+            bias: weights.take(&format!("{path}.bias"), &[size])?,
+            epsilon,
+        })
+    }
+
+    /// `x` `[…, size]`, each row with mean 0 and variance 1 before scale and shift.
+    pub fn apply(&self, x: &Array) -> MlxResult<Array> {
+        layer_norm(x, &self.weight, &self.bias, self.epsilon)
     }
 }

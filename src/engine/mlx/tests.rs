@@ -4,6 +4,7 @@
 
 mod reference;
 mod tiny;
+mod vectors;
 
 use serde_json::{Value, json};
 

@@ -171,6 +171,8 @@ fn map_shard(path: &Path, arrays: &mut Arrays) -> Result<(), String> {
             Stored::F16 => Dtype::Float16,
             Stored::Bf16 => Dtype::Bfloat16,
             Stored::U32 => Dtype::Uint32,
+            // Numbers from 0 on, which older checkpoints hold; no weight.
+            Stored::I64 if tensor.name.ends_with("position_ids") => continue,
             other => {
                 return Err(format!(
                     "the weight {} has the number format {other:?}, which is not supported",

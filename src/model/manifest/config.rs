@@ -69,7 +69,13 @@ fn parse(value: &Value, trusted: bool) -> Result<Config, Reason> {
     Ok(Config {
         model_type: model_type.to_owned(),
         architectures,
-        context: number("max_position_embeddings").and_then(|n| u32::try_from(n).ok()),
+        context: number("max_position_embeddings")
+            .map(|positions| match model_type {
+                // The first positions are the padding's and what comes before it.
+                "xlm-roberta" => positions.saturating_sub(2),
+                _ => positions,
+            })
+            .and_then(|n| u32::try_from(n).ok()),
         geometry: geometry(&number),
         quantization: quantization(value),
     })

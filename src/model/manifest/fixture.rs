@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::{Manifest, Reason, Rules, inspect_snapshot};
+use crate::model::kind::Kind;
 use crate::model::safetensors::{Dtype, header_for};
 
 /// The commit of every tree.
@@ -14,7 +15,11 @@ pub(in crate::model) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234
 
 /// What the engine of the tests has.
 pub(in crate::model) const RULES: Rules = Rules {
-    architectures: &["llama", "mistral"],
+    architectures: &[
+        ("llama", Kind::Chat),
+        ("mistral", Kind::Chat),
+        ("bert", Kind::Embeddings),
+    ],
     trust_remote_code: false,
 };
 

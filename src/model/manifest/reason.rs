@@ -2,6 +2,7 @@
 //! mends it where there is one.
 
 use crate::model::id::ModelId;
+use crate::model::kind::Kind;
 use crate::model::safetensors::SafetensorsError;
 
 /// Why a snapshot is not served. Messages begin with the word of [`Reason::code`],
@@ -69,10 +70,12 @@ pub enum Reason {
         problem: String,
     },
     /// An architecture that the engine does not have.
-    #[error("unsupported: its architecture {found:?} is not supported; supported are {}", .supported.join(", "))]
+    #[error("unsupported: its architecture {found:?} is not supported{}; supported are {}", purpose(.kind), .supported.join(", "))]
     Architecture {
         /// `model_type` of `config.json`.
         found: String,
+        /// What it is for.
+        kind: Kind,
         /// What is.
         supported: Vec<String>,
     },
@@ -93,14 +96,16 @@ impl Reason {
         }
     }
 
-    /// What a person can do about it, for a model of this id.
-    pub fn remedy(&self, id: &ModelId) -> Option<String> {
+    /// What a person can do about it, for a model of this id at the revision that was
+    /// asked for.
+    pub fn remedy(&self, id: &ModelId, revision: Option<&str>) -> Option<String> {
+        let at = revision.map_or_else(String::new, |revision| format!(" --revision {revision}"));
         match self {
             Self::NoSnapshot | Self::Missing { .. } | Self::Cut { .. } => {
-                Some(format!("hf download {id}"))
+                Some(format!("hf download {id}{at}"))
             }
             Self::Weights { .. } | Self::Tensor { .. } | Self::BadFile { .. } => {
-                Some(format!("hf download {id} --force-download"))
+                Some(format!("hf download {id}{at} --force-download"))
             }
             Self::Revision(revision) => Some(format!("hf download {id} --revision {revision}")),
             Self::Ambiguous(_) => Some(format!(
@@ -125,6 +130,14 @@ fn list(files: &[String]) -> String {
     match files.len().saturating_sub(5) {
         0 => format!("{shown} {verb}"),
         more => format!("{shown} and {more} more {verb}"),
+    }
+}
+
+/// What an architecture would be for, where that is not what most are for.
+fn purpose(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Chat => "",
+        Kind::Embeddings => " for embeddings",
     }
 }
 

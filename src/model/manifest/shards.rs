@@ -68,6 +68,9 @@ pub(super) fn read(place: &Place, missing: &mut Vec<String>) -> Result<Weights, 
 
 /// What the index promises has to be in the file it names.
 fn check_tensors(file: &str, header: &Header, promised: Vec<String>) -> Result<(), Reason> {
+    if promised.is_empty() {
+        return Ok(());
+    }
     let there: HashSet<&str> = header.tensors.iter().map(|t| t.name.as_str()).collect();
     match promised
         .into_iter()
@@ -93,7 +96,7 @@ fn wanted(place: &Place) -> Result<Wanted, Reason> {
             && wanted.keys().all(|name| !place.dir.join(name).exists());
         return Ok(if stale { single() } else { wanted });
     }
-    match numbered(&place.dir) {
+    match numbered(place) {
         Some(names) if place.file(SINGLE)?.is_none() => {
             Ok(names.into_iter().map(|name| (name, Vec::new())).collect())
         }
@@ -131,10 +134,8 @@ fn index(path: &Path) -> Result<Wanted, Reason> {
 }
 
 /// All names of a series `model-00001-of-0000N.safetensors` of which some are there.
-fn numbered(dir: &Path) -> Option<BTreeSet<String>> {
-    let entries = std::fs::read_dir(dir).ok()?;
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let count = names.filter_map(|name| count_of(&name)).max()?;
+fn numbered(place: &Place) -> Option<BTreeSet<String>> {
+    let count = place.names().filter_map(count_of).max()?;
     Some(
         (1..=count)
             .map(|number| format!("model-{number:05}-of-{count:05}.safetensors"))

@@ -358,7 +358,7 @@ fn reasons_name_a_command_where_one_helps() {
     tree.remove("tokenizer.json");
     let reason = tree.inspect().expect_err("incomplete");
     assert_eq!(
-        reason.remedy(&id).as_deref(),
+        reason.remedy(&id, None).as_deref(),
         Some("hf download good/model")
     );
 }

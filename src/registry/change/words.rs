@@ -31,6 +31,7 @@ impl fmt::Display for Change {
             "model",
             " changed from the next load on",
         );
+        count("", self.pins.len(), "pin", " changed");
         if self.budget {
             words.push("another memory budget".to_owned());
         }
@@ -63,6 +64,7 @@ impl Change {
         );
         line("loaded at once", self.brought_up.clone(), "");
         line("aliases that change", self.aliases.clone(), "");
+        line("pins that change", self.pins.clone(), "");
         let mut live = edits(&self.settings);
         live.extend(self.budget.then(|| "memory".to_owned()));
         live.extend(self.live.iter().map(|key| (*key).to_owned()));

@@ -142,7 +142,7 @@ impl Server {
     async fn send(&self, path: &str) -> Result<Response<Body>, Failure> {
         let mut headers = HeaderMap::new();
         headers.insert("x-own", HeaderValue::from_static("own"));
-        let body = Bytes::from_static(b"question");
+        let body = Full::new(Bytes::from_static(b"question"));
         self.client.send(Method::POST, path, headers, body).await
     }
 }
@@ -201,7 +201,7 @@ async fn a_worker_that_broke_off_and_one_that_was_never_reached_are_told_apart()
     assert!(matches!(hung_up, Err(Failure::Gone(_))), "{hung_up:?}");
     let nobody = Client::new("/nonexistent/socket".as_ref(), "s3cret").expect("a client");
     let refused = nobody
-        .send(Method::GET, "/echo", HeaderMap::new(), Bytes::new())
+        .send(Method::GET, "/echo", HeaderMap::new(), Full::default())
         .await
         .map(drop);
     let Err(Failure::Unreached(text)) = refused else {

@@ -92,7 +92,7 @@ impl Answer {
     pub fn new(endpoint: Endpoint, model: String, logprobs: bool) -> Self {
         let prefix = match endpoint {
             Endpoint::Chat => "chatcmpl",
-            Endpoint::Completions => "cmpl",
+            _ => "cmpl",
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
@@ -116,7 +116,7 @@ impl Answer {
     pub fn text(&self, choice: usize, text: &str, tokens: &[ToldToken], offset: usize) -> Vec<u8> {
         self.event(&[match self.endpoint {
             Endpoint::Chat => self.delta(choice, json!({"content": text}), tokens, None),
-            Endpoint::Completions => self.piece(choice, text, tokens, offset, None),
+            _ => self.piece(choice, text, tokens, offset, None),
         }])
     }
 
@@ -124,7 +124,7 @@ impl Answer {
     pub fn end(&self, choice: usize, finish: Finish) -> Vec<u8> {
         self.event(&[match self.endpoint {
             Endpoint::Chat => self.delta(choice, json!({}), &[], Some(finish)),
-            Endpoint::Completions => self.piece(choice, "", &[], 0, Some(finish)),
+            _ => self.piece(choice, "", &[], 0, Some(finish)),
         }])
     }
 
@@ -145,14 +145,12 @@ impl Answer {
                     "logprobs": self.chat_logprobs(&choice.tokens),
                     "finish_reason": choice.finish.map(Finish::as_str),
                 }),
-                Endpoint::Completions => {
-                    self.piece(index, &choice.text, &choice.tokens, 0, choice.finish)
-                }
+                _ => self.piece(index, &choice.text, &choice.tokens, 0, choice.finish),
             })
             .collect();
         let object = match self.endpoint {
             Endpoint::Chat => "chat.completion",
-            Endpoint::Completions => "text_completion",
+            _ => "text_completion",
         };
         self.json(object, &choices, Some(usage))
     }
@@ -220,7 +218,7 @@ impl Answer {
     fn render(&self, choices: &[Value], usage: Option<Usage>) -> Vec<u8> {
         let object = match self.endpoint {
             Endpoint::Chat => "chat.completion.chunk",
-            Endpoint::Completions => "text_completion",
+            _ => "text_completion",
         };
         let mut event = b"data: ".to_vec();
         event.extend(self.json(object, choices, usage));

@@ -168,7 +168,8 @@ fn broken_off() -> ApiError {
     )
 }
 
-fn trailer(usage: &Usage, finish: &str) -> HeaderMap {
+/// The usage as a trailer.
+pub(super) fn trailer(usage: &Usage, finish: &str) -> HeaderMap {
     let mut trailers = HeaderMap::new();
     if let Ok(value) = HeaderValue::try_from(usage.trailer(finish)) {
         trailers.insert(HeaderName::from_static(USAGE_TRAILER), value);

@@ -104,9 +104,11 @@ impl<'b> Fields<'b> {
 
     /// Takes every field that may only ask for what happens anyway.
     pub fn refuse_what_cannot_be_done(&mut self) -> Result<(), ApiError> {
+        let endpoint = self.endpoint;
         FIELDS
             .iter()
             .filter(|field| matches!(field.takes, Takes::Nothing(..)))
+            .filter(|field| field.on.contains(&endpoint))
             .try_for_each(|field| self.take(field.name).map(drop))
     }
 

@@ -17,6 +17,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::answer::Answer;
 use super::body::{self, Event};
+use super::embeddings;
 use super::request::{self, Asked};
 use super::source::scripted::disguised;
 use super::source::{Begun, Engine};
@@ -114,8 +115,11 @@ async fn answer(served: &Served, request: Request<Incoming>) -> Response<Body> {
         (&Method::POST, "/v1/completions") => {
             generate(served, Endpoint::Completions, request).await
         }
+        (&Method::POST, "/v1/embeddings") => embed(served, request).await,
         (_, "/health" | "/status") => Ok(wrong_method("GET")),
-        (_, "/v1/chat/completions" | "/v1/completions") => Ok(wrong_method("POST")),
+        (_, "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings") => {
+            Ok(wrong_method("POST"))
+        }
         _ => Err(ApiError::new(
             Code::NotFound,
             "there is nothing at this path",
@@ -139,23 +143,50 @@ fn wrong_method(allowed: &'static str) -> Response<Body> {
     response
 }
 
-async fn generate(
+/// The body of a request, and its nonce if a header says one. The scripted engine
+/// may want to keep it.
+async fn take(
     served: &Served,
-    endpoint: Endpoint,
     request: Request<Incoming>,
-) -> Result<Response<Body>, ApiError> {
-    let nonce = request.headers().get(NONCE_HEADER).cloned();
+) -> Result<(bytes::Bytes, Option<String>), ApiError> {
+    let nonce = request.headers().get(NONCE_HEADER);
+    let nonce = nonce
+        .and_then(|nonce| nonce.to_str().ok())
+        .map(str::to_owned);
     let body = read_body(request).await?;
     // Without the embedded engine there is only one kind.
     #[cfg_attr(not(any(feature = "mlx", test)), expect(irrefutable_let_patterns))]
     if let Engine::Scripted(source) = &served.engine {
         source.keep(&body);
     }
+    Ok((body, nonce))
+}
+
+/// Vectors of texts.
+async fn embed(served: &Served, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
+    let (body, nonce) = take(served, request).await?;
+    let mut asked = embeddings::read(&body)?;
+    drop(body);
+    asked.nonce = nonce.or(asked.nonce);
+    let name = asked.model.take().unwrap_or_else(|| served.name.clone());
+    let (form, ignored) = (asked.form, std::mem::take(&mut asked.ignored));
+    let embedded = served.engine.embed(asked).await?;
+    let body = embeddings::answer(&name, form, &embedded).map_err(|error| {
+        tracing::error!(?error, "vectors could not be written");
+        ApiError::new(Code::InternalError, "the engine failed to answer")
+    })?;
+    Ok(told(body, "application/json", &ignored, None))
+}
+
+async fn generate(
+    served: &Served,
+    endpoint: Endpoint,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, ApiError> {
+    let (body, nonce) = take(served, request).await?;
     let mut asked = request::read(endpoint, &body)?;
     drop(body);
-    if let Some(nonce) = nonce.as_ref().and_then(|nonce| nonce.to_str().ok()) {
-        asked.nonce = Some(nonce.to_owned());
-    }
+    asked.nonce = nonce.or(asked.nonce);
     respond(served, asked).await
 }
 
@@ -194,6 +225,21 @@ async fn respond(served: &Served, mut asked: Asked) -> Result<Response<Body>, Ap
         let body = body::whole(answer, events, choices, prompt).await?;
         (body, "application/json")
     };
+    let response = told(body, kind, &ignored, limited);
+    Ok(match odd {
+        Some(odd) => disguised(odd, response),
+        None => response,
+    })
+}
+
+/// A body as a response, with what had no effect and what holds instead of a larger
+/// `max_tokens`.
+fn told(
+    body: Body,
+    kind: &'static str,
+    ignored: &[String],
+    limited: Option<u32>,
+) -> Response<Body> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -210,8 +256,5 @@ async fn respond(served: &Served, mut asked: Asked) -> Result<Response<Body>, Ap
     if let Some(limited) = limited {
         tell("x-roundhouse-limited", format!("max_tokens={limited}"));
     }
-    Ok(match odd {
-        Some(odd) => disguised(odd, response),
-        None => response,
-    })
+    response
 }

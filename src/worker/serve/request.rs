@@ -104,7 +104,7 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Asked, ApiError> {
     fields.take("response_format")?;
     let input = match endpoint {
         Endpoint::Chat => Input::Chat(chat(&mut fields)?),
-        Endpoint::Completions => Input::Prompts(prompts(&mut fields)?),
+        _ => Input::Prompts(prompts(&mut fields)?),
     };
     let choices = fields.whole("n")?.unwrap_or(1) as usize;
     let stream = fields.flag("stream")?.unwrap_or(false);

@@ -7,13 +7,18 @@ pub mod snapshot;
 // The embedded engine without MLX is for tests.
 #[cfg(any(feature = "mlx", test))]
 pub mod text;
+#[cfg(any(feature = "mlx", test))]
+pub mod vectors;
 
 use serde_json::{Value, json};
 
 use super::body::Events;
+use super::embeddings::{self, Embedded};
 use super::request::Asked;
 use crate::api::error::{ApiError, Code};
 use crate::engine::scripted::Odd;
+#[cfg(any(feature = "mlx", test))]
+use crate::model::kind::Kind;
 
 /// The engine of this worker.
 pub enum Engine {
@@ -22,6 +27,9 @@ pub enum Engine {
     /// It runs a network.
     #[cfg(any(feature = "mlx", test))]
     Text(text::Source),
+    /// It runs an encoder.
+    #[cfg(any(feature = "mlx", test))]
+    Vectors(vectors::Source),
 }
 
 /// An answer that has begun.
@@ -64,6 +72,22 @@ impl Engine {
             Engine::Scripted(source) => source.begin(asked),
             #[cfg(any(feature = "mlx", test))]
             Engine::Text(source) => source.begin(asked).await,
+            #[cfg(any(feature = "mlx", test))]
+            Engine::Vectors(_) => Err(other_kind(Kind::Embeddings)),
+        }
+    }
+
+    /// The vectors of texts.
+    ///
+    /// # Errors
+    /// A refusal of the error contract.
+    pub async fn embed(&self, asked: embeddings::Asked) -> Result<Embedded, ApiError> {
+        match self {
+            Engine::Scripted(source) => source.embed(asked).await,
+            #[cfg(any(feature = "mlx", test))]
+            Engine::Text(_) => Err(other_kind(Kind::Chat)),
+            #[cfg(any(feature = "mlx", test))]
+            Engine::Vectors(source) => source.embed(asked).await,
         }
     }
 
@@ -73,8 +97,17 @@ impl Engine {
             Engine::Scripted(source) => source.status(),
             #[cfg(any(feature = "mlx", test))]
             Engine::Text(source) => source.status(),
+            #[cfg(any(feature = "mlx", test))]
+            Engine::Vectors(source) => source.status(),
         }
     }
+}
+
+/// The router asks each model for what it is for; so nobody should see this.
+#[cfg(any(feature = "mlx", test))]
+fn other_kind(kind: Kind) -> ApiError {
+    let message = format!("this model is of the kind {}", kind.as_str());
+    ApiError::new(Code::InvalidValue, message).param("model")
 }
 
 impl Status {

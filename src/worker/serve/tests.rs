@@ -356,7 +356,7 @@ async fn refusals_are_told_in_the_contract() {
         json!("scripted"),
     );
     check(
-        worker.post("/v1/embeddings", json!({})).await,
+        worker.post("/v1/rerank", json!({})).await,
         404,
         "not_found",
         Value::Null,

@@ -7,6 +7,8 @@ use futures_util::StreamExt;
 
 use super::Failure;
 use super::body::Event;
+#[cfg(feature = "mlx")]
+use super::embeddings;
 use super::request;
 use super::source::Engine;
 use crate::api::error::ApiError;
@@ -16,9 +18,18 @@ use crate::api::fields::Endpoint;
 /// scripted engine repeats the nonce in its journal.
 const REQUEST: &[u8] = br#"{"prompt": "a", "max_tokens": 1, "nonce": "warmup"}"#;
 
-/// Makes one token.
+/// The same for a model that makes vectors.
+#[cfg(feature = "mlx")]
+const TEXT: &[u8] = br#"{"input": "a"}"#;
+
+/// Makes one token, or one vector.
 pub(super) async fn run(engine: &Engine) -> Result<(), Failure> {
     let failed = |error: ApiError| Failure::WarmUp(error.message);
+    #[cfg(feature = "mlx")]
+    if let Engine::Vectors(source) = engine {
+        let asked = embeddings::read(TEXT).map_err(failed)?;
+        return source.embed(asked).await.map(drop).map_err(failed);
+    }
     let asked = request::read(Endpoint::Completions, REQUEST).map_err(failed)?;
     let mut events = engine.begin(asked).await.map_err(failed)?.events;
     while let Some(event) = events.next().await {

@@ -184,7 +184,8 @@ impl Made<'_> {
     }
 }
 
-fn array(name: &str, shape: &[i32], form: impl Fn(f32) -> f32) -> Array {
+/// A weight whose numbers follow from its name.
+pub fn array(name: &str, shape: &[i32], form: impl Fn(f32) -> f32) -> Array {
     let count = shape.iter().product::<i32>() as usize;
     Array::from_iter(numbers(name).take(count).map(form), shape)
 }

@@ -8,7 +8,7 @@ use crate::api::error::Code;
 fn body(endpoint: Endpoint, more: Value) -> Vec<u8> {
     let mut body = match endpoint {
         Endpoint::Chat => json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]}),
-        Endpoint::Completions => json!({"model": "m", "prompt": "hi"}),
+        _ => json!({"model": "m", "prompt": "hi"}),
     };
     for (name, value) in more.as_object().expect("an object") {
         body[name] = value.clone();

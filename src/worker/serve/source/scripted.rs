@@ -14,11 +14,16 @@ use crate::api::error::{ApiError, Code};
 use crate::api::fields::{invalid, wrong};
 use crate::engine::Finish;
 use crate::engine::scripted::play::{Beat, Play};
-use crate::engine::scripted::{Odd, Scripted};
+use crate::engine::scripted::{Odd, Script, Scripted};
 use crate::engine::stop::StopStrings;
+use crate::model::sentence::to_length_one;
 use crate::worker::serve::answer::ToldToken;
 use crate::worker::serve::body::{Event, Events};
+use crate::worker::serve::embeddings::{self, Embedded};
 use crate::worker::serve::request::{Asked, Input, Prompt};
+
+/// Numbers of a vector.
+const VECTOR: usize = 16;
 
 /// Bytes of an odd line that are written at once.
 const PIECE: usize = 64 * 1024;
@@ -45,13 +50,7 @@ impl Source {
 
     /// Begins an answer; see [`super::Engine::begin`].
     pub fn begin(&self, asked: Asked) -> Result<Begun, ApiError> {
-        let changes = match asked.script {
-            None => None,
-            Some(Value::Object(changes)) => Some(changes),
-            Some(other) => return Err(wrong("scripted", "an object", &other)),
-        };
-        let script = self.engine.script().changed(changes);
-        let script = script.map_err(|reason| invalid("scripted", format!("scripted: {reason}")))?;
+        let script = self.script(asked.script)?;
         let nonce = asked.nonce.unwrap_or_default();
         let prompts = prompt_tokens(&asked.input);
         let mut limited = None;
@@ -80,6 +79,51 @@ impl Source {
         })
     }
 
+    /// The vectors of the texts of a request: played like an answer, so that time,
+    /// memory and missteps are those of the script; see [`super::Engine::embed`].
+    pub async fn embed(&self, asked: embeddings::Asked) -> Result<Embedded, ApiError> {
+        let size = asked.size(VECTOR)?;
+        let script = self.script(asked.script.clone())?;
+        let mut tokens = 0;
+        for (index, text) in asked.texts.iter().enumerate() {
+            // For this engine a word is a token, and one more begins each text.
+            let words = text.split_whitespace().count() as u64 + 1;
+            let (param, most) = (asked.place(index), u64::from(self.context));
+            if words > most {
+                let message = format!(
+                    "{param}: this model takes texts of at most {most} tokens, found {words}"
+                );
+                return Err(ApiError::new(Code::ContextLengthExceeded, message).param(param));
+            }
+            tokens += words;
+        }
+        let nonce = asked.nonce.clone().unwrap_or_default();
+        let engine = Arc::clone(&self.engine);
+        let mut play = Play::new(engine, script, nonce, 0, u64::MAX);
+        while let Some(beat) = play.next().await {
+            if let Beat::Odd(_) = beat {
+                let message = "the script asks for an error";
+                return Err(ApiError::new(Code::InternalError, message));
+            }
+        }
+        let vectors = asked.texts.iter().map(|text| vector(text, size));
+        Ok(Embedded {
+            vectors: vectors.collect(),
+            tokens,
+        })
+    }
+
+    /// The script with the changes of a request.
+    fn script(&self, changes: Option<Value>) -> Result<Script, ApiError> {
+        let changes = match changes {
+            None => None,
+            Some(Value::Object(changes)) => Some(changes),
+            Some(other) => return Err(wrong("scripted", "an object", &other)),
+        };
+        let script = self.engine.script().changed(changes);
+        script.map_err(|reason| invalid("scripted", format!("scripted: {reason}")))
+    }
+
     /// How things stand.
     pub fn status(&self) -> Status {
         Status {
@@ -91,6 +135,19 @@ impl Source {
             tokens: (0, self.engine.tokens()),
         }
     }
+}
+
+/// A vector of length one that is the text's alone: its bytes, each at a place that
+/// follows from where it stands.
+fn vector(text: &str, size: usize) -> Vec<f32> {
+    let mut vector = vec![0.0; VECTOR];
+    vector[0] = 1.0;
+    for (index, byte) in text.bytes().enumerate() {
+        vector[index % VECTOR] += f32::from(byte) / 256.0 * (index + 1) as f32;
+    }
+    vector.truncate(size);
+    to_length_one(&mut vector);
+    vector
 }
 
 /// The prompts with their place in the request and their length; for this engine

@@ -10,13 +10,17 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::text::{Defaults, Growing, Language, LanguageError, Source};
-use crate::engine::EngineError;
+use super::vectors;
 use crate::engine::detokenizer::Detokenizer;
+use crate::engine::encoder::Handle;
 use crate::engine::mlx;
 use crate::engine::progress::Progress;
 use crate::engine::template::ChatTemplate;
 use crate::engine::thread::{Ended, Engine, Settings};
 use crate::engine::tokenizer::{TextError, Tokenizer};
+use crate::engine::{EngineError, LoadTimes, supported_architectures};
+use crate::model::kind::Kind;
+use crate::model::sentence::{MODULES, Recipe, RecipeError};
 use crate::worker::serve::request::Chat;
 use crate::worker::{LoadPhases, WorkerArgs};
 
@@ -32,12 +36,68 @@ struct Snapshot {
     template: Option<ChatTemplate>,
 }
 
-/// Loads the snapshot: its texts here, its network on the engine's thread at the
-/// same time, which tells how far it is. Blocks.
+/// Loads the snapshot as what it is for.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn load(
+    args: &WorkerArgs,
+    loading: impl Fn(Progress) + Send + 'static,
+) -> Result<(super::Engine, Ended, LoadPhases), EngineError> {
+    let has_modules = args.model_dir.join(MODULES).exists();
+    let model_type = mlx::model_type(&args.model_dir)?;
+    match Kind::of(&model_type, has_modules, supported_architectures()) {
+        Kind::Chat => load_text(args, loading)
+            .map(|(source, ended, phases)| (super::Engine::Text(source), ended, phases)),
+        Kind::Embeddings => load_vectors(args, loading)
+            .map(|(source, ended, phases)| (super::Engine::Vectors(source), ended, phases)),
+    }
+}
+
+/// Loads an encoder: the tokenizer here, the network on its thread. Blocks.
+fn load_vectors(
+    args: &WorkerArgs,
+    loading: impl Fn(Progress) + Send + 'static,
+) -> Result<(vectors::Source, Ended, LoadPhases), EngineError> {
+    let began = Instant::now();
+    let dir = args.model_dir.clone();
+    let recipe = Recipe::of(&dir).map_err(|error| match error {
+        RecipeError::Bad { file, problem } => EngineError::BadFile {
+            file,
+            reason: problem,
+        },
+        missing => EngineError::Unsupported(missing.to_string()),
+    })?;
+    let tokenizer = Tokenizer::load(&dir).map_err(in_snapshot)?;
+    let text = began.elapsed();
+    let load = mlx::Settings {
+        context: Some(args.context),
+        compute: args.compute,
+    };
+    let own = recipe.clone();
+    let (encoder, ended) = Handle::start(move || mlx::encoder::load(&dir, &load, own, &loading))?;
+    let phases = phases(encoder.facts().load_times, text);
+    let encode = move |text: &str| tokenizer.encode(text, true).map_err(in_request);
+    let source = vectors::Source::new(encoder, Arc::new(encode), recipe, args.context);
+    Ok((source, ended, phases))
+}
+
+fn phases(times: LoadTimes, text: Duration) -> LoadPhases {
+    let in_ms = |time: Duration| time.as_secs_f64() * 1e3;
+    LoadPhases {
+        device_ms: in_ms(times.device),
+        map_ms: in_ms(times.map),
+        evaluate_ms: in_ms(times.evaluate),
+        text_ms: in_ms(text),
+    }
+}
+
+/// Loads a network that makes text: its texts here, its network on the engine's thread at the
+/// same time, which tells how far it is. Blocks.
+///
+/// # Errors
+/// What is wrong with it.
+fn load_text(
     args: &WorkerArgs,
     loading: impl Fn(Progress) + Send + 'static,
 ) -> Result<(Source, Ended, LoadPhases), EngineError> {
@@ -66,14 +126,7 @@ pub fn load(
     // The text's failure comes first: it is the more telling one of a broken snapshot.
     let ((snapshot, defaults), text) = texts?;
     let (engine, ended) = network?;
-    let times = engine.facts().load_times;
-    let in_ms = |time: Duration| time.as_secs_f64() * 1e3;
-    let phases = LoadPhases {
-        device_ms: in_ms(times.device),
-        map_ms: in_ms(times.map),
-        evaluate_ms: in_ms(times.evaluate),
-        text_ms: in_ms(text),
-    };
+    let phases = phases(engine.facts().load_times, text);
     let source = Source::new(engine, Arc::new(snapshot), defaults, args.context);
     Ok((source, ended, phases))
 }

@@ -20,7 +20,7 @@ use crate::worker::serve::request::{Asked, Chat, Input, Prompt, Wishes};
 /// No token stands for more bytes of text than this, in any vocabulary of today:
 /// a text that is longer than so many bytes for each token of the context is
 /// refused before the tokenizer works on it.
-const LONGEST_TOKEN: usize = 256;
+pub(super) const LONGEST_TOKEN: usize = 256;
 
 /// What turns messages and text into tokens and back.
 pub trait Language: Send + Sync + 'static {
@@ -253,7 +253,8 @@ fn tokens(language: &dyn Language, input: Input, longest: usize) -> Result<Vec<T
     prompts.into_iter().enumerate().map(one).collect()
 }
 
-fn refusal(param: &str, error: LanguageError) -> ApiError {
+/// What a request is told of a language that failed.
+pub(super) fn refusal(param: &str, error: LanguageError) -> ApiError {
     match &error {
         LanguageError::NoTemplate => ApiError::new(Code::BadRequest, error.to_string()),
         LanguageError::Refused(reason) => invalid(param, format!("{param}: {reason}")),

@@ -1,0 +1,288 @@
+//! `model_type: bert`, and `xlm-roberta`, which differs in where positions begin.
+//!
+//! Structure as in Devlin et al. (arXiv 1810.04805) and Conneau et al. (arXiv
+//! 1911.02116); names of settings and weights as in Hugging Face transformers. What
+//! comes after the last layer (pooler, heads) is for other tasks and is left out.
+
+use mlx_rs::error::Result as MlxResult;
+use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
+use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::ops::{arange, erf, tanh};
+use mlx_rs::{Array, Dtype};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::{Checkpoint, EncoderArchitecture};
+use crate::engine::EngineError;
+use crate::engine::mlx::layers::{Embedding, LayerNorm, Linear};
+use crate::engine::mlx::weights::Weights;
+use crate::engine::mlx::{bad_file, device_failed};
+
+/// What `config.json` says.
+#[derive(Debug, Deserialize)]
+struct Arguments {
+    model_type: String,
+    hidden_size: i32,
+    num_hidden_layers: usize,
+    intermediate_size: i32,
+    num_attention_heads: i32,
+    vocab_size: i32,
+    max_position_embeddings: i32,
+    #[serde(default = "two")]
+    type_vocab_size: i32,
+    #[serde(default = "small")]
+    layer_norm_eps: f32,
+    #[serde(default)]
+    hidden_act: Activation,
+    position_embedding_type: Option<String>,
+    pad_token_id: Option<i32>,
+}
+
+/// What stands inside the feed-forward part.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+enum Activation {
+    #[default]
+    #[serde(rename = "gelu")]
+    Gelu,
+    #[serde(rename = "gelu_new", alias = "gelu_pytorch_tanh")]
+    GeluByTanh,
+}
+
+fn two() -> i32 {
+    2
+}
+
+fn small() -> f32 {
+    1e-12
+}
+
+impl Arguments {
+    fn read(config: &Map<String, Value>) -> Result<Self, EngineError> {
+        let arguments: Self = serde_json::from_value(Value::Object(config.clone()))
+            .map_err(|error| bad_file("config.json", error))?;
+        let sizes = [
+            ("hidden_size", arguments.hidden_size),
+            ("intermediate_size", arguments.intermediate_size),
+            ("num_attention_heads", arguments.num_attention_heads),
+            ("vocab_size", arguments.vocab_size),
+            ("type_vocab_size", arguments.type_vocab_size),
+            ("positions", arguments.positions()),
+        ];
+        if let Some((name, size)) = sizes.iter().find(|(_, size)| *size <= 0) {
+            let reason = format!("\"{name}\" is {size}, expected a positive number");
+            return Err(bad_file("config.json", reason));
+        }
+        if arguments.hidden_size % arguments.num_attention_heads != 0 {
+            let reason = "\"hidden_size\" is no multiple of \"num_attention_heads\"";
+            return Err(bad_file("config.json", reason));
+        }
+        match &arguments.position_embedding_type {
+            Some(kind) if kind != "absolute" => Err(EngineError::Unsupported(format!(
+                "positions of the kind \"{kind}\" are not supported"
+            ))),
+            _ => Ok(arguments),
+        }
+    }
+
+    /// The row of the first position: those of RoBERTa come after the padding's.
+    fn first_position(&self) -> i32 {
+        match self.model_type.as_str() {
+            "xlm-roberta" => self.pad_token_id.unwrap_or(1).max(0) + 1,
+            _ => 0,
+        }
+    }
+
+    /// Most tokens of a text.
+    fn positions(&self) -> i32 {
+        self.max_position_embeddings - self.first_position()
+    }
+}
+
+/// The network.
+struct Bert {
+    arguments: Arguments,
+    words: Embedding,
+    positions: Array,
+    /// That of a text which is the first of no pair.
+    segment: Array,
+    norm: LayerNorm,
+    layers: Vec<Layer>,
+}
+
+struct Layer {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    attended: Linear,
+    after_attention: LayerNorm,
+    up: Linear,
+    down: Linear,
+    after_feed_forward: LayerNorm,
+}
+
+/// Loads the network.
+pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn EncoderArchitecture>, EngineError> {
+    let arguments = Arguments::read(checkpoint.config)?;
+    let weights = checkpoint.weights;
+    let prefix = prefix(weights);
+    weights.drop_where(|name| {
+        let rest = name.strip_prefix(prefix);
+        let is_of_layers = rest.is_some_and(|rest| {
+            rest.starts_with("encoder.layer.") || rest.starts_with("embeddings.")
+        });
+        !is_of_layers || name.ends_with(".position_ids")
+    });
+    let (hidden, epsilon) = (arguments.hidden_size, arguments.layer_norm_eps);
+    let path = |name: &str| format!("{prefix}embeddings.{name}");
+    let words = Embedding::load(
+        weights,
+        &path("word_embeddings"),
+        arguments.vocab_size,
+        hidden,
+    )?;
+    let table = |weights: &mut Weights, name: &str, rows: i32| {
+        weights.take(&path(&format!("{name}.weight")), &[rows, hidden])
+    };
+    let positions = table(
+        weights,
+        "position_embeddings",
+        arguments.max_position_embeddings,
+    )?;
+    let segments = table(weights, "token_type_embeddings", arguments.type_vocab_size)?;
+    let norm = LayerNorm::load(weights, &path("LayerNorm"), hidden, epsilon)?;
+    let layers = (0..arguments.num_hidden_layers)
+        .map(|index| {
+            Layer::load(
+                weights,
+                &arguments,
+                &format!("{prefix}encoder.layer.{index}"),
+            )
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Box::new(Bert {
+        words,
+        positions,
+        segment: segments.try_index(0).map_err(device_failed)?,
+        norm,
+        layers,
+        arguments,
+    }))
+}
+
+/// What stands before the names of weights: nothing in a bare encoder, the name of
+/// the part in a model that was made for another task.
+fn prefix(weights: &Weights) -> &'static str {
+    let prefixes = ["bert.", "roberta."];
+    let found = prefixes
+        .into_iter()
+        .find(|prefix| weights.has(&format!("{prefix}embeddings.LayerNorm.weight")));
+    found.unwrap_or("")
+}
+
+impl Layer {
+    fn load(weights: &mut Weights, arguments: &Arguments, path: &str) -> Result<Self, EngineError> {
+        let (hidden, inner) = (arguments.hidden_size, arguments.intermediate_size);
+        let mut linear = |name: &str, inputs: i32, outputs: i32| {
+            Linear::load(weights, &format!("{path}.{name}"), inputs, outputs, true)
+        };
+        let query = linear("attention.self.query", hidden, hidden)?;
+        let key = linear("attention.self.key", hidden, hidden)?;
+        let value = linear("attention.self.value", hidden, hidden)?;
+        let attended = linear("attention.output.dense", hidden, hidden)?;
+        let up = linear("intermediate.dense", hidden, inner)?;
+        let down = linear("output.dense", inner, hidden)?;
+        let mut norm = |name: &str| {
+            let path = format!("{path}.{name}");
+            LayerNorm::load(weights, &path, hidden, arguments.layer_norm_eps)
+        };
+        Ok(Self {
+            query,
+            key,
+            value,
+            attended,
+            after_attention: norm("attention.output.LayerNorm")?,
+            up,
+            down,
+            after_feed_forward: norm("output.LayerNorm")?,
+        })
+    }
+
+    /// `x` `[texts, tokens, hidden]`; `mask` as in [`EncoderArchitecture::hidden`].
+    fn apply(&self, x: &Array, mask: Option<&Array>, arguments: &Arguments) -> MlxResult<Array> {
+        let (heads, hidden) = (arguments.num_attention_heads, arguments.hidden_size);
+        let size = hidden / heads;
+        let (texts, tokens) = (x.shape()[0], x.shape()[1]);
+        let by_head = |array: Array| {
+            array
+                .reshape(&[texts, tokens, heads, size])?
+                .swap_axes(1, 2)
+        };
+        let attended = scaled_dot_product_attention(
+            by_head(self.query.apply(x)?)?,
+            by_head(self.key.apply(x)?)?,
+            by_head(self.value.apply(x)?)?,
+            (size as f32).powf(-0.5),
+            mask.map(ScaledDotProductAttentionMask::Array),
+            None,
+        )?;
+        let attended = attended
+            .swap_axes(1, 2)?
+            .reshape(&[texts, tokens, hidden])?;
+        let x = self
+            .after_attention
+            .apply(&self.attended.apply(&attended)?.add(x)?)?;
+        let inner = arguments.hidden_act.apply(&self.up.apply(&x)?)?;
+        self.after_feed_forward
+            .apply(&self.down.apply(&inner)?.add(&x)?)
+    }
+}
+
+impl Activation {
+    /// arXiv 1606.08415, as it is or by its approximation.
+    fn apply(self, x: &Array) -> MlxResult<Array> {
+        let number = |value: f32| Array::from_f32(value).as_dtype(x.dtype());
+        let part = match self {
+            Activation::Gelu => erf(x.multiply(number(std::f32::consts::FRAC_1_SQRT_2)?)?)?,
+            Activation::GeluByTanh => {
+                let cubed = x.multiply(x)?.multiply(x)?.multiply(number(0.044_715)?)?;
+                let root = (2.0 / std::f32::consts::PI).sqrt();
+                tanh(x.add(cubed)?.multiply(number(root)?)?)?
+            }
+        };
+        x.multiply(number(0.5)?)?.multiply(part.add(number(1.0)?)?)
+    }
+}
+
+impl EncoderArchitecture for Bert {
+    fn vocabulary(&self) -> usize {
+        self.arguments.vocab_size as usize
+    }
+
+    fn size(&self) -> usize {
+        self.arguments.hidden_size as usize
+    }
+
+    fn positions(&self) -> usize {
+        self.arguments.positions() as usize
+    }
+
+    fn format(&self) -> Dtype {
+        self.words.format()
+    }
+
+    fn hidden(&self, tokens: &Array, mask: Option<&Array>) -> MlxResult<Array> {
+        let (texts, length) = (tokens.shape()[0], tokens.shape()[1]);
+        let words = self.words.vectors(&tokens.reshape(&[-1])?)?;
+        let words = words.reshape(&[texts, length, self.arguments.hidden_size])?;
+        let first = self.arguments.first_position();
+        let places = arange::<_, i32>(first, first + length, None)?;
+        let positions = self.positions.take_axis(places, 0)?;
+        let mut x = self
+            .norm
+            .apply(&words.add(positions)?.add(&self.segment)?)?;
+        for layer in &self.layers {
+            x = layer.apply(&x, mask, &self.arguments)?;
+        }
+        Ok(x)
+    }
+}

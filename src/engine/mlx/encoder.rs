@@ -1,0 +1,150 @@
+//! An encoder on MLX's device: texts of a batch filled up to the longest, what was
+//! filled in hidden from attention, and the vectors of each text's own tokens pooled.
+
+use std::path::Path;
+use std::time::Instant;
+
+use mlx_rs::Array;
+
+use super::arch::{self, Checkpoint, EncoderArchitecture};
+use super::device::{self, Device};
+use super::quantization::Quantization;
+use super::weights::Weights;
+use super::{Settings, device_failed, read_config};
+use crate::engine::encoder::Encoder;
+use crate::engine::progress::Progress;
+use crate::engine::{EngineError, LoadTimes};
+use crate::model::sentence::Recipe;
+
+/// An encoder. It belongs to the thread that loaded it.
+pub struct MlxEncoder {
+    model: Box<dyn EncoderArchitecture>,
+    recipe: Recipe,
+    device: Device,
+    bytes_held: u64,
+    load_times: LoadTimes,
+}
+
+/// Loads the snapshot in `dir` and tells how far it is. Evaluates: when it returns,
+/// the weights are there.
+///
+/// # Errors
+/// What is wrong with the snapshot, or with the device.
+pub fn load(
+    dir: &Path,
+    settings: &Settings,
+    recipe: Recipe,
+    loading: &dyn Fn(Progress),
+) -> Result<MlxEncoder, EngineError> {
+    let began = Instant::now();
+    let device = Device::prepare(settings.compute).map_err(device_failed)?;
+    let prepared = began.elapsed();
+    let config = read_config(dir)?;
+    let loader = arch::encoder_loader(&config)?;
+    let quantization = Quantization::from_config(&config)?;
+    let mut weights = Weights::open(dir, quantization, device)?;
+    let model = loader(Checkpoint {
+        config: &config,
+        weights: &mut weights,
+        context: settings.context,
+    })?;
+    let longest = settings.context.unwrap_or(0) as usize;
+    if longest > model.positions() {
+        return Err(EngineError::Unsupported(format!(
+            "its context is {longest} and it has {} positions",
+            model.positions()
+        )));
+    }
+    let mapped = began.elapsed();
+    let bytes_held = weights.evaluate_taken(loading)?;
+    Ok(MlxEncoder {
+        model,
+        recipe,
+        device,
+        bytes_held,
+        load_times: LoadTimes {
+            device: prepared,
+            map: mapped - prepared,
+            evaluate: began.elapsed() - mapped,
+        },
+    })
+}
+
+impl MlxEncoder {
+    /// MLX reads out of bounds without a word.
+    fn check(&self, batch: &[&[u32]]) -> Result<(), EngineError> {
+        let (vocabulary, positions) = (self.model.vocabulary(), self.model.positions());
+        let refuse = |message: String| Err(EngineError::Unsupported(message));
+        for text in batch {
+            if let Some(token) = text.iter().find(|token| **token as usize >= vocabulary) {
+                return refuse(format!(
+                    "token {token} is not in the vocabulary of {vocabulary}"
+                ));
+            }
+            if !(1..=positions).contains(&text.len()) {
+                let length = text.len();
+                return refuse(format!(
+                    "a text has {length} tokens, expected 1 to {positions}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The vectors of all tokens of a batch, padding among them.
+    fn hidden(&self, batch: &[&[u32]], longest: usize) -> Result<Vec<f32>, EngineError> {
+        let shape = [batch.len() as i32, longest as i32];
+        let filled = |text: &&[u32]| {
+            let padding = std::iter::repeat_n(0, longest - text.len());
+            text.iter().copied().chain(padding).collect::<Vec<u32>>()
+        };
+        let tokens: Vec<u32> = batch.iter().flat_map(filled).collect();
+        let tokens = Array::from_slice(&tokens, &shape);
+        let is_own = |text: &&[u32]| (0..longest).map(|i| i < text.len()).collect::<Vec<bool>>();
+        let is_padded = batch.iter().any(|text| text.len() < longest);
+        let mask = is_padded.then(|| {
+            let mask: Vec<bool> = batch.iter().flat_map(is_own).collect();
+            Array::from_slice(&mask, &[shape[0], 1, 1, shape[1]])
+        });
+        let hidden = self.model.hidden(&tokens, mask.as_ref());
+        let hidden = hidden.map_err(device_failed)?;
+        hidden
+            .to_vec_cast::<f32>()
+            .map_err(|error| EngineError::Device(error.to_string()))
+    }
+}
+
+impl Encoder for MlxEncoder {
+    fn vocabulary(&self) -> usize {
+        self.model.vocabulary()
+    }
+
+    fn size(&self) -> usize {
+        self.model.size()
+    }
+
+    fn encode(&mut self, batch: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.check(batch)?;
+        let Some(longest) = batch.iter().map(|text| text.len()).max() else {
+            return Ok(Vec::new());
+        };
+        let size = self.model.size();
+        let hidden = self.hidden(batch, longest)?;
+        let rows = hidden.chunks_exact(longest * size).zip(batch);
+        Ok(rows
+            .map(|(rows, text)| self.recipe.pool(&rows[..text.len() * size], size))
+            .collect())
+    }
+
+    fn bytes_held(&self) -> u64 {
+        self.bytes_held
+    }
+
+    fn device(&self) -> (&'static str, &'static str) {
+        (self.device.name(), device::format_name(self.model.format()))
+    }
+
+    fn load_times(&self) -> LoadTimes {
+        self.load_times
+    }
+}
