@@ -146,7 +146,7 @@ fn wanted(snapshot: &Snapshot) -> BTreeSet<String> {
 
 /// What the next load does in another way.
 fn changed_plan(old: &LoadPlan, new: &LoadPlan) -> Vec<&'static str> {
-    differing([
+    let keys = differing([
         (
             "snapshot",
             (&old.dir, &old.commit) != (&new.dir, &new.commit),
@@ -161,7 +161,12 @@ fn changed_plan(old: &LoadPlan, new: &LoadPlan) -> Vec<&'static str> {
             (old.memory, old.estimated) != (new.memory, new.estimated),
         ),
         ("warmup", old.warmup != new.warmup),
-    ])
+    ]);
+    // What no key of the entry decides comes from the files.
+    match keys.is_empty() && old != new {
+        true => vec!["snapshot"],
+        false => keys,
+    }
 }
 
 /// What changes at once and without a load.
