@@ -23,7 +23,7 @@ pub(super) struct Place {
     within: PathBuf,
     /// The repository's folder of blobs, if this is a snapshot of one that has such.
     blobs: Option<PathBuf>,
-    /// What lies right in the snapshot folder, by name.
+    /// What lies in the snapshot folder and below, by the names from there on.
     entries: HashMap<String, Entry>,
     /// Files that were asked for, from `within` on.
     files: RefCell<Vec<PathBuf>>,
@@ -86,7 +86,8 @@ impl Place {
 
     /// The names of what lies right in the snapshot folder.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.entries.keys().map(String::as_str)
+        let names = self.entries.keys().map(String::as_str);
+        names.filter(|name| !name.contains('/'))
     }
 
     /// Where a file of the snapshot really is; nothing if it is missing, its
@@ -141,9 +142,7 @@ impl Place {
             } else {
                 Entry::File(self.check(&entry.path(), &name, kind)?)
             };
-            if prefix.is_empty() {
-                entries.insert(name, found);
-            }
+            entries.insert(name, found);
         }
         Ok(())
     }
