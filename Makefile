@@ -7,7 +7,7 @@ XTASK = $(CARGO) run $(if $(wildcard target/xtask/debug/xtask),--quiet) --locked
 # The pool's gate under a model checker, a package of its own: seconds.
 LOOM = $(CARGO) test --locked --manifest-path loom/Cargo.toml --target-dir target/loom
 
-.PHONY: build mlx demo run clients test test-router test-long soak simulate coverage bench-engine bench-swap bench-proxy bench-pool bench-names editor-picture bench-cache fuzz lint supply-chain secrets sbom
+.PHONY: build mlx demo run clients engines test test-router test-long soak simulate coverage bench-engine bench-swap bench-proxy bench-pool bench-names editor-picture bench-cache fuzz lint supply-chain secrets sbom
 
 # target/release/roundhouse
 build: mlx
@@ -34,9 +34,18 @@ target/python/.installed: tests/clients/requirements.txt
 	@python3 -m pip install --quiet --disable-pip-version-check --target target/python -r $<
 	@touch $@
 
+# Engines that are not ours, for the tests, into target/python-engines; half a gigabyte.
+engines: target/python-engines/.installed
+target/python-engines/.installed: tests/engines/requirements.txt
+	@echo "installing the engines"
+	@rm -rf target/python-engines
+	@python3 -m pip install --quiet --disable-pip-version-check --no-compile --no-deps \
+		--target target/python-engines -r $<
+	@touch $@
+
 # Everything: the demo models and the client libraries take part. The models are
 # imported by the program that is tested, which is built sooner than the optimised one.
-test: mlx clients
+test: mlx clients engines
 	$(CARGO) build --locked
 	@$(XTASK) demo --debug
 	$(CARGO) test --locked
@@ -45,13 +54,13 @@ test: mlx clients
 
 # The same without the embedded engine: router, pool, scripted engine. ARGS go to
 # `cargo test`.
-test-router: clients
+test-router: clients engines
 	$(CARGO) test --locked --no-default-features --features tls $(ARGS)
 	$(LOOM)
 
 # What is too large for every run, at its whole size: the properties of the pool
 # over a hundred thousand sequences of events, the cases that name large numbers.
-test-long: clients
+test-long: clients engines
 	PROPTEST_CASES=100000 $(CARGO) test --locked --no-default-features --features tls --release --lib pool::state
 	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --no-default-features --features tls --release --lib access:: -- --nocapture
 	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --no-default-features --features tls --release --test it -- --nocapture

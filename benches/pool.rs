@@ -74,6 +74,7 @@ async fn live(
             context: plan.context,
             load_ms: 0,
             phases: LoadPhases::default(),
+            port: None,
         },
         client: Client::new("/nonexistent".as_ref(), "secret").unwrap(),
     });
@@ -86,12 +87,13 @@ fn plan(number: usize) -> Arc<LoadPlan> {
         model: format!("mlx-community/some-model-{number:04}-4bit"),
         dir: "/models".into(),
         commit: None,
-        engine: EngineKind::Scripted,
+        engine: EngineKind::Scripted.into(),
         context: 1024,
         parallel: 1024,
         kv: ByteSize::ZERO,
         compute: Compute::Auto,
         warmup: false,
+        weights: ByteSize(1_000),
         memory: ByteSize(1_000),
         estimated: false,
     })

@@ -13,10 +13,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{CONFIGURATION, print_config, table};
+use crate::config::engine::Use;
 use crate::config::locate::{self, LoadError};
 use crate::config::problem::Problems;
 use crate::config::{Config, Source, walk};
-use crate::config::engine::Use;
 use crate::platform::{self, Folders};
 use crate::pool::ledger::{self, Ledger, Seen};
 use crate::registry::fit::{self, Fit, Need, Room, fit};

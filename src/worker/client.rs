@@ -141,7 +141,9 @@ impl Client {
                 Ok(response) => {
                     return Ok(response.map(|incoming| Body::new(incoming, connection)));
                 }
-                Err(connections::Unsent::Closed(again)) if connection.is_used() => request = again,
+                Err(connections::Unsent::Closed(again)) if connection.is_used() => {
+                    request = *again;
+                }
                 Err(unsent) => return Err(unsent.into()),
             }
         }

@@ -226,6 +226,7 @@ async fn run_once(
             return Err(Failure::Reach(reason));
         }
     }
+    output.close();
     say(&Word::Ready(Ready {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         // It does not say; what it is seen to hold counts.
@@ -244,7 +245,7 @@ async fn run_once(
         status = child.wait() => {
             let status = status?;
             family::kill_descendants(std::process::id());
-            tracing::error!(how = how(status), last = output.last(), "the engine ended");
+            tracing::error!(how = how(status), "the engine ended");
             Ok(Run::Over(status))
         }
         why = leave.wait() => end(child, order, why, leave).await.map(Run::Over),

@@ -63,7 +63,7 @@ pub(super) struct Connection {
 /// Why a request got no answer.
 pub(super) enum Unsent {
     /// The connection was closed before anything of it was written: here it is again.
-    Closed(Request<Outgoing>),
+    Closed(Box<Request<Outgoing>>),
     /// The connection broke.
     Broken(hyper::Error),
 }
@@ -151,7 +151,7 @@ impl Connection {
     ) -> Result<Response<Incoming>, Unsent> {
         let sent = self.sender.try_send_request(request).await;
         sent.map_err(|mut error| match error.take_message() {
-            Some(request) => Unsent::Closed(request),
+            Some(request) => Unsent::Closed(Box::new(request)),
             None => Unsent::Broken(error.into_error()),
         })
     }

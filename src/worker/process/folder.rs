@@ -20,8 +20,8 @@ const PREFIX: &str = "roundhouse-";
 /// The longest path of a socket, bytes: macOS has room for 104 with the final zero.
 const LONGEST_SOCKET: usize = 103;
 
-/// The length of what a socket adds to the folder: a slash and eight digits.
-const SOCKET_NAME: usize = 9;
+/// The length of what a socket adds to the folder: a slash, eight digits and `.sock`.
+const SOCKET_NAME: usize = 14;
 
 /// A folder younger than this without a lock may be one that is just being made.
 const YOUNG: Duration = Duration::from_secs(60);
@@ -78,7 +78,9 @@ impl Folder {
 
     /// A path for a socket that nothing else has.
     pub fn socket(&self) -> io::Result<Socket> {
-        Ok(Socket(self.path.join(hex(&random::<4>()?))))
+        // By this ending llama.cpp's server tells a socket from a host.
+        let name = format!("{}.sock", hex(&random::<4>()?));
+        Ok(Socket(self.path.join(name)))
     }
 }
 

@@ -11,8 +11,8 @@ use crate::telemetry::escape;
 const LONGEST_LINE: usize = 8 * 1024;
 
 /// Writes each line of a worker's standard error to the log, until its end. What engines
-/// that are not ours write (`is_foreign`) may hold what they were asked: it is for
-/// those who ask for more than the usual log.
+/// that are not ours write while they load (`is_foreign`) is for those who ask for more
+/// than the usual log.
 pub async fn log(stderr: impl AsyncRead + Unpin, model: &str, pid: u32, is_foreign: bool) {
     let mut stderr = BufReader::new(stderr);
     while let Ok(Some(line)) = next(&mut stderr, LONGEST_LINE).await {

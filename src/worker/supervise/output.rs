@@ -1,8 +1,8 @@
-//! What an engine writes: always read, so that it never waits for a reader; passed on
-//! line by line up to a rate; watched for the line that says it is ready; the last
-//! lines kept for whoever asks why it ended.
+//! What an engine writes: always read, so that it never waits for a reader; watched for
+//! the line that says it is ready; and until it is ready passed on line by line, up to
+//! a rate, with the last one kept for whoever asks why it ended. What it writes later
+//! may hold what it was asked, and goes nowhere.
 
-use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -27,9 +27,6 @@ const LONGEST_WORDS: usize = 300;
 /// How long what was written last is waited for after the end.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
-/// How many of the last lines are kept.
-const KEPT: usize = 5;
-
 /// Both outputs of one engine.
 pub struct Output {
     kept: Arc<Mutex<Kept>>,
@@ -40,7 +37,9 @@ pub struct Output {
 
 /// What is known of the lines so far.
 struct Kept {
-    last: VecDeque<String>,
+    last: Option<String>,
+    /// Whether it is ready.
+    is_closed: bool,
     began: Instant,
     passed: u32,
     left_out: u64,
@@ -50,7 +49,8 @@ impl Output {
     /// Reads the outputs of a process from now on.
     pub fn of(child: &mut Child, sign: &ReadySign) -> Self {
         let kept = Arc::new(Mutex::new(Kept {
-            last: VecDeque::new(),
+            last: None,
+            is_closed: false,
             began: Instant::now(),
             passed: 0,
             left_out: 0,
@@ -79,17 +79,20 @@ impl Output {
         }
     }
 
-    /// What was written last.
-    pub fn last(&self) -> Option<String> {
-        let kept = self.kept.lock().ok()?;
-        let last = kept.last.back()?;
-        Some(last.chars().take(LONGEST_WORDS).collect())
+    /// It is ready: nothing that it writes from here on is passed on.
+    pub fn close(&self) {
+        if let Ok(mut kept) = self.kept.lock() {
+            kept.is_closed = true;
+            kept.last = None;
+        }
     }
 
-    /// The same, when the process has ended and all is read.
+    /// What was written last, when the process has ended and all is read.
     pub async fn last_words(self) -> Option<String> {
         self.tasks.stop(LAST_WORDS).await;
-        self.last()
+        let kept = self.kept.lock().ok()?;
+        let last = kept.last.as_ref()?;
+        Some(last.chars().take(LONGEST_WORDS).collect())
     }
 }
 
@@ -109,15 +112,15 @@ async fn read(
         let Ok(mut kept) = kept.lock() else {
             continue;
         };
+        if kept.is_closed {
+            continue;
+        }
         if let Some(text) = kept.pass(&line, Instant::now()) {
             // A router that does not listen is gone, and standard input tells that.
             let _ = writeln!(std::io::stderr().lock(), "{text}");
         }
         if !line.is_empty() {
-            kept.last.push_back(line);
-            if kept.last.len() > KEPT {
-                kept.last.pop_front();
-            }
+            kept.last = Some(line);
         }
     }
 }
@@ -150,7 +153,8 @@ mod tests {
     fn a_flood_is_left_out_and_counted() {
         let began = Instant::now();
         let mut kept = Kept {
-            last: VecDeque::new(),
+            last: None,
+            is_closed: false,
             began,
             passed: 0,
             left_out: 0,

@@ -66,10 +66,14 @@ began = time.monotonic()
 time.sleep(options.slow)
 
 
+asked = threading.Event()
+
+
 def flood():
     while True:
-        print("x" * 1000)
-        print("y" * 1000, file=sys.stderr)
+        word = "late " if asked.is_set() else "early "
+        print(word * 200)
+        print(word * 200, file=sys.stderr)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -87,6 +91,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200 if time.monotonic() - began >= late else 503, {"status": "whatever"})
 
     def do_POST(self):
+        asked.set()
         text = self.rfile.read(int(self.headers["content-length"])).decode()
         body = json.loads(text)
         if body.get("die"):
