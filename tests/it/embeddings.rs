@@ -106,7 +106,7 @@ async fn texts_become_vectors_by_every_name_of_a_model() {
     );
     let message = answer.json()["error"]["message"].to_string();
     assert!(
-        message.contains("kind embeddings") && message.contains("/v1/embeddings"),
+        message.contains("is for embeddings") && message.contains("asks for chat"),
         "{message}"
     );
     let listed = server.get("/v1/models/t/embed").await.1;
