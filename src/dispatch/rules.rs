@@ -141,6 +141,19 @@ impl Plan {
         }
         plan
     }
+
+    /// What becomes of fields that the request does not say.
+    fn all(&self) -> Parameters {
+        let mut all = self.set.clone();
+        fill(&mut all, &self.fill);
+        all
+    }
+
+    /// What becomes of this one.
+    fn given(&self, name: &str) -> Option<Value> {
+        let is_ruled = self.set.contains_key(name) || self.fill.contains_key(name);
+        is_ruled.then(|| self.all().shift_remove(name)).flatten()
+    }
 }
 
 /// The changes of one text.
@@ -173,9 +186,7 @@ impl Change<'_> {
         if let Some(model) = naming.name() {
             missing.insert("model".to_owned(), model.into());
         }
-        let mut both = plan.set.clone();
-        fill(&mut both, &plan.fill);
-        missing.extend(both);
+        missing.extend(plan.all());
         for member in members {
             let name = member.key.as_ref();
             if is_stripped(member) {
@@ -194,9 +205,9 @@ impl Change<'_> {
             }
             let is_absent = &self.text[member.value.clone()] == "null";
             let (fill, set) = (plan.fill.get(name), plan.set.get(name));
-            match (fill, set) {
-                (Some(fill), None) if is_absent => self.replace(&member.value, fill),
-                _ => self.value(&member.value, fill, set),
+            match is_absent.then(|| plan.given(name)).flatten() {
+                Some(given) => self.replace(&member.value, &given),
+                None => self.value(&member.value, fill, set),
             }
             if set.is_none() {
                 self.lower(name, &member.value, rules);
@@ -227,13 +238,8 @@ impl Change<'_> {
                 }
                 self.insert(at.start, &missing, members.is_empty());
             }
-            (_, fills, Some(set)) => {
-                let mut whole = set.clone();
-                if let (Some(whole), Some(fills)) = (whole.as_object_mut(), object(fills)) {
-                    fill(whole, &fills);
-                }
-                self.replace(at, &whole);
-            }
+            // What it says is no object, so nothing was filled in.
+            (_, _, Some(set)) => self.replace(at, set),
             (_, _, None) => {}
         }
     }

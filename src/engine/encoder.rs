@@ -199,17 +199,20 @@ fn run(mut encoder: impl Encoder, orders: &Receiver<Asked>, counts: &Counts) {
         let read: usize = texts.iter().map(|text| text.len()).sum();
         let result = encoder.encode(&texts);
         counts.read.fetch_add(read as u64, Ordering::Relaxed);
-        match result {
+        let answers: Vec<(_, Vectors)> = match result {
             Ok(vectors) if vectors.len() == batch.len() => {
-                for (reply, vectors) in queue.told(&batch, vectors) {
-                    // Who has left needs no answer.
-                    let _ = reply.send(Ok(vectors));
-                }
+                let told = queue.told(&batch, vectors).into_iter();
+                told.map(|(reply, vectors)| (reply, Ok(vectors))).collect()
             }
-            Ok(_) => fail(&mut queue, &batch, &short()),
-            Err(error) => fail(&mut queue, &batch, &error),
-        }
+            Ok(_) => failed(&mut queue, &batch, &short()),
+            Err(error) => failed(&mut queue, &batch, &error),
+        };
+        // Whoever has an answer and looks finds it counted.
         counts.open.store(queue.len() as u64, Ordering::Relaxed);
+        for (reply, answer) in answers {
+            // Who has left needs none.
+            let _ = reply.send(answer);
+        }
     }
 }
 
@@ -219,11 +222,14 @@ fn take(queue: &mut Queue<oneshot::Sender<Vectors>>, asked: Asked) {
     }
 }
 
-fn fail(queue: &mut Queue<oneshot::Sender<Vectors>>, batch: &[queue::Place], error: &EngineError) {
+fn failed(
+    queue: &mut Queue<oneshot::Sender<Vectors>>,
+    batch: &[queue::Place],
+    error: &EngineError,
+) -> Vec<(oneshot::Sender<Vectors>, Vectors)> {
     tracing::error!(?error, "texts could not be encoded");
-    for reply in queue.fail(batch) {
-        let _ = reply.send(Err(error.clone()));
-    }
+    let replies = queue.fail(batch).into_iter();
+    replies.map(|reply| (reply, Err(error.clone()))).collect()
 }
 
 fn short() -> EngineError {

@@ -70,6 +70,29 @@ fn a_missing_model_is_put_in_and_nothing_else_changes() {
 }
 
 #[test]
+fn what_is_set_over_something_said_brings_no_default_along() {
+    let of = || {
+        json!({
+            "defaults": {"chat_template_kwargs": {"b": {"c": 1}}},
+            "set": {"chat_template_kwargs": {"b": {}}},
+        })
+    };
+    let ask = |body: &str, expected: &str| check(of(), body, expected, &[]);
+    ask(
+        r#"{"chat_template_kwargs":{"b":null}}"#,
+        r#"{"chat_template_kwargs":{"b":{}}}"#,
+    );
+    ask(
+        r#"{"chat_template_kwargs":null}"#,
+        r#"{"chat_template_kwargs":{"b":{"c":1}}}"#,
+    );
+    ask(
+        r#"{"chat_template_kwargs":{"b":{"d":2}}}"#,
+        r#"{"chat_template_kwargs":{"b":{"c":1,"d":2}}}"#,
+    );
+}
+
+#[test]
 fn defaults_hold_where_the_request_does_not_say() {
     let warm = || json!({"defaults": {"temperature": 0.7}});
     check(
