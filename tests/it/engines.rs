@@ -194,7 +194,7 @@ async fn a_socket_serves_streams_and_another_kind_is_refused() {
     let wrong = json!({"model": "tiny", "prompt": "x"});
     let answer = Answer::read(server.post("/v1/completions", &wrong).await).await;
     assert_eq!(answer.status, 400);
-    assert!(answer.text.contains("it is for chat"), "{answer:?}");
+    assert!(answer.text.contains("is for chat"), "{answer:?}");
     // A body may not say what our own engine refuses for safety.
     let mut unsafe_body = question("tiny", "n", false);
     unsafe_body["adapters"] = json!("/etc");
@@ -205,11 +205,12 @@ async fn a_socket_serves_streams_and_another_kind_is_refused() {
         (&model["engine"], &model["state"]),
         (&json!("script"), &json!("ready"))
     );
-    // The supervisor alone holds less.
-    assert!(
-        model["footprint_bytes"].as_u64() > Some(5_000_000),
-        "{model}"
-    );
+    // The supervisor alone holds less; what is held is looked at now and then.
+    let holds = |status: &Value| {
+        let held = status["models"][0]["footprint_bytes"].as_u64();
+        held > Some(5_000_000)
+    };
+    server.until("what the engine holds", holds).await;
 }
 
 #[tokio::test]

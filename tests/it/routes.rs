@@ -157,6 +157,10 @@ fn expected(
     match (wanted, key) {
         (Some(_), "none" | "wrong") => Some((401, "invalid_api_key")),
         (Some(wanted), key) if wanted != key => Some((403, "wrong_key_class")),
+        // What a text would do tells what lies on the disk: for the owner alone.
+        (Some(_), _) if row.path == "/admin/check" && method == "POST" => {
+            Some((403, "insufficient_scope"))
+        }
         _ if !row.methods.iter().any(|known| known == method) => Some((405, "method_not_allowed")),
         _ => None,
     }
