@@ -302,9 +302,9 @@ async fn h07_control_characters_in_a_head_are_refused() {
     }
 }
 
-/// What the client names in `Connection` and what belongs to one hop reaches no
-/// engine; nor does anything else of its head. Seen by the engine's own answer: it
-/// is asked with our framing, whatever the client says about its connection.
+/// What the client says of its connection changes neither what the engine is asked nor
+/// what the client gets back. That nothing else of its head goes on is shown where an
+/// engine tells what it got (`engines.rs`).
 #[tokio::test]
 async fn h10_what_the_client_says_of_its_connection_ends_here() {
     let place = Place::new().await;
