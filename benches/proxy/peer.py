@@ -229,12 +229,11 @@ models:
     )
     env = {"PATH": os.environ["PATH"], "HOME": str(home), "XDG_RUNTIME_DIR": str(home)}
     key = subprocess.run(
-        [PROGRAM, "keys", "new", "bench", "--config", home / "models.yaml", "--json"],
-        env=env, capture_output=True, text=True, check=True,
-    )
+        [PROGRAM, "keys", "new"], env=env, cwd=home, capture_output=True, text=True, check=True
+    ).stdout.strip()
     log = (home / "log").open("w")
     command = [PROGRAM, "serve", "--config", home / "models.yaml"]
-    part = Part(OURS, command, port, ROUTER_CORE, json.loads(key.stdout)["key"], env, log)
+    part = Part(OURS, command, port, ROUTER_CORE, key, env, log)
     ask(part, WISHES["one"] | {"time_ms": 100})
     return part
 
