@@ -15,8 +15,9 @@ use serde_json::{Value, json};
 use super::{CONFIGURATION, print_config, table};
 use crate::config::engine::Use;
 use crate::config::locate::{self, LoadError};
+use crate::config::lock;
 use crate::config::problem::Problems;
-use crate::config::{Config, Source, walk};
+use crate::config::{Config, walk};
 use crate::platform::{self, Folders};
 use crate::pool::ledger::{self, Ledger, Seen};
 use crate::registry::fit::{self, Fit, Need, Room, fit};
@@ -181,7 +182,7 @@ fn row(served: &Served, snapshot: &Snapshot, ledger: &Ledger) -> Vec<String> {
     let line = served.plan.as_ref().ok().and_then(|plan| ledger.line(plan));
     let seen = line.map_or_else(|| "-".to_owned(), |line| seen(&line.seen()));
     let name = format!("{}{aliases}", served.name);
-    vec![name, source(&served.source), memory, seen, state]
+    vec![name, lock::name_of(&served.source), memory, seen, state]
 }
 
 /// What a model is for, where that is not what most are for. Also for `models`.
@@ -204,18 +205,6 @@ pub fn seen(seen: &Seen) -> String {
         "{peak} in {loads}, estimated {}",
         ByteSize(seen.estimate_bytes)
     )
-}
-
-/// Where weights come from, in a word.
-fn source(source: &Source) -> String {
-    match source {
-        Source::Repository { id, revision: None } => id.to_string(),
-        Source::Repository {
-            id,
-            revision: Some(revision),
-        } => format!("{id}@{revision}"),
-        Source::Path(path) => path.display().to_string(),
-    }
 }
 
 /// What each load needs, by the first name that leads to it.
@@ -288,7 +277,7 @@ fn model(served: &Served, snapshot: &Snapshot, ledger: &Ledger) -> Value {
         "name": served.name,
         "aliases": served.aliases,
         "wildcards": served.wildcards,
-        "source": source(&served.source),
+        "source": lock::name_of(&served.source),
         "model": plan.ok().map(|plan| &plan.model),
         "kind": plan.ok().and_then(|_| served.uses.first()),
         "context": plan.ok().map(|plan| plan.context),
