@@ -3,6 +3,7 @@
 //! client are not changed here.
 
 use axum::http::StatusCode;
+use memchr::memmem;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -41,9 +42,14 @@ pub fn usage_of_answer(answer: &[u8]) -> Option<String> {
 /// asked for it, and some always.
 pub fn usage_of_events(events: &[u8]) -> Option<String> {
     const KEY: &[u8] = b"\"usage\"";
+    let has_key = |text: &[u8]| memmem::find(text, KEY).is_some();
+    // Nearly no event has it.
+    if !has_key(events) {
+        return None;
+    }
     let lines = events.rsplit(|byte| matches!(byte, b'\n' | b'\r'));
     lines
-        .filter(|line| line.windows(KEY.len()).any(|part| part == KEY))
+        .filter(|line| has_key(line))
         .filter_map(|line| line.strip_prefix(b"data:"))
         .find_map(usage_of_answer)
 }

@@ -5,6 +5,7 @@
 //! end in LF, CR LF or CR; a blank line ends an event).
 
 use bytes::{Bytes, BytesMut};
+use memchr::{memchr2_iter, memmem, memrchr2_iter};
 
 /// Longest incomplete event that is held back, bytes.
 pub const LONGEST_TAIL: usize = 1024 * 1024;
@@ -13,7 +14,18 @@ pub const LONGEST_TAIL: usize = 1024 * 1024;
 #[derive(Debug, Default)]
 pub struct Relay {
     tail: BytesMut,
+    /// How much of the tail is known to hold no blank line.
+    known: usize,
     ended: bool,
+}
+
+/// Some whole events.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Events {
+    /// As they came.
+    pub bytes: Bytes,
+    /// How many there are; blank lines beyond the end of one count too.
+    pub count: u64,
 }
 
 /// An event grew past [`LONGEST_TAIL`] without ending.
@@ -22,23 +34,32 @@ pub struct Relay {
 pub struct TooLong;
 
 impl Relay {
-    /// Takes what arrived; answers the whole events that can go on now.
-    pub fn push(&mut self, arrived: &[u8]) -> Result<Option<Bytes>, TooLong> {
-        let known = self.tail.len();
+    /// Takes what arrived.
+    pub fn push(&mut self, arrived: &[u8]) {
         self.tail.extend_from_slice(arrived);
-        let Some(end) = last_blank_line(&self.tail, known) else {
-            return if self.tail.len() > LONGEST_TAIL {
-                Err(TooLong)
-            } else {
-                Ok(None)
-            };
-        };
-        let events = self.tail.split_to(end).freeze();
-        self.ended |= has_ending(&events);
+    }
+
+    /// How many bytes it holds.
+    pub fn held(&self) -> usize {
+        self.tail.len()
+    }
+
+    /// The whole events of all that arrived, which can go on now.
+    ///
+    /// # Errors
+    /// If what is left is longer than an event may be.
+    pub fn events(&mut self) -> Result<Option<Events>, TooLong> {
+        let end = last_blank_line(&self.tail, self.known);
+        let bytes = end.map(|end| self.tail.split_to(end).freeze());
+        self.known = self.tail.len();
+        self.ended |= bytes.as_deref().is_some_and(has_ending);
         if self.tail.len() > LONGEST_TAIL {
             return Err(TooLong);
         }
-        Ok(Some(events))
+        Ok(bytes.map(|bytes| Events {
+            count: memmem::find_iter(&bytes, b"\n\n").count() as u64,
+            bytes,
+        }))
     }
 
     /// Whether the engine itself has ended the stream, with `[DONE]` or with an
@@ -52,24 +73,36 @@ impl Relay {
 /// can be new.
 fn last_blank_line(bytes: &[u8], known: usize) -> Option<usize> {
     let from = known.saturating_sub(3);
-    (from..bytes.len()).rev().find_map(|at| match &bytes[at..] {
-        [b'\n', b'\n', ..] | [b'\r', b'\r', ..] => Some(at + 2),
-        [b'\n', b'\r', b'\n', ..] => Some(at + 3),
-        _ => None,
-    })
+    let breaks = memrchr2_iter(b'\n', b'\r', &bytes[from..]);
+    breaks
+        .map(|at| from + at)
+        .find_map(|at| match &bytes[at..] {
+            [b'\n', b'\n', ..] | [b'\r', b'\r', ..] => Some(at + 2),
+            [b'\n', b'\r', b'\n', ..] => Some(at + 3),
+            _ => None,
+        })
 }
 
 /// Whether one of these events is `[DONE]` or an error. Text of a model cannot
 /// look so: inside JSON a line break is escaped.
 fn has_ending(events: &[u8]) -> bool {
-    events
-        .split(|&byte| byte == b'\n' || byte == b'\r')
-        .any(|line| {
-            line.strip_prefix(b"data:").is_some_and(|data| {
-                let data = data.strip_prefix(b" ").unwrap_or(data);
-                data == b"[DONE]" || data.starts_with(b"{\"error\":")
-            })
-        })
+    let may = |text: &[u8]| memmem::find(events, text).is_some();
+    // Nearly all events hold neither of the two, and that is quick to tell.
+    (may(b"[DONE]") || may(b"{\"error\":")) && lines(events).any(is_ending)
+}
+
+fn lines(events: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let ends = memchr2_iter(b'\n', b'\r', events).chain([events.len()]);
+    ends.scan(0, |start, end| {
+        Some(&events[std::mem::replace(start, end + 1)..end])
+    })
+}
+
+fn is_ending(line: &[u8]) -> bool {
+    line.strip_prefix(b"data:").is_some_and(|data| {
+        let data = data.strip_prefix(b" ").unwrap_or(data);
+        data == b"[DONE]" || data.starts_with(b"{\"error\":")
+    })
 }
 
 #[cfg(test)]
@@ -78,13 +111,19 @@ mod tests {
 
     use super::*;
 
+    /// What goes on after this arrived.
+    fn push(relay: &mut Relay, arrived: &[u8]) -> Result<Option<Bytes>, TooLong> {
+        relay.push(arrived);
+        Ok(relay.events()?.map(|events| events.bytes))
+    }
+
     #[test]
     fn whole_events_go_on_and_the_tail_waits() {
         let check = |parts: &[&str], expected: &[Option<&str>]| {
             let mut relay = Relay::default();
             let got: Vec<_> = parts
                 .iter()
-                .map(|part| relay.push(part.as_bytes()).expect("short"))
+                .map(|part| push(&mut relay, part.as_bytes()).expect("short"))
                 .map(|events| events.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
                 .collect();
             let expected: Vec<_> = expected
@@ -104,16 +143,29 @@ mod tests {
     }
 
     #[test]
+    fn what_arrived_in_pieces_goes_on_in_one() {
+        let mut relay = Relay::default();
+        for part in ["data: a\n\n", "data: b\n", "\ndata: c\n\nda"] {
+            relay.push(part.as_bytes());
+        }
+        let bytes = Bytes::from_static(b"data: a\n\ndata: b\n\ndata: c\n\n");
+        assert_eq!(relay.events(), Ok(Some(Events { bytes, count: 3 })));
+        assert_eq!((relay.events(), relay.held()), (Ok(None), 2));
+    }
+
+    #[test]
     fn the_engines_own_ending_is_seen() {
         let check = |stream: &str, expected: bool| {
             let mut relay = Relay::default();
-            relay.push(stream.as_bytes()).expect("short");
+            push(&mut relay, stream.as_bytes()).expect("short");
             assert_eq!(relay.ended(), expected, "{stream:?}");
         };
         check("data: [DONE]\n\n", true);
         check("data:[DONE]\r\n\r\n", true);
         check("data: {\"error\":{}}\n\n", true);
         check("data: [DONE]\n", false);
+        check("data: a [DONE]\n\n", false);
+        check("data: a\r\rdata: [DONE]\r\r", true);
         check(
             "data: {\"content\":\"\\n\\ndata: [DONE]\\n\\n\"}\n\n",
             false,
@@ -124,9 +176,9 @@ mod tests {
     fn an_endless_line_is_refused() {
         let mut relay = Relay::default();
         let chunk = vec![b'x'; LONGEST_TAIL / 2];
-        assert_eq!(relay.push(&chunk), Ok(None));
-        assert_eq!(relay.push(&chunk), Ok(None));
-        assert_eq!(relay.push(&chunk), Err(TooLong));
+        assert_eq!(push(&mut relay, &chunk), Ok(None));
+        assert_eq!(push(&mut relay, &chunk), Ok(None));
+        assert_eq!(push(&mut relay, &chunk), Err(TooLong));
     }
 
     proptest! {
@@ -142,7 +194,7 @@ mod tests {
             let mut cut = cuts.iter().cycle();
             while !rest.is_empty() {
                 let (now, later) = rest.split_at(rest.len().min(*cut.next().expect("endless")));
-                if let Some(events) = relay.push(now).expect("short") {
+                if let Some(events) = push(&mut relay, now).expect("short") {
                     prop_assert!(events.ends_with(b"\n\n"));
                     out.extend_from_slice(&events);
                 }

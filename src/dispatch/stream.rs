@@ -5,15 +5,18 @@
 //! refusal is a plain status; after that a failure is one error event and the
 //! body ends cleanly without `[DONE]`.
 
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http_body_util::BodyExt;
+use http_body::{Body as _, Frame};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::body::{EventBody, comment};
 use super::heartbeat::Heartbeat;
 use super::patience::within;
-use super::relay::Relay;
+use super::relay::{Events, Relay};
 use super::spool::{self, Writer};
 use super::whole::{collect, engine_failed, is_compressed, usage_of};
 use super::{
@@ -33,6 +36,9 @@ use crate::config;
 use crate::pool::lease::Lease;
 use crate::shutdown::Place;
 use crate::worker::client;
+
+/// Most bytes of an engine that are taken before they are passed on.
+const MOST_AT_ONCE: usize = 64 * 1024;
 
 /// How an answer begins.
 enum Beginning {
@@ -136,6 +142,46 @@ fn panicked() -> ApiError {
     )
 }
 
+/// What followed the data that arrived.
+enum Arrived {
+    /// Nothing yet.
+    Data,
+    Trailers(HeaderMap),
+    End,
+    Failure(client::Failure),
+}
+
+/// Waits until something arrives, and takes all that has arrived then: it is looked
+/// at once and leaves in one write.
+async fn arrived(body: &mut client::Body, relay: &mut Relay) -> Arrived {
+    let before = relay.held();
+    poll_fn(|context| {
+        loop {
+            let frame = match Pin::new(&mut *body).poll_frame(context) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending if relay.held() > before => return Poll::Ready(Arrived::Data),
+                Poll::Pending => return Poll::Pending,
+            };
+            return Poll::Ready(match frame.map(|frame| frame.map(Frame::into_data)) {
+                None => Arrived::End,
+                Some(Err(failure)) => Arrived::Failure(failure),
+                Some(Ok(Ok(data))) => {
+                    relay.push(&data);
+                    match relay.held() - before < MOST_AT_ONCE {
+                        true => continue,
+                        false => Arrived::Data,
+                    }
+                }
+                Some(Ok(Err(frame))) => match frame.into_trailers() {
+                    Ok(trailers) => Arrived::Trailers(trailers),
+                    Err(_) => continue,
+                },
+            });
+        }
+    })
+    .await
+}
+
 /// From the wait for the model to the engine's last byte.
 struct ReadingHalf {
     dispatch: Arc<Dispatch>,
@@ -223,46 +269,40 @@ impl ReadingHalf {
         let limits = self.routed.snapshot.config.server.limits.clone();
         let mut relay = Relay::default();
         let mut silence = (limits.first_token, Code::FirstTokenTimeout);
-        loop {
-            let frame = tokio::select! {
-                frame = within(silence.0, body.frame()) => frame,
+        let mut goes_on = true;
+        while goes_on {
+            let arrived = arrived(&mut body, &mut relay);
+            let arrived = tokio::select! {
+                arrived = within(silence.0, arrived) => arrived,
                 error = revoked(&lease) => return Err(Ending::Failed(error)),
             };
-            let frame = frame.map_err(|_| {
+            let arrived = arrived.map_err(|_| {
                 give_up(&lease);
                 Ending::Failed(ApiError::new(silence.1, format!("{model} fell silent")))
             })?;
-            let frame = match frame {
-                None => break,
+            silence = (limits.between_tokens, Code::UpstreamTimeout);
+            let events = relay.events().map_err(|too_long| {
+                let message = too_long.to_string();
+                Ending::Failed(ApiError::new(Code::BadUpstreamResponse, message))
+            })?;
+            if let Some(Events { bytes, count }) = events {
+                if is_foreign {
+                    *usage = foreign::usage_of_events(&bytes).or(usage.take());
+                }
+                self.begin_events(&headers, Wait::of(&lease)).await?;
+                self.events += count;
+                self.routed.place.running().passed(count);
+                self.write(bytes, limits.write_stall).await?;
+            }
+            match arrived {
+                Arrived::Data => {}
+                Arrived::Trailers(trailers) => *usage = usage_of(&trailers).or(usage.take()),
+                Arrived::End => goes_on = false,
                 // After the engine's own ending a broken connection is no failure.
-                Some(Err(_)) if relay.ended() => break,
-                Some(Err(failure)) => {
+                Arrived::Failure(_) if relay.ended() => goes_on = false,
+                Arrived::Failure(failure) => {
                     let id = &self.routed.request.request_id;
                     return Err(Ending::Failed(crashed(id, &lease, &failure).await));
-                }
-                Some(Ok(frame)) => frame,
-            };
-            silence = (limits.between_tokens, Code::UpstreamTimeout);
-            match frame.into_data() {
-                Err(frame) => *usage = frame.trailers_ref().and_then(usage_of).or(usage.take()),
-                Ok(data) => {
-                    let events = relay.push(&data).map_err(|too_long| {
-                        Ending::Failed(ApiError::new(
-                            Code::BadUpstreamResponse,
-                            too_long.to_string(),
-                        ))
-                    })?;
-                    if let Some(events) = events {
-                        if is_foreign {
-                            *usage = foreign::usage_of_events(&events).or(usage.take());
-                        }
-                        self.begin_events(&headers, Wait::of(&lease)).await?;
-                        let ends = events.windows(2).filter(|pair| pair == b"\n\n");
-                        let ends = ends.count() as u64;
-                        self.events += ends;
-                        self.routed.place.running().passed(ends);
-                        self.write(events, limits.write_stall).await?;
-                    }
                 }
             }
         }

@@ -189,7 +189,15 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(context));
+        let this = &mut *self;
+        let mut frame = Pin::new(&mut this.incoming).poll_frame(context);
+        if frame.is_pending()
+            && let Some(connection) = &mut this.connection
+        {
+            connection.drive(context);
+            frame = Pin::new(&mut this.incoming).poll_frame(context);
+        }
+        let frame = ready!(frame);
         self.keep_if_ended(frame.is_none());
         Poll::Ready(frame.map(|frame| frame.map_err(|error| Failure::Cut(chain(&error)))))
     }

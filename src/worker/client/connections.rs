@@ -1,10 +1,16 @@
 //! Connections to one place of this machine: opened when there is none free, kept
-//! while they are used now and then. HTTP/1.1, one request at a time on each.
+//! while they are used now and then. HTTP/1.1, one request at a time on each. A
+//! connection has no task of its own: whoever waits for its answer drives it, so
+//! that nothing of an answer changes tasks on its way.
 
 use std::convert::Infallible;
+use std::fmt;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use axum::http::{Request, Response};
@@ -47,18 +53,28 @@ pub(super) struct Connections {
 
 #[derive(Debug)]
 struct Free {
-    sender: SendRequest<Outgoing>,
+    way: Way,
     since: Instant,
 }
 
 /// One connection, for one request.
 #[derive(Debug)]
 pub(super) struct Connection {
-    sender: SendRequest<Outgoing>,
+    way: Way,
     /// Whether it has served a request before.
     is_used: bool,
     connections: Arc<Connections>,
 }
+
+/// The two ends of hyper's connection.
+struct Way {
+    sender: SendRequest<Outgoing>,
+    /// Reads and writes when it is polled; nothing once the connection has ended.
+    driver: Option<Driver>,
+}
+
+/// hyper's side of a connection, whatever carries it.
+type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
 /// Why a request got no answer.
 pub(super) enum Unsent {
@@ -80,36 +96,34 @@ impl Connections {
 
     /// A connection that is free, or a new one.
     pub(super) async fn one(this: &Arc<Self>) -> Result<Connection, Failure> {
-        while let Some(mut sender) = this.take_free() {
-            // It was free when it was put back, but for what its own task tidies up.
-            let is_ready = sender.is_ready()
-                || matches!(timeout(CONNECT_TIME, sender.ready()).await, Ok(Ok(())));
-            if is_ready {
-                return Ok(this.connection(sender, true));
+        while let Some(mut way) = this.take_free() {
+            if way.is_free() {
+                return Ok(this.connection(way, true));
             }
         }
         let opened = timeout(CONNECT_TIME, this.open()).await;
-        let sender = opened.map_err(|_| Failure::Timeout)??;
-        Ok(this.connection(sender, false))
+        let way = opened.map_err(|_| Failure::Timeout)??;
+        Ok(this.connection(way, false))
     }
 
-    fn connection(self: &Arc<Self>, sender: SendRequest<Outgoing>, is_used: bool) -> Connection {
+    fn connection(self: &Arc<Self>, way: Way, is_used: bool) -> Connection {
         Connection {
-            sender,
+            way,
             is_used,
             connections: self.clone(),
         }
     }
 
     /// The one used last; those that were unused for too long are closed.
-    fn take_free(&self) -> Option<SendRequest<Outgoing>> {
+    fn take_free(&self) -> Option<Way> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = free.partition_point(|free| free.since.elapsed() > self.idle);
+        let now = Instant::now();
+        let old = free.partition_point(|free| now.duration_since(free.since) > self.idle);
         free.drain(..old);
-        free.pop().map(|free| free.sender)
+        free.pop().map(|free| free.way)
     }
 
-    async fn open(&self) -> Result<SendRequest<Outgoing>, Failure> {
+    async fn open(&self) -> Result<Way, Failure> {
         let unreached = |error: std::io::Error| Failure::Unreached(chain(&error));
         match &self.place {
             Place::Socket(path) => {
@@ -123,23 +137,47 @@ impl Connections {
         }
     }
 
-    async fn begin<S>(stream: S) -> Result<SendRequest<Outgoing>, Failure>
+    async fn begin<S>(stream: S) -> Result<Way, Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (sender, connection) = handshake(TokioIo::new(stream))
             .await
             .map_err(|error| Failure::Gone(chain(&error)))?;
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "it ends with the connection, which ends with its sender"
-        )]
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(?error, "a connection to an engine ended early");
-            }
-        });
-        Ok(sender)
+        let driver: Driver = Box::pin(connection);
+        Ok(Way {
+            sender,
+            driver: Some(driver),
+        })
+    }
+}
+
+/// Reads and writes what can be read and written now.
+fn drive(driver: &mut Option<Driver>, context: &mut Context<'_>) {
+    if let Some(running) = driver
+        && let Poll::Ready(ended) = running.as_mut().poll(context)
+    {
+        if let Err(error) = ended {
+            tracing::debug!(?error, "a connection to an engine ended early");
+        }
+        // What still waits for it hears of its end by this.
+        *driver = None;
+    }
+}
+
+impl Way {
+    /// Whether it can take a request: it looks whether the other side has closed it
+    /// since its last answer.
+    fn is_free(&mut self) -> bool {
+        // Nobody waits for anything yet.
+        drive(&mut self.driver, &mut Context::from_waker(Waker::noop()));
+        self.driver.is_some() && self.sender.is_ready()
+    }
+}
+
+impl fmt::Debug for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Way").finish_non_exhaustive()
     }
 }
 
@@ -149,11 +187,22 @@ impl Connection {
         &mut self,
         request: Request<Outgoing>,
     ) -> Result<Response<Incoming>, Unsent> {
-        let sent = self.sender.try_send_request(request).await;
-        sent.map_err(|mut error| match error.take_message() {
+        let way = &mut self.way;
+        let mut sent = pin!(way.sender.try_send_request(request));
+        let sent = poll_fn(|context| {
+            // First what makes the answer come.
+            drive(&mut way.driver, context);
+            sent.as_mut().poll(context)
+        });
+        sent.await.map_err(|mut error| match error.take_message() {
             Some(request) => Unsent::Closed(Box::new(request)),
             None => Unsent::Broken(error.into_error()),
         })
+    }
+
+    /// Reads and writes what can be read and written now.
+    pub(super) fn drive(&mut self, context: &mut Context<'_>) {
+        drive(&mut self.way.driver, context);
     }
 
     /// Whether it has served a request before, so that the other side may have closed
@@ -164,14 +213,14 @@ impl Connection {
 
     /// Puts it back for the next request.
     pub(super) fn keep(self) {
-        if self.sender.is_closed() {
+        if self.way.driver.is_none() || self.way.sender.is_closed() {
             return;
         }
         let free = &self.connections.free;
         free.lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(Free {
-                sender: self.sender,
+                way: self.way,
                 since: Instant::now(),
             });
     }
