@@ -1,28 +1,35 @@
 //! How deep a body is nested and how many values it holds, by its brackets and
 //! commas outside strings: whatever is no JSON at all is found later.
 
+use memchr::memchr2;
+
 use crate::api::error::{ApiError, Code};
 
 /// Deepest nesting of a body, itself included. The worker reads each field with a
 /// parser of its own, whose limit of 127 levels is this one without the body.
 pub const DEEPEST: usize = 128;
 
+/// What follows a string, of which this is what follows its first quote.
+fn after_string(text: &[u8]) -> &[u8] {
+    let mut at = 0;
+    while let Some(found) = memchr2(b'"', b'\\', text.get(at..).unwrap_or_default()) {
+        at += found;
+        if text[at] == b'"' {
+            return &text[at + 1..];
+        }
+        // With the byte that it escapes.
+        at += 2;
+    }
+    &[]
+}
+
 /// Refuses bodies nested more than [`DEEPEST`] levels or of more than `most` values.
 pub(super) fn check(body: &[u8], most: usize) -> Result<(), ApiError> {
     let (mut depth, mut values) = (0usize, 0usize);
-    let (mut in_string, mut escaped) = (false, false);
-    for &byte in body {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
+    let mut rest = body.iter();
+    while let Some(&byte) = rest.next() {
         match byte {
-            b'"' => in_string = true,
+            b'"' => rest = after_string(rest.as_slice()).iter(),
             b'{' | b'[' => {
                 depth += 1;
                 values += 1;

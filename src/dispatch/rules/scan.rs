@@ -5,6 +5,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use memchr::memchr2;
+
 /// A member of an object.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Member<'t> {
@@ -94,11 +96,10 @@ fn value_end(bytes: &[u8], at: usize) -> usize {
 /// Where the string that begins at `at` ends.
 fn string_end(bytes: &[u8], at: usize) -> usize {
     let mut end = at + 1;
-    while let Some(byte) = bytes.get(end) {
-        match byte {
-            b'\\' => end += 2,
-            b'"' => return end + 1,
-            _ => end += 1,
+    while let Some(found) = memchr2(b'"', b'\\', bytes.get(end..).unwrap_or_default()) {
+        match bytes[end + found] {
+            b'"' => return end + found + 1,
+            _ => end += found + 2,
         }
     }
     bytes.len()
