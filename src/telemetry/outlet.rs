@@ -1,6 +1,7 @@
 //! The way of log lines to standard error: a bounded channel and a thread of its
 //! own. A terminal that was stopped or a pipe that nobody reads then holds up that
-//! thread alone, and costs lines, which are counted.
+//! thread alone, and costs lines, which are counted. A line that comes alone is
+//! written at once; while more come, several go out in one write.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -10,6 +11,14 @@ use super::escape;
 
 /// Lines that wait to be written.
 const WAITING: usize = 4096;
+
+/// Most bytes of several lines in one write: a pipe takes so many as a whole, also
+/// where others write to it (POSIX, `PIPE_BUF` of Linux).
+const AT_ONCE: usize = 4096;
+
+/// How long the thread rests after writing. Whoever writes a line meanwhile need not
+/// wake it.
+const REST: Duration = Duration::from_millis(10);
 
 /// What the thread is told.
 enum Said {
@@ -46,15 +55,45 @@ impl Outlet {
 }
 
 fn write(mut out: impl Write, said: &Receiver<Said>, lost: impl Fn()) {
-    for said in said {
-        match said {
-            Said::Line(line) => {
-                if out.write_all(&line).is_err() {
-                    lost();
+    let mut together = Together::default();
+    while let Ok(first) = said.recv() {
+        for said in std::iter::once(first).chain(said.try_iter()) {
+            match said {
+                Said::Line(line) => together.add(&line, &mut out, &lost),
+                Said::Flush(done) => {
+                    together.write(&mut out, &lost);
+                    let _ = done.send(());
                 }
             }
-            Said::Flush(done) => drop(done.send(())),
         }
+        together.write(&mut out, &lost);
+        std::thread::sleep(REST);
+    }
+}
+
+/// Lines that go out in one write.
+#[derive(Default)]
+struct Together {
+    text: Vec<u8>,
+    lines: usize,
+}
+
+impl Together {
+    fn add(&mut self, line: &[u8], out: &mut impl Write, lost: &impl Fn()) {
+        if self.text.len() + line.len() > AT_ONCE {
+            self.write(out, lost);
+        }
+        self.text.extend_from_slice(line);
+        self.lines += 1;
+    }
+
+    fn write(&mut self, out: &mut impl Write, lost: &impl Fn()) {
+        if self.lines > 0 && out.write_all(&self.text).is_err() {
+            (0..self.lines).for_each(|_| lost());
+        }
+        self.text.clear();
+        self.text.shrink_to(AT_ONCE);
+        self.lines = 0;
     }
 }
 
@@ -69,7 +108,7 @@ pub(super) struct Lines<L> {
 impl<L: Fn()> Write for Lines<L> {
     /// Never fails: who writes a line of the log has nowhere to complain.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let line = match self.is_json {
+        let line = match self.is_json && !escape::is_plain(bytes.trim_ascii_end()) {
             true => {
                 let text = String::from_utf8_lossy(bytes);
                 let line = text.strip_suffix('\n').unwrap_or(&text);
@@ -121,10 +160,44 @@ mod tests {
         };
         let line = "{\"a\":\"\u{9b}31m\u{202e}\u{2028}\"}\n";
         assert_eq!(lines.write(line.as_bytes()).expect("written"), line.len());
+        assert_eq!(lines.write(b"{\"plain\":1}\n").expect("written"), 12);
         outlet.flush(Duration::from_secs(60));
         let bytes = shared.0.lock().expect("not poisoned").clone();
         let text = String::from_utf8(bytes).expect("text");
-        assert_eq!(text, "{\"a\":\"\\u009b31m\\u202e\\u2028\"}\n");
+        assert_eq!(
+            text,
+            "{\"a\":\"\\u009b31m\\u202e\\u2028\"}\n{\"plain\":1}\n"
+        );
+    }
+
+    #[test]
+    fn lines_that_come_together_go_out_in_few_writes() {
+        /// Counts the writes, each of which has to end a line.
+        #[derive(Clone, Default)]
+        struct Writes(Arc<Mutex<Vec<usize>>>);
+        impl Write for Writes {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                assert!(bytes.ends_with(b"\n"), "half a line");
+                self.0.lock().expect("not poisoned").push(bytes.len());
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let writes = Writes::default();
+        let (lines, said) = sync_channel(WAITING);
+        for length in [AT_ONCE / 2 - 1; 5].into_iter().chain([2 * AT_ONCE, 1]) {
+            let mut line = vec![b'x'; length];
+            line.push(b'\n');
+            lines.send(Said::Line(line)).expect("room");
+        }
+        drop(lines);
+        write(writes.clone(), &said, || panic!("nothing was lost"));
+        let lengths = writes.0.lock().expect("not poisoned").clone();
+        let (half, most) = (AT_ONCE / 2, 2 * AT_ONCE + 1);
+        assert_eq!(lengths, [AT_ONCE, AT_ONCE, half, most, 2]);
     }
 
     #[test]
