@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{MatchedPath, Path, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::HeaderMap;
-use axum::{Extension, Json, Router};
+use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -16,12 +16,13 @@ use crate::access::{Access, Caller, Door, Refusal};
 use crate::api::body::{parse, read_json};
 use crate::api::error::{ApiError, Code};
 use crate::api::front::{Port, RequestId};
-use crate::api::table::{self, Route};
+use crate::api::table::{self, Route, RowPath};
 use crate::api::{leases, openapi};
 use crate::pool::{Asker, UnloadError, UnloadMode};
 use crate::records::redact;
 use crate::registry::Snapshot;
 use crate::route::{self, Decision, Permit};
+use crate::server::App;
 use crate::service::Service;
 use crate::service::reload::ReloadError;
 use crate::worker::LoadPlan;
@@ -67,8 +68,8 @@ pub fn routes() -> Vec<Route> {
 }
 
 /// The management port and the control socket.
-pub fn router(service: Service) -> Router {
-    table::router(routes(), service, Port::Management)
+pub fn app(service: Service) -> App {
+    table::app(routes(), service, Port::Management)
 }
 
 /// `{"model", "mode"}`; anything else in it is refused.
@@ -227,10 +228,10 @@ pub async fn record(
 /// of a path would make kinds of their own.
 pub fn refused_action(request: &Request, refusal: &Refusal) -> String {
     let method = redact::method(request.method().as_str());
-    let route = request.extensions().get::<MatchedPath>();
+    let row = request.extensions().get::<RowPath>();
     let is_one_of_many = refusal.error.code == Code::RateLimitExceeded;
-    match route.filter(|_| is_one_of_many) {
-        Some(route) => format!("{method} {}", route.as_str()),
+    match row.filter(|_| is_one_of_many) {
+        Some(row) => format!("{method} {}", row.0),
         None => format!("{method} {}", redact::path(request.uri().path())),
     }
 }

@@ -1,9 +1,8 @@
 //! The inference API: which paths there are, what each asks for, and what each
 //! answers. It knows HTTP and wire JSON; it does not know how models are kept.
 
-use axum::Router;
-
 use crate::access::Access;
+use crate::server::App;
 use crate::service::Service;
 
 pub mod body;
@@ -43,6 +42,6 @@ pub fn routes() -> Vec<Route> {
 }
 
 /// The inference port.
-pub fn router(service: Service) -> Router {
-    table::router(routes(), service, Port::Inference)
+pub fn app(service: Service) -> App {
+    table::app(routes(), service, Port::Inference)
 }

@@ -3,9 +3,11 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 
-use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, Response};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::access::Door;
@@ -34,6 +36,12 @@ pub use pace::Times;
 
 /// Permission bits of the control socket: its owner alone.
 const CONTROL_MODE: u32 = 0o600;
+
+/// What answers requests, of whatever routes it is made.
+pub type App = Arc<dyn Fn(Request<Body>) -> Answering + Send + Sync>;
+
+/// An answer that is being made.
+pub type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
 /// A socket that listens, not yet served.
 #[derive(Debug)]
@@ -109,7 +117,7 @@ impl Bound {
 
     /// Serves until the stop signal; then takes no more connections and lets
     /// each running exchange end.
-    pub fn serve(self, app: Router, settings: Settings, tasks: &Tasks) {
+    pub fn serve(self, app: App, settings: Settings, tasks: &Tasks) {
         let connections = Connections::new(app, settings, tasks.clone());
         let stop = tasks.stop_signal();
         let (listener, path) = match self {

@@ -14,6 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt};
 
 pub mod escape;
+mod json;
 mod outlet;
 
 use outlet::{Lines, Outlet};
@@ -63,8 +64,7 @@ pub fn start(filter: &str, lost: impl Fn() + Clone + Send + Sync + 'static) -> R
             .boxed()
     } else {
         fmt::layer()
-            .json()
-            .flatten_event(true)
+            .event_format(json::Json)
             .with_writer(move || Lines {
                 outlet: outlet.clone(),
                 is_json: true,

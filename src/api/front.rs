@@ -5,14 +5,14 @@
 use std::panic::AssertUnwindSafe;
 
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::Response;
 use futures_util::FutureExt;
 use rand::RngExt;
 
 use super::error::{ApiError, Code};
+use super::table::RowPath;
 use crate::access::{Door, web};
 use crate::config::Server;
 use crate::records::body::Counted;
@@ -45,11 +45,12 @@ pub enum Port {
     Management,
 }
 
-/// The outermost layer.
+/// What stands before everything else; `next` is that.
 pub async fn front(
-    State((service, port)): State<(Service, Port)>,
+    service: &Service,
+    port: Port,
     mut request: Request,
-    next: Next,
+    next: impl AsyncFnOnce(Request) -> Response,
 ) -> Response {
     let id = request_id(request.headers());
     let snapshot = service.dispatch.registry.load();
@@ -57,7 +58,7 @@ pub async fn front(
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     request.extensions_mut().insert(RequestId(id.clone()));
     believe_listed_proxies(&mut request, server);
-    let entry = record(&service, &request, &id, snapshot.generation);
+    let entry = record(service, &request, &id, snapshot.generation);
     request.extensions_mut().insert(entry.clone());
     // From here on the request sees this world and no other.
     request.extensions_mut().insert(snapshot.clone());
@@ -75,7 +76,7 @@ pub async fn front(
         .map(|_| web::preflight(request.headers()));
     let handled = async {
         service.dispatch.tasks.pass(Place::Handler);
-        next.run(request).await
+        next(request).await
     };
     let response = match (checked, preflight) {
         (Err(error), _) => error.into_response(),
@@ -139,8 +140,8 @@ fn record(service: &Service, request: &Request, id: &str, generation: u64) -> En
     let peer = door.map_or_else(String::new, Door::peer);
     let method = redact::method(request.method().as_str());
     let entry = Entry::open(&service.records, id, peer, method, generation);
-    if let Some(path) = request.extensions().get::<MatchedPath>() {
-        entry.path(path.as_str());
+    if let Some(RowPath(path)) = request.extensions().get() {
+        entry.path(path);
     }
     if let Some(place) = request
         .headers()

@@ -3,10 +3,9 @@
 
 use std::sync::Arc;
 
-use axum::Extension;
 use axum::body::Body;
-use axum::extract::State;
-use axum::http::{HeaderMap, Response, Uri};
+use axum::extract::{Request as HttpRequest, State};
+use axum::http::{Extensions, HeaderMap, Response, Uri};
 
 use super::body::read_json;
 use super::error::{ApiError, Code};
@@ -21,55 +20,69 @@ use crate::service::Service;
 
 /// What the front knows of a request: who asks, under which id, where it is recorded,
 /// and the world that it sees.
-type Known = (
-    Extension<Caller>,
-    Extension<RequestId>,
-    Extension<Entry>,
-    Extension<Arc<Snapshot>>,
-);
+struct Known {
+    caller: Caller,
+    request_id: String,
+    entry: Entry,
+    snapshot: Arc<Snapshot>,
+}
+
+impl Known {
+    /// Takes it out of what came with the request.
+    fn of(given: &mut Extensions) -> Option<Self> {
+        let RequestId(request_id) = given.remove()?;
+        Some(Self {
+            caller: given.remove()?,
+            request_id,
+            entry: given.remove()?,
+            snapshot: given.remove()?,
+        })
+    }
+}
+
+/// The front was passed by.
+fn not_known() -> ApiError {
+    ApiError::new(Code::InternalError, "the request is not known")
+}
 
 /// `POST /v1/chat/completions`
 pub async fn chat_completions(
-    state: State<Service>,
-    known: Known,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Body,
+    State(service): State<Service>,
+    request: HttpRequest,
 ) -> Result<Response<Body>, ApiError> {
-    forward(Endpoint::Chat, state, known, (uri, headers), body).await
+    forward(Endpoint::Chat, &service, request).await
 }
 
 /// `POST /v1/completions`
 pub async fn completions(
-    state: State<Service>,
-    known: Known,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Body,
+    State(service): State<Service>,
+    request: HttpRequest,
 ) -> Result<Response<Body>, ApiError> {
-    forward(Endpoint::Completions, state, known, (uri, headers), body).await
+    forward(Endpoint::Completions, &service, request).await
 }
 
 /// `POST /v1/embeddings`
 pub async fn embeddings(
-    state: State<Service>,
-    known: Known,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Body,
+    State(service): State<Service>,
+    request: HttpRequest,
 ) -> Result<Response<Body>, ApiError> {
-    forward(Endpoint::Embeddings, state, known, (uri, headers), body).await
+    forward(Endpoint::Embeddings, &service, request).await
 }
 
 async fn forward(
     endpoint: Endpoint,
-    State(service): State<Service>,
-    (caller, id, entry, snapshot): Known,
-    (uri, headers): (Uri, HeaderMap),
-    body: Body,
+    service: &Service,
+    request: HttpRequest,
 ) -> Result<Response<Body>, ApiError> {
-    let (Extension(caller), Extension(RequestId(request_id))) = (caller, id);
-    let (Extension(entry), Extension(snapshot)) = (entry, snapshot);
+    let (mut head, body) = request.into_parts();
+    let known = Known::of(&mut head.extensions).ok_or_else(not_known)?;
+    let Known {
+        caller,
+        request_id,
+        entry,
+        snapshot,
+    } = known;
+    let (uri, headers) = (head.uri, head.headers);
     let terms = terms(&uri, &headers, &caller)?;
     let explain = headers
         .get("x-roundhouse-explain")

@@ -265,16 +265,16 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
     };
     let share = Share::Inference(inference.len());
     for bound in inference {
-        bound.serve(api::router(service.clone()), settings(share), &tasks);
+        bound.serve(api::app(service.clone()), settings(share), &tasks);
     }
     for bound in management {
         let settings = settings(Share::Management);
-        bound.serve(admin::router(service.clone()), settings, &tasks);
+        bound.serve(admin::app(service.clone()), settings, &tasks);
     }
     match control {
         Ok(control) => {
             let settings = settings(Share::Management);
-            control.serve(admin::router(service.clone()), settings, &tasks);
+            control.serve(admin::app(service.clone()), settings, &tasks);
         }
         // A second server of the same user has no control socket, and says so.
         Err(error) => tracing::warn!(?error, "there is no control socket"),

@@ -7,7 +7,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -16,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
 use super::tls::Secured;
-use super::{Limits, Settings};
+use super::{App, Limits, Settings};
 use crate::access::Door;
 use crate::shutdown::{Place, Tasks};
 
@@ -64,7 +63,7 @@ impl Listener {
 
 /// The connections of one listener.
 pub(super) struct Connections {
-    app: Router,
+    app: App,
     settings: Settings,
     tasks: Tasks,
     seats: Seats,
@@ -73,7 +72,7 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    pub(super) fn new(app: Router, settings: Settings, tasks: Tasks) -> Self {
+    pub(super) fn new(app: App, settings: Settings, tasks: Tasks) -> Self {
         Self {
             app,
             settings,

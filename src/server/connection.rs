@@ -5,16 +5,16 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::Router;
+use axum::body::Body;
 use axum::http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::{HttpService, Service, service_fn};
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
+use super::App;
 use super::exchange::{Activity, AnswerBody, RequestBody};
 use super::offer;
 use super::pace::{Paced, Times};
@@ -30,7 +30,7 @@ pub(super) const LARGEST_HEAD: usize = 64 * 1024;
 
 /// What a connection needs besides its socket.
 pub(super) struct Connection {
-    pub(super) app: Router,
+    pub(super) app: App,
     pub(super) door: Door,
     pub(super) times: Times,
     #[cfg_attr(
@@ -92,22 +92,20 @@ pub(super) fn log(ended: hyper::Result<()>) {
 
 /// The routes as one connection sees them.
 pub(super) fn service(
-    app: Router,
+    app: App,
     door: Door,
     activity: Arc<Activity>,
-) -> impl HttpService<Incoming, ResBody = AnswerBody<axum::body::Body>, Error = Infallible, Future: Send>
-{
-    let app = TowerToHyperService::new(app);
+) -> impl HttpService<Incoming, ResBody = AnswerBody<Body>, Error = Infallible, Future: Send> {
     service_fn(move |request: Request<Incoming>| {
         let exchange = activity.begin();
-        let mut request = request.map(|body| RequestBody::new(body, activity.clone()));
+        let mut request = request.map(|body| Body::new(RequestBody::new(body, activity.clone())));
         request.extensions_mut().insert(door.clone());
-        let answer = app.call(request);
+        let answer = app(request);
         async move {
-            let response = answer.await?;
+            let response = answer.await;
             let exchange = exchange.answered();
             offer::note(true);
-            Ok(response.map(|body| AnswerBody::new(body, exchange)))
+            Ok::<_, Infallible>(response.map(|body| AnswerBody::new(body, exchange)))
         }
     })
 }
