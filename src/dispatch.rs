@@ -15,14 +15,14 @@ use crate::access::keys::Scope;
 use crate::api::error::{ApiError, Code};
 use crate::api::fields::Endpoint;
 use crate::config::engine::Use;
-use crate::config::request::Rules;
+use crate::config::request::{PromptCache, Rules};
 use crate::pool::{Asker, Candidates, Ending, Lease, Pool, Refused, Terms, UnloadReason};
 use crate::records::entry::Entry;
 use crate::registry::{Registry, Served, Snapshot};
 use crate::route::{self, Decision, Demand, Why};
 use crate::shutdown::Tasks;
 use crate::worker::client::Failure;
-use crate::worker::{LoadPlan, PlannedEngine};
+use crate::worker::{CALLER_HEADER, LoadPlan, PlannedEngine};
 use patience::{TooLate, within};
 use payload::Payload;
 use rules::Naming;
@@ -377,7 +377,10 @@ impl Routed {
         entry.handed_over(overhead);
         // Nothing of the client's headers: credentials, cookies and framing stay here.
         let kind = HeaderValue::from_static("application/json");
-        let headers = headers::to_engine(kind, &self.request.request_id);
+        let mut headers = headers::to_engine(kind, &self.request.request_id);
+        if let Some(mark) = self.mark(lease.plan()) {
+            headers.insert(CALLER_HEADER, mark);
+        }
         let limit = self.snapshot.config.server.limits.first_token;
         let sent = lease.client().send(
             Method::POST,
@@ -406,6 +409,16 @@ impl Routed {
                 )))
             }
         }
+    }
+
+    /// From whose prompts an engine of our own may go on.
+    fn mark(&self, plan: &LoadPlan) -> Option<HeaderValue> {
+        let mark = match (&plan.engine, self.rules.prompt_cache) {
+            (PlannedEngine::Spawned(_), _) | (_, PromptCache::Off) => return None,
+            (PlannedEngine::Own(_), PromptCache::Private) => self.request.caller.mark(),
+            (PlannedEngine::Own(_), PromptCache::Shared) => Caller::mark_of_all(),
+        };
+        HeaderValue::try_from(mark).ok()
     }
 
     /// Which model answers, as far as that is certain, and why, as headers.

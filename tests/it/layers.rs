@@ -40,6 +40,7 @@ const PURE: &[&str] = &[
     "dispatch/relay.rs",
     "dispatch/rules",
     "engine/stop.rs",
+    "engine/prefix",
     "engine/scheduler.rs",
     "config/walk",
     "config/file.rs",
