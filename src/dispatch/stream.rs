@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http_body::{Body as _, Frame};
 use tokio::sync::oneshot;
@@ -23,13 +23,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::{EventBody, comment};
 use super::heartbeat::Heartbeat;
+use super::observer::Observer;
 use super::patience::within;
-use super::relay::{Events, Relay};
+use super::relay::Relay;
 use super::spool::{self, Writer};
-use super::whole::{collect, engine_failed, is_compressed, usage_of};
+use super::whole::{collect, engine_failed, is_answer, is_compressed, json_headers, usage_of};
 use super::{
-    Dispatch, Routed, Wait, cancelled, crashed, ended_early, foreign, give_up, passed_headers,
-    revoked,
+    Dispatch, Routed, Wait, cancelled, crashed, ended_early, foreign, give_up, headers, revoked,
 };
 use crate::api::error::{ApiError, Code};
 use crate::config;
@@ -153,21 +153,20 @@ enum Arrived {
 
 /// Waits until something arrives, and takes all that has arrived then: it is looked
 /// at once and leaves in one write.
-async fn arrived(body: &mut client::Body, relay: &mut Relay) -> Arrived {
-    let before = relay.held();
+async fn arrived(body: &mut client::Body, come: &mut BytesMut) -> Arrived {
     poll_fn(|context| {
         loop {
             let frame = match Pin::new(&mut *body).poll_frame(context) {
                 Poll::Ready(frame) => frame,
-                Poll::Pending if relay.held() > before => return Poll::Ready(Arrived::Data),
+                Poll::Pending if !come.is_empty() => return Poll::Ready(Arrived::Data),
                 Poll::Pending => return Poll::Pending,
             };
             return Poll::Ready(match frame.map(|frame| frame.map(Frame::into_data)) {
                 None => Arrived::End,
                 Some(Err(failure)) => Arrived::Failure(failure),
                 Some(Ok(Ok(data))) => {
-                    relay.push(&data);
-                    match relay.held() - before < MOST_AT_ONCE {
+                    come.extend_from_slice(&data);
+                    match come.len() < MOST_AT_ONCE {
                         true => continue,
                         false => Arrived::Data,
                     }
@@ -265,13 +264,15 @@ impl ReadingHalf {
         usage: &mut Option<String>,
     ) -> Result<(), Ending> {
         let model = self.routed.model();
-        let is_foreign = self.routed.is_foreign();
         let limits = self.routed.snapshot.config.server.limits.clone();
         let mut relay = Relay::default();
+        let mut observer = Observer::new(self.routed.is_foreign());
         let mut silence = (limits.first_token, Code::FirstTokenTimeout);
+        let mut come = BytesMut::new();
         let mut goes_on = true;
         while goes_on {
-            let arrived = arrived(&mut body, &mut relay);
+            come.clear();
+            let arrived = arrived(&mut body, &mut come);
             let arrived = tokio::select! {
                 arrived = within(silence.0, arrived) => arrived,
                 error = revoked(&lease) => return Err(Ending::Failed(error)),
@@ -281,25 +282,26 @@ impl ReadingHalf {
                 Ending::Failed(ApiError::new(silence.1, format!("{model} fell silent")))
             })?;
             silence = (limits.between_tokens, Code::UpstreamTimeout);
-            let events = relay.events().map_err(|too_long| {
+            let events = relay.push(&come).map_err(|too_long| {
                 let message = too_long.to_string();
                 Ending::Failed(ApiError::new(Code::BadUpstreamResponse, message))
             })?;
-            if let Some(Events { bytes, count }) = events {
-                if is_foreign {
-                    *usage = foreign::usage_of_events(&bytes).or(usage.take());
+            if let Some(events) = events {
+                let seen = observer.see(&events);
+                if let Some(said) = observer.usage() {
+                    *usage = Some(said.to_owned());
                 }
                 self.begin_events(&headers, Wait::of(&lease)).await?;
-                self.events += count;
-                self.routed.place.running().passed(count);
-                self.write(bytes, limits.write_stall).await?;
+                self.events += seen;
+                self.routed.place.running().passed(seen);
+                self.write(events, limits.write_stall).await?;
             }
             match arrived {
                 Arrived::Data => {}
                 Arrived::Trailers(trailers) => *usage = usage_of(&trailers).or(usage.take()),
                 Arrived::End => goes_on = false,
                 // After the engine's own ending a broken connection is no failure.
-                Arrived::Failure(_) if relay.ended() => goes_on = false,
+                Arrived::Failure(_) if observer.ended() => goes_on = false,
                 Arrived::Failure(failure) => {
                     let id = &self.routed.request.request_id;
                     return Err(Ending::Failed(crashed(id, &lease, &failure).await));
@@ -308,7 +310,7 @@ impl ReadingHalf {
         }
         // The engine's last byte: what the client has not taken yet drains from the spool.
         drop(lease);
-        if relay.ended() {
+        if observer.ended() {
             return Ok(());
         }
         Err(Ending::Failed(ended_early(&model)))
@@ -320,7 +322,7 @@ impl ReadingHalf {
             return Ok(());
         };
         self.routed.request.entry.first_event();
-        let passed = passed_headers(headers);
+        let passed = headers::to_client(headers);
         let Err(Beginning::Events(late, _)) = begin.send(Beginning::Events(passed, wait)) else {
             return Ok(());
         };
@@ -362,7 +364,7 @@ impl ReadingHalf {
             .await
             .map_err(Ending::Failed)?;
         drop(lease);
-        if status.is_server_error() {
+        if !is_answer(status) {
             return Err(Ending::Failed(engine_failed(&routed, status)));
         }
         if routed.is_foreign() && !status.is_success() {
@@ -381,7 +383,7 @@ impl ReadingHalf {
         };
         let mut response = Response::new(bytes);
         *response.status_mut() = status;
-        *response.headers_mut() = passed_headers(&headers);
+        *response.headers_mut() = json_headers(&headers);
         let told = self
             .begin
             .take()

@@ -32,6 +32,7 @@ pub struct Counters {
     requests: Family<ModelAndWord, Counter>,
     refusals: Family<Word, Counter>,
     tokens: Family<ModelAndWord, Counter>,
+    cached_tokens: Family<Model, Counter>,
     panics: Family<Word, Counter>,
     waits: Family<Model, Histogram>,
     first_tokens: Family<ModelAndWord, Histogram>,
@@ -48,6 +49,7 @@ impl Default for Counters {
             requests: Family::default(),
             refusals: Family::default(),
             tokens: Family::default(),
+            cached_tokens: Family::default(),
             panics: Family::default(),
             waits: Family::new_with_constructor(histogram),
             first_tokens: Family::new_with_constructor(histogram),
@@ -75,6 +77,12 @@ impl Counters {
     pub fn used(&self, model: &str, kind: &'static str, tokens: u64) {
         let labels = [("model", model.to_owned()), ("kind", kind.to_owned())];
         self.tokens.get_or_create(&labels).inc_by(tokens);
+    }
+
+    /// An engine said that so many of a prompt's tokens were in its prompt cache.
+    pub fn cached(&self, model: &str, tokens: u64) {
+        let labels = [("model", model.to_owned())];
+        self.cached_tokens.get_or_create(&labels).inc_by(tokens);
     }
 
     /// A request got its model after this time.
@@ -133,6 +141,11 @@ impl Counters {
             "tokens",
             "Tokens as engines report them, of prompts and of completions",
             self.tokens.clone(),
+        );
+        registry.register(
+            "cached_tokens",
+            "Tokens of prompts that were in the prompt cache of our own engine",
+            self.cached_tokens.clone(),
         );
         registry.register(
             "panics",
