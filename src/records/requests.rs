@@ -4,10 +4,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::counters::Counters;
@@ -25,11 +23,7 @@ const ROTATION: Rotation = Rotation {
 const WAITING: usize = 8192;
 
 /// Lines that are written in one go.
-const BATCH: usize = 1024;
-
-/// How long the task rests after writing. A line that comes alone is written at
-/// once; while more come, they wait for each other and share the way to the disk.
-const REST: Duration = Duration::from_millis(20);
+const BATCH: usize = 256;
 
 /// A handle to the request log. Cloning gives another one.
 #[derive(Clone, Debug)]
@@ -95,15 +89,12 @@ struct Writer {
 
 impl Writer {
     async fn run(mut self, stop: CancellationToken) {
-        let mut batch = Vec::new();
+        let mut batch = Vec::with_capacity(BATCH);
         loop {
             tokio::select! {
                 count = self.waiting.recv_many(&mut batch, BATCH) => match count {
                     0 => return,
-                    _ => {
-                        self.write(&mut batch).await;
-                        let _ = timeout(REST, stop.cancelled()).await;
-                    }
+                    _ => self.write(&mut batch).await,
                 },
                 Ok(()) = self.path.changed() => self.file = None,
                 () = stop.cancelled(), if !self.waiting.is_closed() => self.waiting.close(),
@@ -148,20 +139,18 @@ fn append(file: Option<LineFile>, path: &Path, lines: &[String]) -> io::Result<L
         Some(file) => file,
         None => LineFile::open(path, ROTATION)?,
     };
-    let length = lines.iter().map(|line| line.len() + 1).sum();
-    file.append(|_| {
-        let mut text = String::with_capacity(length);
-        for line in lines {
-            text.push_str(&escape::json(line));
-            text.push('\n');
-        }
-        Ok(text)
-    })?;
+    let text: String = lines
+        .iter()
+        .flat_map(|line| [escape::json(line), "\n".into()])
+        .collect();
+    file.append(|_| Ok(text.clone()))?;
     Ok(file)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]
