@@ -191,6 +191,13 @@ pub fn resolve(snapshot: &Snapshot, name: &str, permit: Permit) -> Result<Arc<Lo
     let refuse = |code, message: String| Err(ApiError::new(code, message).param("model"));
     match route::decide(snapshot, Some(name), permit) {
         Decision::Serve { plan, .. } => Ok(plan),
+        Decision::Away { remote, name, .. } => refuse(
+            Code::InvalidValue,
+            format!(
+                "\"{name}\" is answered by the upstream {}; there is nothing to load",
+                remote.upstream.name
+            ),
+        ),
         Decision::Invalid(error) => refuse(Code::InvalidModelId, error.to_string()),
         Decision::Unknown { name } => refuse(
             Code::ModelNotFound,

@@ -25,6 +25,7 @@ pub mod schema;
 pub mod serve;
 pub mod simulate;
 mod table;
+mod upstreams;
 
 /// A configuration that is not valid or cannot be served (sysexits' EX_CONFIG).
 pub const CONFIGURATION: u8 = 78;

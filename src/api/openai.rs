@@ -18,6 +18,7 @@ use crate::pool::{CallerId, Terms};
 use crate::records::entry::Entry;
 use crate::registry::Snapshot;
 use crate::service::Service;
+use crate::upstream::HOP_HEADER;
 
 /// What the front knows of a request: who asks, under which id, where it is recorded,
 /// and the world that it sees.
@@ -74,6 +75,7 @@ async fn forward(
     let explain = headers
         .get("x-roundhouse-explain")
         .is_some_and(|value| value.as_bytes() == b"1");
+    let is_passed_on = headers.contains_key(HOP_HEADER);
     let limits = &snapshot.config.server.limits;
     let body = read_json(&headers, body, limits, &service.bodies).await?;
     entry.received(body.len());
@@ -86,6 +88,7 @@ async fn forward(
         entry,
         terms,
         explain,
+        is_passed_on,
     };
     service.dispatch.answer(request).await
 }

@@ -6,12 +6,10 @@ use axum::http::{HeaderMap, Response, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 
+use super::hold::{Hold, crashed, give_up, revoked};
 use super::patience::within;
-use super::{
-    Dispatch, Routed, Wait, cancelled, crashed, foreign, give_up, passed_headers, revoked,
-};
+use super::{Dispatch, Routed, Wait, cancelled, foreign, passed_headers};
 use crate::api::error::{ApiError, Code};
-use crate::pool::Lease;
 use crate::worker::{USAGE_TRAILER, client};
 
 /// Largest answer that is taken from an engine, bytes.
@@ -26,7 +24,7 @@ pub(super) async fn answer(
 ) -> Result<Response<Body>, ApiError> {
     let running = routed.place.running();
     let answered = tokio::select! {
-        answered = read(dispatch, &routed) => answered,
+        answered = read_from_any(dispatch, &routed) => answered,
         () = running.cancelled() => Err(cancelled()),
     };
     let outcome = answered
@@ -36,6 +34,18 @@ pub(super) async fn answer(
     routed.count(usage.as_deref(), 0);
     routed.log(outcome, usage.as_deref());
     answered.map(|(response, _)| response)
+}
+
+/// The answer of whom the name leads to; if that fails and the entry says so, of its
+/// upstream.
+async fn read_from_any(
+    dispatch: &Dispatch,
+    routed: &Routed,
+) -> Result<(Response<Body>, Option<String>), ApiError> {
+    match read(dispatch, routed).await {
+        Err(error) if routed.falls_back(&error) => read(dispatch, routed).await,
+        answered => answered,
+    }
 }
 
 async fn read(
@@ -58,11 +68,8 @@ async fn read(
     };
     drop(lease);
     dispatch.log_body(&routed.request.request_id, "an answer", &bytes);
-    if head.status.is_server_error() {
-        return Err(engine_failed(routed, head.status));
-    }
-    if routed.is_foreign() && !head.status.is_success() {
-        return Err(foreign::refusal(&routed.model(), head.status, &bytes));
+    if let Some(refusal) = routed.refusal(head.status, &head.headers, &bytes) {
+        return Err(refusal);
     }
     if serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err() {
         let message = format!("{} did not answer with JSON", routed.model());
@@ -81,7 +88,7 @@ async fn read(
 /// The whole body of an engine's answer, and the usage it reports beside it.
 pub(super) async fn collect(
     routed: &Routed,
-    lease: &Lease,
+    lease: &Hold,
     mut body: client::Body,
 ) -> Result<(Bytes, Option<String>), ApiError> {
     let silence = routed.snapshot.config.server.limits.first_token;

@@ -1,4 +1,4 @@
-//! Connections to one place of this machine: opened when there is none free, kept
+//! Connections to one place: opened when there is none free, kept
 //! while they are used now and then. HTTP/1.1, one request at a time on each.
 
 use std::convert::Infallible;
@@ -17,10 +17,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
 
+use super::elsewhere::Elsewhere;
 use super::{Failure, chain};
 
-/// How long a connection may take to be accepted, and a kept one to be free: the
-/// other side is on the same machine and listens before it says that it is ready.
+/// How long a connection may take to be accepted, and a kept one to be free: an engine
+/// is on the same machine and listens before it says that it is ready, and another
+/// machine that is not reached by then is better asked again.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 
 /// The body of a request.
@@ -33,6 +35,8 @@ pub(super) enum Place {
     Socket(PathBuf),
     /// An address of this machine.
     Tcp(SocketAddr),
+    /// Another machine.
+    Elsewhere(Elsewhere),
 }
 
 /// The connections to one place.
@@ -118,6 +122,15 @@ impl Connections {
             Place::Tcp(address) => {
                 let stream = TcpStream::connect(address).await.map_err(unreached)?;
                 stream.set_nodelay(true).map_err(unreached)?;
+                Self::begin(stream).await
+            }
+            Place::Elsewhere(elsewhere) => {
+                let stream = elsewhere.connect().await.map_err(unreached)?;
+                #[cfg(feature = "tls")]
+                if let Some(handshake) = elsewhere.handshake() {
+                    let secured = handshake.over(stream).await.map_err(unreached)?;
+                    return Self::begin(secured).await;
+                }
                 Self::begin(stream).await
             }
         }
