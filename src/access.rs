@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::http::{HeaderMap, header};
+use sha2::{Digest, Sha256};
 
 use crate::api::error::{ApiError, Code};
 use crate::config::Limits;
@@ -107,6 +108,26 @@ impl Caller {
             seat: None,
         }
     }
+
+    /// A mark of who this is, the same whenever they come: 32 hexadecimal digits that
+    /// tell nothing else of them. Who has no key is known by the address.
+    pub fn mark(&self) -> String {
+        let peer = match self.seat {
+            Some(_) => "",
+            None => &self.peer,
+        };
+        marked(&["caller", &self.id, peer])
+    }
+
+    /// The mark of everybody together.
+    pub fn mark_of_all() -> String {
+        marked(&["all"])
+    }
+}
+
+/// The first half of a digest of the parts.
+fn marked(parts: &[&str]) -> String {
+    keys::hexadecimal(&Sha256::digest(parts.join("\n"))[..16])
 }
 
 /// Why somebody was not let in.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
+use axum::http::{HeaderName, HeaderValue, Method, Response};
 use bytes::Bytes;
 
 use crate::access::Caller;
@@ -15,7 +15,7 @@ use crate::access::keys::Scope;
 use crate::api::error::{ApiError, Code};
 use crate::api::fields::Endpoint;
 use crate::config::engine::Use;
-use crate::config::request::Rules;
+use crate::config::request::{PromptCache, Rules};
 use crate::pool::{Asker, Candidates, Pool, Refused, Terms};
 use crate::records::entry::Entry;
 use crate::registry::{Registry, Snapshot};
@@ -23,7 +23,7 @@ use crate::route::{self, Decision, Demand, Why};
 use crate::shutdown::Tasks;
 use crate::upstream::Upstreams;
 use crate::worker::client::Failure;
-use crate::worker::{LoadPlan, PlannedEngine};
+use crate::worker::{CALLER_HEADER, LoadPlan, PlannedEngine};
 use hold::{Away, Hold, crashed, give_up, taken_away};
 use patience::{TooLate, within};
 use payload::Payload;
@@ -33,9 +33,11 @@ mod away;
 mod body;
 mod explained;
 mod foreign;
+pub mod headers;
 mod heartbeat;
 mod hold;
 pub mod live;
+pub mod observer;
 mod patience;
 pub mod payload;
 pub mod peek;
@@ -46,25 +48,11 @@ pub mod spool;
 mod stream;
 mod whole;
 
-/// Says what was lowered: by a rule of the entry, or by the engine.
-const LIMITED_HEADER: &str = "x-roundhouse-limited";
-
 /// Says which upstream answers: the request has left this machine.
 const UPSTREAM_HEADER: &str = "x-roundhouse-upstream";
 
 /// Says which of its names answers in the place of a model that could not.
 const FALLBACK_HEADER: &str = "x-roundhouse-fallback";
-
-/// Headers of an engine's answer that reach the client. Framing is ours, and
-/// everything else an engine says in headers stays inside.
-const PASSED_HEADERS: [&str; 6] = [
-    "content-type",
-    "retry-after",
-    "x-should-retry",
-    "x-roundhouse-ignored",
-    LIMITED_HEADER,
-    "cache-control",
-];
 
 /// How long the pool may take to learn that a worker died: it is told when the
 /// process has been reaped.
@@ -480,13 +468,10 @@ impl Routed {
         let overhead = self.arrived.elapsed().saturating_sub(lease.waited());
         entry.handed_over(overhead);
         // Nothing of the client's headers: credentials, cookies and framing stay here.
-        let mut headers = HeaderMap::new();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
-        if let Ok(id) = HeaderValue::from_str(&self.request.request_id) {
-            headers.insert("x-request-id", id);
+        let kind = HeaderValue::from_static("application/json");
+        let mut headers = headers::to_engine(kind, &self.request.request_id);
+        if let Some(mark) = self.mark(lease.plan()) {
+            headers.insert(CALLER_HEADER, mark);
         }
         let limit = self.snapshot.config.server.limits.first_token;
         let sent = lease.client().send(
@@ -518,6 +503,16 @@ impl Routed {
         }
     }
 
+    /// From whose prompts an engine of our own may go on.
+    fn mark(&self, plan: &LoadPlan) -> Option<HeaderValue> {
+        let mark = match (&plan.engine, self.rules.prompt_cache) {
+            (PlannedEngine::Spawned(_), _) | (_, PromptCache::Off) => return None,
+            (PlannedEngine::Own(_), PromptCache::Private) => self.request.caller.mark(),
+            (PlannedEngine::Own(_), PromptCache::Shared) => Caller::mark_of_all(),
+        };
+        HeaderValue::try_from(mark).ok()
+    }
+
     /// Which model answers, as far as that is certain, and why, as headers.
     fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
         let is_certain = self.why() != Why::Background || self.answering.load().is_some();
@@ -539,7 +534,7 @@ impl Routed {
                 fallback.and_then(|name| HeaderValue::from_str(name).ok()),
             ),
             (explained::HEADER, self.explained.clone()),
-            (LIMITED_HEADER, limited(&self.limited, None)),
+            (headers::LIMITED, limited(&self.limited, None)),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((HeaderName::from_static(name), value?)))
@@ -557,10 +552,10 @@ impl Routed {
     /// Adds the headers to an answer.
     fn finish(&self, mut response: Response<Body>, wait: Option<Wait>) -> Response<Body> {
         let headers = response.headers_mut();
-        let of_engine = headers.remove(LIMITED_HEADER);
+        let of_engine = headers.remove(headers::LIMITED);
         headers.extend(self.headers());
         if let Some(value) = limited(&self.limited, of_engine.as_ref()) {
-            headers.insert(LIMITED_HEADER, value);
+            headers.insert(headers::LIMITED, value);
         }
         headers.extend(wait.iter().flat_map(Wait::headers));
         response
@@ -645,14 +640,6 @@ fn tokens(usage: &str) -> Option<u64> {
         field?.strip_prefix('=')?.parse::<u64>().ok()
     };
     number("prompt")?.checked_add(number("completion")?)
-}
-
-/// The headers of an engine's answer that the client sees.
-fn passed_headers(from: &HeaderMap) -> HeaderMap {
-    PASSED_HEADERS
-        .iter()
-        .filter_map(|name| Some((HeaderName::from_static(name), from.get(*name)?.clone())))
-        .collect()
 }
 
 /// The pool's refusal in the words of the API.

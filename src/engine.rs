@@ -7,6 +7,7 @@ pub mod detokenizer;
 pub mod encoder;
 #[cfg(feature = "mlx")]
 pub mod mlx;
+pub mod prefix;
 pub mod progress;
 pub mod sampling;
 pub mod scheduler;
@@ -38,6 +39,10 @@ pub fn supported_architectures() -> Architectures {
 pub trait Network {
     /// The KV cache of one sequence.
     type Cache;
+
+    /// What a cache holds of some tokens in a row, apart from any sequence. Cheap to
+    /// clone: clones share what they hold.
+    type Piece: Clone;
 
     /// Tokens in the vocabulary: the length of a row of logits.
     fn vocabulary(&self) -> usize;
@@ -75,6 +80,26 @@ pub trait Network {
         &mut self,
         batch: &mut [(&mut Self::Cache, u32)],
     ) -> Result<Vec<Vec<f32>>, EngineError>;
+
+    /// Tokens that `cache` holds.
+    fn tokens_in(&self, cache: &Self::Cache) -> usize;
+
+    /// Takes apart what `cache` holds from its token `from` on, into pieces of these
+    /// `lengths`. The cache is used up as this goes on, so that little is there
+    /// twice. Evaluates.
+    fn evaluate_pieces(
+        &mut self,
+        cache: Self::Cache,
+        from: usize,
+        lengths: &[usize],
+    ) -> Result<Vec<Self::Piece>, EngineError>;
+
+    /// A cache that holds these `pieces` one after the other, of each its first
+    /// tokens, as many as beside it. Evaluates.
+    fn evaluate_cache(
+        &mut self,
+        pieces: Vec<(Self::Piece, usize)>,
+    ) -> Result<Self::Cache, EngineError>;
 
     /// Bytes of weights held in the form this device needs.
     fn bytes_held(&self) -> u64;

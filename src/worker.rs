@@ -21,7 +21,12 @@ use crate::units::ByteSize;
 /// The header with the per-spawn secret, on every request to a worker.
 pub const SECRET_HEADER: &str = "x-roundhouse-secret";
 
-/// The trailer with the usage of an answer: `prompt=12 completion=34 finish=stop`.
+/// The header with a mark of who asks, 32 hexadecimal digits: whose prompts the request
+/// may go on from, and for whom its own is kept. Without it neither is done.
+pub const CALLER_HEADER: &str = "x-roundhouse-caller";
+
+/// The trailer with the usage of an answer: `prompt=12 completion=34 finish=stop`, and
+/// `cached=8` after the prompt if so much of it was in the prompt cache.
 pub const USAGE_TRAILER: &str = "x-roundhouse-usage";
 
 /// Which engine a worker runs.

@@ -218,6 +218,7 @@ fn entry(entry: &Entry) -> Value {
             "set": entry.request.set,
             "strip": entry.request.strip,
             "system_prefix": entry.request.system_prefix,
+            "prompt_cache": entry.request.prompt_cache.as_str(),
         },
         "variants": entry.variants,
         "tags": entry.tags,

@@ -137,6 +137,8 @@ pub const KEYS: &[Key] = &[
         "fields that are taken out of a request first"),
     key("models.NAME.request.system_prefix", Text, Absent, Live,
         "what stands before the system prompt of a chat, or is it if there is none"),
+    key("models.NAME.request.prompt_cache", Any(&[Word("private"), Word("shared"), Word("off")]), Value("private"), Live,
+        "who goes on from prompts that the embedded engine has read before: `private` is each caller from their own, `shared` everybody who may use the model from everybody's, which lets them find out what others have asked; `off` keeps none"),
     key("models.NAME.variants", Variants, Value("{}"), Live,
         "`NAME:VARIANT` is the same load, with these values where a request does not say; they count before `request.defaults`"),
     key("models.NAME.tags", List(&Tag), Value("[]"), Live,

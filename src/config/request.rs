@@ -56,12 +56,53 @@ pub struct Rules {
     pub strip: Vec<String>,
     /// `system_prefix`: what stands before the system prompt of a chat.
     pub system_prefix: Option<String>,
+    /// `prompt_cache`: who may go on from whose prompts.
+    pub prompt_cache: PromptCache,
+}
+
+/// Who may go on from prompts that were read before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PromptCache {
+    /// Each caller from their own.
+    #[default]
+    Private,
+    /// Everybody who may use the model from everybody's.
+    Shared,
+    /// Nobody: prompts are not kept.
+    Off,
+}
+
+impl PromptCache {
+    /// All of them, with the words of the file.
+    pub const ALL: [(&'static str, Self); 3] = [
+        ("private", Self::Private),
+        ("shared", Self::Shared),
+        ("off", Self::Off),
+    ];
+
+    /// The word of the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Private => "private",
+            Self::Shared => "shared",
+            Self::Off => "off",
+        }
+    }
 }
 
 impl Rules {
-    /// Whether requests go on as they came.
+    /// Whether bodies go on as they came.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        let Self {
+            defaults,
+            limits,
+            set,
+            strip,
+            system_prefix,
+            prompt_cache: _,
+        } = self;
+        let fields = defaults.is_empty() && limits.is_empty() && set.is_empty();
+        fields && strip.is_empty() && system_prefix.is_none()
     }
 }
 

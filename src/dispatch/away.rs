@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, Response, StatusCode};
 
 use super::hold::{Away, Hold};
 use super::patience::within;
-use super::whole::engine_failed;
+use super::whole::{engine_failed, is_answer};
 use super::{Dispatch, Routed, Target, foreign, payload::Payload, rules, rules::Naming};
 use crate::api::error::{ApiError, Code};
 use crate::route::Why;
@@ -124,7 +124,7 @@ impl Routed {
                     upstream, status, headers, body,
                 ))
             }
-            None if status.is_server_error() => Some(engine_failed(self, status)),
+            None if !is_answer(status) => Some(engine_failed(self, status)),
             None if self.is_foreign() && !status.is_success() => {
                 Some(foreign::refusal(&self.model(), status, body))
             }

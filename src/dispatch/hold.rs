@@ -86,7 +86,7 @@ pub(super) async fn taken_away(lease: &Lease) -> ApiError {
     }
 }
 
-/// The other side is gone or broke off. The cause is for the log alone. Of a worker
+/// The other side is gone, broke off or did not speak HTTP. The cause is for the log alone. Of a worker
 /// it is told only when the pool knows too, so that whoever asks again after this
 /// refusal does not meet the same dead worker.
 pub(super) async fn crashed(request_id: &str, hold: &Hold, failure: &Failure) -> ApiError {
@@ -96,6 +96,10 @@ pub(super) async fn crashed(request_id: &str, hold: &Hold, failure: &Failure) ->
     };
     let model = &lease.plan().model;
     tracing::warn!(request.id = request_id, model.id = model, cause = ?failure, "a worker broke off");
+    if let Failure::Malformed(_) = failure {
+        let message = format!("the engine of {model} did not answer in HTTP that can be passed on");
+        return ApiError::new(Code::BadUpstreamResponse, message);
+    }
     if tokio::time::timeout(SETTLING, lease.ended()).await.is_err() {
         tracing::warn!(
             model.id = model,

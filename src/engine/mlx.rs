@@ -27,7 +27,7 @@ use serde_json::{Map, Value};
 use self::arch::{Architecture, Checkpoint};
 use self::attention::Pass;
 use self::device::Device;
-use self::kv::Cache;
+use self::kv::{Cache, Piece};
 use self::quantization::Quantization;
 use self::weights::Weights;
 use super::progress::Progress;
@@ -136,6 +136,7 @@ impl MlxNetwork {
 
 impl Network for MlxNetwork {
     type Cache = Cache;
+    type Piece = Piece;
 
     fn vocabulary(&self) -> usize {
         self.model.vocabulary()
@@ -184,6 +185,23 @@ impl Network for MlxNetwork {
         let caches = batch.iter_mut().map(|(cache, _)| &mut **cache).collect();
         let hidden = self.pass(caches, &tokens)?;
         self.evaluate_logits(&hidden)
+    }
+
+    fn tokens_in(&self, cache: &Cache) -> usize {
+        cache.tokens()
+    }
+
+    fn evaluate_pieces(
+        &mut self,
+        cache: Cache,
+        from: usize,
+        lengths: &[usize],
+    ) -> Result<Vec<Piece>, EngineError> {
+        cache.evaluate_pieces(from, lengths).map_err(device_failed)
+    }
+
+    fn evaluate_cache(&mut self, pieces: Vec<(Piece, usize)>) -> Result<Cache, EngineError> {
+        Cache::evaluate_joined(self.model.cache_shape(), pieces).map_err(device_failed)
     }
 
     fn bytes_held(&self) -> u64 {

@@ -55,8 +55,6 @@ pub enum Work {
 pub struct Plan {
     /// Sequences whose caches are to be dropped.
     pub put_back: Vec<Id>,
-    /// Sequences that get an empty cache.
-    pub started: Vec<Id>,
     /// The step.
     pub work: Work,
 }
@@ -150,6 +148,14 @@ impl Scheduler {
         }
     }
 
+    /// The cache of a sequence that was just started holds its first `tokens` already;
+    /// at least one is left to be read.
+    pub fn holds(&mut self, id: Id, tokens: u64) {
+        if let Some(sequence) = self.sequences.get_mut(&id) {
+            sequence.filled = tokens.min(sequence.known.saturating_sub(1));
+        }
+    }
+
     /// Running and waiting sequences.
     pub fn counts(&self) -> (usize, usize) {
         let running = self.running().count();
@@ -161,10 +167,10 @@ impl Scheduler {
         self.running().map(|(_, reserved)| reserved).sum()
     }
 
-    /// Plans the next step. The step counts as made.
+    /// Plans the next step. The step counts as made. What can be started is to have
+    /// been started before.
     pub fn plan(&mut self) -> Plan {
         let mut put_back = Vec::new();
-        let started = self.start();
         let decode_first = self.has_read;
         let work = match decode_first {
             true => self.decode(&mut put_back).or_else(|| self.read()),
@@ -172,11 +178,7 @@ impl Scheduler {
         };
         let work = work.unwrap_or(Work::Idle);
         self.has_read = matches!(work, Work::Prefill { .. });
-        Plan {
-            put_back,
-            started,
-            work,
-        }
+        Plan { put_back, work }
     }
 
     fn running(&self) -> impl Iterator<Item = (Id, u64)> {
@@ -185,8 +187,9 @@ impl Scheduler {
     }
 
     /// Starts waiting sequences, oldest first, as long as there is a place and room
-    /// for what they have to read and for everybody to grow by a block.
-    fn start(&mut self) -> Vec<Id> {
+    /// for what they have to read and for everybody to grow by a block. They get a
+    /// cache, which is empty unless [`Scheduler::holds`] says otherwise.
+    pub fn start(&mut self) -> Vec<Id> {
         let mut started = Vec::new();
         loop {
             let (running, taken) = (self.running().count(), self.reserved());

@@ -82,6 +82,9 @@ pub struct Script {
     /// A file, relative to the model folder, that holds the body of the last
     /// request as it came.
     pub last_body: Option<PathBuf>,
+    /// How many words of prompts are kept, for each caller apart, so that the usage of
+    /// a later prompt tells how much of it was there.
+    pub prompt_cache: u64,
 }
 
 impl Default for Script {
@@ -107,6 +110,7 @@ impl Default for Script {
             odd_size: 64 * 1024 * 1024,
             journal: None,
             last_body: None,
+            prompt_cache: 0,
         }
     }
 }

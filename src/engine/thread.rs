@@ -7,6 +7,7 @@
 //! thread ends: every open sequence hears that nothing more will come, and whoever
 //! holds its [`Ended`] ends the process.
 
+mod kept;
 pub mod outlet;
 mod step;
 
@@ -17,6 +18,7 @@ use std::sync::{Arc, mpsc};
 use tokio::sync::oneshot;
 
 use self::outlet::{Inlet, Said, outlet};
+use crate::engine::prefix::Owner;
 use crate::engine::sampling::Sampling;
 use crate::engine::scheduler::{Id, Limits};
 use crate::engine::{EngineError, LoadTimes, Network};
@@ -32,7 +34,8 @@ pub struct Settings {
     pub parallel: NonZeroU32,
     /// Most tokens of one sequence.
     pub context: u32,
-    /// Bytes for KV caches.
+    /// Bytes for KV caches: those of sequences, and what is kept of prompts as far as
+    /// those leave room.
     pub kv: u64,
     /// Most tokens of a prompt that are read between two steps of the others.
     pub chunk: NonZeroU32,
@@ -71,6 +74,9 @@ pub struct Job {
     /// How many alternatives are told beside each token's log-probability; nothing
     /// means that none is told.
     pub logprobs: Option<usize>,
+    /// Whose prompts it may go on from, and for whom its own is kept; nothing means
+    /// that it is read anew and forgotten.
+    pub owner: Option<Owner>,
 }
 
 /// What is counted, for whoever wants to look.
@@ -81,6 +87,7 @@ pub struct Counts {
     reserved: AtomicU64,
     read: AtomicU64,
     made: AtomicU64,
+    kept: kept::Counts,
 }
 
 /// The counts at one moment.
@@ -96,6 +103,23 @@ pub struct Counted {
     pub read: u64,
     /// Tokens made since the start.
     pub made: u64,
+    /// What is kept of prompts.
+    pub kept: Kept,
+}
+
+/// The prompt cache at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Kept {
+    /// Bytes it has.
+    pub bytes: u64,
+    /// Tokens it has.
+    pub tokens: u64,
+    /// Sequences since the start that might have gone on from it, and those that did.
+    pub asked: u64,
+    /// See `asked`.
+    pub hits: u64,
+    /// Tokens since the start that did not have to be read.
+    pub saved: u64,
 }
 
 /// What the thread is told.
@@ -103,6 +127,7 @@ enum Command {
     Begin(Id, Box<Job>, Inlet),
     GoOn(Id),
     Cancel(Id),
+    Forget,
 }
 
 /// Hears of the end of the engine thread.
@@ -150,7 +175,8 @@ impl Engine {
                     let facts = facts(&network, settings);
                     if built.send(Ok(facts)).is_ok() {
                         let limits = limits(settings, facts.room);
-                        step::Stepping::new(network, limits, orders, shared).run();
+                        let kept = kept::Keeper::new(&network, settings.kv);
+                        step::Stepping::new(network, limits, kept, orders, shared).run();
                     }
                 }
             }
@@ -185,7 +211,13 @@ impl Engine {
             reserved: read(&self.counts.reserved),
             read: read(&self.counts.read),
             made: read(&self.counts.made),
+            kept: self.counts.kept.read(),
         }
+    }
+
+    /// Forgets what is kept of prompts.
+    pub fn forget(&self) {
+        drop(self.commands.send(Command::Forget));
     }
 
     /// Begins a sequence. Its place in the order is that of this call.
@@ -210,7 +242,7 @@ impl Sequence {
         if taken.was_full {
             drop(self.commands.send(Command::GoOn(self.id)));
         }
-        self.over = !matches!(taken.said, Said::Token(_));
+        self.over = !matches!(taken.said, Said::Began { .. } | Said::Token(_));
         Some(taken.said)
     }
 }

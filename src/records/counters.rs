@@ -34,6 +34,7 @@ pub struct Counters {
     tokens: Family<ModelAndWord, Counter>,
     upstream_requests: Family<ModelAndWord, Counter>,
     upstream_tokens: Family<ModelAndWord, Counter>,
+    cached_tokens: Family<Model, Counter>,
     panics: Family<Word, Counter>,
     waits: Family<Model, Histogram>,
     first_tokens: Family<ModelAndWord, Histogram>,
@@ -52,6 +53,7 @@ impl Default for Counters {
             tokens: Family::default(),
             upstream_requests: Family::default(),
             upstream_tokens: Family::default(),
+            cached_tokens: Family::default(),
             panics: Family::default(),
             waits: Family::new_with_constructor(histogram),
             first_tokens: Family::new_with_constructor(histogram),
@@ -94,6 +96,12 @@ impl Counters {
     pub fn spent(&self, upstream: &str, kind: &'static str, tokens: u64) {
         let labels = [("upstream", upstream.to_owned()), ("kind", kind.to_owned())];
         self.upstream_tokens.get_or_create(&labels).inc_by(tokens);
+    }
+
+    /// An engine said that so many of a prompt's tokens were in its prompt cache.
+    pub fn cached(&self, model: &str, tokens: u64) {
+        let labels = [("model", model.to_owned())];
+        self.cached_tokens.get_or_create(&labels).inc_by(tokens);
     }
 
     /// A request got its model after this time.
@@ -162,6 +170,11 @@ impl Counters {
             "upstream_tokens",
             "Tokens as upstreams report them, of prompts and of completions",
             self.upstream_tokens.clone(),
+        );
+        registry.register(
+            "cached_tokens",
+            "Tokens of prompts that were in the prompt cache of our own engine",
+            self.cached_tokens.clone(),
         );
         registry.register(
             "panics",

@@ -56,6 +56,8 @@ struct Facts {
     wait_ms: Option<u64>,
     first_event_ms: Option<u64>,
     prompt_tokens: Option<u64>,
+    /// Those that were in the prompt cache, if any were.
+    cached_tokens: Option<u64>,
     completion_tokens: Option<u64>,
     request_bytes: Option<u64>,
     #[serde(skip)]
@@ -198,7 +200,7 @@ impl Entry {
         self.0.records.counters.began(model, has_waited, time);
     }
 
-    /// The engine reported its usage: `prompt=12 completion=34 finish=stop`.
+    /// The engine reported its usage: `prompt=12 cached=8 completion=34 finish=stop`.
     pub fn usage(&self, usage: &str) {
         let number = |name: &str| {
             let mut parts = usage.split(' ').filter_map(|part| part.split_once('='));
@@ -206,6 +208,7 @@ impl Entry {
         };
         let mut facts = self.facts();
         facts.prompt_tokens = number("prompt");
+        facts.cached_tokens = number("cached");
         facts.completion_tokens = number("completion");
         let model = facts.model.as_deref().unwrap_or(OTHER);
         let counters = &self.0.records.counters;
@@ -218,6 +221,7 @@ impl Entry {
                 counters.spent(upstream, kind, tokens.unwrap_or_default());
             }
         }
+        counters.cached(model, facts.cached_tokens.unwrap_or_default());
     }
 
     /// Something panicked while it worked on the request.

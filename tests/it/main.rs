@@ -44,6 +44,7 @@ mod openapi;
 mod panics;
 mod pool;
 mod profiles;
+mod prompts;
 mod proxies;
 mod races;
 mod rates;

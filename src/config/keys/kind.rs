@@ -164,7 +164,7 @@ impl Kind {
                 "additionalProperties": false,
             }),
             Url => text(
-                "^https?://[^/@?#]+(/[^?#]*)?$",
+                "^(https://[^/@?#]+|http://(localhost|127\\.[0-9.]+|\\[::1\\])(:[0-9]+)?)(/[^?#]*)?$",
                 "expected a URL such as https://api.example.com/v1",
             ),
             Revision => scalar(

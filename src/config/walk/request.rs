@@ -11,7 +11,9 @@ use crate::api::fields::{FIELDS, Field, Shape, Takes};
 use crate::config::file::{Node, Pair, Value};
 use crate::config::keys::NAME;
 use crate::config::problem::{Place, Problem};
-use crate::config::request::{BOUND, NEWER_BOUND, OWN, Parameters, Rules, limitable, settable};
+use crate::config::request::{
+    BOUND, NEWER_BOUND, OWN, Parameters, PromptCache, Rules, limitable, settable,
+};
 
 /// How templates are told whether the model is to think.
 const THINKING: &str = "enable_thinking";
@@ -63,6 +65,11 @@ impl Walker<'_> {
                     set(&mut rules.strip, self.list(at, "a list of fields", read));
                 }
                 "system_prefix" => rules.system_prefix = self.system_prefix(at),
+                "prompt_cache" => {
+                    let expected = "private, shared or off";
+                    let word = self.choice(at, expected, &PromptCache::ALL);
+                    set(&mut rules.prompt_cache, word);
+                }
                 _ => {}
             }
         }

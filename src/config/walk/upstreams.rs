@@ -256,7 +256,7 @@ impl Walker<'_> {
             let nearest = suggest::nearest(text, exact.iter().copied());
             self.problem(match nearest {
                 Some(nearest) => problem.help(format!("did you mean {nearest:?}")),
-                None => problem.help("write the name under upstreams.NAME.models as well"),
+                None => problem.help("write one of the names that stand under upstreams"),
             });
         }
     }

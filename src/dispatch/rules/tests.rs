@@ -22,6 +22,7 @@ fn rules(of: Value) -> Rules {
         set: map("set"),
         strip: strip.map(str::to_owned).collect(),
         system_prefix: of["system_prefix"].as_str().map(str::to_owned),
+        ..Rules::default()
     }
 }
 
@@ -398,7 +399,7 @@ fn any_rules() -> impl Strategy<Value = Rules> {
                 .collect(),
             set: known(set),
             strip: strip.into_iter().map(str::to_owned).collect(),
-            system_prefix: None,
+            ..Rules::default()
         }
     })
 }

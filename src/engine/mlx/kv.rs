@@ -1,9 +1,11 @@
 //! The KV cache of one sequence: what each layer has seen, grown in steps and
-//! written in place. It decides nothing about who may have how much.
+//! written in place; and pieces of it that outlive the sequence. It decides nothing
+//! about who may have how much.
 
 use mlx_rs::error::Result;
 use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
-use mlx_rs::ops::{concatenate, zeros_dtype};
+use mlx_rs::ops::{concatenate, stack, zeros_dtype};
+use mlx_rs::transforms::eval;
 use mlx_rs::{Array, Dtype};
 
 /// Rows by which a cache grows.
@@ -44,6 +46,14 @@ pub struct Cache {
 struct Layer {
     keys: Array,
     values: Array,
+}
+
+/// Keys and values of some tokens in a row, apart from any sequence. They are never
+/// written to, so clones share them.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// Of each layer `[2, heads, tokens, head]`: keys, then values.
+    layers: Vec<Array>,
 }
 
 impl Cache {
@@ -103,11 +113,67 @@ impl Cache {
 
     /// Zeros for at least `rows`.
     fn blank(&self, rows: usize) -> Result<Array> {
-        let room = rows.div_ceil(STEP) * STEP;
-        zeros_dtype(
-            &[self.shape.heads, room as i32, self.shape.head],
-            self.shape.format,
-        )
+        self.zeros(rows.div_ceil(STEP) * STEP)
+    }
+
+    fn zeros(&self, rows: usize) -> Result<Array> {
+        let shape = [self.shape.heads, rows as i32, self.shape.head];
+        zeros_dtype(&shape, self.shape.format)
+    }
+
+    /// Takes apart what it holds from token `from` on, into pieces of these `lengths`.
+    /// Layer by layer, so that no more than one is there twice. Evaluates.
+    pub fn evaluate_pieces(self, from: usize, lengths: &[usize]) -> Result<Vec<Piece>> {
+        let empty = || Piece {
+            layers: Vec::with_capacity(self.shape.layers),
+        };
+        let mut pieces: Vec<Piece> = lengths.iter().map(|_| empty()).collect();
+        for Layer { keys, values } in self.layers {
+            let mut begin = from as i32;
+            for (piece, length) in pieces.iter_mut().zip(lengths) {
+                let end = begin + *length as i32;
+                let rows = |array: &Array| array.try_index((.., begin..end, ..));
+                // Always an array of its own: a part would hold on to the whole.
+                piece
+                    .layers
+                    .push(stack(&[rows(&keys)?, rows(&values)?], 0)?);
+                begin = end;
+            }
+            eval(pieces.iter().filter_map(|piece| piece.layers.last()))?;
+        }
+        Ok(pieces)
+    }
+
+    /// A cache that holds the first tokens of each of `pieces`, as many as beside it.
+    /// Layer by layer, so that no more than one is there twice if nobody else holds the
+    /// pieces. Evaluates.
+    pub fn evaluate_joined(shape: CacheShape, mut pieces: Vec<(Piece, usize)>) -> Result<Self> {
+        let mut cache = Self::new(shape);
+        let tokens: usize = pieces.iter().map(|(_, tokens)| tokens).sum();
+        // There is room for a row more, so the result is never one of the pieces.
+        let room = (tokens / STEP + 1) * STEP;
+        for (piece, _) in &mut pieces {
+            piece.layers.reverse();
+        }
+        for _ in 0..shape.layers {
+            let parts: Vec<(Array, i32)> = pieces
+                .iter_mut()
+                .filter_map(|(piece, tokens)| Some((piece.layers.pop()?, *tokens as i32)))
+                .collect();
+            let joined = |which: i32| {
+                let rows = parts
+                    .iter()
+                    .map(|(part, tokens)| part.try_index((which, .., ..*tokens, ..)));
+                let mut rows = rows.collect::<Result<Vec<Array>>>()?;
+                rows.push(cache.zeros(room - tokens)?);
+                concatenate(&rows, 1)
+            };
+            let (keys, values) = (joined(0)?, joined(1)?);
+            eval([&keys, &values])?;
+            cache.layers.push(Layer { keys, values });
+        }
+        cache.advance(tokens);
+        Ok(cache)
     }
 }
 

@@ -11,6 +11,10 @@ use serde_json::{Value, json};
 use self::tiny::Tiny;
 use super::device::Device;
 use super::{MlxNetwork, Settings, load, load_on};
+use crate::engine::prefix::Owner;
+use crate::engine::sampling::Sampling;
+use crate::engine::thread::outlet::Said;
+use crate::engine::thread::{self, Engine, Job};
 use crate::engine::{EngineError, Network};
 
 /// What two ways to the same number may differ by. The order of sums differs,
@@ -114,6 +118,107 @@ fn check_batch(name: &str, network: &mut MlxNetwork) {
             );
         }
     }
+}
+
+/// What was taken apart and put together again goes on as if nothing had happened, and
+/// what was taken from stays as it was.
+fn check_pieces(name: &str, network: &mut MlxNetwork) {
+    let prompt = tokens(300, 1);
+    let mut cache = network.new_cache();
+    let whole = network.logits_of_all(&mut cache, &prompt).unwrap();
+    for cuts in [&[1usize, 63, 64, 128, 44][..], &[256, 44], &[300]] {
+        let mut cache = network.new_cache();
+        network.prefill(&mut cache, &prompt, false).unwrap();
+        let mut pieces = network.evaluate_pieces(cache, 0, &cuts[..1]).unwrap();
+        // The rest comes from another sequence that was read the same way.
+        let mut cache = network.new_cache();
+        network.prefill(&mut cache, &prompt, false).unwrap();
+        pieces.extend(network.evaluate_pieces(cache, cuts[0], &cuts[1..]).unwrap());
+        for held in [299, 256, 200] {
+            let mut left = held;
+            let parts = pieces.iter().zip(cuts).filter_map(|(piece, length)| {
+                let count = left.min(*length);
+                left -= count;
+                (count > 0).then(|| (piece.clone(), count))
+            });
+            let mut cache = network.evaluate_cache(parts.collect()).unwrap();
+            assert_eq!(network.tokens_in(&cache), held);
+            let rest = &prompt[held..];
+            let logits = network.prefill(&mut cache, rest, true).unwrap().unwrap();
+            assert_close(&logits, &whole[299], &format!("{name}, {held} held"));
+        }
+    }
+}
+
+#[test]
+fn e170_pieces_of_a_cache_hold_what_it_held() {
+    check_pieces("two heads", &mut opened(&Tiny::new(json!({}))));
+    let one = Tiny::new(json!({"num_key_value_heads": 1}));
+    check_pieces("one head", &mut opened(&one));
+}
+
+/// The tokens that follow on `prompt`, and how many of it were cached.
+async fn answered(engine: &Engine, owner: Option<u128>, prompt: &[u32]) -> (Vec<u32>, u64) {
+    let mut sequence = engine.begin(Job {
+        prompt: prompt.to_vec(),
+        max_tokens: 12,
+        end_tokens: [].into(),
+        sampling: Sampling {
+            temperature: 0.0,
+            ..Sampling::default()
+        },
+        logprobs: None,
+        owner: owner.map(Owner),
+    });
+    let (mut made, mut cached) = (Vec::new(), 0);
+    loop {
+        match sequence.next().await.expect("the engine lives") {
+            Said::Began { cached: held } => cached = held,
+            Said::Token(sampled) => made.push(sampled.token),
+            Said::End { .. } => return (made, cached),
+            Said::Failed(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Two callers, many turns, prefixes in common and too little room for all: every
+/// answer is the one that a fresh engine gives, and only a caller's own prompts help.
+#[tokio::test]
+async fn e170_answers_from_the_prompt_cache_are_those_without_it() {
+    let start = |tokens: u64| {
+        let settings = thread::Settings {
+            parallel: 4.try_into().unwrap(),
+            context: 512,
+            kv: tokens * 2 * 2 * 32 * 2 * 4,
+            chunk: 48.try_into().unwrap(),
+        };
+        let dir = Tiny::new(json!({})).write();
+        let build = move || load(dir.path(), &Settings::default());
+        Engine::start(settings, build).unwrap().0
+    };
+    let (cold, warm, tight) = (start(2000), start(4000), start(400));
+    let mut saved = 0;
+    for turn in 0..24u32 {
+        let (owner, talk) = (turn % 2, turn % 3);
+        let mut prompt = tokens(70, 1);
+        prompt.extend(tokens(10 + turn * 6, talk));
+        let (expected, none) = answered(&cold, None, &prompt).await;
+        assert_eq!(none, 0);
+        let own = Some(u128::from(owner));
+        let (made, cached) = answered(&warm, own, &prompt).await;
+        assert_eq!(made, expected, "turn {turn}, {cached} cached");
+        // The first of a caller finds nothing, whatever the other one has asked.
+        assert_eq!(cached == 0, turn < 2, "turn {turn}");
+        assert!(cached < prompt.len() as u64);
+        let again = answered(&warm, own, &prompt).await;
+        assert_eq!(again, (expected.clone(), prompt.len() as u64 - 1));
+        let (made, cached) = answered(&tight, own, &prompt).await;
+        assert_eq!(made, expected, "turn {turn}, {cached} cached, little room");
+        let kept = tight.counted().kept;
+        assert!(kept.bytes <= 400 * 2 * 2 * 32 * 2 * 4, "{kept:?}");
+        saved += cached;
+    }
+    assert!(saved > 0, "little room is some");
 }
 
 fn check_packed(group_size: i32, bits: i32) {

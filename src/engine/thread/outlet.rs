@@ -19,6 +19,11 @@ const HALF: usize = FULL / 2;
 /// What a sequence says.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Said {
+    /// It begins, and need not read so many tokens of its prompt.
+    Began {
+        /// How many are in the prompt cache.
+        cached: u64,
+    },
     /// A token of the answer.
     Token(Sampled),
     /// It is over.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError};
 
+use super::kept::Keeper;
 use super::outlet::{Inlet, Said};
 use super::{Command, Counts, Job};
 use crate::engine::sampling::Sampler;
@@ -19,6 +20,7 @@ pub(super) struct Stepping<N: Network> {
     scheduler: Scheduler,
     orders: Receiver<Command>,
     sequences: BTreeMap<Id, Open<N::Cache>>,
+    kept: Keeper<N>,
     counts: Arc<Counts>,
 }
 
@@ -32,12 +34,15 @@ struct Open<C> {
     inlet: Inlet,
     /// Nothing while it waits.
     cache: Option<C>,
+    /// Whether it has had a cache before.
+    has_begun: bool,
 }
 
 impl<N: Network> Stepping<N> {
     pub(super) fn new(
         network: N,
         limits: Limits,
+        kept: Keeper<N>,
         orders: Receiver<Command>,
         counts: Arc<Counts>,
     ) -> Self {
@@ -46,6 +51,7 @@ impl<N: Network> Stepping<N> {
             scheduler: Scheduler::new(limits),
             orders,
             sequences: BTreeMap::new(),
+            kept,
             counts,
         }
     }
@@ -54,18 +60,17 @@ impl<N: Network> Stepping<N> {
     pub(super) fn run(mut self) {
         loop {
             let told_more = self.take_orders();
+            for id in self.scheduler.start() {
+                self.start(id);
+            }
             let plan = self.scheduler.plan();
             for id in plan.put_back {
                 if let Some(open) = self.sequences.get_mut(&id) {
                     open.cache = None;
                 }
             }
-            for id in plan.started {
-                let cache = self.network.new_cache();
-                if let Some(open) = self.sequences.get_mut(&id) {
-                    open.cache = Some(cache);
-                }
-            }
+            let reserved = self.scheduler.reserved();
+            self.kept.give_way(reserved, &self.counts.kept);
             self.count();
             match plan.work {
                 Work::Idle if !told_more => return,
@@ -99,7 +104,12 @@ impl<N: Network> Stepping<N> {
         match command {
             Command::Begin(id, job, inlet) => self.begin(id, *job, inlet),
             Command::GoOn(id) => self.scheduler.go_on(id),
-            Command::Cancel(id) => drop(self.close(id)),
+            Command::Cancel(id) => {
+                if let Some(open) = self.close(id) {
+                    self.keep(open);
+                }
+            }
+            Command::Forget => self.kept.forget(&self.counts.kept),
         }
     }
 
@@ -127,8 +137,29 @@ impl<N: Network> Stepping<N> {
             sampler,
             inlet,
             cache: None,
+            has_begun: false,
         };
         self.sequences.insert(id, open);
+    }
+
+    /// Gives a sequence its cache, with what is kept of its prompt.
+    fn start(&mut self, id: Id) {
+        let reserved = self.scheduler.reserved();
+        let Some(open) = self.sequences.get_mut(&id) else {
+            return;
+        };
+        let (network, counts) = (&mut self.network, &self.counts.kept);
+        let owner = open.job.owner;
+        let (cache, held) = self
+            .kept
+            .begin(network, owner, &open.tokens, reserved, counts);
+        self.scheduler.holds(id, held);
+        open.cache = Some(cache);
+        // One that was put back has told what its prompt cost, and its own tokens are
+        // none of the prompt's.
+        if !std::mem::replace(&mut open.has_begun, true) {
+            let _ = open.inlet.say(Said::Began { cached: held });
+        }
     }
 
     fn prefill(&mut self, id: Id, from: usize, length: usize, last: bool) {
@@ -205,24 +236,43 @@ impl<N: Network> Stepping<N> {
         }
     }
 
+    /// Nothing is kept of what the device has failed at.
     fn fail(&mut self, id: Id, error: &EngineError) {
         tracing::error!(?error, "a sequence cannot go on");
-        self.close_with(id, Said::Failed(error.clone()));
+        if let Some(open) = self.close(id) {
+            let _ = open.inlet.say(Said::Failed(error.clone()));
+        }
     }
 
-    /// Forgets a sequence; its cache and its place are free at once.
-    fn close(&mut self, id: Id) -> Option<Inlet> {
+    /// Takes a sequence out; its place and its room are free at once.
+    fn close(&mut self, id: Id) -> Option<Open<N::Cache>> {
         self.scheduler.leave(id);
         let open = self.sequences.remove(&id);
         self.count();
-        open.map(|open| open.inlet)
+        open
     }
 
-    /// Forgets a sequence and tells why. Whoever hears it finds the place free.
+    /// Takes out a sequence that is over, tells why, and keeps what it leaves. Whoever
+    /// hears it finds the place free, and what comes from them later finds it kept.
     fn close_with(&mut self, id: Id, said: Said) {
-        if let Some(inlet) = self.close(id) {
-            let _ = inlet.say(said);
+        if let Some(open) = self.close(id) {
+            let _ = open.inlet.say(said);
+            self.keep(open);
         }
+    }
+
+    /// Keeps what a sequence leaves, for those of its caller.
+    fn keep(&mut self, open: Open<N::Cache>) {
+        let (Some(owner), Some(cache)) = (open.job.owner, open.cache) else {
+            return;
+        };
+        let Some(tokens) = open.tokens.get(..self.network.tokens_in(&cache)) else {
+            return;
+        };
+        let (network, reserved) = (&mut self.network, self.scheduler.reserved());
+        let counts = &self.counts.kept;
+        self.kept
+            .keep(network, owner, tokens, cache, reserved, counts);
     }
 
     fn count(&self) {

@@ -36,6 +36,7 @@ impl Counting {
 
 impl Network for Counting {
     type Cache = Vec<u32>;
+    type Piece = Vec<u32>;
 
     fn vocabulary(&self) -> usize {
         VOCABULARY as usize
@@ -72,6 +73,26 @@ impl Network for Counting {
             self.after(cache)
         };
         batch.iter_mut().map(step).collect()
+    }
+
+    fn tokens_in(&self, cache: &Vec<u32>) -> usize {
+        cache.len()
+    }
+
+    fn evaluate_pieces(
+        &mut self,
+        cache: Vec<u32>,
+        from: usize,
+        lengths: &[usize],
+    ) -> Result<Vec<Vec<u32>>, EngineError> {
+        let mut rest = cache.into_iter().skip(from);
+        let piece = |length: &usize| rest.by_ref().take(*length).collect();
+        Ok(lengths.iter().map(piece).collect())
+    }
+
+    fn evaluate_cache(&mut self, pieces: Vec<(Vec<u32>, usize)>) -> Result<Vec<u32>, EngineError> {
+        let parts = pieces.iter().map(|(piece, count)| &piece[..*count]);
+        Ok(parts.flatten().copied().collect())
     }
 
     fn bytes_held(&self) -> u64 {
@@ -134,6 +155,15 @@ fn job(prompt: std::ops::Range<u32>, max_tokens: u32) -> Job {
             ..Sampling::default()
         },
         logprobs: None,
+        owner: None,
+    }
+}
+
+/// The same for a caller.
+fn job_of(owner: u128, prompt: std::ops::Range<u32>, max_tokens: u32) -> Job {
+    Job {
+        owner: Some(Owner(owner)),
+        ..job(prompt, max_tokens)
     }
 }
 
@@ -142,6 +172,7 @@ async fn said(mut sequence: Sequence) -> (Vec<u32>, Option<Said>) {
     let mut tokens = Vec::new();
     loop {
         match sequence.next().await {
+            Some(Said::Began { .. }) => {}
             Some(Said::Token(sampled)) => tokens.push(sampled.token),
             end => return (tokens, end),
         }
@@ -232,6 +263,94 @@ fn a_dropped_sequence_is_gone_before_the_next_step() {
     let calls = setup.calls.lock().expect("calls");
     let chunks = calls.iter().filter(|call| *call == "prefill 8").count();
     assert!(chunks <= 1, "one chunk at most after the cancel: {calls:?}");
+}
+
+/// How many tokens of a sequence did not have to be read.
+async fn cached(sequence: &mut Sequence) -> u64 {
+    match sequence.next().await {
+        Some(Said::Began { cached }) => cached,
+        other => panic!("it says {other:?} first"),
+    }
+}
+
+#[tokio::test]
+async fn e170_a_second_turn_reads_only_what_is_new() {
+    let setup = start(settings(2000), None, None);
+    let (answer, _) = said(setup.engine.begin(job_of(1, 0..100, 20))).await;
+    assert_eq!(answer, (100..120).collect::<Vec<_>>());
+    setup.calls.lock().expect("calls").clear();
+    // All but the last token it made is there: that one was never taken in.
+    let mut second = setup.engine.begin(job_of(1, 0..125, 5));
+    assert_eq!(cached(&mut second).await, 119);
+    assert_eq!(said(second).await.0, (125..130).collect::<Vec<_>>());
+    let calls = setup.calls.lock().expect("calls").clone();
+    assert_eq!(calls[0], "prefill 6");
+    // The same once more: a token has to be read.
+    let mut again = setup.engine.begin(job_of(1, 0..100, 20));
+    assert_eq!(cached(&mut again).await, 99);
+    assert_eq!(said(again).await.0, answer);
+    let counted = setup.engine.counted();
+    assert_eq!((counted.kept.asked, counted.kept.hits), (3, 2));
+    assert_eq!((counted.read, counted.kept.saved), (100 + 6 + 1, 119 + 99));
+}
+
+#[tokio::test]
+async fn e170_nobody_goes_on_from_the_prompt_of_another_caller() {
+    let setup = start(settings(2000), None, None);
+    said(setup.engine.begin(job_of(1, 0..100, 5))).await;
+    said(setup.engine.begin(job(0..100, 5))).await;
+    let mut other = setup.engine.begin(job_of(2, 0..100, 5));
+    assert_eq!(cached(&mut other).await, 0);
+    said(other).await;
+    let mut nobody = setup.engine.begin(job(0..100, 5));
+    assert_eq!(cached(&mut nobody).await, 0);
+    said(nobody).await;
+    let mut first = setup.engine.begin(job_of(1, 0..100, 5));
+    assert_eq!(cached(&mut first).await, 99);
+    setup.engine.forget();
+    let mut gone = setup.engine.begin(job_of(2, 0..100, 5));
+    assert_eq!(cached(&mut gone).await, 0);
+}
+
+#[test]
+fn what_was_read_before_a_cancel_is_gone_on_from() {
+    let (open, gate) = mpsc::channel();
+    let setup = start(settings(2000), Some(gate), None);
+    let sequence = setup.engine.begin(job_of(1, 0..100, 100));
+    for _ in 0..3 {
+        open.send(()).expect("the thread lives");
+    }
+    // Three chunks of eight have been asked for when the third has passed the gate.
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while setup.calls.lock().expect("calls").len() < 3 {
+        assert!(std::time::Instant::now() < deadline, "it does not read");
+        std::thread::yield_now();
+    }
+    drop(sequence);
+    drop(open);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    let mut again = setup.engine.begin(job_of(1, 0..100, 100));
+    let held = runtime.block_on(cached(&mut again));
+    assert!((24..=32).contains(&held), "{held}");
+    assert_eq!(runtime.block_on(said(again)).0.len(), 100);
+}
+
+#[tokio::test]
+async fn what_is_kept_gives_way_to_sequences() {
+    // Room for 300 tokens.
+    let setup = start(settings(600), None, None);
+    for begin in [0u32, 200, 400] {
+        said(setup.engine.begin(job_of(1, begin..begin + 90, 5))).await;
+    }
+    let mut large = setup.engine.begin(job_of(1, 0..280, 20));
+    // What it goes on from has its place now.
+    assert!(cached(&mut large).await <= 94);
+    let kept = setup.engine.counted().kept;
+    assert!(kept.bytes <= 600 - 2 * 281, "{kept:?}");
+    let (tokens, _) = said(large).await;
+    assert_eq!(tokens, (280..300).collect::<Vec<_>>());
 }
 
 #[tokio::test]

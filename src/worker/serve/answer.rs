@@ -33,6 +33,8 @@ pub struct ToldToken {
 pub struct Usage {
     /// Tokens of all prompts.
     pub prompt: u64,
+    /// Those of them that were in the prompt cache.
+    pub cached: u64,
     /// Tokens made, end tokens among them, over all choices.
     pub completion: u64,
 }
@@ -40,10 +42,15 @@ pub struct Usage {
 impl Usage {
     /// The value of the usage trailer.
     pub fn trailer(&self, finish: &str) -> String {
-        format!(
-            "prompt={} completion={} finish={finish}",
-            self.prompt, self.completion
-        )
+        let Self {
+            prompt,
+            cached,
+            completion,
+        } = self;
+        match cached {
+            0 => format!("prompt={prompt} completion={completion} finish={finish}"),
+            _ => format!("prompt={prompt} cached={cached} completion={completion} finish={finish}"),
+        }
     }
 
     fn json(&self) -> Value {
@@ -51,6 +58,7 @@ impl Usage {
             "prompt_tokens": self.prompt,
             "completion_tokens": self.completion,
             "total_tokens": self.prompt + self.completion,
+            "prompt_tokens_details": {"cached_tokens": self.cached},
         })
     }
 }

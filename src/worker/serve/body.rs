@@ -44,6 +44,9 @@ pub enum Event {
         finish: Finish,
         /// How many tokens were made since its last event.
         count: u64,
+        /// How many tokens of its prompt were in the prompt cache; told of the first
+        /// answer to each prompt alone.
+        cached: u64,
     },
     /// The answer cannot go on.
     Failed(ApiError),
@@ -95,7 +98,7 @@ pub fn streamed(
         answer,
         usage: Usage {
             prompt,
-            completion: 0,
+            ..Usage::default()
         },
         include_usage,
         choices: (0..choices).map(|_| Told::default()).collect(),
@@ -118,7 +121,7 @@ pub async fn whole(
     let mut told: Vec<Choice> = (0..choices).map(|_| Choice::default()).collect();
     let mut usage = Usage {
         prompt,
-        completion: 0,
+        ..Usage::default()
     };
     while let Some(event) = events.next().await {
         match event {
@@ -136,8 +139,10 @@ pub async fn whole(
                 choice,
                 finish,
                 count,
+                cached,
             } => {
                 usage.completion += count;
+                usage.cached += cached;
                 told[choice].finish = Some(finish);
             }
             Event::Failed(error) => return Err(error),
@@ -200,8 +205,10 @@ impl Streamed {
                 choice,
                 finish,
                 count,
+                cached,
             } => {
                 self.usage.completion += count;
+                self.usage.cached += cached;
                 self.begin(choice, into);
                 into.extend(self.answer.end(choice, finish));
                 self.choices[choice].ended = true;

@@ -182,7 +182,7 @@ pub fn answer(model: &str, form: Form, embedded: &Embedded) -> Result<Body, serd
     };
     let usage = Usage {
         prompt: embedded.tokens,
-        completion: 0,
+        ..Usage::default()
     };
     let frames = [
         Ok::<_, Infallible>(Frame::data(Bytes::from(serde_json::to_vec(&answer)?))),

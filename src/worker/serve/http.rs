@@ -23,9 +23,10 @@ use super::source::scripted::disguised;
 use super::source::{Begun, Engine};
 use crate::api::error::{ApiError, Code};
 use crate::api::fields::Endpoint;
+use crate::engine::prefix::Owner;
 use crate::secret::Secret;
 use crate::shutdown::Tasks;
-use crate::worker::{SECRET_HEADER, USAGE_TRAILER};
+use crate::worker::{CALLER_HEADER, SECRET_HEADER, USAGE_TRAILER};
 
 /// The header with a mark that the scripted engine repeats.
 const NONCE_HEADER: &str = "x-nonce";
@@ -183,11 +184,19 @@ async fn generate(
     endpoint: Endpoint,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ApiError> {
+    let owner = owner(&request);
     let (body, nonce) = take(served, request).await?;
     let mut asked = request::read(endpoint, &body)?;
     drop(body);
     asked.nonce = nonce.or(asked.nonce);
+    asked.owner = owner;
     respond(served, asked).await
+}
+
+/// Whose prompt it is, if that may be kept.
+fn owner(request: &Request<Incoming>) -> Option<Owner> {
+    let mark = request.headers().get(CALLER_HEADER)?.to_str().ok()?;
+    u128::from_str_radix(mark, 16).ok().map(Owner)
 }
 
 /// The whole body. How large it may be is the router's business, and nobody else

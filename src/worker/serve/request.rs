@@ -11,6 +11,7 @@ use super::fields::Fields;
 use super::messages;
 use crate::api::error::ApiError;
 use crate::api::fields::{COMPLETIONS_MAX_TOKENS, Endpoint, invalid, wrong};
+use crate::engine::prefix::Owner;
 
 /// A checked request.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub struct Asked {
     pub wishes: Wishes,
     /// Names of fields without effect.
     pub ignored: Vec<String>,
+    /// Whose prompts it may go on from, and for whom its own is kept. Said by the router.
+    pub owner: Option<Owner>,
     /// A mark that the scripted engine repeats.
     pub nonce: Option<String>,
     /// Changes to the script of the scripted engine, for this request alone.
@@ -121,6 +124,7 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Asked, ApiError> {
         logprobs: logprobs(endpoint, &mut fields)?,
         wishes: wishes::read(&mut fields)?,
         ignored: fields.ignored(),
+        owner: None,
         nonce,
         script,
     })

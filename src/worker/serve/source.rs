@@ -17,6 +17,7 @@ use super::embeddings::{self, Embedded};
 use super::request::Asked;
 use crate::api::error::{ApiError, Code};
 use crate::engine::scripted::Odd;
+use crate::engine::thread::Kept;
 #[cfg(any(feature = "mlx", test))]
 use crate::model::kind::Kind;
 
@@ -60,6 +61,8 @@ pub struct Status {
     pub kv: (u64, u64),
     /// Tokens read and made since the start.
     pub tokens: (u64, u64),
+    /// What is kept of prompts.
+    pub kept: Kept,
 }
 
 impl Engine {
@@ -120,6 +123,7 @@ impl Status {
             "sequences": {"running": self.sequences.0, "waiting": self.sequences.1},
             "kv": {"bytes_in_use": self.kv.0, "bytes_room": self.kv.1},
             "tokens": {"prompt": self.tokens.0, "completion": self.tokens.1},
+            "prompt_cache": self.kept,
         })
     }
 }

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::worker::{SECRET_HEADER, USAGE_TRAILER};
+use crate::worker::{CALLER_HEADER, SECRET_HEADER, USAGE_TRAILER};
 
 const SECRET: &str = "open sesame";
 
@@ -225,7 +225,8 @@ async fn streams_have_the_canonical_shape() {
     assert_eq!(choice(3)["finish_reason"], "stop");
     assert_eq!(choice(3)["delta"], json!({}));
     assert_eq!(events[4]["choices"], json!([]));
-    let usage = json!({"prompt_tokens": 2, "completion_tokens": 2, "total_tokens": 4});
+    let usage = json!({"prompt_tokens": 2, "completion_tokens": 2, "total_tokens": 4,
+        "prompt_tokens_details": {"cached_tokens": 0}});
     assert_eq!(events[4]["usage"], usage);
     assert_eq!(events.len(), 5);
 }
@@ -262,7 +263,8 @@ async fn whole_answers_have_the_canonical_shape() {
         })
     };
     assert_eq!(whole["choices"], json!([choice(0), choice(1)]));
-    let usage = json!({"prompt_tokens": 2, "completion_tokens": 6, "total_tokens": 8});
+    let usage = json!({"prompt_tokens": 2, "completion_tokens": 6, "total_tokens": 8,
+        "prompt_tokens_details": {"cached_tokens": 0}});
     assert_eq!(whole["usage"], usage);
 }
 
@@ -538,6 +540,43 @@ async fn a_network_answers_over_the_socket() {
     assert_eq!(status["device"], "cpu");
     assert_eq!(status["kv"], json!({"bytes_in_use": 0, "bytes_room": 800}));
     assert_eq!(status["tokens"], json!({"prompt": 2, "completion": 3}));
+}
+
+#[tokio::test]
+async fn e170_the_usage_tells_what_was_in_the_prompt_cache_of_the_caller() {
+    let worker = Worker::of_text(None);
+    let ask = async |mark: Option<&str>, stream: bool| {
+        let more = json!({"stream": stream, "stream_options": {"include_usage": true},
+            "max_tokens": 3, "n": 2, "messages": [{"role": "user", "content": "abcdefgh"}]});
+        let mut request = post("/v1/chat/completions", &chat(more));
+        if let Some(mark) = mark {
+            let mark = axum::http::HeaderValue::from_str(mark).expect("a value");
+            request.headers_mut().insert(CALLER_HEADER, mark);
+        }
+        let answer = answered(worker.send(request).await).await;
+        let usage = match stream {
+            true => answer.events().0.pop().expect("an event")["usage"].clone(),
+            false => answer.json()["usage"].clone(),
+        };
+        let cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64();
+        let told = match cached {
+            Some(0) => "prompt=8 completion=6 finish=length".to_owned(),
+            _ => "prompt=8 cached=7 completion=6 finish=length".to_owned(),
+        };
+        assert_eq!(answer.usage, Some(told));
+        cached.expect("a number")
+    };
+    let anne = Some("0123456789abcdef0123456789abcdef");
+    assert_eq!(ask(anne, false).await, 0);
+    assert_eq!(ask(anne, false).await, 7);
+    assert_eq!(ask(anne, true).await, 7);
+    // Neither another one nor nobody.
+    assert_eq!(ask(Some("1"), true).await, 0);
+    assert_eq!(ask(None, false).await, 0);
+    assert_eq!(ask(Some("no mark"), false).await, 0);
+    let kept = worker.status().await["prompt_cache"].clone();
+    // Other answers to the same prompt may have found what the first one left.
+    assert!(kept["saved"].as_u64() >= Some(4 * 7), "{kept}");
 }
 
 #[tokio::test]

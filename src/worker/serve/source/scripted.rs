@@ -1,7 +1,8 @@
 //! The scripted engine as a source of answers: what its beats are as events, and
 //! what its odd answers look like on the wire.
 
-use std::sync::Arc;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
@@ -13,9 +14,11 @@ use super::{Begun, Status, allowance};
 use crate::api::error::{ApiError, Code};
 use crate::api::fields::{invalid, wrong};
 use crate::engine::Finish;
+use crate::engine::prefix::{Owner, Prefixes};
 use crate::engine::scripted::play::{Beat, Play};
 use crate::engine::scripted::{Odd, Script, Scripted};
 use crate::engine::stop::StopStrings;
+use crate::engine::thread::Kept;
 use crate::model::sentence::to_length_one;
 use crate::worker::serve::answer::ToldToken;
 use crate::worker::serve::body::{Event, Events};
@@ -32,6 +35,14 @@ const PIECE: usize = 64 * 1024;
 pub struct Source {
     engine: Arc<Scripted>,
     context: u32,
+    prompts: Mutex<Prompts>,
+}
+
+/// What is kept of prompts: that they were there.
+#[derive(Default)]
+struct Prompts {
+    prefixes: Prefixes<()>,
+    kept: Kept,
 }
 
 impl Source {
@@ -40,6 +51,7 @@ impl Source {
         Self {
             engine: Arc::new(engine),
             context,
+            prompts: Mutex::default(),
         }
     }
 
@@ -56,24 +68,29 @@ impl Source {
         let mut limited = None;
         let mut answers = Vec::new();
         for (param, tokens) in &prompts {
-            let context = u64::from(self.context);
-            let allowed = allowance(param, *tokens, asked.max_tokens, context, u64::MAX)?;
+            let (context, length) = (u64::from(self.context), tokens.len() as u64);
+            let allowed = allowance(param, length, asked.max_tokens, context, u64::MAX)?;
             if allowed.limited {
                 limited = limited
                     .or(Some(allowed.max_tokens))
                     .min(Some(allowed.max_tokens));
             }
-            for _ in 0..asked.choices {
+            let most_kept = script.prompt_cache;
+            let cached = asked
+                .owner
+                .map_or(0, |owner| self.prompts().read(owner, tokens, most_kept));
+            for choice in 0..asked.choices {
+                let cached = if choice == 0 { cached } else { 0 };
                 let most = u64::from(allowed.max_tokens);
                 let engine = Arc::clone(&self.engine);
                 let play = Play::new(engine, script.clone(), nonce.clone(), answers.len(), most);
-                answers.push(events(play, asked.stops.clone(), asked.logprobs));
+                answers.push(events(play, asked.stops.clone(), asked.logprobs, cached));
             }
         }
         Ok(Begun {
             choices: answers.len(),
             events: stream::select_all(answers).boxed(),
-            prompt: prompts.iter().map(|(_, tokens)| tokens).sum(),
+            prompt: prompts.iter().map(|(_, tokens)| tokens.len() as u64).sum(),
             limited,
             odd: script.odd.filter(|odd| !odd.is_in_stream()),
         })
@@ -124,6 +141,11 @@ impl Source {
         script.map_err(|reason| invalid("scripted", format!("scripted: {reason}")))
     }
 
+    /// Every change of them is whole before anything could panic.
+    fn prompts(&self) -> std::sync::MutexGuard<'_, Prompts> {
+        self.prompts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How things stand.
     pub fn status(&self) -> Status {
         Status {
@@ -133,7 +155,27 @@ impl Source {
             sequences: self.engine.sequences(),
             kv: (0, 0),
             tokens: (0, self.engine.tokens()),
+            kept: self.prompts().kept,
         }
+    }
+}
+
+impl Prompts {
+    /// How much of a prompt was there, but for its last token, within `most` tokens of
+    /// all prompts. Now all of it is.
+    fn read(&mut self, owner: Owner, tokens: &[u32], most: u64) -> u64 {
+        let but_last = tokens.split_last().map_or(&[][..], |(_, rest)| rest);
+        let found = self.prefixes.find(owner, but_last).tokens as u64;
+        let missing = self.prefixes.make_room(owner, tokens, 1, most);
+        let pieces = missing.lengths.iter();
+        let pieces = pieces.map(|length| ((), *length, *length as u64)).collect();
+        self.prefixes.add(owner, tokens, missing.from, pieces);
+        self.kept.asked += 1;
+        self.kept.hits += u64::from(found > 0);
+        self.kept.saved += found;
+        self.kept.tokens = self.prefixes.tokens();
+        self.kept.bytes = self.prefixes.bytes();
+        found
     }
 }
 
@@ -150,33 +192,41 @@ fn vector(text: &str, size: usize) -> Vec<f32> {
     vector
 }
 
-/// The prompts with their place in the request and their length; for this engine
+/// The prompts with their place in the request and their tokens; for this engine
 /// a word is a token.
-fn prompt_tokens(input: &Input) -> Vec<(String, u64)> {
-    let words = |text: &str| text.split_whitespace().count() as u64;
+fn prompt_tokens(input: &Input) -> Vec<(String, Vec<u32>)> {
+    let words = |text: &str| text.split_whitespace().map(token).collect::<Vec<u32>>();
     match input {
         Input::Chat(chat) => {
             let content = |message: &Value| match &message["content"] {
                 Value::String(text) => words(text),
                 Value::Array(parts) => {
                     let texts = parts.iter().filter_map(|part| part["text"].as_str());
-                    texts.map(words).sum()
+                    texts.flat_map(words).collect()
                 }
-                _ => 0,
+                _ => Vec::new(),
             };
             // One more for each message, so that an empty one is a prompt as well.
-            let tokens = chat.messages.iter().map(|message| content(message) + 1);
-            vec![("messages".to_owned(), tokens.sum())]
+            let message = |message: &Value| [vec![0], content(message)].concat();
+            let tokens = chat.messages.iter().flat_map(message);
+            vec![("messages".to_owned(), tokens.collect())]
         }
         Input::Prompts(prompts) => prompts
             .iter()
             .map(|prompt| match prompt {
                 Prompt::Text(text) => words(text),
-                Prompt::Tokens(tokens) => tokens.len() as u64,
+                Prompt::Tokens(tokens) => tokens.clone(),
             })
             .map(|tokens| ("prompt".to_owned(), tokens))
             .collect(),
     }
+}
+
+/// A word as a number, the same whenever it stands there.
+fn token(word: &str) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    word.hash(&mut hasher);
+    hasher.finish() as u32
 }
 
 /// One answer with the stop strings that may end it.
@@ -185,14 +235,16 @@ struct Telling {
     play: Option<Play>,
     stops: StopStrings,
     logprobs: Option<usize>,
+    cached: u64,
 }
 
 /// The events of one answer.
-fn events(play: Play, stops: Vec<String>, logprobs: Option<usize>) -> Events {
+fn events(play: Play, stops: Vec<String>, logprobs: Option<usize>, cached: u64) -> Events {
     let telling = Telling {
         play: Some(play),
         stops: StopStrings::new(stops),
         logprobs,
+        cached,
     };
     stream::unfold(telling, |mut telling| async move {
         let events = telling.next().await?;
@@ -213,10 +265,12 @@ impl Telling {
             tokens,
             count,
         };
+        let cached = self.cached;
         let end = |finish| Event::End {
             choice,
             finish,
             count: 0,
+            cached,
         };
         Some(match beat {
             Beat::Chunk(chunk) => {

@@ -142,6 +142,7 @@ impl Source {
                     end_tokens: Arc::clone(&end_tokens),
                     sampling: sampling(&asked.wishes, &self.defaults, choice as u64),
                     logprobs: asked.logprobs,
+                    owner: asked.owner,
                 });
             }
         }
@@ -149,7 +150,8 @@ impl Source {
         let answers = jobs.into_iter().enumerate().map(|(choice, job)| {
             let sequence = self.engine.begin(job);
             let language = Arc::clone(&self.language);
-            Telling::new(choice, sequence, language, asked.stops.clone()).events()
+            let is_first = choice % asked.choices == 0;
+            Telling::new(choice, is_first, sequence, language, asked.stops.clone()).events()
         });
         Ok(Begun {
             events: stream::select_all(answers).boxed(),
@@ -206,6 +208,7 @@ impl Source {
             sequences: (counted.running, counted.waiting),
             kv: (bytes(counted.reserved), bytes(facts.room)),
             tokens: (counted.read, counted.made),
+            kept: counted.kept,
         }
     }
 }

@@ -8,6 +8,7 @@ use super::text::{LONGEST_TOKEN, LanguageError, refusal};
 use crate::api::error::{ApiError, Code};
 use crate::engine::EngineError;
 use crate::engine::encoder::Handle;
+use crate::engine::thread::Kept;
 use crate::model::sentence::Recipe;
 use crate::worker::serve::embeddings::{Asked, Embedded};
 
@@ -74,6 +75,7 @@ impl Source {
             sequences: (counted.open, 0),
             kv: (0, 0),
             tokens: (counted.read, 0),
+            kept: Kept::default(),
         }
     }
 }

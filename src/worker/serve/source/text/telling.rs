@@ -32,11 +32,16 @@ pub(super) struct Telling {
     told: usize,
     /// Tokens made since the last event.
     count: u64,
+    /// Whether it is the first answer to its prompt.
+    is_first: bool,
+    /// Tokens of its prompt that were in the prompt cache.
+    cached: u64,
 }
 
 impl Telling {
     pub(super) fn new(
         choice: usize,
+        is_first: bool,
         sequence: Sequence,
         language: Arc<dyn Language>,
         stops: Vec<String>,
@@ -51,6 +56,8 @@ impl Telling {
             made: 0,
             told: 0,
             count: 0,
+            is_first,
+            cached: 0,
         }
     }
 
@@ -69,6 +76,10 @@ impl Telling {
         loop {
             let said = self.sequence.as_mut()?.next().await;
             let events = match said {
+                Some(Said::Began { cached }) => {
+                    self.cached = cached;
+                    Vec::new()
+                }
                 Some(Said::Token(sampled)) => self.token(sampled),
                 Some(Said::End { finish, end_token }) => self.end(finish, end_token),
                 Some(Said::Failed(error)) => self.fail(&error.to_string()),
@@ -152,6 +163,10 @@ impl Telling {
             choice: self.choice,
             finish,
             count: std::mem::take(&mut self.count),
+            cached: match self.is_first {
+                true => self.cached,
+                false => 0,
+            },
         }
     }
 

@@ -29,6 +29,7 @@ impl NextByte {
 
 impl Network for NextByte {
     type Cache = Vec<u32>;
+    type Piece = Vec<u32>;
 
     fn vocabulary(&self) -> usize {
         300
@@ -56,6 +57,26 @@ impl Network for NextByte {
             Ok(after(cache))
         };
         batch.iter_mut().map(step).collect()
+    }
+
+    fn tokens_in(&self, cache: &Vec<u32>) -> usize {
+        cache.len()
+    }
+
+    fn evaluate_pieces(
+        &mut self,
+        cache: Vec<u32>,
+        from: usize,
+        lengths: &[usize],
+    ) -> Result<Vec<Vec<u32>>, EngineError> {
+        let mut rest = cache.into_iter().skip(from);
+        let piece = |length: &usize| rest.by_ref().take(*length).collect();
+        Ok(lengths.iter().map(piece).collect())
+    }
+
+    fn evaluate_cache(&mut self, pieces: Vec<(Vec<u32>, usize)>) -> Result<Vec<u32>, EngineError> {
+        let parts = pieces.iter().map(|(piece, count)| &piece[..*count]);
+        Ok(parts.flatten().copied().collect())
     }
 
     fn bytes_held(&self) -> u64 {
@@ -164,6 +185,7 @@ struct Heard {
     finish: Vec<Option<Finish>>,
     tokens: Vec<String>,
     count: u64,
+    cached: u64,
 }
 
 async fn hear(begun: Begun) -> Heard {
@@ -192,7 +214,9 @@ async fn hear(begun: Begun) -> Heard {
                 choice,
                 finish,
                 count,
+                cached,
             } => {
+                heard.cached += cached;
                 heard.finish[choice] = Some(finish);
                 heard.count += count;
             }
