@@ -138,89 +138,180 @@ pub enum SafetensorsError {
 impl Header {
     /// Opens a file and checks its header. Weights are not read.
     pub fn open(path: &Path) -> Result<Self, SafetensorsError> {
-        let file = File::open(path).map_err(read_error)?;
-        let length = file.metadata().map_err(read_error)?.len();
+        let (file, length) = open(path)?;
         Self::read(file, length)
     }
 
     /// Checks the header at the beginning of a file that has `file_len` bytes.
-    pub fn read(mut source: impl Read, file_len: u64) -> Result<Self, SafetensorsError> {
-        if file_len == 0 {
-            return Err(SafetensorsError::Empty);
-        }
-        let mut start = Vec::with_capacity(64);
-        (&mut source)
-            .take(64)
-            .read_to_end(&mut start)
-            .map_err(read_error)?;
-        if let Some(found) = what_else(&start) {
-            return Err(SafetensorsError::SomethingElse(found));
-        }
-        let Some(&length) = start.first_chunk::<8>() else {
-            return Err(SafetensorsError::SomethingElse("a file of a few bytes"));
-        };
-        let claimed = u64::from_le_bytes(length);
-        if claimed > LONGEST_HEADER || claimed > file_len - 8 {
-            return Err(SafetensorsError::HeaderLength { claimed, file_len });
-        }
-        // No more than the file has, which `Header::open` knows from the system.
-        let mut text = Vec::with_capacity(claimed as usize);
-        start[8..]
-            .chain(source)
-            .take(claimed)
-            .read_to_end(&mut text)
-            .map_err(read_error)?;
-        let tensors = match lean::read(&text) {
+    pub fn read(source: impl Read, file_len: u64) -> Result<Self, SafetensorsError> {
+        let mut text = Vec::new();
+        read_text(source, file_len, &mut text)?;
+        let mut tensors = match lean::read(&text, TensorInfo::of) {
             Some(tensors) => tensors,
-            None => {
-                let entries = json::read(&text)?.into_iter();
-                entries.map(json::Named::check).collect::<Result<_, _>>()?
-            }
+            None => json::tensors(&text)?,
         };
-        Self::place(tensors, 8 + claimed, file_len)
+        let data = place(&mut tensors, TensorInfo::bytes, text.len(), file_len)?;
+        for tensor in &mut tensors {
+            tensor.offset += data;
+        }
+        Ok(Self { tensors, file_len })
     }
 
     /// Bytes of all tensors.
     pub fn weight_bytes(&self) -> u64 {
         self.tensors.iter().map(|tensor| tensor.len).sum()
     }
+}
 
-    /// Puts the tensors in the order of their bytes and checks that these
-    /// follow each other without a gap to the end of the file.
-    fn place(
-        mut tensors: Vec<TensorInfo>,
-        data: u64,
-        file_len: u64,
-    ) -> Result<Self, SafetensorsError> {
-        // Tensors without bytes share their offset with the next: they go first.
-        tensors.sort_by_key(|tensor| (tensor.offset, tensor.len));
-        let mut end = 0;
-        for tensor in &mut tensors {
-            if tensor.offset != end {
-                let reason = format!("its bytes begin at {}, expected {end}", tensor.offset);
-                return Err(tensor_error(&tensor.name, reason));
+impl TensorInfo {
+    fn of(entry: &lean::Entry<'_, '_>) -> Self {
+        Self {
+            name: String::from_utf8_lossy(entry.name).into_owned(),
+            dtype: entry.dtype,
+            shape: entry.shape.to_vec(),
+            offset: entry.offset,
+            len: entry.len,
+        }
+    }
+
+    fn bytes(&self) -> Bytes<'_> {
+        Bytes {
+            name: self.name.as_bytes(),
+            offset: self.offset,
+            len: self.len,
+        }
+    }
+}
+
+/// Checks a file's header as [`Header::open`] does, tells of each tensor its name, its
+/// format and how many bytes it has, in the order of their bytes, and keeps nothing.
+/// Answers the length of the file, bytes. `room` is for the header's text: with the
+/// same one for many files it is asked for once.
+pub fn survey(
+    path: &Path,
+    room: &mut Vec<u8>,
+    mut each: impl FnMut(&[u8], Dtype, u64),
+) -> Result<u64, SafetensorsError> {
+    let (file, file_len) = open(path)?;
+    read_text(file, file_len, room)?;
+    match lean::read(room, |entry| (entry.dtype, Bytes::of(entry))) {
+        Some(mut tensors) => {
+            place(&mut tensors, |(_, bytes)| *bytes, room.len(), file_len)?;
+            for (dtype, bytes) in tensors {
+                each(bytes.name, dtype, bytes.len);
             }
-            // Cannot pass u64: `check` has seen offset + len as the header's own number.
-            end += tensor.len;
-            tensor.offset = tensor
-                .offset
-                .checked_add(data)
-                .ok_or_else(|| tensor_error(&tensor.name, "its offset is too large".to_owned()))?;
         }
-        match end.checked_add(data) {
-            Some(expected) if expected == file_len => Ok(Self { tensors, file_len }),
-            expected => Err(SafetensorsError::FileLength {
-                expected: expected.unwrap_or(u64::MAX),
-                found: file_len,
-            }),
+        None => {
+            let mut tensors = json::tensors(room)?;
+            place(&mut tensors, TensorInfo::bytes, room.len(), file_len)?;
+            for tensor in tensors {
+                each(tensor.name.as_bytes(), tensor.dtype, tensor.len);
+            }
         }
+    }
+    Ok(file_len)
+}
+
+/// Where a tensor's bytes are, from the start of the data.
+#[derive(Debug, Clone, Copy)]
+struct Bytes<'n> {
+    name: &'n [u8],
+    offset: u64,
+    len: u64,
+}
+
+impl<'n> Bytes<'n> {
+    fn of(entry: &lean::Entry<'n, '_>) -> Self {
+        Self {
+            name: entry.name,
+            offset: entry.offset,
+            len: entry.len,
+        }
+    }
+}
+
+/// A file and its length, bytes.
+fn open(path: &Path) -> Result<(File, u64), SafetensorsError> {
+    let file = File::open(path).map_err(read_error)?;
+    let length = file.metadata().map_err(read_error)?.len();
+    Ok((file, length))
+}
+
+/// Reads the JSON at the beginning of a file that has `file_len` bytes, in place of
+/// what was in `text`.
+fn read_text(
+    mut source: impl Read,
+    file_len: u64,
+    text: &mut Vec<u8>,
+) -> Result<(), SafetensorsError> {
+    if file_len == 0 {
+        return Err(SafetensorsError::Empty);
+    }
+    let mut start = Vec::with_capacity(64);
+    (&mut source)
+        .take(64)
+        .read_to_end(&mut start)
+        .map_err(read_error)?;
+    if let Some(found) = what_else(&start) {
+        return Err(SafetensorsError::SomethingElse(found));
+    }
+    let Some(&length) = start.first_chunk::<8>() else {
+        return Err(SafetensorsError::SomethingElse("a file of a few bytes"));
+    };
+    let claimed = u64::from_le_bytes(length);
+    if claimed > LONGEST_HEADER || claimed > file_len - 8 {
+        return Err(SafetensorsError::HeaderLength { claimed, file_len });
+    }
+    text.clear();
+    // No more than the file has, which `open` knows from the system.
+    text.reserve(claimed as usize);
+    start[8..]
+        .chain(source)
+        .take(claimed)
+        .read_to_end(text)
+        .map_err(read_error)?;
+    Ok(())
+}
+
+/// Puts tensors in the order of their bytes and checks that these follow each other
+/// without a gap to the end of the file. Answers where the data begins.
+fn place<T>(
+    tensors: &mut [T],
+    bytes: impl Fn(&T) -> Bytes<'_>,
+    header: usize,
+    file_len: u64,
+) -> Result<u64, SafetensorsError> {
+    let data = 8 + header as u64;
+    // Tensors without bytes share their offset with the next: they go first.
+    let order = |tensor: &T| (bytes(tensor).offset, bytes(tensor).len);
+    // As they are written, mostly.
+    if !tensors.is_sorted_by_key(order) {
+        tensors.sort_by_key(order);
+    }
+    let mut end = 0;
+    for tensor in tensors.iter() {
+        let Bytes { name, offset, len } = bytes(tensor);
+        if offset != end {
+            let reason = format!("its bytes begin at {offset}, expected {end}");
+            return Err(tensor_error(&String::from_utf8_lossy(name), reason));
+        }
+        // Cannot pass u64: the header has named offset + len itself.
+        end += len;
+    }
+    match end.checked_add(data) {
+        Some(expected) if expected == file_len => Ok(data),
+        expected => Err(SafetensorsError::FileLength {
+            expected: expected.unwrap_or(u64::MAX),
+            found: file_len,
+        }),
     }
 }
 
 impl Dtype {
     /// The format that a header spells so.
-    pub fn parse(text: &str) -> Option<Self> {
-        DTYPES.iter().find(|row| row.1 == text).map(|row| row.0)
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let row = DTYPES.iter().find(|row| row.1.as_bytes() == text);
+        row.map(|row| row.0)
     }
 
     /// As headers spell it.
@@ -234,11 +325,8 @@ impl Dtype {
     }
 
     fn row(self) -> (Self, &'static str, u64) {
-        // Each variant has a row (a test goes through them); the first is a dull way out.
-        DTYPES
-            .into_iter()
-            .find(|row| row.0 == self)
-            .unwrap_or(DTYPES[0])
+        // The rows stand in the order of the variants, which a test goes through.
+        DTYPES[self as usize]
     }
 }
 

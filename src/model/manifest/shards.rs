@@ -1,6 +1,6 @@
 //! Which weight files a snapshot has to have, and what their headers say.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::links::Place;
 use super::{Reason, WeightFile};
 use crate::model::json;
-use crate::model::safetensors::{Dtype, Header, SafetensorsError};
+use crate::model::safetensors::{Dtype, SafetensorsError, survey};
 
 /// Largest index file, bytes.
 const LARGEST_INDEX: u64 = 32 << 20;
@@ -35,13 +35,22 @@ type Wanted = BTreeMap<String, Vec<String>>;
 /// `missing`; the rest is checked all the same.
 pub(super) fn read(place: &Place, missing: &mut Vec<String>) -> Result<Weights, Reason> {
     let mut weights = Weights::default();
+    let mut room = Vec::new();
     for (name, tensors) in wanted(place)? {
         let Some(path) = place.file(&name)? else {
             missing.push(name);
             continue;
         };
-        let header = match Header::open(&path) {
-            Ok(header) => header,
+        let mut promised: BTreeSet<&[u8]> = tensors.iter().map(String::as_bytes).collect();
+        let surveyed = survey(&path, &mut room, |tensor, dtype, len| {
+            promised.remove(tensor);
+            weights.bytes += len;
+            if matches!(dtype, Dtype::F16 | Dtype::Bf16) {
+                weights.half_bytes += len;
+            }
+        });
+        let len = match surveyed {
+            Ok(len) => len,
             Err(SafetensorsError::Empty) => {
                 missing.push(format!("{name} (empty)"));
                 continue;
@@ -51,37 +60,16 @@ pub(super) fn read(place: &Place, missing: &mut Vec<String>) -> Result<Weights, 
             }
             Err(error) => return Err(Reason::Weights { file: name, error }),
         };
-        check_tensors(&name, &header, tensors)?;
-        for tensor in &header.tensors {
-            weights.bytes += tensor.len;
-            if matches!(tensor.dtype, Dtype::F16 | Dtype::Bf16) {
-                weights.half_bytes += tensor.len;
-            }
+        // What the index promises has to be in the file it names.
+        if let Some(tensor) = promised.first() {
+            return Err(Reason::Tensor {
+                tensor: String::from_utf8_lossy(tensor).into_owned(),
+                file: name,
+            });
         }
-        weights.files.push(WeightFile {
-            name,
-            len: header.file_len,
-        });
+        weights.files.push(WeightFile { name, len });
     }
     Ok(weights)
-}
-
-/// What the index promises has to be in the file it names.
-fn check_tensors(file: &str, header: &Header, promised: Vec<String>) -> Result<(), Reason> {
-    if promised.is_empty() {
-        return Ok(());
-    }
-    let there: HashSet<&str> = header.tensors.iter().map(|t| t.name.as_str()).collect();
-    match promised
-        .into_iter()
-        .find(|name| !there.contains(name.as_str()))
-    {
-        Some(tensor) => Err(Reason::Tensor {
-            file: file.to_owned(),
-            tensor,
-        }),
-        None => Ok(()),
-    }
 }
 
 /// The files by the index; without one the single file, or all that the

@@ -12,7 +12,7 @@ use super::{Dtype, MOST_TENSORS, SafetensorsError, TensorInfo, tensor_error};
 /// One entry as typed in the header.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Entry {
+struct Entry {
     dtype: String,
     shape: Vec<u64>,
     data_offsets: (u64, u64),
@@ -20,13 +20,18 @@ pub(super) struct Entry {
 
 /// An entry under its name.
 #[derive(Debug)]
-pub(super) struct Named {
+struct Named {
     name: String,
     entry: Entry,
 }
 
+/// The tensors of a header, each checked by itself.
+pub(super) fn tensors(text: &[u8]) -> Result<Vec<TensorInfo>, SafetensorsError> {
+    read(text)?.into_iter().map(Named::check).collect()
+}
+
 /// Reads a header to its end. The entries still have to be checked.
-pub(super) fn read(text: &[u8]) -> Result<Vec<Named>, SafetensorsError> {
+fn read(text: &[u8]) -> Result<Vec<Named>, SafetensorsError> {
     let bad = |error: serde_json::Error| SafetensorsError::Json(error.to_string());
     let mut json = serde_json::Deserializer::from_slice(text);
     let entries = Entries.deserialize(&mut json).map_err(bad)?;
@@ -36,9 +41,9 @@ pub(super) fn read(text: &[u8]) -> Result<Vec<Named>, SafetensorsError> {
 
 impl Named {
     /// Shape times size has to be the span, without overflow.
-    pub(super) fn check(self) -> Result<TensorInfo, SafetensorsError> {
+    fn check(self) -> Result<TensorInfo, SafetensorsError> {
         let Self { name, entry } = self;
-        let Some(dtype) = Dtype::parse(&entry.dtype) else {
+        let Some(dtype) = Dtype::parse(entry.dtype.as_bytes()) else {
             let found: String = entry.dtype.chars().take(20).collect();
             return Err(tensor_error(
                 &name,

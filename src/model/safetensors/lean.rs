@@ -5,43 +5,70 @@
 
 use std::collections::HashSet;
 
-use super::{Dtype, MOST_TENSORS, TensorInfo};
+use super::{Dtype, MOST_TENSORS};
 
 /// Longest header that is tried, bytes: twice the largest published. A longer one is
 /// read once and not twice.
 const LONGEST: usize = 4_000_000;
 
+/// Bytes of an entry as they are, about.
+const USUAL_ENTRY: usize = 96;
+
+/// The bytes that stand in a text as themselves: visible ASCII without quotes and
+/// backslashes.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = b' ';
+    while byte <= b'~' {
+        plain[byte as usize] = byte != b'"' && byte != b'\\';
+        byte += 1;
+    }
+    plain
+};
+
 /// Most dimensions of a shape here.
 const MOST_DIMENSIONS: usize = 8;
 
-/// The tensors of a header, each checked by itself. Nothing if the header is not
-/// plain: then it may be right or wrong.
-pub(super) fn read(text: &[u8]) -> Option<Vec<TensorInfo>> {
+/// An entry that has been checked by itself.
+#[derive(Debug)]
+pub(super) struct Entry<'t, 's> {
+    /// Visible ASCII.
+    pub(super) name: &'t [u8],
+    pub(super) dtype: Dtype,
+    pub(super) shape: &'s [u64],
+    /// From the start of the data.
+    pub(super) offset: u64,
+    pub(super) len: u64,
+}
+
+/// What is kept of the entries of a header, each checked by itself. Nothing if the
+/// header is not plain: then it may be right or wrong.
+pub(super) fn read<'t, T>(text: &'t [u8], keep: impl Fn(&Entry<'t, '_>) -> T) -> Option<Vec<T>> {
     if text.len() > LONGEST {
         return None;
     }
     let mut rest = Rest(text);
-    // The shortest entry there is, so that a header cannot ask for room it does not fill.
-    let room = text.len() / 48;
-    let mut tensors = Vec::with_capacity(room.min(MOST_TENSORS));
-    let mut names = HashSet::with_capacity(room.min(MOST_TENSORS));
+    // About one for each entry, and never more than the text can hold.
+    let room = (text.len() / USUAL_ENTRY).min(MOST_TENSORS);
+    let mut kept = Vec::with_capacity(room);
+    let mut names = HashSet::with_capacity(room);
     rest.take(b'{')?;
     if rest.take(b'}').is_some() {
-        return rest.end().then_some(tensors);
+        return rest.end().then_some(kept);
     }
     loop {
         let name = rest.text()?;
         rest.take(b':')?;
-        if !names.insert(name) || tensors.len() == MOST_TENSORS {
+        if !names.insert(name) || kept.len() == MOST_TENSORS {
             return None;
         }
         match name {
-            "__metadata__" => rest.metadata()?,
-            _ => tensors.push(rest.tensor(name)?),
+            b"__metadata__" => rest.metadata()?,
+            _ => kept.push(rest.tensor(name, &keep)?),
         }
         if rest.take(b',').is_none() {
             rest.take(b'}')?;
-            return rest.end().then_some(tensors);
+            return rest.end().then_some(kept);
         }
     }
 }
@@ -52,7 +79,10 @@ struct Rest<'t>(&'t [u8]);
 impl<'t> Rest<'t> {
     /// This byte, after blanks.
     fn take(&mut self, byte: u8) -> Option<()> {
-        self.blanks();
+        // Most headers have none.
+        if self.0.first().is_some_and(u8::is_ascii_whitespace) {
+            self.blanks();
+        }
         let (first, rest) = self.0.split_first()?;
         (*first == byte).then(|| self.0 = rest)
     }
@@ -70,32 +100,34 @@ impl<'t> Rest<'t> {
     }
 
     /// A text of visible ASCII without escapes.
-    fn text(&mut self) -> Option<&'t str> {
+    fn text(&mut self) -> Option<&'t [u8]> {
         self.take(b'"')?;
-        let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+        let is_plain = |byte: &u8| PLAIN[usize::from(*byte)];
         let length = self.0.iter().position(|byte| !is_plain(byte))?;
         let (text, rest) = self.0.split_at(length);
         let [b'"', rest @ ..] = rest else {
             return None;
         };
         self.0 = rest;
-        std::str::from_utf8(text).ok()
+        Some(text)
     }
 
     /// A whole number as JSON writes it.
     fn number(&mut self) -> Option<u64> {
         self.blanks();
-        let digits = self.0.iter().take_while(|byte| byte.is_ascii_digit());
-        let (digits, rest) = self.0.split_at(digits.count());
+        let (mut number, mut digits) = (0_u64, 0);
+        while let Some(digit) = self.0.get(digits).filter(|byte| byte.is_ascii_digit()) {
+            let more = number.checked_mul(10)?;
+            number = more.checked_add(u64::from(digit - b'0'))?;
+            digits += 1;
+        }
+        let (digits, rest) = self.0.split_at(digits);
         let has_zero = digits.len() > 1 && digits[0] == b'0';
         if digits.is_empty() || has_zero || matches!(rest, [b'.' | b'e' | b'E', ..]) {
             return None;
         }
         self.0 = rest;
-        digits.iter().try_fold(0_u64, |number, digit| {
-            let more = number.checked_mul(10)?;
-            more.checked_add(u64::from(digit - b'0'))
-        })
+        Some(number)
     }
 
     /// Numbers in brackets; answers how many of the slots they fill.
@@ -131,7 +163,7 @@ impl<'t> Rest<'t> {
     }
 
     /// An entry with its three keys, each once, whose shape needs what its offsets span.
-    fn tensor(&mut self, name: &str) -> Option<TensorInfo> {
+    fn tensor<T>(&mut self, name: &'t [u8], keep: &impl Fn(&Entry<'t, '_>) -> T) -> Option<T> {
         let (mut dtype, mut dimensions, mut span) = (None, None, None);
         let mut shape = [0_u64; MOST_DIMENSIONS];
         self.take(b'{')?;
@@ -139,9 +171,9 @@ impl<'t> Rest<'t> {
             let key = self.text()?;
             self.take(b':')?;
             match key {
-                "dtype" if dtype.is_none() => dtype = Some(Dtype::parse(self.text()?)?),
-                "shape" if dimensions.is_none() => dimensions = Some(self.numbers(&mut shape)?),
-                "data_offsets" if span.is_none() => {
+                b"dtype" if dtype.is_none() => dtype = Some(Dtype::parse(self.text()?)?),
+                b"shape" if dimensions.is_none() => dimensions = Some(self.numbers(&mut shape)?),
+                b"data_offsets" if span.is_none() => {
                     let mut offsets = [0; 2];
                     let count = self.numbers(&mut offsets)?;
                     span = (count == 2).then_some((offsets[0], offsets[1]));
@@ -159,13 +191,13 @@ impl<'t> Rest<'t> {
             .iter()
             .try_fold(dtype.bytes(), |product, &size| product.checked_mul(size))?;
         let len = end.checked_sub(start).filter(|len| *len == needed)?;
-        Some(TensorInfo {
-            name: name.to_owned(),
+        Some(keep(&Entry {
+            name,
             dtype,
-            shape: shape.to_vec(),
+            shape,
             offset: start,
             len,
-        })
+        }))
     }
 }
 
@@ -173,19 +205,17 @@ impl<'t> Rest<'t> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::json;
+    use super::super::{TensorInfo, json};
     use super::*;
 
     /// What the general reader makes of a header.
     fn general(text: &str) -> Option<Vec<TensorInfo>> {
-        let entries = json::read(text.as_bytes()).ok()?;
-        let checked = entries.into_iter().map(|entry| entry.check().ok());
-        checked.collect()
+        json::tensors(text.as_bytes()).ok()
     }
 
     /// Whether a header is taken; what is taken is what the general reader takes.
     fn takes(text: &str) -> bool {
-        let taken = read(text.as_bytes());
+        let taken = read(text.as_bytes(), TensorInfo::of);
         if taken.is_some() {
             assert_eq!(taken, general(text), "{text}");
         }

@@ -210,7 +210,7 @@ fn other_files_are_recognised() {
 #[test]
 fn every_format_has_its_own_row() {
     for (dtype, name, bytes) in DTYPES {
-        assert_eq!(Dtype::parse(name), Some(dtype));
+        assert_eq!(Dtype::parse(name.as_bytes()), Some(dtype));
         assert_eq!((dtype.as_str(), dtype.bytes()), (name, bytes));
     }
 }
@@ -236,4 +236,44 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_survey_tells_what_the_header_says_and_refuses_what_it_refuses() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("model.safetensors");
+    let mut room = Vec::new();
+    let mut check = |header: &str, data: usize, is_good: bool| {
+        std::fs::write(&path, file(header, data)).expect("written");
+        let mut told = Vec::new();
+        let surveyed = survey(&path, &mut room, |name, dtype, len| {
+            told.push((String::from_utf8_lossy(name).into_owned(), dtype, len));
+        });
+        let read = Header::open(&path);
+        assert_eq!(read.is_ok(), is_good, "{header}: {read:?}");
+        let read = read.map(|read| {
+            let tensors = read.tensors.into_iter();
+            let expected: Vec<_> = tensors.map(|t| (t.name, t.dtype, t.len)).collect();
+            assert_eq!(told, expected, "{header}");
+            read.file_len
+        });
+        assert_eq!(surveyed, read, "{header}");
+    };
+    let a = r#""a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}"#;
+    let b = r#""b":{"dtype":"BF16","shape":[3,1],"data_offsets":[8,14]}"#;
+    check(&format!("{{{a},{b}}}"), 14, true);
+    check(&format!("{{{b},{a}}}"), 14, true);
+    // A name that only the general reader takes.
+    check(
+        &format!("{{{a},{}}}", b.replace("\"b\"", "\"ß\"")),
+        14,
+        true,
+    );
+    check("{}", 0, true);
+    check(&format!("{{{a},{b}}}"), 13, false);
+    check(&format!("{{{a},{b}}}"), 15, false);
+    check(&format!("{{{b}}}"), 14, false);
+    check(&format!("{{{a},{a}}}"), 8, false);
+    check(&format!("{{{a},{}}}", b.replace("14", "15")), 14, false);
+    check(&format!("{{{a}"), 8, false);
 }
