@@ -42,6 +42,7 @@ pub mod rules;
 mod shortage;
 pub mod spool;
 mod stream;
+pub mod upload;
 mod whole;
 
 /// How long the pool may take to learn that a worker died: it is told when the
@@ -72,8 +73,10 @@ pub struct Request {
     pub endpoint: Endpoint,
     /// The world that it sees, from its first byte to its last.
     pub snapshot: Arc<Snapshot>,
-    /// The body as it came.
+    /// The body as it came; of an upload its beginning.
     pub body: Bytes,
+    /// What is known of an upload, and the rest of it.
+    pub upload: Option<upload::Upload>,
     /// The id under which everything about it is logged.
     pub request_id: String,
     /// Who asks.
@@ -84,6 +87,19 @@ pub struct Request {
     pub terms: Terms,
     /// Whether the answer is to say what was done for it (`x-roundhouse-explain`).
     pub explain: bool,
+}
+
+impl Request {
+    /// What an engine gets of its body. Rules are about fields of JSON.
+    fn ruled(&self, rules: &Rules, naming: Naming) -> rules::Ruled {
+        match &self.upload {
+            Some(upload) => rules::Ruled {
+                payload: upload.named(&self.body, naming),
+                limited: Vec::new(),
+            },
+            None => rules::apply(self.endpoint, &self.body, rules, naming),
+        }
+    }
 }
 
 /// A request for which a model has been found.
@@ -122,7 +138,10 @@ impl Dispatch {
         let snapshot = request.snapshot.clone();
         self.log_body(&request.request_id, "a request's body", &request.body);
         let limits = &snapshot.config.server.limits;
-        let peek = peek::peek(request.endpoint, &request.body, &limits.counts)?;
+        let peek = match &request.upload {
+            Some(upload) => upload.peek(),
+            None => peek::peek(request.endpoint, &request.body, &limits.counts)?,
+        };
         request.terms.idle_unload = peek.idle_unload;
         let demand = Demand {
             asked: request.endpoint.asks(),
@@ -172,7 +191,7 @@ impl Dispatch {
             Some(_) => None,
         };
         let naming = naming(&candidates.own, missing);
-        let ruled = rules::apply(request.endpoint, &request.body, &rules, naming);
+        let ruled = request.ruled(&rules, naming);
         let missing = missing.map(str::to_owned);
         let routed = Routed {
             request,
@@ -308,8 +327,7 @@ impl Routed {
             return self.payload.clone();
         }
         let naming = naming(plan, self.missing.as_deref());
-        let Request { endpoint, body, .. } = &self.request;
-        rules::apply(*endpoint, body, &self.rules, naming).payload
+        self.request.ruled(&self.rules, naming).payload
     }
 
     /// Whether an engine of the file answers.
@@ -376,20 +394,9 @@ impl Routed {
         let overhead = self.arrived.elapsed().saturating_sub(lease.waited());
         entry.handed_over(overhead);
         // Nothing of the client's headers: credentials, cookies and framing stay here.
-        let kind = HeaderValue::from_static("application/json");
-        let mut headers = headers::to_engine(kind, &self.request.request_id);
-        if let Some(mark) = self.mark(lease.plan()) {
-            headers.insert(CALLER_HEADER, mark);
-        }
         let limit = self.snapshot.config.server.limits.first_token;
-        let sent = lease.client().send(
-            Method::POST,
-            self.request.endpoint.path(),
-            headers,
-            self.payload(lease.plan()),
-        );
         let sent = tokio::select! {
-            sent = within(limit, sent) => sent,
+            sent = self.hand_over(&lease, limit) => sent.map_err(Unsent::Refused)?,
             error = revoked(&lease) => return Err(Unsent::Refused(error)),
         };
         match sent {
@@ -419,6 +426,23 @@ impl Routed {
             (PlannedEngine::Own(_), PromptCache::Shared) => Caller::mark_of_all(),
         };
         HeaderValue::try_from(mark).ok()
+    }
+
+    /// Sends the request to the engine that has been got for it, and waits for the
+    /// beginning of its answer for as long as `limit`.
+    async fn hand_over(&self, lease: &Lease, limit: Duration) -> Result<upload::Heard, ApiError> {
+        let (client, payload) = (lease.client(), self.payload(lease.plan()));
+        let (endpoint, id) = (self.request.endpoint, &self.request.request_id);
+        if let Some(upload) = &self.request.upload {
+            return upload.hand_over(client, endpoint, id, payload, limit).await;
+        }
+        let kind = HeaderValue::from_static("application/json");
+        let mut headers = headers::to_engine(kind, id);
+        if let Some(mark) = self.mark(lease.plan()) {
+            headers.insert(CALLER_HEADER, mark);
+        }
+        let sent = client.send(Method::POST, endpoint.path(), headers, payload);
+        Ok(within(limit, sent).await)
     }
 
     /// Which model answers, as far as that is certain, and why, as headers.

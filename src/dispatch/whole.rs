@@ -62,7 +62,8 @@ async fn read(
     if routed.is_foreign() && !head.status.is_success() {
         return Err(foreign::refusal(&routed.model(), head.status, &bytes));
     }
-    if serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err() {
+    let is_json = routed.request.endpoint.answers_json();
+    if is_json && serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err() {
         let message = format!("{} did not answer with JSON", routed.model());
         return Err(ApiError::new(Code::BadUpstreamResponse, message));
     }
@@ -72,7 +73,10 @@ async fn read(
     };
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = head.status;
-    *response.headers_mut() = json_headers(&head.headers);
+    *response.headers_mut() = match is_json {
+        true => json_headers(&head.headers),
+        false => headers::with_media(&head.headers),
+    };
     Ok((routed.finish(response, Some(wait)), usage))
 }
 

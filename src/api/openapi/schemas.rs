@@ -34,6 +34,9 @@ pub(super) fn inference(counts: &Counts) -> Map<String, Value> {
         ("ChatRequest", request(Endpoint::Chat, counts)),
         ("CompletionRequest", request(Endpoint::Completions, counts)),
         ("EmbeddingRequest", request(Endpoint::Embeddings, counts)),
+        ("RerankRequest", request(Endpoint::Rerank, counts)),
+        ("SpeechRequest", request(Endpoint::Speech, counts)),
+        ("Ranks", object(&["results"])),
         ("Embeddings", embeddings()),
         ("ChatCompletion", answer("chat.completion")),
         ("Completion", answer("text_completion")),
@@ -244,7 +247,9 @@ fn request(endpoint: Endpoint, counts: &Counts) -> Value {
     let input = match endpoint {
         Endpoint::Chat => "messages",
         Endpoint::Completions => "prompt",
-        Endpoint::Embeddings => "input",
+        Endpoint::Rerank => "query",
+        // Uploads are described where they are taken.
+        _ => "input",
     };
     json!({"type": "object", "required": ["model", input], "properties": properties})
 }
