@@ -5,10 +5,19 @@
 mod cache;
 #[path = "targets/config.rs"]
 mod config;
+#[path = "targets/headers.rs"]
+mod headers;
+#[path = "targets/stream.rs"]
+mod stream;
 
 pub use cache::cache;
 pub use config::config;
+pub use headers::headers;
+pub use stream::stream;
 
+use std::collections::HashMap;
+
+use roundhouse::api::error::{ApiError, Code};
 use roundhouse::api::fields::Endpoint;
 use roundhouse::config::request::Rules;
 use roundhouse::config::{Counts, Pattern};
@@ -16,17 +25,22 @@ use roundhouse::dispatch::peek::{self, Peek};
 use roundhouse::dispatch::rules::{self, Naming};
 use roundhouse::model::id::{LONGEST, ModelId, Name};
 use roundhouse::model::{gguf, safetensors};
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
-/// Bodies: what the router lets through, a parser reads, and as the router did.
+/// Bodies: what the router lets through, a parser reads, and as the router did; what
+/// it says is no JSON, no parser reads.
 pub fn peek(data: &[u8]) {
     let counts = Counts::standard();
-    for endpoint in [Endpoint::Chat, Endpoint::Completions] {
-        let Ok(seen) = peek::peek(endpoint, data, &counts) else {
-            continue;
+    for endpoint in [Endpoint::Chat, Endpoint::Completions, Endpoint::Embeddings] {
+        let seen = match peek::peek(endpoint, data, &counts) {
+            Ok(seen) => seen,
+            Err(refusal) => {
+                refused(data, &refusal);
+                continue;
+            }
         };
-        let fields: std::collections::HashMap<String, &RawValue> =
+        let fields: Fields<'_> =
             serde_json::from_slice(data).expect("what is let through is an object");
         let read = |name: &str| -> Value {
             let raw = fields.get(name).map(|raw| raw.get());
@@ -35,14 +49,70 @@ pub fn peek(data: &[u8]) {
             })
         };
         assert_eq!(read("model").as_str(), seen.model.as_deref());
-        assert_eq!(read("stream").as_bool().unwrap_or_default(), seen.stream);
+        let streams = endpoint != Endpoint::Embeddings && read("stream") == true;
+        assert_eq!(streams, seen.stream);
+        named(endpoint, data, &fields);
         // One more field and a few more values than came in.
         if fields.len() < 1000 && data.len() < 100_000 {
             ruled(endpoint, data, &counts, seen);
         }
     }
-    // Whatever it is, it is an answer.
-    drop(serde_json::from_slice::<Map<String, Value>>(data));
+}
+
+/// The members of a body and their bytes.
+type Fields<'b> = HashMap<String, &'b RawValue>;
+
+/// What is refused for what it is, and not for what it holds, is no object to others
+/// either, or one that can be read in two ways or is beyond what is looked through.
+fn refused(data: &[u8], refusal: &ApiError) {
+    let limits = ["stands twice", "more than", "nested"];
+    if refusal.code == Code::InvalidJson && !limits.iter().any(|it| refusal.message.contains(it)) {
+        let is_object = serde_json::from_slice::<Fields<'_>>(data).is_ok();
+        // What is counted is read to its end: half a surrogate pair is no text there.
+        let is_whole = serde_json::from_slice::<Value>(data).is_ok();
+        assert!(!is_object || !is_whole, "{}", refusal.message);
+    }
+}
+
+/// The name of the model alone is another: all bytes around it stay.
+fn named(endpoint: Endpoint, data: &[u8], fields: &Fields<'_>) {
+    let body = data.to_vec().into();
+    let apply = |naming: Naming| {
+        let ruled = rules::apply(endpoint, &body, &Rules::default(), naming);
+        ruled.payload.joined().to_vec()
+    };
+    assert_eq!(apply(Naming::AsSaid), data);
+    if let Some(model) = fields.get("model") {
+        let start = model.get().as_ptr() as usize - data.as_ptr() as usize;
+        let (before, after) = (&data[..start], &data[start + model.get().len()..]);
+        let expected = [before, b"\"/x y\"", after].concat();
+        assert_eq!(apply(Naming::Always("/x y")), expected);
+        assert_eq!(apply(Naming::IfMissing("/x y")), data);
+    }
+}
+
+/// Members that no rule of [`ruled`] names, in their order, byte for byte.
+fn untouched(body: &[u8]) -> Vec<(String, String)> {
+    const RULED: [&str; 11] = [
+        "model",
+        "messages",
+        "temperature",
+        "top_k",
+        "stop",
+        "chat_template_kwargs",
+        "enable_thinking",
+        "user",
+        "seed",
+        "max_tokens",
+        "max_completion_tokens",
+    ];
+    let fields: Fields<'_> = serde_json::from_slice(body).expect("an object");
+    let mut fields: Vec<_> = fields.into_iter().collect();
+    fields.sort_by_key(|(_, raw)| raw.get().as_ptr());
+    let kept = fields.into_iter();
+    kept.filter(|(name, _)| !RULED.contains(&name.as_str()))
+        .map(|(name, raw)| (name, raw.get().to_owned()))
+        .collect()
 }
 
 /// A body with every kind of rule applied: the router reads the same in it, the
@@ -86,12 +156,15 @@ fn ruled(endpoint: Endpoint, data: &[u8], counts: &Counts, seen: Peek) {
         Ok(again) => assert_eq!(again, expected),
         Err(error) => panic!("{error:?}: {}", String::from_utf8_lossy(&once)),
     }
-    let read = |body: &[u8]| -> std::collections::HashMap<String, Box<RawValue>> {
+    assert_eq!(untouched(&once), untouched(data));
+    let read = |body: &[u8]| -> HashMap<String, Box<RawValue>> {
         serde_json::from_slice(body).expect("an object")
     };
     let fields = read(&once);
     assert!(!fields.contains_key("user") && !fields.contains_key("seed"));
-    assert_eq!(fields["temperature"].get(), "0.5");
+    if endpoint != Endpoint::Embeddings {
+        assert_eq!(fields["temperature"].get(), "0.5");
+    }
     let bounds = ["max_tokens", "max_completion_tokens"];
     let bounds = bounds.into_iter().filter_map(|name| fields.get(name));
     for bound in bounds.filter(|bound| bound.get() != "null") {
@@ -99,7 +172,7 @@ fn ruled(endpoint: Endpoint, data: &[u8], counts: &Counts, seen: Peek) {
     }
     rules.system_prefix = None;
     let twice = read(&apply(&once, &rules, None));
-    let texts = |fields: &std::collections::HashMap<String, Box<RawValue>>| {
+    let texts = |fields: &HashMap<String, Box<RawValue>>| {
         let texts = fields
             .iter()
             .map(|(name, raw)| (name.clone(), raw.get().to_owned()));

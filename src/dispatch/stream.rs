@@ -20,13 +20,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::{EventBody, comment};
 use super::heartbeat::Heartbeat;
+use super::observer::Observer;
 use super::patience::within;
 use super::relay::Relay;
 use super::spool::{self, Writer};
-use super::whole::{collect, engine_failed, is_compressed, usage_of};
+use super::whole::{collect, engine_failed, is_answer, is_compressed, json_headers, usage_of};
 use super::{
-    Dispatch, Routed, Wait, cancelled, crashed, ended_early, foreign, give_up, passed_headers,
-    revoked,
+    Dispatch, Routed, Wait, cancelled, crashed, ended_early, foreign, give_up, headers, revoked,
 };
 use crate::api::error::{ApiError, Code};
 use crate::config;
@@ -219,9 +219,9 @@ impl ReadingHalf {
         usage: &mut Option<String>,
     ) -> Result<(), Ending> {
         let model = self.routed.model();
-        let is_foreign = self.routed.is_foreign();
         let limits = self.routed.snapshot.config.server.limits.clone();
         let mut relay = Relay::default();
+        let mut observer = Observer::new(self.routed.is_foreign());
         let mut silence = (limits.first_token, Code::FirstTokenTimeout);
         loop {
             let frame = tokio::select! {
@@ -235,7 +235,7 @@ impl ReadingHalf {
             let frame = match frame {
                 None => break,
                 // After the engine's own ending a broken connection is no failure.
-                Some(Err(_)) if relay.ended() => break,
+                Some(Err(_)) if observer.ended() => break,
                 Some(Err(failure)) => {
                     let id = &self.routed.request.request_id;
                     return Err(Ending::Failed(crashed(id, &lease, &failure).await));
@@ -253,14 +253,13 @@ impl ReadingHalf {
                         ))
                     })?;
                     if let Some(events) = events {
-                        if is_foreign {
-                            *usage = foreign::usage_of_events(&events).or(usage.take());
+                        let seen = observer.see(&events);
+                        if let Some(said) = observer.usage() {
+                            *usage = Some(said.to_owned());
                         }
                         self.begin_events(&headers, Wait::of(&lease)).await?;
-                        let ends = events.windows(2).filter(|pair| pair == b"\n\n");
-                        let ends = ends.count() as u64;
-                        self.events += ends;
-                        self.routed.place.running().passed(ends);
+                        self.events += seen;
+                        self.routed.place.running().passed(seen);
                         self.write(events, limits.write_stall).await?;
                     }
                 }
@@ -268,7 +267,7 @@ impl ReadingHalf {
         }
         // The engine's last byte: what the client has not taken yet drains from the spool.
         drop(lease);
-        if relay.ended() {
+        if observer.ended() {
             return Ok(());
         }
         Err(Ending::Failed(ended_early(&model)))
@@ -280,7 +279,7 @@ impl ReadingHalf {
             return Ok(());
         };
         self.routed.request.entry.first_event();
-        let passed = passed_headers(headers);
+        let passed = headers::to_client(headers);
         let Err(Beginning::Events(late, _)) = begin.send(Beginning::Events(passed, wait)) else {
             return Ok(());
         };
@@ -322,7 +321,7 @@ impl ReadingHalf {
             .await
             .map_err(Ending::Failed)?;
         drop(lease);
-        if status.is_server_error() {
+        if !is_answer(status) {
             return Err(Ending::Failed(engine_failed(&routed, status)));
         }
         if routed.is_foreign() && !status.is_success() {
@@ -341,7 +340,7 @@ impl ReadingHalf {
         };
         let mut response = Response::new(bytes);
         *response.status_mut() = status;
-        *response.headers_mut() = passed_headers(&headers);
+        *response.headers_mut() = json_headers(&headers);
         let told = self
             .begin
             .take()

@@ -2,14 +2,12 @@
 //! goes out, so that an answer cut short becomes an honest refusal.
 
 use axum::body::Body;
-use axum::http::{HeaderMap, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 
 use super::patience::within;
-use super::{
-    Dispatch, Routed, Wait, cancelled, crashed, foreign, give_up, passed_headers, revoked,
-};
+use super::{Dispatch, Routed, Wait, cancelled, crashed, foreign, give_up, headers, revoked};
 use crate::api::error::{ApiError, Code};
 use crate::pool::Lease;
 use crate::worker::{USAGE_TRAILER, client};
@@ -58,7 +56,7 @@ async fn read(
     };
     drop(lease);
     dispatch.log_body(&routed.request.request_id, "an answer", &bytes);
-    if head.status.is_server_error() {
+    if !is_answer(head.status) {
         return Err(engine_failed(routed, head.status));
     }
     if routed.is_foreign() && !head.status.is_success() {
@@ -74,7 +72,7 @@ async fn read(
     };
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = head.status;
-    *response.headers_mut() = passed_headers(&head.headers);
+    *response.headers_mut() = json_headers(&head.headers);
     Ok((routed.finish(response, Some(wait)), usage))
 }
 
@@ -121,6 +119,20 @@ pub(super) fn engine_failed(routed: &Routed, status: StatusCode) -> ApiError {
     );
     let message = format!("the engine of {} failed to answer", routed.model());
     ApiError::new(Code::BadUpstreamResponse, message)
+}
+
+/// Whether a status is one that an engine answers or refuses a request with. It
+/// sends nobody elsewhere, and its own failures are not the client's.
+pub(super) fn is_answer(status: StatusCode) -> bool {
+    status.is_success() || status.is_client_error()
+}
+
+/// The headers of an answer that was read and is JSON.
+pub(super) fn json_headers(of_engine: &HeaderMap) -> HeaderMap {
+    let mut headers = headers::to_client(of_engine);
+    let kind = HeaderValue::from_static("application/json");
+    headers.insert(header::CONTENT_TYPE, kind);
+    headers
 }
 
 /// Whether an engine compressed its answer, which nobody asked it to.

@@ -166,7 +166,7 @@ impl Header {
 impl TensorInfo {
     fn of(entry: &lean::Entry<'_, '_>) -> Self {
         Self {
-            name: entry.name.to_owned(),
+            name: String::from_utf8_lossy(entry.name).into_owned(),
             dtype: entry.dtype,
             shape: entry.shape.to_vec(),
             offset: entry.offset,
@@ -176,7 +176,7 @@ impl TensorInfo {
 
     fn bytes(&self) -> Bytes<'_> {
         Bytes {
-            name: &self.name,
+            name: self.name.as_bytes(),
             offset: self.offset,
             len: self.len,
         }
@@ -190,7 +190,7 @@ impl TensorInfo {
 pub fn survey(
     path: &Path,
     room: &mut Vec<u8>,
-    mut each: impl FnMut(&str, Dtype, u64),
+    mut each: impl FnMut(&[u8], Dtype, u64),
 ) -> Result<u64, SafetensorsError> {
     let (file, file_len) = open(path)?;
     read_text(file, file_len, room)?;
@@ -205,7 +205,7 @@ pub fn survey(
             let mut tensors = json::tensors(room)?;
             place(&mut tensors, TensorInfo::bytes, room.len(), file_len)?;
             for tensor in tensors {
-                each(&tensor.name, tensor.dtype, tensor.len);
+                each(tensor.name.as_bytes(), tensor.dtype, tensor.len);
             }
         }
     }
@@ -215,7 +215,7 @@ pub fn survey(
 /// Where a tensor's bytes are, from the start of the data.
 #[derive(Debug, Clone, Copy)]
 struct Bytes<'n> {
-    name: &'n str,
+    name: &'n [u8],
     offset: u64,
     len: u64,
 }
@@ -293,7 +293,7 @@ fn place<T>(
         let Bytes { name, offset, len } = bytes(tensor);
         if offset != end {
             let reason = format!("its bytes begin at {offset}, expected {end}");
-            return Err(tensor_error(name, reason));
+            return Err(tensor_error(&String::from_utf8_lossy(name), reason));
         }
         // Cannot pass u64: the header has named offset + len itself.
         end += len;
@@ -309,8 +309,9 @@ fn place<T>(
 
 impl Dtype {
     /// The format that a header spells so.
-    pub fn parse(text: &str) -> Option<Self> {
-        DTYPES.iter().find(|row| row.1 == text).map(|row| row.0)
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let row = DTYPES.iter().find(|row| row.1.as_bytes() == text);
+        row.map(|row| row.0)
     }
 
     /// As headers spell it.
@@ -324,11 +325,8 @@ impl Dtype {
     }
 
     fn row(self) -> (Self, &'static str, u64) {
-        // Each variant has a row (a test goes through them); the first is a dull way out.
-        DTYPES
-            .into_iter()
-            .find(|row| row.0 == self)
-            .unwrap_or(DTYPES[0])
+        // The rows stand in the order of the variants, which a test goes through.
+        DTYPES[self as usize]
     }
 }
 

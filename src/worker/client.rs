@@ -68,6 +68,9 @@ pub enum Failure {
     /// The connection broke before the headers.
     #[error("the worker is gone: {0}")]
     Gone(String),
+    /// What came is no HTTP, or more of it than is taken.
+    #[error("the worker's answer is no HTTP: {0}")]
+    Malformed(String),
     /// The connection was not accepted in time.
     #[error("the worker does not accept connections")]
     Timeout,

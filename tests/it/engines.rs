@@ -2,6 +2,7 @@
 //! asked and ended. The engine of these tests is a script beside this file; the real
 //! ones are in `engines/real.rs`.
 
+mod exact;
 mod real;
 
 use std::path::{Path, PathBuf};

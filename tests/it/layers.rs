@@ -35,6 +35,8 @@ const PURE: &[&str] = &[
     "registry/fit.rs",
     "simulate",
     "dispatch/peek.rs",
+    "dispatch/headers.rs",
+    "dispatch/observer.rs",
     "dispatch/relay.rs",
     "dispatch/rules",
     "engine/stop.rs",

@@ -10,6 +10,9 @@ use super::super::manifest::Reason;
 /// Longest name of a commit: git's SHA-256.
 const LONGEST_COMMIT: usize = 64;
 
+/// Longest ref that is read, bytes.
+const LONGEST_REF: usize = 256;
+
 /// The commit of a branch, tag or commit; without one what `refs/main` says,
 /// and where there is no such ref the only snapshot there is.
 pub(super) fn resolve(repository: &Path, revision: Option<&str>) -> Result<String, Reason> {
@@ -53,22 +56,22 @@ fn named(repository: &Path, revision: &str) -> Option<String> {
 /// no commit, is none.
 fn read_ref(repository: &Path, name: &str) -> Option<String> {
     let mut path = repository.join("refs");
+    let mut last = None;
     for part in name.split('/') {
         path.push(part);
-        if path.is_symlink() {
+        let found = fs::symlink_metadata(&path).ok()?.file_type();
+        if found.is_symlink() {
             return None;
         }
+        last = Some(found);
     }
-    if !fs::symlink_metadata(&path).ok()?.is_file() {
+    if !last?.is_file() {
         return None;
     }
-    let mut text = String::new();
-    File::open(&path)
-        .ok()?
-        .take(256)
-        .read_to_string(&mut text)
-        .ok()?;
-    let commit = text.trim();
+    let mut text = Vec::with_capacity(LONGEST_REF);
+    let file = File::open(&path).ok()?;
+    file.take(LONGEST_REF as u64).read_to_end(&mut text).ok()?;
+    let commit = std::str::from_utf8(&text).ok()?.trim();
     is_commit(commit).then(|| commit.to_owned())
 }
 

@@ -41,7 +41,7 @@ pub(super) fn read(place: &Place, missing: &mut Vec<String>) -> Result<Weights, 
             missing.push(name);
             continue;
         };
-        let mut promised: BTreeSet<&str> = tensors.iter().map(String::as_str).collect();
+        let mut promised: BTreeSet<&[u8]> = tensors.iter().map(String::as_bytes).collect();
         let surveyed = survey(&path, &mut room, |tensor, dtype, len| {
             promised.remove(tensor);
             weights.bytes += len;
@@ -63,7 +63,7 @@ pub(super) fn read(place: &Place, missing: &mut Vec<String>) -> Result<Weights, 
         // What the index promises has to be in the file it names.
         if let Some(tensor) = promised.first() {
             return Err(Reason::Tensor {
-                tensor: (*tensor).to_owned(),
+                tensor: String::from_utf8_lossy(tensor).into_owned(),
                 file: name,
             });
         }

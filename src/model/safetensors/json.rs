@@ -43,7 +43,7 @@ impl Named {
     /// Shape times size has to be the span, without overflow.
     fn check(self) -> Result<TensorInfo, SafetensorsError> {
         let Self { name, entry } = self;
-        let Some(dtype) = Dtype::parse(&entry.dtype) else {
+        let Some(dtype) = Dtype::parse(entry.dtype.as_bytes()) else {
             let found: String = entry.dtype.chars().take(20).collect();
             return Err(tensor_error(
                 &name,

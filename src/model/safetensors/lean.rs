@@ -32,7 +32,8 @@ const MOST_DIMENSIONS: usize = 8;
 /// An entry that has been checked by itself.
 #[derive(Debug)]
 pub(super) struct Entry<'t, 's> {
-    pub(super) name: &'t str,
+    /// Visible ASCII.
+    pub(super) name: &'t [u8],
     pub(super) dtype: Dtype,
     pub(super) shape: &'s [u64],
     /// From the start of the data.
@@ -62,7 +63,7 @@ pub(super) fn read<'t, T>(text: &'t [u8], keep: impl Fn(&Entry<'t, '_>) -> T) ->
             return None;
         }
         match name {
-            "__metadata__" => rest.metadata()?,
+            b"__metadata__" => rest.metadata()?,
             _ => kept.push(rest.tensor(name, &keep)?),
         }
         if rest.take(b',').is_none() {
@@ -99,7 +100,7 @@ impl<'t> Rest<'t> {
     }
 
     /// A text of visible ASCII without escapes.
-    fn text(&mut self) -> Option<&'t str> {
+    fn text(&mut self) -> Option<&'t [u8]> {
         self.take(b'"')?;
         let is_plain = |byte: &u8| PLAIN[usize::from(*byte)];
         let length = self.0.iter().position(|byte| !is_plain(byte))?;
@@ -108,23 +109,25 @@ impl<'t> Rest<'t> {
             return None;
         };
         self.0 = rest;
-        std::str::from_utf8(text).ok()
+        Some(text)
     }
 
     /// A whole number as JSON writes it.
     fn number(&mut self) -> Option<u64> {
         self.blanks();
-        let digits = self.0.iter().take_while(|byte| byte.is_ascii_digit());
-        let (digits, rest) = self.0.split_at(digits.count());
+        let (mut number, mut digits) = (0_u64, 0);
+        while let Some(digit) = self.0.get(digits).filter(|byte| byte.is_ascii_digit()) {
+            let more = number.checked_mul(10)?;
+            number = more.checked_add(u64::from(digit - b'0'))?;
+            digits += 1;
+        }
+        let (digits, rest) = self.0.split_at(digits);
         let has_zero = digits.len() > 1 && digits[0] == b'0';
         if digits.is_empty() || has_zero || matches!(rest, [b'.' | b'e' | b'E', ..]) {
             return None;
         }
         self.0 = rest;
-        digits.iter().try_fold(0_u64, |number, digit| {
-            let more = number.checked_mul(10)?;
-            more.checked_add(u64::from(digit - b'0'))
-        })
+        Some(number)
     }
 
     /// Numbers in brackets; answers how many of the slots they fill.
@@ -160,7 +163,7 @@ impl<'t> Rest<'t> {
     }
 
     /// An entry with its three keys, each once, whose shape needs what its offsets span.
-    fn tensor<T>(&mut self, name: &'t str, keep: &impl Fn(&Entry<'t, '_>) -> T) -> Option<T> {
+    fn tensor<T>(&mut self, name: &'t [u8], keep: &impl Fn(&Entry<'t, '_>) -> T) -> Option<T> {
         let (mut dtype, mut dimensions, mut span) = (None, None, None);
         let mut shape = [0_u64; MOST_DIMENSIONS];
         self.take(b'{')?;
@@ -168,9 +171,9 @@ impl<'t> Rest<'t> {
             let key = self.text()?;
             self.take(b':')?;
             match key {
-                "dtype" if dtype.is_none() => dtype = Some(Dtype::parse(self.text()?)?),
-                "shape" if dimensions.is_none() => dimensions = Some(self.numbers(&mut shape)?),
-                "data_offsets" if span.is_none() => {
+                b"dtype" if dtype.is_none() => dtype = Some(Dtype::parse(self.text()?)?),
+                b"shape" if dimensions.is_none() => dimensions = Some(self.numbers(&mut shape)?),
+                b"data_offsets" if span.is_none() => {
                     let mut offsets = [0; 2];
                     let count = self.numbers(&mut offsets)?;
                     span = (count == 2).then_some((offsets[0], offsets[1]));

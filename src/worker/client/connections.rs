@@ -181,6 +181,7 @@ impl From<Unsent> for Failure {
     fn from(unsent: Unsent) -> Self {
         match unsent {
             Unsent::Closed(_) => Self::Unreached("it closed the connection at once".to_owned()),
+            Unsent::Broken(error) if error.is_parse() => Self::Malformed(chain(&error)),
             Unsent::Broken(error) => Self::Gone(chain(&error)),
         }
     }

@@ -1,0 +1,121 @@
+//! Which header fields cross the router, either way. Nothing does but what is named
+//! here: credentials, cookies, framing and what a side says of its own connection
+//! stay where they are, and our own fields are put in by whoever sends. Pure.
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+
+/// Says what was lowered: by a rule of the entry, or by the engine.
+pub const LIMITED: &str = "x-roundhouse-limited";
+
+/// Fields of an engine's answer that reach the client. What its body is, is told by
+/// whoever has looked at it.
+const PASSED: [&str; 5] = [
+    "retry-after",
+    "x-should-retry",
+    "x-roundhouse-ignored",
+    LIMITED,
+    "cache-control",
+];
+
+/// Longest value of an engine that is passed on, bytes.
+const LONGEST: usize = 4096;
+
+/// Longest time after which an answer may send somebody back, seconds.
+const LONGEST_RETRY: u64 = 120;
+
+/// All that an engine is told in headers of a request: what its body is, and the id
+/// under which it is logged. `host` and what our own workers want besides is the
+/// client's to add.
+pub fn to_engine(kind: HeaderValue, request_id: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, kind);
+    if let Ok(id) = HeaderValue::from_str(request_id) {
+        headers.insert("x-request-id", id);
+    }
+    headers
+}
+
+/// What an engine says in headers that the client is told too: each field once, none
+/// that belongs to the connection to the engine.
+pub fn to_client(from: &HeaderMap) -> HeaderMap {
+    let passed = PASSED.iter().filter_map(|&name| {
+        let value = from.get(name)?;
+        let is_kept = value.len() <= LONGEST && !is_nominated(from, name);
+        let value = is_kept.then(|| sound(name, value))??;
+        Some((HeaderName::from_static(name), value))
+    });
+    passed.collect()
+}
+
+/// A value as it may be passed on, if it may.
+fn sound(name: &str, value: &HeaderValue) -> Option<HeaderValue> {
+    match name {
+        "retry-after" => {
+            let seconds: u64 = value.to_str().ok()?.parse().ok()?;
+            Some(seconds.min(LONGEST_RETRY).into())
+        }
+        "x-should-retry" => ["true", "false"]
+            .contains(&value.to_str().ok()?)
+            .then(|| value.clone()),
+        _ => Some(value.clone()),
+    }
+}
+
+/// Whether `Connection` names a field as one of its own (RFC 9110, 7.6.1).
+fn is_nominated(headers: &HeaderMap, name: &str) -> bool {
+    let values = headers.get_all(header::CONNECTION).into_iter();
+    let mut options = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h10_h12_what_an_engine_says_in_headers_stays_inside_but_for_a_few() {
+        let check = |lines: &[(&'static str, &'static str)], expected: &[(&str, &str)]| {
+            let mut from = HeaderMap::new();
+            for (name, value) in lines {
+                from.append(
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                );
+            }
+            let passed = to_client(&from);
+            let passed: Vec<_> = passed
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.to_str().expect("text")))
+                .collect();
+            assert_eq!(passed, expected, "{lines:?}");
+        };
+        check(&[], &[]);
+        let unsafe_ones = [
+            ("set-cookie", "a=b"),
+            ("location", "http://elsewhere"),
+            ("access-control-allow-origin", "*"),
+            ("content-length", "5"),
+            ("transfer-encoding", "chunked"),
+            ("connection", "close"),
+            ("server", "uvicorn"),
+            ("content-type", "text/html"),
+        ];
+        check(&unsafe_ones, &[]);
+        check(
+            &[("cache-control", "no-store"), ("cache-control", "public")],
+            &[("cache-control", "no-store")],
+        );
+        check(
+            &[
+                ("connection", "keep-alive"),
+                ("connection", "x, Cache-Control"),
+                ("cache-control", "a"),
+            ],
+            &[],
+        );
+        check(&[("retry-after", "7")], &[("retry-after", "7")]);
+        check(&[("retry-after", "86400")], &[("retry-after", "120")]);
+        check(&[("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT")], &[]);
+        check(&[("x-should-retry", "maybe")], &[]);
+    }
+}
