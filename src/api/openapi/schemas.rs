@@ -76,6 +76,15 @@ pub(super) fn management() -> Map<String, Value> {
     for (name, schema) in [
         ("LoadRequest", target(json!({}))),
         ("UnloadRequest", target(mode)),
+        (
+            "ClearRequest",
+            json!({
+                "type": "object",
+                "properties": {"model": {"type": ["string", "null"]}},
+                "additionalProperties": false,
+            }),
+        ),
+        ("Prompts", object(&["models"])),
         ("Status", object(&status)),
         ("Models", object(&["models"])),
         ("Queue", object(&["waiting"])),
