@@ -31,6 +31,7 @@ pub mod events;
 pub mod explain;
 mod keys;
 pub mod metrics;
+mod prompts;
 pub mod requests;
 pub mod settings;
 pub mod status;
@@ -56,6 +57,8 @@ pub fn routes() -> Vec<Route> {
         Route::new(Management, "/admin/models/load").post(load),
         Route::new(Management, "/admin/models/unload").post(unload),
         Route::new(Management, "/admin/models/release").post(release),
+        Route::new(Management, "/admin/prompts").get(prompts::list),
+        Route::new(Management, "/admin/prompts/clear").post(prompts::clear),
         Route::new(Management, "/admin/leases")
             .post(leases::hold_any)
             .delete(leases::let_go_any),

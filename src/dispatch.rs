@@ -16,7 +16,7 @@ use crate::api::error::{ApiError, Code};
 use crate::api::fields::Endpoint;
 use crate::config::engine::Use;
 use crate::config::request::{PromptCache, Rules};
-use crate::pool::{Asker, Candidates, Pool, Refused, Terms};
+use crate::pool::{Asker, Candidates, Lease, Pool, Refused, Terms};
 use crate::records::entry::Entry;
 use crate::registry::{Registry, Snapshot};
 use crate::route::{self, Decision, Demand, Why};
@@ -46,6 +46,7 @@ pub mod rules;
 mod shortage;
 pub mod spool;
 mod stream;
+pub mod upload;
 mod whole;
 
 /// Says which upstream answers: the request has left this machine.
@@ -84,8 +85,10 @@ pub struct Request {
     pub endpoint: Endpoint,
     /// The world that it sees, from its first byte to its last.
     pub snapshot: Arc<Snapshot>,
-    /// The body as it came.
+    /// The body as it came; of an upload its beginning.
     pub body: Bytes,
+    /// What is known of an upload, and the rest of it.
+    pub upload: Option<upload::Upload>,
     /// The id under which everything about it is logged.
     pub request_id: String,
     /// Who asks.
@@ -122,6 +125,19 @@ impl Target {
         match self {
             Self::Here(candidates) => &candidates.own.model,
             Self::Away(away) => &away.remote.name,
+        }
+    }
+}
+
+impl Request {
+    /// What an engine gets of its body. Rules are about fields of JSON.
+    fn ruled(&self, rules: &Rules, naming: Naming) -> rules::Ruled {
+        match &self.upload {
+            Some(upload) => rules::Ruled {
+                payload: upload.named(&self.body, naming),
+                limited: Vec::new(),
+            },
+            None => rules::apply(self.endpoint, &self.body, rules, naming),
         }
     }
 }
@@ -166,7 +182,10 @@ impl Dispatch {
         let snapshot = request.snapshot.clone();
         self.log_body(&request.request_id, "a request's body", &request.body);
         let limits = &snapshot.config.server.limits;
-        let peek = peek::peek(request.endpoint, &request.body, &limits.counts)?;
+        let peek = match &request.upload {
+            Some(upload) => upload.peek(),
+            None => peek::peek(request.endpoint, &request.body, &limits.counts)?,
+        };
         request.terms.idle_unload = peek.idle_unload;
         let demand = Demand {
             asked: request.endpoint.asks(),
@@ -191,9 +210,12 @@ impl Dispatch {
             }
             candidates.others.retain(|plan| !is_own(plan));
         }
-        let fallback = fallback.filter(|_| !request.is_passed_on);
-        if let (Target::Away(away), true) = (&target, request.is_passed_on) {
-            return Err(passed_on(away));
+        let is_upload = request.upload.is_some();
+        let fallback = fallback.filter(|_| !request.is_passed_on && !is_upload);
+        match &target {
+            Target::Away(away) if request.is_passed_on => return Err(passed_on(away)),
+            Target::Away(away) if is_upload => return Err(no_uploads(away)),
+            _ => {}
         }
         let priority = request.terms.priority;
         request
@@ -224,7 +246,7 @@ impl Dispatch {
             Target::Here(candidates) => naming(&candidates.own, missing),
             Target::Away(_) => Naming::AsSaid,
         };
-        let ruled = rules::apply(request.endpoint, &request.body, &rules, naming);
+        let ruled = request.ruled(&rules, naming);
         let missing = missing.map(str::to_owned);
         let model = target.model().to_owned();
         let routed = Routed {
@@ -386,8 +408,7 @@ impl Routed {
             return self.payload.clone();
         }
         let naming = naming(plan, self.missing.as_deref());
-        let Request { endpoint, body, .. } = &self.request;
-        rules::apply(*endpoint, body, &self.rules, naming).payload
+        self.request.ruled(&self.rules, naming).payload
     }
 
     /// Whether an engine of the file answers, or an upstream.
@@ -468,20 +489,10 @@ impl Routed {
         let overhead = self.arrived.elapsed().saturating_sub(lease.waited());
         entry.handed_over(overhead);
         // Nothing of the client's headers: credentials, cookies and framing stay here.
-        let kind = HeaderValue::from_static("application/json");
-        let mut headers = headers::to_engine(kind, &self.request.request_id);
-        if let Some(mark) = self.mark(lease.plan()) {
-            headers.insert(CALLER_HEADER, mark);
-        }
         let limit = self.snapshot.config.server.limits.first_token;
-        let sent = lease.client().send(
-            Method::POST,
-            self.request.endpoint.path(),
-            headers,
-            self.payload(&candidates.own, lease.plan()),
-        );
+        let own = &candidates.own;
         let sent = tokio::select! {
-            sent = within(limit, sent) => sent,
+            sent = self.hand_over(&lease, own, limit) => sent.map_err(Unsent::Refused)?,
             error = taken_away(&lease) => return Err(Unsent::Refused(error)),
         };
         match sent {
@@ -511,6 +522,28 @@ impl Routed {
             (PlannedEngine::Own(_), PromptCache::Shared) => Caller::mark_of_all(),
         };
         HeaderValue::try_from(mark).ok()
+    }
+
+    /// Sends the request to the engine that has been got for it, and waits for the
+    /// beginning of its answer for as long as `limit`.
+    async fn hand_over(
+        &self,
+        lease: &Lease,
+        own: &LoadPlan,
+        limit: Duration,
+    ) -> Result<upload::Heard, ApiError> {
+        let (client, payload) = (lease.client(), self.payload(own, lease.plan()));
+        let (endpoint, id) = (self.request.endpoint, &self.request.request_id);
+        if let Some(upload) = &self.request.upload {
+            return upload.hand_over(client, endpoint, id, payload, limit).await;
+        }
+        let kind = HeaderValue::from_static("application/json");
+        let mut headers = headers::to_engine(kind, id);
+        if let Some(mark) = self.mark(lease.plan()) {
+            headers.insert(CALLER_HEADER, mark);
+        }
+        let sent = client.send(Method::POST, endpoint.path(), headers, payload);
+        Ok(within(limit, sent).await)
     }
 
     /// Which model answers, as far as that is certain, and why, as headers.
@@ -675,6 +708,16 @@ fn passed_on(away: &Away) -> ApiError {
         away.name
     );
     ApiError::new(Code::BadUpstreamResponse, message).param("model")
+}
+
+/// A file that is uploaded stays on this machine.
+fn no_uploads(away: &Away) -> ApiError {
+    let message = format!(
+        "\"{}\" is answered by the upstream {}, which is sent no uploads",
+        away.name,
+        away.upstream()
+    );
+    ApiError::new(Code::InvalidValue, message).param("model")
 }
 
 /// Somebody ended the request from outside.

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Response, Uri};
 
-use super::body::read_json;
+use super::body::{begin_upload, read_json};
 use super::error::{ApiError, Code};
 use super::fields::Endpoint;
 use super::front::RequestId;
@@ -62,6 +62,50 @@ pub async fn embeddings(
     forward(Endpoint::Embeddings, state, known, (uri, headers), body).await
 }
 
+/// `POST /v1/rerank`
+pub async fn rerank(
+    state: State<Service>,
+    known: Known,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
+    forward(Endpoint::Rerank, state, known, (uri, headers), body).await
+}
+
+/// `POST /v1/audio/speech`
+pub async fn speech(
+    state: State<Service>,
+    known: Known,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
+    forward(Endpoint::Speech, state, known, (uri, headers), body).await
+}
+
+/// `POST /v1/audio/transcriptions`
+pub async fn transcriptions(
+    state: State<Service>,
+    known: Known,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
+    forward(Endpoint::Transcriptions, state, known, (uri, headers), body).await
+}
+
+/// `POST /v1/audio/translations`
+pub async fn translations(
+    state: State<Service>,
+    known: Known,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
+    forward(Endpoint::Translations, state, known, (uri, headers), body).await
+}
+
 async fn forward(
     endpoint: Endpoint,
     State(service): State<Service>,
@@ -77,12 +121,22 @@ async fn forward(
         .is_some_and(|value| value.as_bytes() == b"1");
     let is_passed_on = headers.contains_key(HOP_HEADER);
     let limits = &snapshot.config.server.limits;
-    let body = read_json(&headers, body, limits, &service.bodies).await?;
+    let (body, upload) = match endpoint.is_upload() {
+        true => {
+            let (beginning, upload) = begin_upload(&headers, body, limits, &service.bodies).await?;
+            (beginning, Some(upload))
+        }
+        false => (
+            read_json(&headers, body, limits, &service.bodies).await?,
+            None,
+        ),
+    };
     entry.received(body.len());
     let request = Request {
         endpoint,
         snapshot,
         body,
+        upload,
         request_id,
         caller,
         entry,

@@ -71,7 +71,8 @@ async fn read(
     if let Some(refusal) = routed.refusal(head.status, &head.headers, &bytes) {
         return Err(refusal);
     }
-    if serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err() {
+    let is_json = routed.request.endpoint.answers_json();
+    if is_json && serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err() {
         let message = format!("{} did not answer with JSON", routed.model());
         return Err(ApiError::new(Code::BadUpstreamResponse, message));
     }
@@ -81,7 +82,10 @@ async fn read(
     };
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = head.status;
-    *response.headers_mut() = json_headers(&head.headers);
+    *response.headers_mut() = match is_json {
+        true => json_headers(&head.headers),
+        false => headers::with_media(&head.headers),
+    };
     Ok((routed.finish(response, Some(wait)), usage))
 }
 

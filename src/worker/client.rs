@@ -3,7 +3,6 @@
 //! bytes mean, it repeats no request that may have been seen, it follows no redirect
 //! and asks no proxy. The connections are kept in `connections`.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -141,14 +140,14 @@ impl Client {
         method: Method,
         path: &str,
         mut headers: HeaderMap,
-        body: impl http_body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
+        body: impl http_body::Body<Data = Bytes, Error: Into<connections::Unfinished>> + Send + 'static,
     ) -> Result<Response<Body>, Failure> {
         headers.insert(HOST, self.host.clone());
         if let Some(secret) = &self.secret {
             headers.insert(SECRET_HEADER, secret.clone());
             headers.insert(TE, HeaderValue::from_static("trailers"));
         }
-        let mut request = Request::new(body.boxed_unsync());
+        let mut request = Request::new(body.map_err(Into::into).boxed_unsync());
         *request.method_mut() = method;
         *request.uri_mut() = path
             .parse()

@@ -38,6 +38,7 @@ const PURE: &[&str] = &[
     "dispatch/peek.rs",
     "dispatch/headers.rs",
     "dispatch/observer.rs",
+    "dispatch/upload/parts.rs",
     "dispatch/relay.rs",
     "dispatch/rules",
     "engine/stop.rs",

@@ -1,7 +1,6 @@
 //! Connections to one place: opened when there is none free, kept
 //! while they are used now and then. HTTP/1.1, one request at a time on each.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,8 +24,11 @@ use super::{Failure, chain};
 /// machine that is not reached by then is better asked again.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 
+/// Why a body of a request did not come to its end.
+pub(super) type Unfinished = Box<dyn std::error::Error + Send + Sync>;
+
 /// The body of a request.
-type Outgoing = UnsyncBoxBody<Bytes, Infallible>;
+type Outgoing = UnsyncBoxBody<Bytes, Unfinished>;
 
 /// Where they lead to.
 #[derive(Debug)]
