@@ -32,6 +32,7 @@ pub mod events;
 pub mod explain;
 mod keys;
 pub mod metrics;
+mod prompts;
 pub mod requests;
 pub mod settings;
 pub mod status;
@@ -57,6 +58,8 @@ pub fn routes() -> Vec<Route> {
         Route::new(Management, "/admin/models/load").post(load),
         Route::new(Management, "/admin/models/unload").post(unload),
         Route::new(Management, "/admin/models/release").post(release),
+        Route::new(Management, "/admin/prompts").get(prompts::list),
+        Route::new(Management, "/admin/prompts/clear").post(prompts::clear),
         Route::new(Management, "/admin/leases")
             .post(leases::hold_any)
             .delete(leases::let_go_any),
@@ -192,6 +195,13 @@ pub fn resolve(snapshot: &Snapshot, name: &str, permit: Permit) -> Result<Arc<Lo
     let refuse = |code, message: String| Err(ApiError::new(code, message).param("model"));
     match route::decide(snapshot, Some(name), permit) {
         Decision::Serve { plan, .. } => Ok(plan),
+        Decision::Away { remote, name, .. } => refuse(
+            Code::InvalidValue,
+            format!(
+                "\"{name}\" is answered by the upstream {}; there is nothing to load",
+                remote.upstream.name
+            ),
+        ),
         Decision::Invalid(error) => refuse(Code::InvalidModelId, error.to_string()),
         Decision::Unknown { name } => refuse(
             Code::ModelNotFound,

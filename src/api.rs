@@ -35,6 +35,10 @@ pub fn routes() -> Vec<Route> {
         Route::new(Inference, "/v1/chat/completions").post(openai::chat_completions),
         Route::new(Inference, "/v1/completions").post(openai::completions),
         Route::new(Inference, "/v1/embeddings").post(openai::embeddings),
+        Route::new(Inference, "/v1/rerank").post(openai::rerank),
+        Route::new(Inference, "/v1/audio/speech").post(openai::speech),
+        Route::new(Inference, "/v1/audio/transcriptions").post(openai::transcriptions),
+        Route::new(Inference, "/v1/audio/translations").post(openai::translations),
         Route::new(Inference, "/v1/leases")
             .post(leases::hold)
             .delete(leases::let_go),

@@ -21,10 +21,12 @@ pub mod keys;
 pub mod lock;
 pub mod models;
 mod print_config;
+mod prompts;
 pub mod schema;
 pub mod serve;
 pub mod simulate;
 mod table;
+mod upstreams;
 
 /// A configuration that is not valid or cannot be served (sysexits' EX_CONFIG).
 pub const CONFIGURATION: u8 = 78;
@@ -75,6 +77,8 @@ enum Command {
     Schema,
     /// Play a recorded or made-up trace to the pool and to simpler policies
     Simulate(simulate::SimulateArgs),
+    /// Say what is kept of prompts, or forget it
+    Prompts(prompts::PromptsArgs),
     /// Make, list and revoke keys
     Keys(keys::KeysArgs),
     /// List every route and what it asks of its caller
@@ -107,6 +111,7 @@ pub fn run() -> ExitCode {
         Command::Lock(args) => lock::run(&args),
         Command::Schema => schema::run(),
         Command::Simulate(args) => simulate::run(&args),
+        Command::Prompts(args) => prompts::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Access(args) => access::run(&args),
         Command::Worker(role) => crate::worker::run(&role),

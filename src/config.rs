@@ -16,6 +16,7 @@ pub mod request;
 pub mod schema;
 pub mod standard;
 pub mod suggest;
+pub mod upstream;
 pub mod walk;
 
 use std::net::SocketAddr;
@@ -58,6 +59,8 @@ pub struct Config {
     pub default: Option<Name>,
     /// `engines`: those that are not ours, in the order of the file.
     pub engines: IndexMap<String, Arc<engine::Engine>>,
+    /// `upstreams`: services elsewhere, in the order of the file.
+    pub upstreams: IndexMap<String, Arc<upstream::Upstream>>,
     /// `models`: the entries, in the order of the file.
     pub models: Vec<Entry>,
     /// `keys_file`: where hashes of keys are kept.
@@ -304,6 +307,8 @@ pub struct Entry {
     pub variants: IndexMap<String, request::Parameters>,
     /// `tags`: words to filter lists by.
     pub tags: Vec<String>,
+    /// `fallback`: the name of an upstream that answers where this machine cannot.
+    pub fallback: Option<Name>,
     /// Line of the key in the file, from 1.
     pub line: usize,
 }

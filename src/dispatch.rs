@@ -2,7 +2,7 @@
 //! answer. It speaks OpenAI bytes inwards and forwards them as they came, but for
 //! what the rules of an entry change; the dialects stand in `api`.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -16,22 +16,26 @@ use crate::api::error::{ApiError, Code};
 use crate::api::fields::Endpoint;
 use crate::config::engine::Use;
 use crate::config::request::{PromptCache, Rules};
-use crate::pool::{Asker, Candidates, Ending, Lease, Pool, Refused, Terms, UnloadReason};
+use crate::pool::{Asker, Candidates, Lease, Pool, Refused, Terms};
 use crate::records::entry::Entry;
-use crate::registry::{Registry, Served, Snapshot};
+use crate::registry::{Registry, Snapshot};
 use crate::route::{self, Decision, Demand, Why};
 use crate::shutdown::Tasks;
+use crate::upstream::Upstreams;
 use crate::worker::client::Failure;
 use crate::worker::{CALLER_HEADER, LoadPlan, PlannedEngine};
+use hold::{Away, Hold, crashed, give_up, taken_away};
 use patience::{TooLate, within};
 use payload::Payload;
 use rules::Naming;
 
+mod away;
 mod body;
 mod explained;
 mod foreign;
 pub mod headers;
 mod heartbeat;
+mod hold;
 pub mod live;
 pub mod observer;
 mod patience;
@@ -42,7 +46,14 @@ pub mod rules;
 mod shortage;
 pub mod spool;
 mod stream;
+pub mod upload;
 mod whole;
+
+/// Says which upstream answers: the request has left this machine.
+const UPSTREAM_HEADER: &str = "x-roundhouse-upstream";
+
+/// Says which of its names answers in the place of a model that could not.
+const FALLBACK_HEADER: &str = "x-roundhouse-fallback";
 
 /// How long the pool may take to learn that a worker died: it is told when the
 /// process has been reaped.
@@ -54,6 +65,8 @@ pub struct Dispatch {
     pub registry: Arc<Registry>,
     /// The models.
     pub pool: Pool,
+    /// The services elsewhere.
+    pub upstreams: Upstreams,
     /// Room for what slow clients have not taken yet.
     pub spools: spool::Budget,
     /// The requests that are worked on now.
@@ -72,8 +85,10 @@ pub struct Request {
     pub endpoint: Endpoint,
     /// The world that it sees, from its first byte to its last.
     pub snapshot: Arc<Snapshot>,
-    /// The body as it came.
+    /// The body as it came; of an upload its beginning.
     pub body: Bytes,
+    /// What is known of an upload, and the rest of it.
+    pub upload: Option<upload::Upload>,
     /// The id under which everything about it is logged.
     pub request_id: String,
     /// Who asks.
@@ -84,6 +99,47 @@ pub struct Request {
     pub terms: Terms,
     /// Whether the answer is to say what was done for it (`x-roundhouse-explain`).
     pub explain: bool,
+    /// Whether a server like this one sent it, so that it goes no further.
+    pub is_passed_on: bool,
+}
+
+/// What may answer a request.
+enum Target {
+    /// A model of this machine, or one of those that may in its place.
+    Here(Candidates),
+    /// An upstream.
+    Away(Away),
+}
+
+impl Target {
+    /// What it is called.
+    fn model(&self) -> &str {
+        match self {
+            Self::Here(candidates) => &candidates.own.model,
+            Self::Away(away) => away.model(),
+        }
+    }
+
+    /// What it is counted under: a name of the file, whatever was asked for.
+    fn counted(&self) -> &str {
+        match self {
+            Self::Here(candidates) => &candidates.own.model,
+            Self::Away(away) => &away.remote.name,
+        }
+    }
+}
+
+impl Request {
+    /// What an engine gets of its body. Rules are about fields of JSON.
+    fn ruled(&self, rules: &Rules, naming: Naming) -> rules::Ruled {
+        match &self.upload {
+            Some(upload) => rules::Ruled {
+                payload: upload.named(&self.body, naming),
+                limited: Vec::new(),
+            },
+            None => rules::apply(self.endpoint, &self.body, rules, naming),
+        }
+    }
 }
 
 /// A request for which a model has been found.
@@ -97,9 +153,13 @@ struct Routed {
     missing: Option<String>,
     /// What a limit of the entry lowered.
     limited: Vec<String>,
-    /// The model it leads to, and those that may answer in its place.
-    candidates: Candidates,
+    /// What it leads to.
+    target: Target,
     why: Why,
+    /// What answers if a model of this machine cannot.
+    fallback: Option<Away>,
+    /// The same once it does.
+    fallen: OnceLock<Away>,
     /// The model that answers; nothing until there is a lease.
     answering: ArcSwapOption<LoadPlan>,
     snapshot: Arc<Snapshot>,
@@ -122,7 +182,10 @@ impl Dispatch {
         let snapshot = request.snapshot.clone();
         self.log_body(&request.request_id, "a request's body", &request.body);
         let limits = &snapshot.config.server.limits;
-        let peek = peek::peek(request.endpoint, &request.body, &limits.counts)?;
+        let peek = match &request.upload {
+            Some(upload) => upload.peek(),
+            None => peek::peek(request.endpoint, &request.body, &limits.counts)?,
+        };
         request.terms.idle_unload = peek.idle_unload;
         let demand = Demand {
             asked: request.endpoint.asks(),
@@ -130,9 +193,10 @@ impl Dispatch {
             tokens: request.body.len() as u64,
         };
         let Decided {
-            mut candidates,
+            mut target,
             why,
             rules,
+            fallback,
         } = decide(
             &snapshot,
             peek.model.as_deref(),
@@ -140,16 +204,23 @@ impl Dispatch {
             &request.caller.scope,
         )?;
         let is_own = |plan: &LoadPlan| matches!(plan.engine, PlannedEngine::Own(_));
-        if let Some(refusal) = peek.beyond_own {
+        if let (Some(refusal), Target::Here(candidates)) = (peek.beyond_own, &mut target) {
             if is_own(&candidates.own) {
                 return Err(refusal);
             }
             candidates.others.retain(|plan| !is_own(plan));
         }
+        let is_upload = request.upload.is_some();
+        let fallback = fallback.filter(|_| !request.is_passed_on && !is_upload);
+        match &target {
+            Target::Away(away) if request.is_passed_on => return Err(passed_on(away)),
+            Target::Away(away) if is_upload => return Err(no_uploads(away)),
+            _ => {}
+        }
         let priority = request.terms.priority;
         request
             .entry
-            .routed(&candidates.own.model, why.as_str(), priority);
+            .routed(target.counted(), why.as_str(), priority);
         let default = snapshot.config.default.as_ref();
         let name = peek.model.as_deref().or(default.map(|name| name.as_str()));
         let asker = Asker::new(
@@ -157,38 +228,46 @@ impl Dispatch {
             &request.caller.id,
             name.unwrap_or_default(),
         );
-        let place = self.live.begin(
-            asker.into(),
-            &candidates.own.model,
-            why.as_str(),
-            peek.stream,
-        );
-        let explained = match request.explain {
-            true => self.explained(&request, &candidates.own, why).await,
-            false => None,
+        let place = self
+            .live
+            .begin(asker.into(), target.model(), why.as_str(), peek.stream);
+        let explained = match (&target, request.explain) {
+            (Target::Here(candidates), true) => {
+                self.explained(&request, &candidates.own, why).await
+            }
+            (Target::Away(away), true) => explained::away(away, why),
+            (_, false) => None,
         };
         let missing = match peek.model {
             None => default.map(|name| name.as_str()),
             Some(_) => None,
         };
-        let naming = naming(&candidates.own, missing);
-        let ruled = rules::apply(request.endpoint, &request.body, &rules, naming);
+        let naming = match &target {
+            Target::Here(candidates) => naming(&candidates.own, missing),
+            Target::Away(_) => Naming::AsSaid,
+        };
+        let ruled = request.ruled(&rules, naming);
         let missing = missing.map(str::to_owned);
+        let model = target.model().to_owned();
         let routed = Routed {
             request,
             payload: ruled.payload,
             rules,
             missing,
             limited: ruled.limited,
-            candidates,
+            target,
             why,
+            fallback,
+            fallen: OnceLock::new(),
             answering: ArcSwapOption::empty(),
             snapshot,
             arrived,
             place,
             explained: explained.clone(),
         };
-        let model = routed.candidates.own.model.clone();
+        if let Target::Away(away) = &routed.target {
+            routed.depart(away);
+        }
         let answered = if peek.stream {
             stream::answer(self.clone(), routed).await
         } else {
@@ -217,11 +296,13 @@ fn naming<'n>(plan: &'n LoadPlan, missing: Option<&'n str>) -> Naming<'n> {
 
 /// What a name means.
 struct Decided {
-    /// The model it leads to, and those that may answer in its place.
-    candidates: Candidates,
+    /// What it leads to.
+    target: Target,
     why: Why,
     /// What becomes of the fields of the request.
     rules: Arc<Rules>,
+    /// What answers if that cannot.
+    fallback: Option<Away>,
 }
 
 /// What the name means, or the refusal that says why it means nothing.
@@ -243,7 +324,8 @@ fn decide(
             variant,
         } => {
             if !served.uses.contains(&demand.asked) {
-                return refuse(Code::InvalidValue, other_use(&served, demand.asked));
+                let words = other_use(&served.name, &served.uses, demand.asked);
+                return refuse(Code::InvalidValue, words);
             }
             let rules = Arc::clone(served.rules(variant.as_deref()));
             let prefix = rules.system_prefix.as_ref();
@@ -255,10 +337,29 @@ fn decide(
                 Why::Background => route::others(snapshot, &served, demand, &permit),
                 _ => Vec::new(),
             };
+            let fallback = served.fallback.as_ref().map(|fallback| Away {
+                remote: Arc::clone(&fallback.remote),
+                name: fallback.name.clone(),
+            });
+            // What it cannot be asked, it does not answer in anybody's place.
+            let is_asked = |away: &Away| away.remote.upstream.kinds.contains(&demand.asked);
             Ok(Decided {
-                candidates: Candidates { own: plan, others },
+                target: Target::Here(Candidates { own: plan, others }),
                 why,
                 rules,
+                fallback: fallback.filter(is_asked),
+            })
+        }
+        Decision::Away { remote, name, why } => {
+            let kinds = &remote.upstream.kinds;
+            if !kinds.contains(&demand.asked) {
+                return refuse(Code::InvalidValue, other_use(&name, kinds, demand.asked));
+            }
+            Ok(Decided {
+                target: Target::Away(Away { remote, name }),
+                why,
+                rules: Arc::default(),
+                fallback: None,
             })
         }
         Decision::Invalid(error) => refuse(Code::InvalidModelId, error.to_string()),
@@ -283,11 +384,10 @@ fn decide(
 }
 
 /// The model is there, and for something else.
-fn other_use(served: &Served, asked: Use) -> String {
-    let uses: Vec<_> = served.uses.iter().copied().map(Use::as_str).collect();
+fn other_use(name: &str, uses: &[Use], asked: Use) -> String {
+    let uses: Vec<_> = uses.iter().copied().map(Use::as_str).collect();
     format!(
-        "the model \"{}\" is for {}, and this asks for {}",
-        served.name,
+        "the model \"{name}\" is for {}, and this asks for {}",
         uses.join(" and "),
         asked.as_str()
     )
@@ -303,27 +403,33 @@ fn meant(suggestions: &[String]) -> String {
 
 impl Routed {
     /// The body as the engine of this model gets it.
-    fn payload(&self, plan: &LoadPlan) -> Payload {
-        if plan.engine.model() == self.candidates.own.engine.model() {
+    fn payload(&self, own: &LoadPlan, plan: &LoadPlan) -> Payload {
+        if plan.engine.model() == own.engine.model() {
             return self.payload.clone();
         }
         let naming = naming(plan, self.missing.as_deref());
-        let Request { endpoint, body, .. } = &self.request;
-        rules::apply(*endpoint, body, &self.rules, naming).payload
+        self.request.ruled(&self.rules, naming).payload
     }
 
-    /// Whether an engine of the file answers.
+    /// Whether an engine of the file answers, or an upstream.
     fn is_foreign(&self) -> bool {
+        let (Target::Here(candidates), None) = (&self.target, self.fallen.get()) else {
+            return true;
+        };
         let answering = self.answering.load();
-        let plan = answering.as_ref().unwrap_or(&self.candidates.own);
+        let plan = answering.as_ref().unwrap_or(&candidates.own);
         matches!(plan.engine, PlannedEngine::Spawned(_))
     }
 
     /// The model that answers, or that it leads to while none does.
     fn model(&self) -> String {
-        let answering = self.answering.load();
-        let plan = answering.as_ref().unwrap_or(&self.candidates.own);
-        plan.model.clone()
+        if let Some(away) = self.fallen.get() {
+            return away.model().to_owned();
+        }
+        match self.answering.load().as_ref() {
+            Some(plan) => plan.model.clone(),
+            None => self.target.model().to_owned(),
+        }
     }
 
     /// Waits for the model and hands it the request. A worker that died a moment
@@ -331,10 +437,16 @@ impl Routed {
     async fn send(
         &self,
         dispatch: &Dispatch,
-    ) -> Result<(Lease, Response<crate::worker::client::Body>), ApiError> {
-        match self.send_once(dispatch).await {
+    ) -> Result<(Hold, Response<crate::worker::client::Body>), ApiError> {
+        let candidates = match (&self.target, self.fallen.get()) {
+            (Target::Away(away), _) | (_, Some(away)) => {
+                return self.send_away(dispatch, away).await;
+            }
+            (Target::Here(candidates), None) => candidates,
+        };
+        match self.send_once(dispatch, candidates).await {
             Err(Unsent::Unreached) => {
-                self.send_once(dispatch)
+                self.send_once(dispatch, candidates)
                     .await
                     .map_err(|unsent| match unsent {
                         Unsent::Unreached => ended_early(&self.model()),
@@ -349,10 +461,11 @@ impl Routed {
     async fn send_once(
         &self,
         dispatch: &Dispatch,
-    ) -> Result<(Lease, Response<crate::worker::client::Body>), Unsent> {
+        candidates: &Candidates,
+    ) -> Result<(Hold, Response<crate::worker::client::Body>), Unsent> {
         let terms = self.request.terms;
         let pool = dispatch.pool.asked_by(self.place.running().asker.clone());
-        let acquired = pool.acquire(self.candidates.clone(), terms).await;
+        let acquired = pool.acquire(candidates.clone(), terms).await;
         let lease = acquired.map_err(|error| {
             if let Refused::LoadFailed { model, reason, .. } = &error {
                 let id = &self.request.request_id;
@@ -376,33 +489,23 @@ impl Routed {
         let overhead = self.arrived.elapsed().saturating_sub(lease.waited());
         entry.handed_over(overhead);
         // Nothing of the client's headers: credentials, cookies and framing stay here.
-        let kind = HeaderValue::from_static("application/json");
-        let mut headers = headers::to_engine(kind, &self.request.request_id);
-        if let Some(mark) = self.mark(lease.plan()) {
-            headers.insert(CALLER_HEADER, mark);
-        }
         let limit = self.snapshot.config.server.limits.first_token;
-        let sent = lease.client().send(
-            Method::POST,
-            self.request.endpoint.path(),
-            headers,
-            self.payload(lease.plan()),
-        );
+        let own = &candidates.own;
         let sent = tokio::select! {
-            sent = within(limit, sent) => sent,
-            error = revoked(&lease) => return Err(Unsent::Refused(error)),
+            sent = self.hand_over(&lease, own, limit) => sent.map_err(Unsent::Refused)?,
+            error = taken_away(&lease) => return Err(Unsent::Refused(error)),
         };
         match sent {
-            Ok(Ok(response)) => Ok((lease, response)),
+            Ok(Ok(response)) => Ok((Hold::Here(lease), response)),
             Ok(Err(failure @ Failure::Unreached(_))) => {
-                crashed(&self.request.request_id, &lease, &failure).await;
+                crashed(&self.request.request_id, &Hold::Here(lease), &failure).await;
                 Err(Unsent::Unreached)
             }
             Ok(Err(failure)) => Err(Unsent::Refused(
-                crashed(&self.request.request_id, &lease, &failure).await,
+                crashed(&self.request.request_id, &Hold::Here(lease), &failure).await,
             )),
             Err(TooLate) => {
-                give_up(&lease);
+                give_up(&Hold::Here(lease));
                 Err(Unsent::Refused(ApiError::new(
                     Code::FirstTokenTimeout,
                     format!("{} sent nothing within {limit:?}", self.model()),
@@ -421,15 +524,47 @@ impl Routed {
         HeaderValue::try_from(mark).ok()
     }
 
+    /// Sends the request to the engine that has been got for it, and waits for the
+    /// beginning of its answer for as long as `limit`.
+    async fn hand_over(
+        &self,
+        lease: &Lease,
+        own: &LoadPlan,
+        limit: Duration,
+    ) -> Result<upload::Heard, ApiError> {
+        let (client, payload) = (lease.client(), self.payload(own, lease.plan()));
+        let (endpoint, id) = (self.request.endpoint, &self.request.request_id);
+        if let Some(upload) = &self.request.upload {
+            return upload.hand_over(client, endpoint, id, payload, limit).await;
+        }
+        let kind = HeaderValue::from_static("application/json");
+        let mut headers = headers::to_engine(kind, id);
+        if let Some(mark) = self.mark(lease.plan()) {
+            headers.insert(CALLER_HEADER, mark);
+        }
+        let sent = client.send(Method::POST, endpoint.path(), headers, payload);
+        Ok(within(limit, sent).await)
+    }
+
     /// Which model answers, as far as that is certain, and why, as headers.
     fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
-        let is_certain = self.why != Why::Background || self.answering.load().is_some();
+        let is_certain = self.why() != Why::Background || self.answering.load().is_some();
         let model = is_certain.then(|| HeaderValue::from_str(&self.model()).ok());
+        let upstream = self.away().map(Away::upstream);
+        let fallback = self.fallen.get().map(|away| away.name.as_str());
         [
             ("x-roundhouse-model", model.flatten()),
             (
                 "x-roundhouse-route",
-                Some(HeaderValue::from_static(self.why.as_str())),
+                Some(HeaderValue::from_static(self.why().as_str())),
+            ),
+            (
+                UPSTREAM_HEADER,
+                upstream.and_then(|name| HeaderValue::from_str(name).ok()),
+            ),
+            (
+                FALLBACK_HEADER,
+                fallback.and_then(|name| HeaderValue::from_str(name).ok()),
             ),
             (explained::HEADER, self.explained.clone()),
             (headers::LIMITED, limited(&self.limited, None)),
@@ -441,8 +576,8 @@ impl Routed {
 
     /// Of these, what was not certain before there was a lease.
     fn late_headers(&self) -> Vec<(HeaderName, HeaderValue)> {
-        match self.why {
-            Why::Background => self.headers(),
+        match self.why() {
+            Why::Background | Why::Fallback => self.headers(),
             _ => Vec::new(),
         }
     }
@@ -512,12 +647,13 @@ struct Wait {
 }
 
 impl Wait {
-    /// As it was for whoever got this lease.
-    fn of(lease: &Lease) -> Self {
-        Self {
-            time: lease.waited(),
-            position: lease.queue_position(),
-        }
+    /// As it was for whoever got this. For an upstream nobody waits here.
+    fn of(hold: &Hold) -> Self {
+        let (time, position) = match hold {
+            Hold::Here(lease) => (lease.waited(), lease.queue_position()),
+            Hold::Away(_) => (Duration::ZERO, 0),
+        };
+        Self { time, position }
     }
 
     /// The same as headers.
@@ -565,23 +701,23 @@ pub fn refused(refused: Refused) -> ApiError {
     }
 }
 
-/// Waits until the pool takes the model away from a running answer, and says so.
-/// A crash is not told here: the connection breaks off by itself, after what
-/// the worker still had to say.
-async fn revoked(lease: &Lease) -> ApiError {
-    match lease.ended().await {
-        Ending::Revoked(UnloadReason::Shutdown) => shutting_down(),
-        Ending::Lost => ApiError::new(Code::InternalError, Refused::Lost.to_string()),
-        Ending::Revoked(_) => {
-            let message = format!("{} was unloaded while it answered", lease.plan().model);
-            ApiError::new(Code::Overloaded, message)
-        }
-        ending @ Ending::Outgrew { .. } => {
-            let model = &lease.plan().model;
-            shortage::ended(model, &ending).unwrap_or_else(|| ended_early(model))
-        }
-        Ending::Crashed(_) | Ending::OutOfMemory => std::future::pending().await,
-    }
+/// A server like this one asks, and what it asks for is somewhere else again.
+fn passed_on(away: &Away) -> ApiError {
+    let message = format!(
+        "the request was sent on once already, and \"{}\" is not answered on this machine",
+        away.name
+    );
+    ApiError::new(Code::BadUpstreamResponse, message).param("model")
+}
+
+/// A file that is uploaded stays on this machine.
+fn no_uploads(away: &Away) -> ApiError {
+    let message = format!(
+        "\"{}\" is answered by the upstream {}, which is sent no uploads",
+        away.name,
+        away.upstream()
+    );
+    ApiError::new(Code::InvalidValue, message).param("model")
 }
 
 /// Somebody ended the request from outside.
@@ -602,38 +738,6 @@ enum Unsent {
     Unreached,
     /// The client is to be told.
     Refused(ApiError),
-}
-
-/// The worker is gone, broke off or did not speak HTTP. The cause is for the log alone. It is told
-/// only when the pool knows too, so that whoever asks again after this refusal
-/// does not meet the same dead worker.
-async fn crashed(request_id: &str, lease: &Lease, failure: &Failure) -> ApiError {
-    let model = &lease.plan().model;
-    tracing::warn!(request.id = request_id, model.id = model, cause = ?failure, "a worker broke off");
-    if let Failure::Malformed(_) = failure {
-        let message = format!("the engine of {model} did not answer in HTTP that can be passed on");
-        return ApiError::new(Code::BadUpstreamResponse, message);
-    }
-    if tokio::time::timeout(SETTLING, lease.ended()).await.is_err() {
-        tracing::warn!(
-            model.id = model,
-            "the worker lives on after it broke off an answer"
-        );
-    }
-    let for_memory = lease
-        .ending()
-        .and_then(|ending| shortage::ended(model, &ending));
-    for_memory.unwrap_or_else(|| ended_early(model))
-}
-
-/// An engine that fell silent is not asked again: its worker leaves after its last
-/// lease.
-fn give_up(lease: &Lease) {
-    tracing::warn!(
-        model.id = lease.plan().model,
-        "an engine fell silent; its worker is given up"
-    );
-    lease.give_up();
 }
 
 fn ended_early(model: &str) -> ApiError {

@@ -25,4 +25,5 @@ pub mod shutdown;
 pub mod simulate;
 pub mod telemetry;
 pub mod units;
+pub mod upstream;
 pub mod worker;

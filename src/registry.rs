@@ -9,6 +9,7 @@ pub mod change;
 pub mod disk;
 pub mod fit;
 pub mod pins;
+pub mod remote;
 pub mod why;
 pub mod wildcards;
 
@@ -30,6 +31,7 @@ use crate::units::ByteSize;
 use crate::worker::LoadPlan;
 
 pub use change::Change;
+pub use remote::{Fallback, Leads, Remote};
 use wildcards::Wildcards;
 
 /// One whole world: the configuration and what it makes of the cache. A request
@@ -47,7 +49,9 @@ pub struct Snapshot {
     pub served: IndexMap<String, Arc<Served>>,
     /// Exact aliases, in the order of the file.
     pub aliases: IndexMap<String, Arc<Served>>,
-    /// Aliases with a `*`.
+    /// Exact names that upstreams answer, in the order of the file.
+    pub remotes: IndexMap<String, Arc<Remote>>,
+    /// Aliases and names of upstreams with a `*`.
     pub wildcards: Wildcards,
     /// The exact ones by which any permitted model of the kind may answer.
     pub background: HashSet<String>,
@@ -83,6 +87,8 @@ pub struct Served {
     pub request: Arc<Rules>,
     /// Words to filter lists by.
     pub tags: Vec<String>,
+    /// What answers where this machine cannot.
+    pub fallback: Option<Fallback>,
     /// Its variants, each with what becomes of the fields of its requests.
     pub variants: IndexMap<String, Arc<Rules>>,
     /// When its snapshot was last changed, for `created` in listings.

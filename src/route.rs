@@ -9,7 +9,8 @@ use std::sync::Arc;
 use crate::config::engine::Use;
 use crate::config::suggest;
 use crate::model::id::{IdError, Name};
-use crate::registry::{NotServable, Served, Snapshot};
+use crate::registry::wildcards::Wildcard;
+use crate::registry::{Leads, NotServable, Remote, Served, Snapshot};
 use crate::worker::LoadPlan;
 
 /// Most names in a 404.
@@ -23,7 +24,7 @@ pub type Permit<'a> = &'a dyn Fn(&str) -> bool;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Why {
-    /// The key of an entry.
+    /// The key of an entry, or a name of an upstream.
     Exact,
     /// An alias of an entry.
     Alias,
@@ -31,12 +32,14 @@ pub enum Why {
     Variant,
     /// A cached id that `allow` permits.
     Allowed,
-    /// An alias with a `*` that the name matches.
+    /// An alias, or a name of an upstream, with a `*` that the name matches.
     Wildcard,
     /// The request named none and `default` is set.
     Default,
     /// A background alias of an entry: see [`others`].
     Background,
+    /// The model it led to could not answer, and its entry names an upstream for that.
+    Fallback,
 }
 
 impl Why {
@@ -50,6 +53,7 @@ impl Why {
             Why::Wildcard => "wildcard",
             Why::Default => "default",
             Why::Background => "background",
+            Why::Fallback => "fallback",
         }
     }
 }
@@ -67,6 +71,15 @@ pub enum Decision {
         why: Why,
         /// Which of its variants is meant, however the name led there.
         variant: Option<String>,
+    },
+    /// An upstream is to answer.
+    Away {
+        /// Which, and under which name.
+        remote: Arc<Remote>,
+        /// What was asked for.
+        name: String,
+        /// Why it is this one.
+        why: Why,
     },
     /// 400 `invalid_model_id`: no name at all, or one outside the grammar.
     Invalid(IdError),
@@ -91,8 +104,8 @@ pub struct Listed {
     pub id: String,
     /// The served name, if `id` is an alias or a variant of it.
     pub alias_of: Option<String>,
-    /// The model behind it.
-    pub served: Arc<Served>,
+    /// What is behind it.
+    pub behind: Leads,
 }
 
 /// Decides what `model` means: entry, alias, variant of either, cached id that `allow` permits and
@@ -108,8 +121,13 @@ pub fn decide(snapshot: &Snapshot, model: Option<&str>, permit: Permit) -> Decis
         Ok(name) => name,
         Err(error) => return Decision::Invalid(error),
     };
-    match find(snapshot, &name).filter(|found| permit(&found.0.name)) {
-        Some((served, why, variant)) => match &served.plan {
+    match find(snapshot, &name).filter(|found| found.is_permitted(&name, permit)) {
+        Some(Found::Away(remote, why)) => Decision::Away {
+            remote,
+            name: text.to_owned(),
+            why: if missing { Why::Default } else { why },
+        },
+        Some(Found::Model(served, why, variant)) => match &served.plan {
             Ok(plan) => Decision::Serve {
                 plan: Arc::clone(plan),
                 why: if missing { Why::Default } else { why },
@@ -189,17 +207,18 @@ pub fn others(
 }
 
 /// What `GET /v1/models` shows: the entries, cached or not, and the cached ids
-/// that can be served, then the aliases, then the variants. Of an id that `allow` merely permits and
+/// that can be served, then the aliases, then the variants, then the exact names of upstreams. Of an id that `allow` merely permits and
 /// that is not whole nobody asked to be told.
 pub fn list(snapshot: &Snapshot, permit: Permit) -> Vec<Listed> {
     let usable = |served: &Served| (served.entry || served.plan.is_ok()) && permit(&served.name);
     let names = snapshot.served.values().filter(|served| usable(served));
     let aliases = snapshot.aliases.iter().filter(|(_, served)| usable(served));
+    let remotes = snapshot.remotes.iter().filter(|(name, _)| permit(name));
     let variants = names.clone().flat_map(|served| {
         let variant = |id| Listed {
             id,
             alias_of: Some(served.name.clone()),
-            served: Arc::clone(served),
+            behind: Leads::Model(Arc::clone(served)),
         };
         served.variant_names().map(variant)
     });
@@ -207,20 +226,56 @@ pub fn list(snapshot: &Snapshot, permit: Permit) -> Vec<Listed> {
         .map(|served| Listed {
             id: served.name.clone(),
             alias_of: None,
-            served: Arc::clone(served),
+            behind: Leads::Model(Arc::clone(served)),
         })
         .chain(aliases.map(|(alias, served)| Listed {
             id: alias.clone(),
             alias_of: Some(served.name.clone()),
-            served: Arc::clone(served),
+            behind: Leads::Model(Arc::clone(served)),
         }))
         .chain(variants)
+        .chain(remotes.map(|(name, remote)| Listed {
+            id: name.clone(),
+            alias_of: None,
+            behind: Leads::Upstream(Arc::clone(remote)),
+        }))
         .collect()
 }
 
+/// What a name leads to, and by which rule.
+enum Found {
+    /// A model of this machine, and which of its variants.
+    Model(Arc<Served>, Why, Option<String>),
+    /// A name of an upstream.
+    Away(Arc<Remote>, Why),
+}
+
+impl Found {
+    /// Whether the caller may use it. A name of an upstream is judged as it was said.
+    fn is_permitted(&self, name: &Name, permit: Permit) -> bool {
+        match self {
+            Self::Model(served, ..) => permit(&served.name),
+            Self::Away(..) => permit(name.as_str()),
+        }
+    }
+}
+
+/// The name with a `*` that has this one; `deny` holds for what leaves the machine too.
+fn wildcard<'s>(snapshot: &'s Snapshot, name: &str) -> Option<&'s Wildcard> {
+    let found = snapshot.wildcards.find(name)?;
+    let is_denied = || {
+        let mut deny = snapshot.config.deny.iter();
+        deny.any(|pattern| pattern.matches(name))
+    };
+    match found.leads {
+        Leads::Upstream(_) if is_denied() => None,
+        _ => Some(found),
+    }
+}
+
 /// The table that has the name, in the order of the rules.
-fn find(snapshot: &Snapshot, name: &Name) -> Option<(Arc<Served>, Why, Option<String>)> {
-    let plain = |served: &Arc<Served>, why| Some((Arc::clone(served), why, None));
+fn find(snapshot: &Snapshot, name: &Name) -> Option<Found> {
+    let plain = |served: &Arc<Served>, why| Some(Found::Model(Arc::clone(served), why, None));
     let (exact, alias) = (
         snapshot.served.get(name.as_str()),
         snapshot.aliases.get(name.as_str()),
@@ -236,15 +291,24 @@ fn find(snapshot: &Snapshot, name: &Name) -> Option<(Arc<Served>, Why, Option<St
         }
         (Some(served), None) => plain(served, Why::Allowed),
         (None, None) => {
-            if let Some((served, variant)) = variant(snapshot, name) {
-                return Some((served, Why::Variant, Some(variant)));
+            if let Some(remote) = snapshot.remotes.get(name.as_str()) {
+                return Some(Found::Away(Arc::clone(remote), Why::Exact));
             }
-            let wildcard = snapshot.wildcards.find(name.as_str())?;
+            if let Some((served, variant)) = variant(snapshot, name) {
+                return Some(Found::Model(served, Why::Variant, Some(variant)));
+            }
+            let wildcard = wildcard(snapshot, name.as_str())?;
+            let served = match &wildcard.leads {
+                Leads::Model(served) => served,
+                Leads::Upstream(remote) => {
+                    return Some(Found::Away(Arc::clone(remote), Why::Wildcard));
+                }
+            };
             let why = match wildcard.background {
                 true => Why::Background,
                 false => Why::Wildcard,
             };
-            plain(&wildcard.served, why)
+            plain(served, why)
         }
     }
 }
@@ -260,10 +324,10 @@ fn variant(snapshot: &Snapshot, name: &Name) -> Option<(Arc<Served>, String)> {
 
 /// Whether any table has the name, for this caller.
 fn leads_somewhere(snapshot: &Snapshot, name: &str, permit: Permit) -> bool {
-    let found = Name::parse(name)
-        .ok()
-        .and_then(|name| find(snapshot, &name));
-    found.is_some_and(|(served, ..)| permit(&served.name))
+    let Ok(name) = Name::parse(name) else {
+        return false;
+    };
+    find(snapshot, &name).is_some_and(|found| found.is_permitted(&name, permit))
 }
 
 /// Whether the name is an id that the file permits, cached or not.
@@ -279,10 +343,12 @@ fn nearest(snapshot: &Snapshot, text: &str, permit: Permit) -> Vec<String> {
     let aliases = snapshot.aliases.iter().filter(|(_, served)| usable(served));
     let variants = names.clone().flat_map(|served| served.variant_names());
     let variants: Vec<String> = variants.collect();
+    let remotes = snapshot.remotes.keys().filter(|name| permit(name));
     let known = names
         .map(|served| served.name.as_str())
         .chain(aliases.map(|(alias, _)| alias.as_str()))
-        .chain(variants.iter().map(String::as_str));
+        .chain(variants.iter().map(String::as_str))
+        .chain(remotes.map(String::as_str));
     let nearest = suggest::nearest_names(text, known, SUGGESTIONS);
     nearest.into_iter().map(str::to_owned).collect()
 }

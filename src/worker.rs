@@ -25,6 +25,12 @@ pub const SECRET_HEADER: &str = "x-roundhouse-secret";
 /// may go on from, and for whom its own is kept. Without it neither is done.
 pub const CALLER_HEADER: &str = "x-roundhouse-caller";
 
+/// The path at which a worker of our own tells how it stands.
+pub const STATUS_PATH: &str = "/status";
+
+/// The path at which it forgets what it keeps of prompts.
+pub const FORGET_PATH: &str = "/forget";
+
 /// The trailer with the usage of an answer: `prompt=12 completion=34 finish=stop`, and
 /// `cached=8` after the prompt if so much of it was in the prompt cache.
 pub const USAGE_TRAILER: &str = "x-roundhouse-usage";

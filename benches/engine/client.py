@@ -103,15 +103,22 @@ class Client:
         """A legacy completion: the prompt as it is, without a chat template."""
         return self.ask("/v1/completions", {"prompt": prompt, "max_tokens": tokens})
 
-    def chat(self, words, seed):
+    def chat(self, words, seed, turns=()):
         """A chat whose first message is `words` words, different for each seed from
-        its beginning, so that nothing kept from another prompt helps."""
+        its beginning, so that nothing kept from another prompt helps. `turns` are
+        what was said after it."""
         chosen = random.Random(seed).choices(WORDS, k=words)
         messages = [
             {"role": "system", "content": " " + " ".join(chosen)},
             {"role": "user", "content": "Go on."},
+            *turns,
         ]
         return self.ask("/v1/chat/completions", {"messages": messages, "max_tokens": 2})
+
+    def second_turn(self, words, seed):
+        """The time to the first token of the turn that follows such a chat."""
+        said = {"role": "assistant", "content": "One moment."}
+        return self.chat(words, seed, [said, {"role": "user", "content": "Well?"}]).first
 
     def decode(self, tokens):
         """Tokens a second of one stream, from its first to its last token."""

@@ -62,6 +62,7 @@ def measure(engine, model, seed, sizes):
             raise Refused(f"{answer.cached_tokens} tokens of the prompt were not new")
         sizes.seen.add(answer.prompt_tokens)
         found.append(("prompt", answer.first))
+        found.append(("second", client.second_turn(sizes.words, seed)))
         found.append(("decode", client.decode(sizes.decode)))
         found.append(("concurrent", client.concurrent(STREAMS, sizes.concurrent)))
         return found

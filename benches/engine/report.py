@@ -22,6 +22,7 @@ MEASURES = {
     "ready": Measure("spawn to ready", "s", True),
     "first": Measure("start to first answer, one token", "s", True),
     "prompt": Measure("time to first token, 400-token prompt", "s", True),
+    "second": Measure("time to first token of a second turn", "s", True),
     "decode": Measure("decode, one stream", "tokens/s", False),
     "concurrent": Measure("eight concurrent requests, in all", "tokens/s", False),
 }

@@ -58,6 +58,8 @@ pub fn resolved(snapshot: &Snapshot, name: Option<&str>) -> Value {
             told["model"] = json!(plan.model);
             told["served_as"] = json!(served.name);
             told["variant"] = json!(variant);
+            let fallback = served.fallback.as_ref();
+            told["fallback"] = json!(fallback.map(|fallback| &fallback.name));
             told["estimate"] = json!({
                 "files_bytes": served.size.0,
                 "kv_bytes": plan.kv.0,
@@ -65,6 +67,12 @@ pub fn resolved(snapshot: &Snapshot, name: Option<&str>) -> Value {
                 "context": plan.context,
                 "parallel": plan.parallel,
             });
+        }
+        Decision::Away { remote, name, why } => {
+            told["served"] = json!(true);
+            told["route"] = json!(why);
+            told["model"] = json!(remote.model(&name));
+            told["upstream"] = json!(remote.upstream.name);
         }
         Decision::Invalid(error) => {
             told["served"] = json!(false);

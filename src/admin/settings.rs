@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::access::keys::{KeyClass, Keys};
 use crate::config::engine::{Engine, OWN, ReadySign, Template};
+use crate::config::upstream::{KeySource, RemoteName, Upstream};
 use crate::config::{
     Alias, Amount, Budget, Config, Contention, Entry, Limits, Listen, MinResidency, Pattern, Pool,
     Server, Source,
@@ -49,6 +50,10 @@ pub fn shown(config: &Config) -> Value {
         .collect();
     let engines = config.engines.values();
     let engines: Map<_, _> = engines.map(|it| (it.name.clone(), engine(it))).collect();
+    let upstreams = config.upstreams.values();
+    let upstreams: Map<_, _> = upstreams
+        .map(|it| (it.name.clone(), upstream(it)))
+        .collect();
     json!({
         "memory": memory,
         "allow": patterns(&config.allow),
@@ -56,6 +61,7 @@ pub fn shown(config: &Config) -> Value {
         "default": config.default.as_ref().map(ToString::to_string),
         "cache": config.cache,
         "engines": engines,
+        "upstreams": upstreams,
         "models": models,
         "pool": pool(&config.pool),
         "server": server(&config.server),
@@ -152,6 +158,32 @@ fn engine(engine: &Engine) -> Value {
     })
 }
 
+/// An upstream; where its key lies, never what it is.
+fn upstream(upstream: &Upstream) -> Value {
+    let (variable, file) = match &upstream.key {
+        Some(KeySource::Variable(name)) => (Some(name), None),
+        Some(KeySource::File(path)) => (None, Some(path)),
+        None => (None, None),
+    };
+    json!({
+        "url": upstream.url.to_string(),
+        "key_env": variable,
+        "key_file": file,
+        "models": upstream.models.iter().map(remote_name).collect::<Vec<_>>(),
+        "kinds": upstream.kinds,
+        "ca": upstream.ca,
+    })
+}
+
+/// As it can be written in the file.
+fn remote_name(remote: &RemoteName) -> Value {
+    let name = remote.name.as_str();
+    match &remote.sent_as {
+        Some(sent_as) => json!({"name": name, "as": sent_as}),
+        None => json!(name),
+    }
+}
+
 fn entry(entry: &Entry) -> Value {
     let (repo, revision, path) = match &entry.source {
         Source::Repository { id, revision } => (Some(id.to_string()), revision.clone(), None),
@@ -190,6 +222,7 @@ fn entry(entry: &Entry) -> Value {
         },
         "variants": entry.variants,
         "tags": entry.tags,
+        "fallback": entry.fallback.as_ref().map(ToString::to_string),
     })
 }
 

@@ -6,8 +6,10 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::error::{ApiError, Code};
-use super::intake::{self, Bodies};
+use super::intake::{self, Bodies, Inflow};
 use crate::config::Limits;
+use crate::dispatch::upload::parts::Unclear;
+use crate::dispatch::upload::{self, Upload};
 
 /// The whole body of a JSON request. It is refused before it is read if it says
 /// itself that it is too large, compressed or something else than JSON.
@@ -19,6 +21,22 @@ pub async fn read_json(
 ) -> Result<Bytes, ApiError> {
     check_kind(headers)?;
     intake::take(headers, body, limits, bodies).await
+}
+
+/// The beginning of a body with a file in it, and the rest that is to come. It is
+/// refused before it is read if it says itself that it is too large, compressed or
+/// something else than `multipart/form-data`.
+pub async fn begin_upload(
+    headers: &HeaderMap,
+    body: Body,
+    limits: &Limits,
+    bodies: &Bodies,
+) -> Result<(Bytes, Upload), ApiError> {
+    check_plain(headers)?;
+    let kind = headers.get(header::CONTENT_TYPE).cloned();
+    let kind = kind.ok_or_else(|| upload::refusal(Unclear::Boundary))?;
+    let inflow = Inflow::of(headers, body, limits, bodies)?;
+    Upload::begin(kind, inflow).await
 }
 
 /// What a body of management says.
@@ -44,16 +62,23 @@ fn check_kind(headers: &HeaderMap) -> Result<(), ApiError> {
         let kind = kind.split(|&byte| byte == b';').next().unwrap_or_default();
         kind.trim_ascii().eq_ignore_ascii_case(b"application/json")
     });
-    let plain = headers
-        .get(header::CONTENT_ENCODING)
-        .is_none_or(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity"));
-    match (is_json, plain) {
-        (true, true) => Ok(()),
-        (false, _) => Err(ApiError::new(
+    match is_json {
+        true => check_plain(headers),
+        false => Err(ApiError::new(
             Code::UnsupportedMediaType,
             "the content-type of a request must be application/json",
         )),
-        (true, false) => Err(ApiError::new(
+    }
+}
+
+/// Not compressed.
+fn check_plain(headers: &HeaderMap) -> Result<(), ApiError> {
+    let is_plain = headers
+        .get(header::CONTENT_ENCODING)
+        .is_none_or(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity"));
+    match is_plain {
+        true => Ok(()),
+        false => Err(ApiError::new(
             Code::UnsupportedMediaType,
             "compressed bodies are not taken",
         )),

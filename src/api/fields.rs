@@ -32,6 +32,14 @@ pub enum Endpoint {
     Completions,
     /// `/v1/embeddings`
     Embeddings,
+    /// `/v1/rerank`
+    Rerank,
+    /// `/v1/audio/speech`
+    Speech,
+    /// `/v1/audio/transcriptions`
+    Transcriptions,
+    /// `/v1/audio/translations`
+    Translations,
 }
 
 /// One row: a field.
@@ -94,7 +102,14 @@ use Takes::{Array, Flag, Name, Nothing, Number, Object, Whole, Words};
 /// What `input` takes.
 pub const TEXTS: &str = "a string or an array of strings";
 
-const ALL: &[Endpoint] = &[Endpoint::Chat, Endpoint::Completions, Endpoint::Embeddings];
+/// Every path whose requests are JSON.
+const ALL: &[Endpoint] = &[
+    Endpoint::Chat,
+    Endpoint::Completions,
+    Endpoint::Embeddings,
+    Endpoint::Rerank,
+    Endpoint::Speech,
+];
 const EMBEDDINGS: &[Endpoint] = &[Endpoint::Embeddings];
 const BOTH: &[Endpoint] = &[Endpoint::Chat, Endpoint::Completions];
 const CHAT: &[Endpoint] = &[Endpoint::Chat];
@@ -191,7 +206,19 @@ impl Endpoint {
             Self::Chat => Use::Chat,
             Self::Completions => Use::Completions,
             Self::Embeddings => Use::Embeddings,
+            Self::Rerank => Use::Rerank,
+            Self::Speech | Self::Transcriptions | Self::Translations => Use::Audio,
         }
+    }
+
+    /// Whether a request has a file in it and is not held.
+    pub fn is_upload(self) -> bool {
+        matches!(self, Self::Transcriptions | Self::Translations)
+    }
+
+    /// Whether an answer is JSON whatever was asked: sound and subtitles are not.
+    pub fn answers_json(self) -> bool {
+        self.asks() != Use::Audio
     }
 
     /// The path, here and at the engine.
@@ -200,6 +227,10 @@ impl Endpoint {
             Self::Chat => "/v1/chat/completions",
             Self::Completions => "/v1/completions",
             Self::Embeddings => "/v1/embeddings",
+            Self::Rerank => "/v1/rerank",
+            Self::Speech => "/v1/audio/speech",
+            Self::Transcriptions => "/v1/audio/transcriptions",
+            Self::Translations => "/v1/audio/translations",
         }
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::error::{ApiError, Code};
 use crate::config::Limits;
+use crate::units::ByteSize;
 
 /// Slowest body on average, bytes a second, once `body_idle` has passed; that of
 /// Kestrel (`MinRequestBodyDataRate`).
@@ -89,56 +90,153 @@ impl AsRef<[u8]> for Taken {
     }
 }
 
+/// A body on its way in: how much of it there is, and at what pace it comes.
+#[derive(Debug)]
+pub struct Inflow {
+    body: Body,
+    bodies: Bodies,
+    /// Most bytes it may have.
+    largest: ByteSize,
+    /// Most bytes that all bodies may hold.
+    room: ByteSize,
+    idle: Duration,
+    declared: Option<u64>,
+    received: u64,
+    /// Since when it has been asked for without a break, and what it had then.
+    began: (Instant, u64),
+    last: Instant,
+    held: Vec<u8>,
+    memory: Held,
+}
+
+impl Inflow {
+    /// A body of which nothing has been read.
+    ///
+    /// # Errors
+    /// It says itself that it is too large.
+    pub fn of(
+        headers: &HeaderMap,
+        body: Body,
+        limits: &Limits,
+        bodies: &Bodies,
+    ) -> Result<Self, ApiError> {
+        let declared = headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let now = Instant::now();
+        let inflow = Self {
+            body,
+            bodies: bodies.clone(),
+            largest: limits.body,
+            room: limits.bodies,
+            idle: limits.body_idle,
+            declared,
+            received: 0,
+            began: (now, 0),
+            last: now,
+            held: Vec::new(),
+            memory: bodies.hold_nothing(),
+        };
+        match declared.is_some_and(|length| length > limits.body.0) {
+            true => Err(inflow.too_large()),
+            false => Ok(inflow),
+        }
+    }
+
+    /// How long it says that it is.
+    pub fn declared(&self) -> Option<u64> {
+        self.declared
+    }
+
+    /// The time until now was not the client's.
+    pub fn go_on(&mut self) {
+        self.last = Instant::now();
+        self.began = (self.last, self.received);
+    }
+
+    /// The next bytes; nothing at the end.
+    ///
+    /// # Errors
+    /// They come too slowly, are too many, or are not well framed.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        loop {
+            let (began, before) = self.began;
+            let deadline = deadline(began, self.last, self.received - before, self.idle);
+            let frame = timeout_at(deadline, self.body.frame()).await.map_err(|_| {
+                let message = format!(
+                    "the body came too slowly: nothing for {:?}, or less than {SLOWEST} bytes a second",
+                    self.idle
+                );
+                ApiError::new(Code::RequestTimeout, message)
+            })?;
+            let data = match frame {
+                None => return Ok(None),
+                Some(Err(_)) => {
+                    return Err(ApiError::new(
+                        Code::BadRequest,
+                        "the body broke off or is not well framed",
+                    ));
+                }
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => data,
+                    Err(_) => continue,
+                },
+            };
+            self.last = Instant::now();
+            self.received += data.len() as u64;
+            if self.received > self.largest.0 {
+                return Err(self.too_large());
+            }
+            return Ok(Some(data));
+        }
+    }
+
+    /// The next bytes, of which a copy is kept; nothing at the end.
+    ///
+    /// # Errors
+    /// As those of [`Self::next`], and when the memory for bodies is full.
+    pub async fn hold_next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        let Some(data) = self.next().await? else {
+            return Ok(None);
+        };
+        self.memory.grow(data.len() as u64, self.room.0)?;
+        self.held.extend_from_slice(&data);
+        Ok(Some(data))
+    }
+
+    /// How many bytes are kept.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// What is kept, with the memory that it holds.
+    pub fn take_held(&mut self) -> Bytes {
+        Bytes::from_owner(Taken {
+            bytes: std::mem::take(&mut self.held),
+            _held: std::mem::replace(&mut self.memory, self.bodies.hold_nothing()),
+        })
+    }
+
+    fn too_large(&self) -> ApiError {
+        let message = format!("the body has more than {}", self.largest);
+        ApiError::new(Code::RequestTooLarge, message)
+    }
+}
+
 /// Reads the whole body, or refuses it as soon as it is known to be too large, too
 /// slow, or more than the memory for bodies has left.
 pub async fn take(
     headers: &HeaderMap,
-    mut body: Body,
+    body: Body,
     limits: &Limits,
     bodies: &Bodies,
 ) -> Result<Bytes, ApiError> {
-    let declared = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    let too_large = || {
-        let message = format!("the body has more than {}", limits.body);
-        ApiError::new(Code::RequestTooLarge, message)
-    };
-    if declared.is_some_and(|length| length > limits.body.0) {
-        return Err(too_large());
-    }
-    let most = declared.unwrap_or(limits.body.0);
+    let mut inflow = Inflow::of(headers, body, limits, bodies)?;
+    let most = inflow.declared().unwrap_or(limits.body.0);
     let mut held = bodies.hold_nothing();
     let mut pieces = Pieces::default();
-    let began = Instant::now();
-    let mut last = began;
-    loop {
-        let deadline = deadline(began, last, pieces.length, limits.body_idle);
-        let frame = timeout_at(deadline, body.frame()).await.map_err(|_| {
-            let message = format!(
-                "the body came too slowly: nothing for {:?}, or less than {SLOWEST} bytes a second",
-                limits.body_idle
-            );
-            ApiError::new(Code::RequestTimeout, message)
-        })?;
-        let data = match frame {
-            None => break,
-            Some(Err(_)) => {
-                return Err(ApiError::new(
-                    Code::BadRequest,
-                    "the body broke off or is not well framed",
-                ));
-            }
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => data,
-                Err(_) => continue,
-            },
-        };
-        last = Instant::now();
+    while let Some(data) = inflow.next().await? {
         let mut data = &data[..];
-        if pieces.length + data.len() as u64 > limits.body.0 {
-            return Err(too_large());
-        }
         while !data.is_empty() {
             if pieces.room() == 0 {
                 let room = room(pieces.length, most);
@@ -210,7 +308,6 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::config::standard::Surroundings;
-    use crate::units::ByteSize;
 
     fn limits() -> Limits {
         let around = Surroundings {

@@ -14,7 +14,7 @@ use super::error::{ApiError, Code};
 use crate::access::Caller;
 use crate::model::id::Name;
 use crate::pool::{ModelState, View};
-use crate::registry::Snapshot;
+use crate::registry::{Leads, Remote, Snapshot};
 use crate::route::{self, Listed};
 use crate::service::Service;
 
@@ -35,7 +35,10 @@ pub async fn list(
     let view = service.dispatch.pool.view();
     let data: Vec<_> = route::list(&snapshot, &|name| caller.scope.permits(name))
         .iter()
-        .filter(|listed| listed.served.has_tags(&tags))
+        .filter(|listed| match &listed.behind {
+            Leads::Model(served) => served.has_tags(&tags),
+            Leads::Upstream(_) => tags.is_empty(),
+        })
         .map(|listed| object(listed, &view))
         .collect();
     Json(json!({"object": "list", "data": data}))
@@ -65,7 +68,10 @@ pub async fn one(
 
 /// A model in OpenAI's shape, with what agents need besides: the window and the state.
 fn object(listed: &Listed, view: &View) -> Value {
-    let served = &listed.served;
+    let served = match &listed.behind {
+        Leads::Model(served) => served,
+        Leads::Upstream(remote) => return object_of_upstream(&listed.id, remote),
+    };
     let plan = served.plan.as_ref().ok();
     let known = plan.and_then(|plan| view.model(&plan.model));
     let state = known.map_or(ModelState::Unloaded, |model| model.state);
@@ -98,6 +104,25 @@ fn object(listed: &Listed, view: &View) -> Value {
         object["alias_of"] = json!(name);
     }
     object
+}
+
+/// A name that an upstream answers. There is nothing to load, so it is always ready.
+fn object_of_upstream(id: &str, remote: &Remote) -> Value {
+    json!({
+        "id": id,
+        "object": "model",
+        "created": 0,
+        "owned_by": remote.upstream.name,
+        "state": ModelState::Ready,
+        "status": {"value": ModelState::Ready},
+        "kind": remote.upstream.kinds.first(),
+        "cached": false,
+        "context_length": null,
+        "max_model_len": null,
+        "aliases": [],
+        "tags": [],
+        "upstream": remote.upstream.name,
+    })
 }
 
 fn seconds(time: SystemTime) -> u64 {

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::{Request as HttpRequest, State};
 use axum::http::{Extensions, HeaderMap, Response, Uri};
 
-use super::body::read_json;
+use super::body::{begin_upload, read_json};
 use super::error::{ApiError, Code};
 use super::fields::Endpoint;
 use super::front::RequestId;
@@ -17,6 +17,7 @@ use crate::pool::{CallerId, Terms};
 use crate::records::entry::Entry;
 use crate::registry::Snapshot;
 use crate::service::Service;
+use crate::upstream::HOP_HEADER;
 
 /// What the front knows of a request: who asks, under which id, where it is recorded,
 /// and the world that it sees.
@@ -69,6 +70,38 @@ pub async fn embeddings(
     forward(Endpoint::Embeddings, &service, request).await
 }
 
+/// `POST /v1/rerank`
+pub async fn rerank(
+    State(service): State<Service>,
+    request: HttpRequest,
+) -> Result<Response<Body>, ApiError> {
+    forward(Endpoint::Rerank, &service, request).await
+}
+
+/// `POST /v1/audio/speech`
+pub async fn speech(
+    State(service): State<Service>,
+    request: HttpRequest,
+) -> Result<Response<Body>, ApiError> {
+    forward(Endpoint::Speech, &service, request).await
+}
+
+/// `POST /v1/audio/transcriptions`
+pub async fn transcriptions(
+    State(service): State<Service>,
+    request: HttpRequest,
+) -> Result<Response<Body>, ApiError> {
+    forward(Endpoint::Transcriptions, &service, request).await
+}
+
+/// `POST /v1/audio/translations`
+pub async fn translations(
+    State(service): State<Service>,
+    request: HttpRequest,
+) -> Result<Response<Body>, ApiError> {
+    forward(Endpoint::Translations, &service, request).await
+}
+
 async fn forward(
     endpoint: Endpoint,
     service: &Service,
@@ -87,18 +120,30 @@ async fn forward(
     let explain = headers
         .get("x-roundhouse-explain")
         .is_some_and(|value| value.as_bytes() == b"1");
+    let is_passed_on = headers.contains_key(HOP_HEADER);
     let limits = &snapshot.config.server.limits;
-    let body = read_json(&headers, body, limits, &service.bodies).await?;
+    let (body, upload) = match endpoint.is_upload() {
+        true => {
+            let (beginning, upload) = begin_upload(&headers, body, limits, &service.bodies).await?;
+            (beginning, Some(upload))
+        }
+        false => (
+            read_json(&headers, body, limits, &service.bodies).await?,
+            None,
+        ),
+    };
     entry.received(body.len());
     let request = Request {
         endpoint,
         snapshot,
         body,
+        upload,
         request_id,
         caller,
         entry,
         terms,
         explain,
+        is_passed_on,
     };
     service.dispatch.answer(request).await
 }

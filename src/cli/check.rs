@@ -12,7 +12,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{CONFIGURATION, print_config, table};
+use super::{CONFIGURATION, print_config, table, upstreams};
 use crate::config::engine::Use;
 use crate::config::locate::{self, LoadError};
 use crate::config::lock;
@@ -154,7 +154,9 @@ fn shown(snapshot: &Snapshot, ledger: &Ledger) -> String {
         true => "nothing is served: allow is empty or matches nothing in the cache\n".to_owned(),
         false => table::lines(&rows),
     };
-    format!("{file} is valid\n\n{table}\n{}\n", sums(snapshot, ledger))
+    let upstreams = upstreams::shown(snapshot);
+    let sums = sums(snapshot, ledger);
+    format!("{file} is valid\n\n{table}{upstreams}\n{sums}\n")
 }
 
 /// One name: its source, what it reserves and what was seen of it, its state.
@@ -268,6 +270,7 @@ fn report(snapshot: &Snapshot, ledger: &Ledger) -> Value {
         "kept_bytes": kept.0,
         "fits": fits(snapshot, needs).to_json(),
         "models": models,
+        "upstreams": upstreams::told(snapshot),
     })
 }
 

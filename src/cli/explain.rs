@@ -90,6 +90,18 @@ fn shown(told: &Value) -> String {
             format!("none for \"{name}\": {}", words(&told["reason"])),
         ),
     }
+    if let Some(upstream) = told["upstream"].as_str() {
+        line(
+            "upstream",
+            format!("{upstream}; requests leave this machine"),
+        );
+    }
+    if let Some(fallback) = told["fallback"].as_str() {
+        line(
+            "fallback",
+            format!("{fallback}, where this machine cannot answer"),
+        );
+    }
     for step in list(&told["path"]) {
         let mark = if step["found"] == true { "yes" } else { "no" };
         let text = format!("{mark}, {}", words(&step["says"]));
@@ -116,6 +128,7 @@ fn shown(told: &Value) -> String {
             line("state", state_line(now));
             line("now", course_line(now));
         }
+        None if told["upstream"].is_string() => {}
         None if told["served"] == true => line("state", "no server runs".to_owned()),
         None => {}
     }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use serde_json::json;
 
-use super::{CONFIGURATION, check, table};
+use super::{CONFIGURATION, check, table, upstreams};
 use crate::config::engine::Use;
 use crate::pool::ledger::{Ledger, Seen};
 use crate::registry::Snapshot;
@@ -49,8 +49,11 @@ pub fn run(args: &ModelsArgs) -> ExitCode {
         .map(|model| Told::of(model, &snapshot, &ledger))
         .collect();
     let text = match args.json {
-        true => format!("{}\n", json!({"models": told})),
-        false => shown(&told, all),
+        true => {
+            let upstreams = upstreams::told(&snapshot);
+            format!("{}\n", json!({"models": told, "upstreams": upstreams}))
+        }
+        false => shown(&told, all) + &upstreams::shown(&snapshot),
     };
     super::print(&text, 0)
 }

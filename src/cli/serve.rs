@@ -18,6 +18,8 @@ use crate::access::Entrance;
 use crate::access::keys::{KeyClass, KeyRing, Keys, given};
 use crate::access::limit::Limiter;
 use crate::api::intake::Bodies;
+use crate::config::problem::Problems;
+use crate::config::upstream::own_listener;
 use crate::config::{self, Config, Listen, locate};
 use crate::dispatch::{Dispatch, live, spool};
 use crate::platform::{self, Folders};
@@ -36,6 +38,7 @@ use crate::service::reload::{self, Reload, ReloadError};
 use crate::service::seen::Seen;
 use crate::service::{self, Service};
 use crate::shutdown::{FailPoints, Tasks};
+use crate::upstream::{self, Upstreams};
 use crate::worker::process::{Launcher, LauncherOptions};
 use crate::{admin, api, telemetry};
 
@@ -154,6 +157,15 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         tracing::warn!("prompts and answers are written to the log (--log-bodies)");
     }
     close_to_others(&config)?;
+    refuse_loops(&config).map_err(NotStarted::configuration)?;
+    for (upstream, error) in upstream::missing_keys(config.upstreams.values()) {
+        let error = error.to_string();
+        tracing::warn!(
+            upstream,
+            error,
+            "an upstream has no key and will not be asked"
+        );
+    }
     let given = given::read(|name| std::env::var_os(name)).map_err(NotStarted::configuration)?;
     let keys = KeyRing::open(config.keys_file.clone(), given).map_err(NotStarted::configuration)?;
     refuse_exposure(&config, &keys.load(), args.insecure_no_auth)?;
@@ -206,7 +218,9 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
     // The file that was found at the start, whatever else there is by then.
     let read = Box::new(move |instead| {
         let config = locate::read_again(&file, instead, &again).map_err(ReloadError::Problems)?;
-        Ok(overrides.over(config))
+        let config = overrides.over(config);
+        refuse_loops(&config).map_err(ReloadError::Problems)?;
+        Ok(config)
     });
     audit.sum_up(&counters, &owner);
     let records = Arc::new(Records {
@@ -224,6 +238,7 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         dispatch: Arc::new(Dispatch {
             registry: registry.clone(),
             pool: pool.clone(),
+            upstreams: Upstreams::default(),
             spools: spool::Budget::default(),
             live: live::Live::default(),
             tasks: tasks.clone(),
@@ -330,6 +345,15 @@ fn close_to_others(config: &Config) -> Result<(), NotStarted> {
         })?;
     }
     Ok(())
+}
+
+/// An upstream that is this server would be asked without an end. The file is held
+/// against itself when it is read; here against the options of the command line too.
+fn refuse_loops(config: &Config) -> Result<(), Problems> {
+    match own_listener(config) {
+        Some(message) => Err(Problems::whole(config.source.as_deref(), message)),
+        None => Ok(()),
+    }
 }
 
 /// A reachable address without keys is refused before any port opens. For

@@ -7,8 +7,8 @@ pub mod kind;
 use Class::{Live, NextLoad, Restart};
 use Kind::{
     Address, Any, Duration, Field, FieldLimits, Fields, File, Filter, Folder, Host, List, Mapping,
-    Mode, Name, Network, Number, Origin, Pattern, Percentage, Repository, Revision, Size,
-    SpecialName, Switch, Tag, Text, Tokens, Variables, Variants, Word,
+    Mode, Name, Network, Number, Origin, Pattern, Percentage, RemoteName, Repository, Revision,
+    Size, SpecialName, Switch, Tag, Text, Tokens, Url, Variables, Variants, Word,
 };
 use Otherwise::{Absent, Value, Words};
 use kind::Kind;
@@ -143,6 +143,8 @@ pub const KEYS: &[Key] = &[
         "`NAME:VARIANT` is the same load, with these values where a request does not say; they count before `request.defaults`"),
     key("models.NAME.tags", List(&Tag), Value("[]"), Live,
         "to filter lists by: `GET /v1/models?tag=`, `GET /admin/models?tag=`, `roundhouse models --tag TAG`"),
+    key("models.NAME.fallback", Name, Absent, Live,
+        "a name of an upstream that answers, once, where this machine fails before its first byte; the answer says so in `x-roundhouse-fallback`. Without it no prompt of this entry leaves the machine"),
     key("engines.NAME", Mapping, Absent, NextLoad,
         "an engine that is not ours: any program that speaks OpenAI's HTTP on a port or a socket of this machine; entries name it with `engine`"),
     key("engines.NAME.command", List(&Text), Absent, NextLoad,
@@ -157,6 +159,20 @@ pub const KEYS: &[Key] = &[
         "variables of its environment besides the few that every worker gets; the same places are filled in"),
     key("engines.NAME.model", Text, Value("\"{model}\""), NextLoad,
         "what it calls the model: stands in the place of `model` in what it is asked"),
+    key("upstreams.NAME", Mapping, Absent, Live,
+        "a service elsewhere that speaks OpenAI's HTTP, with a key of its own; requests by its names leave this machine, and nothing of the caller goes along but their body"),
+    key("upstreams.NAME.url", Url, Absent, Live,
+        "what clients call its base URL: `https`, or `http` for a port of this machine; no listener of this server, no link-local address"),
+    key("upstreams.NAME.key_env", Text, Absent, Live,
+        "the variable of the server's environment that holds the key for it"),
+    key("upstreams.NAME.key_file", File, Absent, Live,
+        "the file that holds the key for it, which only its owner may read; a new one is taken up by itself"),
+    key("upstreams.NAME.models", List(&Any(&[Name, RemoteName])), Absent, Live,
+        "the names that it answers, exact or with a `*`, in one table with the aliases; it is asked by the same name, or by `as`"),
+    key("upstreams.NAME.kinds", List(&Any(&[Word("chat"), Word("completions"), Word("embeddings"), Word("rerank"), Word("audio")])), Value("[\"chat\", \"completions\", \"embeddings\"]"), Live,
+        "what it may be asked; anything else is refused (400)"),
+    key("upstreams.NAME.ca", File, Words("the system's"), Live,
+        "certificates in PEM to one of which its own has to lead"),
     key("pool.max_models", Any(&[Number, Word("unlimited")]), Value("unlimited"), Live,
         "most models loaded at once"),
     key("pool.idle_unload", Any(&[Duration, Word("never")]), Value("15m"), Live,

@@ -67,6 +67,7 @@ impl Config {
             deny: Vec::new(),
             default: None,
             engines: IndexMap::new(),
+            upstreams: IndexMap::new(),
             models: Vec::new(),
             keys_file: around.state.join("keys.json"),
             audit: around.state.join("audit.jsonl"),

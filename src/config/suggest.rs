@@ -199,7 +199,7 @@ mod tests {
         check("Memory", Some("memory"));
         check("alow", Some("allow"));
         check("catche", Some("cache"));
-        check("upstreams", None);
+        check("replicas", None);
         check("", None);
         check("x", None);
     }

@@ -10,6 +10,7 @@ mod meant;
 mod models;
 mod request;
 mod server;
+mod upstreams;
 mod values;
 mod variants;
 mod wildcards;
@@ -148,7 +149,8 @@ impl Walker<'_> {
                     default = Some(at);
                 }
                 "cache" => set(&mut config.cache, self.folders(at)),
-                "models" => (config.models, places) = self.models(&pair.node),
+                "models" => config.models = self.models(&pair.node, &mut places),
+                "upstreams" => config.upstreams = self.upstreams(&pair.node, &mut places),
                 "pool" => self.pool(&pair.node, &mut config.pool),
                 "server" => self.server(&pair.node, &mut config.server),
                 "keys_file" => set(&mut config.keys_file, self.path(at)),

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use axum::http::{HeaderName, HeaderValue};
 
+use super::hold::Away;
 use super::{Dispatch, Request};
 use crate::access::keys::Scope;
 use crate::api::error::{ApiError, Code};
@@ -49,6 +50,16 @@ impl Dispatch {
                 eta.map(HeaderValue::from),
             )
     }
+}
+
+/// The same where an upstream answers: there is nothing to wait for.
+pub(super) fn away(away: &Away, why: Why) -> Option<HeaderValue> {
+    let (model, upstream) = (away.model(), away.upstream());
+    HeaderValue::from_str(&format!(
+        "route={} {model}; upstream={upstream}",
+        why.as_str()
+    ))
+    .ok()
 }
 
 /// One line. Of models outside the caller's set it says how many there are.

@@ -3,8 +3,9 @@
 //! client are not changed here.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, header};
 use memchr::memmem::Finder;
 use serde::Deserialize;
 use serde_json::Value;
@@ -75,9 +76,73 @@ pub fn refusal(model: &str, status: StatusCode, body: &[u8]) -> ApiError {
     ApiError::new(code, message)
 }
 
+/// The refusal of an upstream in the form of our API. What it says of the request is
+/// passed on; that it does not take our key, redirects, or fails, is between us and it.
+pub fn refusal_of_upstream(
+    upstream: &str,
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> ApiError {
+    let message = |what: &str| format!("the upstream {upstream} {what}");
+    let wait = headers.get(header::RETRY_AFTER);
+    let wait = wait.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    let error = match status {
+        StatusCode::BAD_REQUEST
+        | StatusCode::PAYLOAD_TOO_LARGE
+        | StatusCode::UNPROCESSABLE_ENTITY => refusal(upstream, status, body),
+        StatusCode::NOT_FOUND => {
+            ApiError::new(Code::ModelNotFound, message("does not have this model")).param("model")
+        }
+        StatusCode::TOO_MANY_REQUESTS => ApiError::new(
+            Code::RateLimitExceeded,
+            message("takes no more requests now"),
+        ),
+        StatusCode::SERVICE_UNAVAILABLE => {
+            ApiError::new(Code::Overloaded, message("is overloaded"))
+        }
+        StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => {
+            ApiError::new(Code::UpstreamTimeout, message("was too slow"))
+        }
+        _ => ApiError::new(Code::BadUpstreamResponse, message("failed to answer")),
+    };
+    match (wait, error.retry_after) {
+        (Some(seconds), Some(_)) => error.retry_after(Duration::from_secs(seconds)),
+        _ => error,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_upstreams_status_says_whose_fault_it_is() {
+        let check = |status: u16, expected: Code, seconds: Option<u64>| {
+            let status = StatusCode::from_u16(status).expect("a status");
+            let headers = [(header::RETRY_AFTER, "7".parse().expect("a value"))];
+            let body = br#"{"error":{"message":"sk-canary 10.0.0.7"}}"#;
+            let error = refusal_of_upstream("cloud", status, &headers.into_iter().collect(), body);
+            assert_eq!(error.code, expected, "{status}");
+            assert_eq!(
+                error.retry_after.map(|it| it.as_secs()),
+                seconds,
+                "{status}"
+            );
+            let is_said = error.message.contains("canary");
+            assert_eq!(is_said, expected == Code::BadRequest, "{status}");
+        };
+        check(400, Code::BadRequest, None);
+        check(422, Code::BadRequest, None);
+        check(401, Code::BadUpstreamResponse, None);
+        check(403, Code::BadUpstreamResponse, None);
+        check(404, Code::ModelNotFound, None);
+        check(429, Code::RateLimitExceeded, Some(7));
+        check(302, Code::BadUpstreamResponse, None);
+        check(500, Code::BadUpstreamResponse, None);
+        check(503, Code::Overloaded, Some(7));
+        check(504, Code::UpstreamTimeout, None);
+    }
 
     #[test]
     fn refusals_of_many_shapes_become_ours() {

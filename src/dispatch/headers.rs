@@ -47,6 +47,31 @@ pub fn to_client(from: &HeaderMap) -> HeaderMap {
     passed.collect()
 }
 
+/// The same with what the body is, of an answer that was not looked into: a page that
+/// a browser would run is told to be bytes.
+pub fn with_media(from: &HeaderMap) -> HeaderMap {
+    let mut headers = to_client(from);
+    let kind = from.get(header::CONTENT_TYPE).filter(|kind| is_media(kind));
+    let bytes = HeaderValue::from_static("application/octet-stream");
+    headers.insert(header::CONTENT_TYPE, kind.cloned().unwrap_or(bytes));
+    headers
+}
+
+/// Whether this is a kind of sound, or of plain text.
+fn is_media(kind: &HeaderValue) -> bool {
+    const PLAIN: [&str; 5] = [
+        "application/json",
+        "application/x-subrip",
+        "text/plain",
+        "text/vtt",
+        "text/event-stream",
+    ];
+    let text = kind.to_str().unwrap_or_default();
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    let essence = essence.to_ascii_lowercase();
+    text.len() <= LONGEST && (essence.starts_with("audio/") || PLAIN.contains(&essence.as_str()))
+}
+
 /// A value as it may be passed on, if it may.
 fn sound(name: &str, value: &HeaderValue) -> Option<HeaderValue> {
     match name {

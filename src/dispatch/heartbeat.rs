@@ -83,8 +83,8 @@ fn empty(running: &Running, endpoint: Endpoint) -> Bytes {
             "chat.completion.chunk",
             json!({"index": 0, "delta": {}, "finish_reason": null}),
         ),
-        // Vectors are not streamed.
-        Endpoint::Completions | Endpoint::Embeddings => (
+        // Nothing else is streamed.
+        _ => (
             "text_completion",
             json!({"index": 0, "text": "", "finish_reason": null}),
         ),

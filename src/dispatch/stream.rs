@@ -23,17 +23,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::{EventBody, comment};
 use super::heartbeat::Heartbeat;
+use super::hold::{Hold, crashed, cut_short, give_up, revoked};
 use super::observer::Observer;
 use super::patience::within;
 use super::relay::Relay;
 use super::spool::{self, Writer};
-use super::whole::{collect, engine_failed, is_answer, is_compressed, json_headers, usage_of};
-use super::{
-    Dispatch, Routed, Wait, cancelled, crashed, ended_early, foreign, give_up, headers, revoked,
-};
+use super::whole::{collect, is_compressed, json_headers, usage_of};
+use super::{Dispatch, Routed, Wait, cancelled, headers};
 use crate::api::error::{ApiError, Code};
 use crate::config;
-use crate::pool::lease::Lease;
 use crate::shutdown::Place;
 use crate::worker::client;
 
@@ -88,6 +86,7 @@ pub(super) async fn answer(
         routed: routed.clone(),
         writer,
         begin: Some(begin),
+        has_begun: false,
         events: 0,
     };
     half.dispatch.tasks.clone().spawn(half.run(gone));
@@ -188,6 +187,8 @@ struct ReadingHalf {
     writer: Writer,
     /// Taken when the beginning has been told, or the headers went out without it.
     begin: Option<oneshot::Sender<Beginning>>,
+    /// Whether anything of an answer has gone out.
+    has_begun: bool,
     /// How many events of the engine have gone out.
     events: u64,
 }
@@ -237,9 +238,20 @@ impl ReadingHalf {
         }
     }
 
-    /// Waits for the model, asks it, and passes on what it says.
+    /// Passes on what whoever the name leads to says; if that fails before a byte of it
+    /// has gone out and the entry says so, what its upstream says.
     async fn pass_on(&mut self, usage: &mut Option<String>) -> Result<(), Ending> {
         self.dispatch.tasks.pass(Place::Stream);
+        match self.pass_on_one(usage).await {
+            Err(Ending::Failed(error)) if !self.has_begun && self.routed.falls_back(&error) => {
+                self.pass_on_one(usage).await
+            }
+            ended => ended,
+        }
+    }
+
+    /// Waits for the model, asks it, and passes on what it says.
+    async fn pass_on_one(&mut self, usage: &mut Option<String>) -> Result<(), Ending> {
         let routed = self.routed.clone();
         let (lease, response) = routed.send(&self.dispatch).await.map_err(Ending::Failed)?;
         let (head, body) = response.into_parts();
@@ -258,7 +270,7 @@ impl ReadingHalf {
     /// Passes on whole events until the engine ends.
     async fn pass_events(
         &mut self,
-        lease: Lease,
+        lease: Hold,
         headers: HeaderMap,
         mut body: client::Body,
         usage: &mut Option<String>,
@@ -291,6 +303,7 @@ impl ReadingHalf {
                 if let Some(said) = observer.usage() {
                     *usage = Some(said.to_owned());
                 }
+                self.has_begun = true;
                 self.begin_events(&headers, Wait::of(&lease)).await?;
                 self.events += seen;
                 self.routed.place.running().passed(seen);
@@ -309,11 +322,12 @@ impl ReadingHalf {
             }
         }
         // The engine's last byte: what the client has not taken yet drains from the spool.
+        let failure = cut_short(&lease);
         drop(lease);
         if observer.ended() {
             return Ok(());
         }
-        Err(Ending::Failed(ended_early(&model)))
+        Err(Ending::Failed(failure))
     }
 
     /// Lets the headers go, or says in a comment what they would have said.
@@ -354,7 +368,7 @@ impl ReadingHalf {
     /// Passes on an engine's refusal: plainly while headers are held, else as an event.
     async fn pass_plain(
         &mut self,
-        lease: Lease,
+        lease: Hold,
         status: StatusCode,
         headers: HeaderMap,
         body: client::Body,
@@ -364,11 +378,7 @@ impl ReadingHalf {
             .await
             .map_err(Ending::Failed)?;
         drop(lease);
-        if !is_answer(status) {
-            return Err(Ending::Failed(engine_failed(&routed, status)));
-        }
-        if routed.is_foreign() && !status.is_success() {
-            let refusal = foreign::refusal(&routed.model(), status, &bytes);
+        if let Some(refusal) = routed.refusal(status, &headers, &bytes) {
             return Err(Ending::Failed(refusal));
         }
         let refusal = serde_json::from_slice::<serde_json::Value>(&bytes).ok();

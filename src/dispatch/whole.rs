@@ -6,10 +6,10 @@ use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 
+use super::hold::{Hold, crashed, give_up, revoked};
 use super::patience::within;
-use super::{Dispatch, Routed, Wait, cancelled, crashed, foreign, give_up, headers, revoked};
+use super::{Dispatch, Routed, Wait, cancelled, foreign, headers};
 use crate::api::error::{ApiError, Code};
-use crate::pool::Lease;
 use crate::worker::{USAGE_TRAILER, client};
 
 /// Largest answer that is taken from an engine, bytes.
@@ -24,7 +24,7 @@ pub(super) async fn answer(
 ) -> Result<Response<Body>, ApiError> {
     let running = routed.place.running();
     let answered = tokio::select! {
-        answered = read(dispatch, &routed) => answered,
+        answered = read_from_any(dispatch, &routed) => answered,
         () = running.cancelled() => Err(cancelled()),
     };
     let outcome = answered
@@ -34,6 +34,18 @@ pub(super) async fn answer(
     routed.count(usage.as_deref(), 0);
     routed.log(outcome, usage.as_deref());
     answered.map(|(response, _)| response)
+}
+
+/// The answer of whom the name leads to; if that fails and the entry says so, of its
+/// upstream.
+async fn read_from_any(
+    dispatch: &Dispatch,
+    routed: &Routed,
+) -> Result<(Response<Body>, Option<String>), ApiError> {
+    match read(dispatch, routed).await {
+        Err(error) if routed.falls_back(&error) => read(dispatch, routed).await,
+        answered => answered,
+    }
 }
 
 async fn read(
@@ -56,13 +68,11 @@ async fn read(
     };
     drop(lease);
     dispatch.log_body(&routed.request.request_id, "an answer", &bytes);
-    if !is_answer(head.status) {
-        return Err(engine_failed(routed, head.status));
+    if let Some(refusal) = routed.refusal(head.status, &head.headers, &bytes) {
+        return Err(refusal);
     }
-    if routed.is_foreign() && !head.status.is_success() {
-        return Err(foreign::refusal(&routed.model(), head.status, &bytes));
-    }
-    if serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err() {
+    let is_json = routed.request.endpoint.answers_json();
+    if is_json && serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err() {
         let message = format!("{} did not answer with JSON", routed.model());
         return Err(ApiError::new(Code::BadUpstreamResponse, message));
     }
@@ -72,14 +82,17 @@ async fn read(
     };
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = head.status;
-    *response.headers_mut() = json_headers(&head.headers);
+    *response.headers_mut() = match is_json {
+        true => json_headers(&head.headers),
+        false => headers::with_media(&head.headers),
+    };
     Ok((routed.finish(response, Some(wait)), usage))
 }
 
 /// The whole body of an engine's answer, and the usage it reports beside it.
 pub(super) async fn collect(
     routed: &Routed,
-    lease: &Lease,
+    lease: &Hold,
     mut body: client::Body,
 ) -> Result<(Bytes, Option<String>), ApiError> {
     let silence = routed.snapshot.config.server.limits.first_token;

@@ -24,8 +24,9 @@ use super::{
     UnloadMode, View,
 };
 use crate::shutdown::Tasks;
-use crate::worker::LoadPlan;
+use crate::worker::client::Client;
 use crate::worker::process::{Launch, Report};
+use crate::worker::{LoadPlan, PlannedEngine};
 
 /// A handle to the pool. Cloning gives another handle to the same pool.
 #[derive(Clone)]
@@ -319,6 +320,17 @@ impl Pool {
         });
         let _ = self.shared.owner.send(Message::Look(question));
         answered.await.ok()
+    }
+
+    /// The way to each worker of our own that is up, by model. Nothing is leased: what is
+    /// asked this way is no use of the model, and its worker may be gone by then.
+    pub fn own_workers(&self) -> Vec<(String, Client)> {
+        let open = self.shared.open.load();
+        let own = open
+            .iter()
+            .filter(|(_, instance)| matches!(instance.plan.engine, PlannedEngine::Own(_)));
+        own.map(|(model, instance)| (model.clone(), instance.client.clone()))
+            .collect()
     }
 
     /// The book of swaps.

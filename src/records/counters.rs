@@ -32,6 +32,8 @@ pub struct Counters {
     requests: Family<ModelAndWord, Counter>,
     refusals: Family<Word, Counter>,
     tokens: Family<ModelAndWord, Counter>,
+    upstream_requests: Family<ModelAndWord, Counter>,
+    upstream_tokens: Family<ModelAndWord, Counter>,
     cached_tokens: Family<Model, Counter>,
     panics: Family<Word, Counter>,
     waits: Family<Model, Histogram>,
@@ -49,6 +51,8 @@ impl Default for Counters {
             requests: Family::default(),
             refusals: Family::default(),
             tokens: Family::default(),
+            upstream_requests: Family::default(),
+            upstream_tokens: Family::default(),
             cached_tokens: Family::default(),
             panics: Family::default(),
             waits: Family::new_with_constructor(histogram),
@@ -77,6 +81,21 @@ impl Counters {
     pub fn used(&self, model: &str, kind: &'static str, tokens: u64) {
         let labels = [("model", model.to_owned()), ("kind", kind.to_owned())];
         self.tokens.get_or_create(&labels).inc_by(tokens);
+    }
+
+    /// A request that left this machine for this upstream has ended.
+    pub fn left(&self, upstream: &str, ending: &'static str) {
+        let labels = [
+            ("upstream", upstream.to_owned()),
+            ("ending", ending.to_owned()),
+        ];
+        self.upstream_requests.get_or_create(&labels).inc();
+    }
+
+    /// This upstream said how many tokens an answer took.
+    pub fn spent(&self, upstream: &str, kind: &'static str, tokens: u64) {
+        let labels = [("upstream", upstream.to_owned()), ("kind", kind.to_owned())];
+        self.upstream_tokens.get_or_create(&labels).inc_by(tokens);
     }
 
     /// An engine said that so many of a prompt's tokens were in its prompt cache.
@@ -141,6 +160,16 @@ impl Counters {
             "tokens",
             "Tokens as engines report them, of prompts and of completions",
             self.tokens.clone(),
+        );
+        registry.register(
+            "upstream_requests",
+            "Requests that left this machine, by upstream and by how they ended",
+            self.upstream_requests.clone(),
+        );
+        registry.register(
+            "upstream_tokens",
+            "Tokens as upstreams report them, of prompts and of completions",
+            self.upstream_tokens.clone(),
         );
         registry.register(
             "cached_tokens",

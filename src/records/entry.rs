@@ -44,6 +44,8 @@ struct Facts {
     generation: u64,
     model: Option<String>,
     route: Option<&'static str>,
+    /// The upstream that it left this machine for.
+    upstream: Option<String>,
     priority: Option<Priority>,
     status: Option<u16>,
     code: Option<&'static str>,
@@ -168,6 +170,11 @@ impl Entry {
         facts.priority = Some(priority);
     }
 
+    /// It leaves this machine for this upstream.
+    pub fn left(&self, upstream: &str) {
+        self.facts().upstream = Some(upstream.to_owned());
+    }
+
     /// The model was there after this time, by this worker, which loaded for so long.
     pub fn granted(&self, waited: Duration, worker: u64, load_ms: u64) {
         let mut facts = self.facts();
@@ -210,6 +217,9 @@ impl Entry {
             ("completion", facts.completion_tokens),
         ] {
             counters.used(model, kind, tokens.unwrap_or_default());
+            if let Some(upstream) = &facts.upstream {
+                counters.spent(upstream, kind, tokens.unwrap_or_default());
+            }
         }
         counters.cached(model, facts.cached_tokens.unwrap_or_default());
     }
@@ -257,6 +267,9 @@ impl Drop for Open {
         let ending = ending(facts, *self.is_delivered.get_mut());
         let model = facts.model.as_deref().unwrap_or(OTHER);
         self.records.counters.ended(model, ending.as_str());
+        if let Some(upstream) = &facts.upstream {
+            self.records.counters.left(upstream, ending.as_str());
+        }
         let time = self.time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let line = Line {
             time_ms: milliseconds(time),

@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 
 use super::catalogue::{Catalogue, Found};
 use super::wildcards::Wildcard;
-use super::{Machine, NotServable, Served, Snapshot, pins};
+use super::{Fallback, Leads, Machine, NotServable, Served, Snapshot, pins, remote};
 use crate::config::engine::Placeholder;
 use crate::config::problem::Problems;
 use crate::config::request::{Rules, fill};
@@ -62,11 +62,23 @@ pub fn snapshot(
     let wildcards = named().filter_map(|(alias, entry)| {
         Some(Wildcard {
             pattern: alias.name.wildcard()?.clone(),
-            served: Arc::clone(served.get(entry.name.as_str())?),
+            leads: Leads::Model(Arc::clone(served.get(entry.name.as_str())?)),
             background: alias.background,
         })
     });
-    let wildcards = wildcards.collect();
+    let away = remote::all(&config).filter_map(|(name, remote)| {
+        Some(Wildcard {
+            pattern: name.name.wildcard()?.clone(),
+            leads: Leads::Upstream(remote),
+            background: false,
+        })
+    });
+    let wildcards = wildcards.chain(away).collect();
+    let remotes = remote::all(&config).filter_map(|(name, remote)| {
+        let exact = name.name.exact()?.to_string();
+        Some((exact, remote))
+    });
+    let remotes = remotes.collect();
     let background = named().filter(|(alias, _)| alias.background);
     let background = background
         .filter_map(|(alias, _)| alias.name.exact().map(ToString::to_string))
@@ -77,6 +89,7 @@ pub fn snapshot(
         budget,
         served,
         aliases,
+        remotes,
         wildcards,
         background,
         cached,
@@ -138,7 +151,14 @@ impl Builder<'_> {
             .models
             .iter()
             .flat_map(|entry| entry.aliases.iter())
-            .filter_map(|alias| alias.name.exact().map(Name::as_str))
+            .map(|alias| &alias.name)
+            .chain(
+                config
+                    .upstreams
+                    .values()
+                    .flat_map(|it| it.models.iter().map(|it| &it.name)),
+            )
+            .filter_map(|name| name.exact().map(Name::as_str))
             .collect();
         for id in self.catalogue.ids() {
             // An alias of the same spelling wins, so the id could never be asked for.
@@ -170,6 +190,11 @@ impl Builder<'_> {
             request: Arc::new(entry.request.clone()),
             variants: variants(entry),
             tags: entry.tags.clone(),
+            fallback: entry.fallback.as_ref().and_then(|name| {
+                let remote = remote::find(self.config, name.as_str())?;
+                let name = name.to_string();
+                Some(Fallback { name, remote })
+            }),
             wildcards: names(|name| Some(name.wildcard()?.as_str().to_owned())),
             ..self.plain(entry.name.as_str(), &entry.source, &entry.load)
         }
@@ -200,6 +225,7 @@ impl Builder<'_> {
             request: Arc::default(),
             variants: IndexMap::new(),
             tags: Vec::new(),
+            fallback: None,
             modified: found.and_then(|found| found.modified),
             size: found.map_or(ByteSize::ZERO, |found| found.size),
             uses: found.map(|found| found.uses.clone()).unwrap_or_default(),

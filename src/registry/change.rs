@@ -35,7 +35,7 @@ pub struct Change {
     /// Pool keys that are to be in memory now and were not before: loaded at once.
     pub brought_up: Vec<String>,
     /// Names that changed how they are treated (`keep`, `preload`, `idle_unload`,
-    /// `request`, `variants`, `tags`).
+    /// `request`, `variants`, `tags`, `fallback`).
     pub settings: Vec<Edited>,
     /// The aliases that are new, gone or lead elsewhere.
     pub aliases: Vec<String>,
@@ -178,6 +178,7 @@ fn changed_treatment(old: &Served, new: &Served) -> Vec<&'static str> {
         ("request", old.request != new.request),
         ("variants", old.variants != new.variants),
         ("tags", old.tags != new.tags),
+        ("fallback", old.fallback != new.fallback),
     ])
 }
 
@@ -198,8 +199,8 @@ fn changed_aliases(before: &Snapshot, now: &Snapshot) -> Vec<String> {
     // A wildcard is where it leads and what it is, all in one.
     let wildcards = |snapshot: &Snapshot| {
         let all = snapshot.wildcards.iter().map(|wildcard| {
-            let (pattern, model) = (wildcard.pattern.as_str(), &wildcard.served.name);
-            (pattern.to_owned(), (model.clone(), wildcard.background))
+            let pattern = wildcard.pattern.as_str().to_owned();
+            (pattern, (wildcard.leads.words(), wildcard.background))
         });
         all.collect::<BTreeMap<_, _>>()
     };
@@ -238,6 +239,7 @@ fn holds_at_once(before: &Snapshot, now: &Snapshot) -> Vec<&'static str> {
         ("deny", old.deny != new.deny),
         ("default", old.default != new.default),
         ("cache", old.cache != new.cache),
+        ("upstreams", old.upstreams != new.upstreams),
         ("pool", old.pool != new.pool),
         ("server", server(old) != server(new)),
         ("log", old.log != new.log),

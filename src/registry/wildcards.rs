@@ -1,9 +1,7 @@
-//! Aliases with a `*`: which of them has a name. What else may have it is asked
+//! Aliases and names of upstreams with a `*`: which of them has a name. What else may have it is asked
 //! before, by `route`.
 
-use std::sync::Arc;
-
-use super::Served;
+use super::Leads;
 use crate::config::Pattern;
 
 /// All of them. A name is looked up in a tree of their bytes, so a lookup costs what
@@ -21,7 +19,7 @@ pub struct Wildcard {
     /// The pattern.
     pub pattern: Pattern,
     /// Where it leads.
-    pub served: Arc<Served>,
+    pub leads: Leads,
     /// Whether any permitted model of the kind may answer.
     pub background: bool,
 }
@@ -157,7 +155,7 @@ mod tests {
         let served = snapshot.served["a/b"].clone();
         let wildcard = |pattern: &String| Wildcard {
             pattern: Pattern::parse(pattern).expect("a pattern"),
-            served: served.clone(),
+            leads: Leads::Model(served.clone()),
             background: false,
         };
         patterns.iter().map(wildcard).collect()

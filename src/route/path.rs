@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use crate::model::id::Name;
-use crate::registry::Snapshot;
+use crate::registry::{Leads, Snapshot};
 
 /// One rule, in the order in which they are asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -53,12 +53,13 @@ pub fn path(snapshot: &Snapshot, name: Option<&str>) -> Vec<Step> {
     if step("entry", entry, says.to_owned()) {
         return steps;
     }
-    let alias = snapshot.aliases.get(name);
-    let says = match alias {
-        Some(served) => format!("an alias of {}", served.name),
-        None => "no entry has such an alias".to_owned(),
+    let (alias, remote) = (snapshot.aliases.get(name), snapshot.remotes.get(name));
+    let says = match (alias, remote) {
+        (Some(served), _) => format!("an alias of {}", served.name),
+        (None, Some(remote)) => format!("a name of the upstream {}", remote.upstream.name),
+        (None, None) => "no entry has such an alias".to_owned(),
     };
-    if step("alias", alias.is_some(), says) {
+    if step("alias", alias.is_some() || remote.is_some(), says) {
         return steps;
     }
     let variant = super::variant(snapshot, &id);
@@ -70,7 +71,7 @@ pub fn path(snapshot: &Snapshot, name: Option<&str>) -> Vec<Step> {
         return steps;
     }
     let config = &snapshot.config;
-    let wildcard = snapshot.wildcards.find(name);
+    let wildcard = super::wildcard(snapshot, name);
     let denied = config.deny.iter().find(|pattern| pattern.matches(name));
     let allowed = config.allow.iter().find(|pattern| pattern.matches(name));
     let (found, says) = match (id.as_id(), denied, allowed) {
@@ -91,8 +92,16 @@ pub fn path(snapshot: &Snapshot, name: Option<&str>) -> Vec<Step> {
     }
     let says = match wildcard {
         Some(wildcard) => {
-            let (pattern, model) = (wildcard.pattern.as_str(), &wildcard.served.name);
-            format!("it matches {pattern:?}, an alias of {model}")
+            let pattern = wildcard.pattern.as_str();
+            match &wildcard.leads {
+                Leads::Model(served) => {
+                    format!("it matches {pattern:?}, an alias of {}", served.name)
+                }
+                Leads::Upstream(remote) => {
+                    let upstream = &remote.upstream.name;
+                    format!("it matches {pattern:?}, a name of the upstream {upstream}")
+                }
+            }
         }
         None => "it matches no alias with a *".to_owned(),
     };

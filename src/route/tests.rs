@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::registry::Leads;
 use crate::registry::fixture::{Shelf, snapshot};
 
 const TEXT: &str = "
@@ -50,6 +51,10 @@ fn shown(decision: &Decision, nearest: Option<&str>) -> String {
             let (model, why, name) = (&plan.model, why.as_str(), &served.name);
             let variant = variant.as_ref().map(|variant| format!(" in {variant}"));
             format!("{model} by {why} as {name}{}", variant.unwrap_or_default())
+        }
+        Decision::Away { remote, name, why } => {
+            let (upstream, why) = (&remote.upstream.name, why.as_str());
+            format!("{} by {why} at {upstream}", remote.model(name))
         }
         Decision::Invalid(error) => format!("invalid: {error}"),
         Decision::Unknown { .. } => format!("unknown, nearest {}", nearest.unwrap_or("nothing")),
@@ -309,6 +314,7 @@ proptest! {
                 prop_assert!(known, "{model} became {}", served.name);
             }
             Decision::Invalid(error) => prop_assert_eq!(Name::parse(&model), Err(error)),
+            Decision::Away { .. } => prop_assert!(false, "there is no upstream"),
             Decision::Unknown { name } | Decision::NotServable { name, .. } => {
                 prop_assert_eq!(name, model);
             }
@@ -319,7 +325,10 @@ proptest! {
     fn what_is_listed_is_served_or_its_entry_says_why_not(index in 0usize..8) {
         let snapshot = snapshot(TEXT, &shelf());
         let listed = list(&snapshot, &anyone);
-        let (id, served) = (&listed[index].id, &listed[index].served);
+        let id = &listed[index].id;
+        let Leads::Model(served) = &listed[index].behind else {
+            panic!("there is no upstream");
+        };
         let decision = decide(&snapshot, Some(id), &anyone);
         match &served.plan {
             Ok(_) => prop_assert!(matches!(decision, Decision::Serve { .. }), "{id}"),
@@ -329,6 +338,56 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn u01_names_of_upstreams_stand_in_one_table_with_the_aliases() {
+    let text = "
+allow: [x/*]
+deny: ['cloud/secret*']
+models:
+  a/own: { aliases: ['cloud-mine-*', near], fallback: far }
+  a/other: { fallback: cloud-big }
+upstreams:
+  one: { url: 'https://one.example/v1', models: [far, x/both, {name: 'cloud-*', as: theirs}, 'cloud/*'] }
+  two: { url: 'https://two.example/v1', models: ['cloud-large-*'] }
+";
+    let shelf = Shelf::of(&["a/own", "x/both", "x/here"]);
+    let snapshot = snapshot(text, &shelf);
+    let check = |name: &str, expected: &str| {
+        assert_eq!(decided(&snapshot, Some(name), &anyone), expected, "{name}");
+    };
+    check("far", "far by exact at one");
+    check("x/both", "x/both by exact at one");
+    check("x/here", "x/here by allowed as x/here");
+    check("cloud-any", "theirs by wildcard at one");
+    check("cloud-large-7", "cloud-large-7 by wildcard at two");
+    check("cloud-mine-7", "a/own by wildcard as a/own");
+    check("cloud/any", "cloud/any by wildcard at one");
+    let denied = decided(&snapshot, Some("cloud/secret-7"), &anyone);
+    assert!(denied.starts_with("unknown"), "{denied}");
+    check("fra", "unknown, nearest far");
+    let only_far = |name: &str| name == "far";
+    assert_eq!(
+        decided(&snapshot, Some("far"), &only_far),
+        "far by exact at one"
+    );
+    let hidden = decided(&snapshot, Some("cloud-any"), &only_far);
+    assert_eq!(hidden, "unknown, nearest nothing");
+    let listed = list(&snapshot, &only_far);
+    assert_eq!(listed.len(), 1);
+    assert_eq!((listed[0].id.as_str(), &listed[0].alias_of), ("far", &None));
+    let fallback = |name: &str| {
+        let fallback = snapshot.served[name].fallback.as_ref().expect("one");
+        let remote = &fallback.remote;
+        format!(
+            "{} at {}",
+            remote.model(&fallback.name),
+            remote.upstream.name
+        )
+    };
+    assert_eq!(fallback("a/own"), "far at one");
+    assert_eq!(fallback("a/other"), "theirs at one");
 }
 
 #[test]

@@ -1,9 +1,8 @@
-//! HTTP to a worker over its socket, or to an engine over its socket or its port of
-//! this machine. It knows the secret and what an answer is; it does not know what the
+//! HTTP to a worker over its socket, to an engine over its socket or its port of this
+//! machine, or to an upstream elsewhere. It knows the secret and what an answer is; it does not know what the
 //! bytes mean, it repeats no request that may have been seen, it follows no redirect
 //! and asks no proxy. The connections are kept in `connections`.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -21,8 +20,10 @@ use hyper::body::Incoming;
 
 use super::SECRET_HEADER;
 use connections::{Connection, Connections};
+use elsewhere::Elsewhere;
 
 mod connections;
+pub mod elsewhere;
 
 /// How long a connection to our own worker is kept unused.
 const IDLE_TIME: Duration = Duration::from_secs(60);
@@ -31,6 +32,9 @@ const IDLE_TIME: Duration = Duration::from_secs(60);
 /// shortest known is uvicorn's five seconds), since a request that meets the closing
 /// is lost.
 const ENGINE_IDLE_TIME: Duration = Duration::from_secs(2);
+
+/// How long one to an upstream is: servers of others close theirs after a minute or so.
+const UPSTREAM_IDLE_TIME: Duration = Duration::from_secs(20);
 
 /// The way to one worker. Cloning shares its connections.
 #[derive(Clone)]
@@ -117,6 +121,17 @@ impl Client {
         })
     }
 
+    /// A client for an upstream, whose name for itself is `host`.
+    pub fn of_upstream(place: Elsewhere, host: &str) -> Result<Self, Failure> {
+        let host =
+            HeaderValue::from_str(host).map_err(|error| Failure::Invalid(error.to_string()))?;
+        Ok(Self {
+            connections: Connections::to(connections::Place::Elsewhere(place), UPSTREAM_IDLE_TIME),
+            host,
+            secret: None,
+        })
+    }
+
     /// Sends one request; `path` begins with `/` and may have a query. Answers
     /// when the headers are there. `headers` go out as they are with the host; for a
     /// worker of our own, with the secret and the wish for trailers too.
@@ -125,14 +140,14 @@ impl Client {
         method: Method,
         path: &str,
         mut headers: HeaderMap,
-        body: impl http_body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
+        body: impl http_body::Body<Data = Bytes, Error: Into<connections::Unfinished>> + Send + 'static,
     ) -> Result<Response<Body>, Failure> {
         headers.insert(HOST, self.host.clone());
         if let Some(secret) = &self.secret {
             headers.insert(SECRET_HEADER, secret.clone());
             headers.insert(TE, HeaderValue::from_static("trailers"));
         }
-        let mut request = Request::new(body.boxed_unsync());
+        let mut request = Request::new(body.map_err(Into::into).boxed_unsync());
         *request.method_mut() = method;
         *request.uri_mut() = path
             .parse()

@@ -28,13 +28,15 @@ pub async fn manage(
     Answer::read(request.send().await.expect("an answer")).await
 }
 
-pub const MANAGEMENT: [(&str, &str); 6] = [
+pub const MANAGEMENT: [(&str, &str); 8] = [
     ("GET", "/admin/status"),
     ("GET", "/admin/models"),
     ("POST", "/admin/reload"),
     ("POST", "/admin/models/load"),
     ("POST", "/admin/models/unload"),
     ("POST", "/admin/models/release"),
+    ("GET", "/admin/prompts"),
+    ("POST", "/admin/prompts/clear"),
 ];
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use reqwest::Client;
 use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 
-use super::harness::{Answer, Home, question};
+use super::harness::{Answer, Home, long, question};
 use super::raw::Raw;
 
 /// A home with one model.
@@ -250,6 +250,33 @@ async fn h09_heads_beyond_the_limits_are_refused_in_the_words_of_the_contract() 
         200,
         "HTTP/2 is not spoken in clear text"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn h09_many_heads_beyond_the_limits_at_once_cost_little() {
+    let count = if long() { 1000 } else { 100 };
+    let home = home("", json!({"tokens": 1}));
+    let server = home.serve();
+    assert_eq!(server.get("/health").await.0, 200);
+    let before = memory(server.pid());
+    let host = "HTTP/1.1\r\nHost: localhost\r\n";
+    let heads = [
+        format!("GET /health {host}x: {}\r\n\r\n", "y".repeat(64 * 1024 + 1)),
+        format!("GET /health {host}x: {}\r\n\r\n", "y".repeat(500_000)),
+        format!("GET /{} {host}\r\n", "y".repeat(100_000)),
+        format!("GET /health {host}{}\r\n", "x: y\r\n".repeat(101)),
+    ];
+    let asked = (0..count).map(async |number| {
+        let mut raw = Raw::connect(&server.inference).await;
+        // It may be refused before all of it has gone.
+        raw.send(&heads[number % heads.len()]).await;
+        raw.closed().await;
+        memory(server.pid()).saturating_sub(before)
+    });
+    let most = futures_util::future::join_all(asked).await;
+    let most = most.into_iter().max().expect("some");
+    assert!(most < 64_000_000, "{most} bytes more");
+    assert_eq!(server.get("/health").await.0, 200);
 }
 
 /// Resident bytes.

@@ -3,6 +3,7 @@
 //! ones are in `engines/real.rs`.
 
 mod exact;
+mod kinds;
 mod real;
 
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 //! What is kept of prompts: for whom, and who is told of it. The scripted engine keeps
 //! words where the embedded one keeps what it computed for tokens.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::harness::{Home, Server};
@@ -65,6 +66,20 @@ async fn o10_a_prompt_is_gone_on_from_by_its_own_caller_unless_the_file_shares_i
     check(&bert, "nobody", 0).await;
     let longer = format!("{text} six seven");
     assert_eq!(cached(&server, &anne, "t/a", &longer, true).await, 6);
+    let (status, kept) = server.control(Method::GET, "/admin/prompts", None).await;
+    let expected = json!({"models": [{"model": "t/a", "prompt_cache":
+        // Six of each caller and of all together, and two more words.
+        {"bytes": 20, "tokens": 20, "asked": 10, "hits": 7, "saved": 36}}]});
+    assert_eq!((status, kept), (200, expected));
+    let clear = |target: Value| server.control(Method::POST, "/admin/prompts/clear", Some(target));
+    assert_eq!(clear(json!({"model": "t/none"})).await.0, 404);
+    let (status, cleared) = clear(json!({"model": "everybody"})).await;
+    assert_eq!((status, &cleared["models"]), (200, &json!(["t/a"])));
+    assert_eq!(cached(&server, &anne, "t/a", text, false).await, 0);
+    let (code, shown, error) = home.run(&["prompts"]);
+    assert!(code == 0 && shown.contains("t/a"), "{shown}{error}");
+    assert_eq!(home.run(&["prompts", "--clear"]).1, "forgotten: t/a\n");
+    assert_eq!(cached(&server, &anne, "t/a", text, false).await, 0);
     let saved = "cached_tokens_total{model=\"t/a\"}";
     until_metric(&server, saved, |saved| saved == 36.0).await;
 }

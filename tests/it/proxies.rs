@@ -1,6 +1,6 @@
 //! The recipes of `docs/recipes`, each with the true program in front of a true
 //! server (W-10, H-15): the name passes, streams are not collected, the caller's
-//! address arrives. Debian's packages: nginx-light, caddy, openssh-server.
+//! address arrives. Debian's packages: nginx-light, caddy, haproxy, openssh-server.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -143,6 +143,26 @@ async fn caddy(folder: &Path, upstream: &str) -> (Child, String) {
     (child, format!("http://127.0.0.1:{listens}"))
 }
 
+async fn haproxy(folder: &Path, upstream: &str) -> (Child, String) {
+    let listens = free_port();
+    let text = changed(
+        &recipe("haproxy.cfg"),
+        &[
+            (
+                "bind :443 ssl crt /etc/ssl/ai.example.internal.pem",
+                &format!("bind 127.0.0.1:{listens}"),
+            ),
+            ("127.0.0.1:11440", &format!("127.0.0.1:{upstream}")),
+        ],
+    );
+    let file = folder.join(format!("haproxy-{listens}.cfg"));
+    std::fs::write(&file, text).expect("written");
+    let mut command = Command::new("/usr/sbin/haproxy");
+    command.args(["-db", "-f"]).arg(&file).stderr(Stdio::null());
+    let child = start("haproxy", listens, &mut command).await;
+    (child, format!("http://127.0.0.1:{listens}"))
+}
+
 async fn read(request: RequestBuilder) -> Answer {
     Answer::read(request.timeout(PATIENCE).send().await.expect("an answer")).await
 }
@@ -241,6 +261,16 @@ async fn w10_caddy_by_its_recipe() {
     let (_caddy, url) = caddy(home.path(), port(&server.inference)).await;
     serves(&url).await;
     let (_caddy, url) = caddy(home.path(), port(&server.management)).await;
+    tells_the_peer(&home, &url).await;
+}
+
+#[tokio::test]
+async fn h15_haproxy_by_its_recipe() {
+    let home = behind_a_proxy();
+    let server = home.serve();
+    let (_haproxy, url) = haproxy(home.path(), port(&server.inference)).await;
+    serves(&url).await;
+    let (_haproxy, url) = haproxy(home.path(), port(&server.management)).await;
     tells_the_peer(&home, &url).await;
 }
 

@@ -22,8 +22,11 @@ const ONLY_CHECK: &[&str] = &[
     "duplicate-entry",
     "duplicate-section",
     "entry-with-two-sources",
+    "fallback-to-an-entry",
     "name-is-no-id",
+    "name-of-two-upstreams",
     "settings-at-odds",
+    "upstream-is-this-server",
 ];
 
 /// A file of the repository.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::harness::{Answer, Home, PATIENCE, question};
+use super::connections::memory;
+use super::harness::{Answer, Home, PATIENCE, long, question};
 
 /// A question with changes to the script.
 fn scripted(nonce: &str, stream: bool, changes: Value) -> Value {
@@ -197,10 +198,38 @@ async fn e06_an_endless_line_ends_in_an_error_and_little_memory() {
 }
 
 #[tokio::test]
+async fn e06_many_empty_events_pass_and_little_memory() {
+    let count = if long() { 1_000_000 } else { 100_000 };
+    let home = one_model("", json!({"tokens": 1}));
+    let server = home.serve();
+    server.chat(&question("t/a", "warm", true)).await;
+    let before = memory(server.pid());
+    let changes = json!({"odd": "empty_events", "odd_size": count});
+    let mut response = server
+        .post("/v1/chat/completions", &scripted("n", true, changes))
+        .await;
+    let (mut breaks, mut most, mut last) = (0, 0, Vec::<u8>::new());
+    while let Some(piece) = response.chunk().await.expect("bytes") {
+        breaks += piece.iter().filter(|&&byte| byte == b'\n').count();
+        most = most.max(memory(server.pid()).saturating_sub(before));
+        last.drain(..last.len().saturating_sub(200));
+        last.extend(&piece);
+    }
+    assert!(breaks >= count, "{breaks} line breaks");
+    // It breaks off after them.
+    let last = String::from_utf8_lossy(&last);
+    assert!(
+        last.contains("\"worker_crashed\"") && last.ends_with("\n\n"),
+        "{last}"
+    );
+    assert!(most < 16_000_000, "{most} bytes more");
+}
+
+#[tokio::test]
 async fn e10_what_is_no_stream_is_502_and_not_passed_on() {
     let home = one_model("", json!({"tokens": 1}));
     let server = home.serve();
-    for odd in ["html", "empty", "gzip"] {
+    for odd in ["html", "empty", "gzip", "server_error"] {
         for stream in [true, false] {
             let answer = server
                 .chat(&scripted("n", stream, json!({"odd": odd})))
@@ -211,7 +240,9 @@ async fn e10_what_is_no_stream_is_502_and_not_passed_on() {
                 ["bad_upstream_response", "worker_crashed"].contains(&code.as_str()),
                 "{odd}: {code}"
             );
-            assert!(!answer.text.contains("<html"), "{answer:?}");
+            for inner in ["<html", "/opt/"] {
+                assert!(!answer.text.contains(inner), "{answer:?}");
+            }
         }
     }
 }

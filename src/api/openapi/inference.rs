@@ -18,6 +18,9 @@ pub async fn description(State(service): State<Service>) -> Json<Value> {
 /// Refusals of a model, of the terms of waiting for it, and of an engine.
 const OF_A_MODEL: &[u16] = &[404, 409, 502, 504];
 
+/// The same of a body with a file.
+const OF_AN_UPLOAD: &[u16] = &[404, 409, 413, 415, 502, 504];
+
 /// Every method of every path of the port.
 pub const OPERATIONS: &[Operation] = &[
     Operation {
@@ -109,6 +112,42 @@ pub const OPERATIONS: &[Operation] = &[
         answers: &[(200, Answer::Json("Embeddings"))],
         generates: false,
         refusals: OF_A_MODEL,
+    },
+    Operation {
+        method: "POST",
+        path: "/v1/rerank",
+        summary: "How well documents fit a query; engines of that kind alone.",
+        takes: Some("RerankRequest"),
+        answers: &[(200, Answer::Json("Ranks"))],
+        generates: false,
+        refusals: OF_A_MODEL,
+    },
+    Operation {
+        method: "POST",
+        path: "/v1/audio/speech",
+        summary: "Text as sound; engines of that kind alone.",
+        takes: Some("SpeechRequest"),
+        answers: &[(200, Answer::Text("audio/*"))],
+        generates: false,
+        refusals: OF_A_MODEL,
+    },
+    Operation {
+        method: "POST",
+        path: "/v1/audio/transcriptions",
+        summary: "Sound as text, from multipart/form-data whose part model stands before the file; engines of that kind alone.",
+        takes: None,
+        answers: &[(200, Answer::Text("*/*"))],
+        generates: false,
+        refusals: OF_AN_UPLOAD,
+    },
+    Operation {
+        method: "POST",
+        path: "/v1/audio/translations",
+        summary: "Sound as text in English, like transcriptions.",
+        takes: None,
+        answers: &[(200, Answer::Text("*/*"))],
+        generates: false,
+        refusals: OF_AN_UPLOAD,
     },
     Operation {
         method: "POST",

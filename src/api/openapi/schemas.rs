@@ -34,6 +34,9 @@ pub(super) fn inference(counts: &Counts) -> Map<String, Value> {
         ("ChatRequest", request(Endpoint::Chat, counts)),
         ("CompletionRequest", request(Endpoint::Completions, counts)),
         ("EmbeddingRequest", request(Endpoint::Embeddings, counts)),
+        ("RerankRequest", request(Endpoint::Rerank, counts)),
+        ("SpeechRequest", request(Endpoint::Speech, counts)),
+        ("Ranks", object(&["results"])),
         ("Embeddings", embeddings()),
         ("ChatCompletion", answer("chat.completion")),
         ("Completion", answer("text_completion")),
@@ -73,6 +76,15 @@ pub(super) fn management() -> Map<String, Value> {
     for (name, schema) in [
         ("LoadRequest", target(json!({}))),
         ("UnloadRequest", target(mode)),
+        (
+            "ClearRequest",
+            json!({
+                "type": "object",
+                "properties": {"model": {"type": ["string", "null"]}},
+                "additionalProperties": false,
+            }),
+        ),
+        ("Prompts", object(&["models"])),
         ("Status", object(&status)),
         ("Models", object(&["models"])),
         ("Queue", object(&["waiting"])),
@@ -244,7 +256,9 @@ fn request(endpoint: Endpoint, counts: &Counts) -> Value {
     let input = match endpoint {
         Endpoint::Chat => "messages",
         Endpoint::Completions => "prompt",
-        Endpoint::Embeddings => "input",
+        Endpoint::Rerank => "query",
+        // Uploads are described where they are taken.
+        _ => "input",
     };
     json!({"type": "object", "required": ["model", input], "properties": properties})
 }

@@ -32,6 +32,10 @@ pub enum Kind {
     Name,
     /// A name with what is special about it: `{name, background}`.
     SpecialName,
+    /// A name with what an upstream calls it: `{name, as}`.
+    RemoteName,
+    /// `https://api.example.com/v1`
+    Url,
     /// `mlx-community/*`
     Pattern,
     /// `org/name`
@@ -74,8 +78,8 @@ pub enum Kind {
 
 use Kind::{
     Address, Any, Duration, Field, FieldLimits, Fields, File, Filter, Folder, Host, List, Mapping,
-    Mode, Name, Network, Number, Origin, Pattern, Percentage, Repository, Revision, Size,
-    SpecialName, Switch, Tag, Text, Tokens, Variables, Variants, Word,
+    Mode, Name, Network, Number, Origin, Pattern, Percentage, RemoteName, Repository, Revision,
+    Size, SpecialName, Switch, Tag, Text, Tokens, Url, Variables, Variants, Word,
 };
 
 /// A scalar that looks like a number or a switch is text here, and editors read it
@@ -97,6 +101,8 @@ impl Kind {
             Duration => "duration".to_owned(),
             Name => "name".to_owned(),
             SpecialName => "`{name, background}`".to_owned(),
+            RemoteName => "`{name, as}`".to_owned(),
+            Url => "URL".to_owned(),
             Pattern => "pattern".to_owned(),
             Repository => "repository id".to_owned(),
             Revision => "branch, tag or commit".to_owned(),
@@ -151,6 +157,16 @@ impl Kind {
                 "required": ["name"],
                 "additionalProperties": false,
             }),
+            RemoteName => json!({
+                "type": "object",
+                "properties": {"name": Name.schema(), "as": Text.schema()},
+                "required": ["name"],
+                "additionalProperties": false,
+            }),
+            Url => text(
+                "^(https://[^/@?#]+|http://(localhost|127\\.[0-9.]+|\\[::1\\])(:[0-9]+)?)(/[^?#]*)?$",
+                "expected a URL such as https://api.example.com/v1",
+            ),
             Revision => scalar(
                 "^[A-Za-z0-9._/-]{1,96}$",
                 "expected a branch, tag or commit",

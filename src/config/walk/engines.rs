@@ -219,7 +219,7 @@ impl Walker<'_> {
     }
 
     /// `kinds`: at least one.
-    fn kinds(&mut self, at: At) -> Option<Vec<Use>> {
+    pub(super) fn kinds(&mut self, at: At) -> Option<Vec<Use>> {
         let words = Use::ALL.map(|kind| (kind.as_str(), kind));
         let expected = "chat, completions, embeddings, rerank or audio";
         let mut kinds = self.list(at, "a list of kinds", |walker, at| {
@@ -353,7 +353,7 @@ fn engine_name(name: &str) -> Result<(), String> {
 }
 
 /// What POSIX calls a name.
-fn is_variable(name: &str) -> bool {
+pub(super) fn is_variable(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with(|c: char| c.is_ascii_digit())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')

@@ -119,6 +119,10 @@ pub fn help(written: &str, shown: &str, known: &[&str]) -> String {
         return format!("did you mean {nearest:?}");
     }
     if SECRETS.contains(&plain.as_str()) {
+        if shown.starts_with("upstreams.") {
+            return "write key_env or key_file: where the key lies, never the key itself"
+                .to_owned();
+        }
         return "keys are made by `roundhouse keys new` and never stand in this file".to_owned();
     }
     if let Some((_, place)) = ELSEWHERE.iter().find(|(key, _)| *key == plain) {

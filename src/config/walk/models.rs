@@ -13,6 +13,7 @@ use crate::config::file::{Node, Pair, Value};
 use crate::config::keys::NAME;
 use crate::config::problem::{Place, Problem, both};
 use crate::config::request::Rules;
+use crate::config::upstream::BaseUrl;
 use crate::config::{
     Alias, AliasName, Compute, Config, Entry, LoadSettings, Pattern, Source, suggest,
 };
@@ -35,12 +36,17 @@ const LONGEST_REVISION: usize = 96;
 pub(super) struct Places {
     /// Each entry's key.
     pub(super) entries: HashMap<Name, Place>,
-    /// Each alias, in the order of the file, with its entry.
-    pub(super) aliases: Vec<(AliasName, Place, Name)>,
+    /// Each alias, and each name of an upstream, in the order in which they were read,
+    /// with the key that has it.
+    pub(super) aliases: Vec<(AliasName, Place, String)>,
     /// Each variant with its entry.
     pub(super) variants: Vec<(String, Place, Name)>,
     /// What entries give to the fields of their requests.
     pub(super) given: Vec<Given>,
+    /// Each `fallback` with its entry.
+    pub(super) fallbacks: Vec<(Name, Place, Name)>,
+    /// Each URL of an upstream, with the upstream.
+    pub(super) urls: Vec<(BaseUrl, Place, String)>,
 }
 
 /// What an entry says of where its weights come from.
@@ -55,14 +61,13 @@ struct Origin {
 
 impl Walker<'_> {
     /// `models`
-    pub(super) fn models(&mut self, node: &Node) -> (Vec<Entry>, Places) {
-        let mut places = Places::default();
+    pub(super) fn models(&mut self, node: &Node, places: &mut Places) -> Vec<Entry> {
         let mut entries = Vec::new();
         for pair in self.unique("models", node) {
             match Name::parse(&pair.key) {
                 Ok(name) => {
                     places.entries.insert(name.clone(), pair.place);
-                    entries.extend(self.entry(name, pair, &mut places));
+                    entries.extend(self.entry(name, pair, places));
                 }
                 Err(error) => {
                     let message = format!("models.{}: {error}", quoted(&pair.key));
@@ -74,7 +79,7 @@ impl Walker<'_> {
                 }
             }
         }
-        (entries, places)
+        entries
     }
 
     /// One entry. Nothing and `{}` are entries with default settings.
@@ -88,7 +93,7 @@ impl Walker<'_> {
         let mut load = LoadSettings::default();
         let (mut keep, mut preload, mut warmup, mut idle_unload) = (false, false, false, None);
         let mut aliases = Vec::new();
-        let mut idle_place = None;
+        let (mut idle_place, mut fallback) = (None, None);
         let (mut request, mut given, mut tags) = (Rules::default(), Vec::new(), Vec::new());
         let mut variants = IndexMap::new();
         let (mut written, mut is_foreign) = (Vec::new(), false);
@@ -113,6 +118,7 @@ impl Walker<'_> {
                 "warmup" => set(&mut warmup, self.boolean(at)),
                 "request" => request = self.rules(at, &mut given),
                 "tags" => tags = self.tags(at),
+                "fallback" => fallback = self.fallback(at, &name, places),
                 "variants" => variants = self.variants(at, &name, places, &mut given),
                 "idle_unload" => {
                     idle_unload = self.duration_or_never(at);
@@ -141,6 +147,7 @@ impl Walker<'_> {
             request,
             variants,
             tags,
+            fallback,
             line: pair.place.line,
         })
     }
@@ -268,9 +275,10 @@ impl Walker<'_> {
     fn aliases(&mut self, at: At, entry: &Name, places: &mut Places) -> Vec<Alias> {
         let aliases = self.list(at, "a list of names", |walker, at| {
             let alias = walker.alias(at)?;
+            let owner = format!("models.{entry}.aliases");
             places
                 .aliases
-                .push((alias.name.clone(), at.node.place, entry.clone()));
+                .push((alias.name.clone(), at.node.place, owner));
             Some(alias)
         });
         aliases.unwrap_or_default()
@@ -312,7 +320,7 @@ impl Walker<'_> {
     }
 
     /// A name, or a pattern if it has a `*`.
-    fn alias_name(&mut self, at: At) -> Option<AliasName> {
+    pub(super) fn alias_name(&mut self, at: At) -> Option<AliasName> {
         match &at.node.value {
             Value::Text(text) if text.contains('*') => {}
             _ => return self.name(at).map(AliasName::Exact),
@@ -328,17 +336,17 @@ impl Walker<'_> {
     /// Where two wildcards that say equally much could match the same name, it would
     /// be a matter of chance which has it.
     fn check_wildcards(&mut self, places: &Places) {
-        let wildcards = places.aliases.iter().filter_map(|(alias, place, entry)| {
+        let wildcards = places.aliases.iter().filter_map(|(alias, place, owner)| {
             let pattern = alias.wildcard()?;
-            Some((pattern, place, entry))
+            Some((pattern, place, owner))
         });
         let wildcards: Vec<_> = wildcards.collect();
         let patterns: Vec<_> = wildcards.iter().map(|(pattern, ..)| *pattern).collect();
         for (later, earlier) in clashes(&patterns, MOST_PROBLEMS) {
-            let ((one, place, entry), (other, other_place, _)) =
+            let ((one, place, owner), (other, other_place, _)) =
                 (wildcards[later], wildcards[earlier]);
             let message = format!(
-                "models.{entry}.aliases: {:?} and {:?} say equally much of a name that both match: {}",
+                "{owner}: {:?} and {:?} say equally much of a name that both match: {}",
                 other.as_str(),
                 one.as_str(),
                 both(&self.files, *other_place, *place)
@@ -352,8 +360,11 @@ impl Walker<'_> {
     pub(super) fn check_names(&mut self, config: &Config, places: &Places) {
         self.check_wildcards(places);
         self.check_variants(config, places);
+        self.check_fallbacks(config, places);
+        self.check_urls(config, places);
+        self.check_denied(config, places);
         let mut seen: HashMap<&str, Place> = HashMap::new();
-        for (alias, place, entry) in &places.aliases {
+        for (alias, place, owner) in &places.aliases {
             let entry_of_it = alias.exact().and_then(|name| places.entries.get(name));
             let (what, other) = match (entry_of_it, seen.get(alias.as_str())) {
                 (Some(other), _) => ("an entry", other),
@@ -364,7 +375,7 @@ impl Walker<'_> {
                 }
             };
             let message = format!(
-                "models.{entry}.aliases: {:?} is already {what}: {}",
+                "{owner}: {:?} is already {what}: {}",
                 alias.as_str(),
                 both(&self.files, *other, *place)
             );

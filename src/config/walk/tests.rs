@@ -160,15 +160,19 @@ fn the_table_of_keys_has_the_defaults_that_hold() {
         let Otherwise::Value(value) = key.default else {
             continue;
         };
-        // An engine without a command is none.
-        let needed = match key.path.starts_with("engines.") {
-            true => "    command: [x, \"{port}\"]\n",
-            false => "",
+        // An engine without a command is none, nor is an upstream without an address.
+        let needed = match key.path.split('.').next() {
+            Some("engines") => "    command: [x, \"{port}\"]\n",
+            Some("upstreams") => "    url: https://a.example/v1\n    models: [a]\n",
+            _ => "",
         };
         let got = read(&(written(key.path, value) + needed));
         let got = got.unwrap_or_else(|problems| panic!("{problems}"));
         let empty = match key.path.split('.').next() {
             Some("models") => read("models: {org/name: {}}").expect("valid"),
+            Some("upstreams") => {
+                read(&format!("upstreams:\n  org/name:\n{needed}")).expect("valid")
+            }
             Some("engines") => read(&format!("engines:\n  org/name:\n{needed}")).expect("valid"),
             _ => Config::standard(&around()),
         };

@@ -1,9 +1,8 @@
-//! Connections to one place of this machine: opened when there is none free, kept
+//! Connections to one place: opened when there is none free, kept
 //! while they are used now and then. HTTP/1.1, one request at a time on each. A
 //! connection has no task of its own: whoever waits for its answer drives it, so
 //! that nothing of an answer changes tasks on its way.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -23,14 +22,19 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
 
+use super::elsewhere::Elsewhere;
 use super::{Failure, chain};
 
-/// How long a connection may take to be accepted, and a kept one to be free: the
-/// other side is on the same machine and listens before it says that it is ready.
+/// How long a connection may take to be accepted, and a kept one to be free: an engine
+/// is on the same machine and listens before it says that it is ready, and another
+/// machine that is not reached by then is better asked again.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 
+/// Why a body of a request did not come to its end.
+pub(super) type Unfinished = Box<dyn std::error::Error + Send + Sync>;
+
 /// The body of a request.
-type Outgoing = UnsyncBoxBody<Bytes, Infallible>;
+type Outgoing = UnsyncBoxBody<Bytes, Unfinished>;
 
 /// Where they lead to.
 #[derive(Debug)]
@@ -39,6 +43,8 @@ pub(super) enum Place {
     Socket(PathBuf),
     /// An address of this machine.
     Tcp(SocketAddr),
+    /// Another machine.
+    Elsewhere(Elsewhere),
 }
 
 /// The connections to one place.
@@ -132,6 +138,15 @@ impl Connections {
             Place::Tcp(address) => {
                 let stream = TcpStream::connect(address).await.map_err(unreached)?;
                 stream.set_nodelay(true).map_err(unreached)?;
+                Self::begin(stream).await
+            }
+            Place::Elsewhere(elsewhere) => {
+                let stream = elsewhere.connect().await.map_err(unreached)?;
+                #[cfg(feature = "tls")]
+                if let Some(handshake) = elsewhere.handshake() {
+                    let secured = handshake.over(stream).await.map_err(unreached)?;
+                    return Self::begin(secured).await;
+                }
                 Self::begin(stream).await
             }
         }

@@ -26,7 +26,7 @@ use crate::api::fields::Endpoint;
 use crate::engine::prefix::Owner;
 use crate::secret::Secret;
 use crate::shutdown::Tasks;
-use crate::worker::{CALLER_HEADER, SECRET_HEADER, USAGE_TRAILER};
+use crate::worker::{CALLER_HEADER, FORGET_PATH, SECRET_HEADER, STATUS_PATH, USAGE_TRAILER};
 
 /// The header with a mark that the scripted engine repeats.
 const NONCE_HEADER: &str = "x-nonce";
@@ -111,14 +111,18 @@ async fn answer(served: &Served, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let answered = match (request.method(), path.as_str()) {
         (&Method::GET, "/health") => Ok(json_response(&json!({"status": "ok"}))),
-        (&Method::GET, "/status") => Ok(json_response(&served.engine.status().json())),
+        (&Method::GET, STATUS_PATH) => Ok(json_response(&served.engine.status().json())),
+        (&Method::POST, FORGET_PATH) => {
+            served.engine.forget();
+            Ok(json_response(&json!({})))
+        }
         (&Method::POST, "/v1/chat/completions") => generate(served, Endpoint::Chat, request).await,
         (&Method::POST, "/v1/completions") => {
             generate(served, Endpoint::Completions, request).await
         }
         (&Method::POST, "/v1/embeddings") => embed(served, request).await,
-        (_, "/health" | "/status") => Ok(wrong_method("GET")),
-        (_, "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings") => {
+        (_, "/health" | STATUS_PATH) => Ok(wrong_method("GET")),
+        (_, FORGET_PATH | "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings") => {
             Ok(wrong_method("POST"))
         }
         _ => Err(ApiError::new(

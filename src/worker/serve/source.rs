@@ -94,6 +94,17 @@ impl Engine {
         }
     }
 
+    /// Forgets what is kept of prompts.
+    pub fn forget(&self) {
+        match self {
+            Engine::Scripted(source) => source.forget(),
+            #[cfg(any(feature = "mlx", test))]
+            Engine::Text(source) => source.forget(),
+            #[cfg(any(feature = "mlx", test))]
+            Engine::Vectors(_) => {}
+        }
+    }
+
     /// How things stand.
     pub fn status(&self) -> Status {
         match self {

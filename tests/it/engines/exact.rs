@@ -15,9 +15,9 @@ use super::super::harness::{Answer, Home, Server, long, question};
 use super::python;
 
 /// A server with one entry of that engine.
-struct Place {
-    server: Server,
-    folder: PathBuf,
+pub struct Place {
+    pub server: Server,
+    pub folder: PathBuf,
     _home: Home,
 }
 
@@ -55,15 +55,24 @@ impl Place {
 
     /// The body that it got last.
     pub fn body(&self) -> String {
-        String::from_utf8(std::fs::read(self.folder.join("body")).expect("a body")).expect("text")
+        self.kept("body").expect("a body")
+    }
+
+    /// A file of its folder.
+    pub fn kept(&self, name: &str) -> Option<String> {
+        let kept = std::fs::read(self.folder.join(name)).ok()?;
+        Some(String::from_utf8(kept).expect("text"))
     }
 
     async fn asks(&self, body: String) -> Answer {
-        let request = self
-            .server
-            .request(Method::POST, "/v1/chat/completions")
-            .header("content-type", "application/json")
-            .body(body);
+        self.posts("/v1/chat/completions", "application/json", body)
+            .await
+    }
+
+    /// Posts a body of this kind.
+    pub async fn posts(&self, path: &str, kind: &str, body: impl Into<reqwest::Body>) -> Answer {
+        let request = self.server.request(Method::POST, path);
+        let request = request.header("content-type", kind).body(body);
         Answer::read(request.send().await.expect("an answer")).await
     }
 

@@ -1,7 +1,7 @@
 """An engine that says what it is told to, byte for byte, and keeps what it is asked.
 
 In its folder `reply` is a whole answer, head and body, that it sends to every POST, in
-pieces of a few odd sizes; `head` and `body` are those of the last POST as they came, `heads`
+pieces of a few odd sizes, and before it has read anything if there is `early`; `head` and `body` are those of the last POST as they came, `heads`
 the request lines of all.
 """
 
@@ -50,7 +50,12 @@ class Handler(StreamRequestHandler):
         keep("head", head)
         with open(os.path.join(options.folder, "heads"), "ab") as file:
             file.write(head.split(b"\r\n")[0] + b"\n")
-        keep("body", self.body(head))
+        early = os.path.exists(os.path.join(options.folder, "early"))
+        if not early:
+            body = self.body(head)
+            if body is None:
+                return False
+            keep("body", body)
         with open(os.path.join(options.folder, "reply"), "rb") as file:
             reply = file.read()
         sizes = [1, 3, 700, 17, 4096, 65536]
@@ -59,19 +64,21 @@ class Handler(StreamRequestHandler):
             size = sizes[at % len(sizes)]
             self.wfile.write(reply[at : at + size])
             at += size
+        if early:
+            self.body(head)
         answered = reply.split(b"\r\n\r\n")[0]
         return field(answered, b"connection") != b"close"
 
     def body(self, head):
         length = field(head, b"content-length")
         if length is not None:
-            return self.rfile.read(int(length))
+            body = self.rfile.read(int(length))
+            return body if len(body) == int(length) else None
         body = b""
-        while size := int(self.rfile.readline(), 16):
+        while size := int(self.rfile.readline() or b"0", 16):
             body += self.rfile.read(size)
             self.rfile.readline()
-        self.rfile.readline()
-        return body
+        return body if self.rfile.readline() else None
 
 
 class Server(ThreadingMixIn, TCPServer):

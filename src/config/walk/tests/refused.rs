@@ -30,13 +30,13 @@ pub(super) fn check(text: &str, expected: &[&str]) {
 #[test]
 fn c03_every_problem_is_told_at_once() {
     check(
-        "memroy: 1GB\nserver: {listn: x}\nidle_unload: 3m\nupstreams: {}\n",
+        "memroy: 1GB\nserver: {listn: x}\nidle_unload: 3m\nreplicas: {}\n",
         &[
             r#"1:1 unknown key "memroy" | did you mean "memory""#,
             r#"2:10 unknown key "listn" in server | did you mean "listen""#,
             r#"2:17 server.listen: expected an address such as 127.0.0.1:11440, [::1]:11440 or unix:PATH, found "x""#,
             r#"3:1 unknown key "idle_unload" | it belongs at models.NAME.idle_unload or pool.idle_unload"#,
-            r#"4:1 unknown key "upstreams" | expected one of memory, allow, deny, default, cache, models, engines, pool, server, keys_file, audit, log, request_log"#,
+            r#"4:1 unknown key "replicas" | expected one of memory, allow, deny, default, cache, models, engines, upstreams, pool, server, keys_file, audit, log, request_log"#,
         ],
     );
     check(
@@ -308,7 +308,7 @@ fn c04_c07_text_that_is_more_than_plain_yaml_is_refused() {
     check(
         "a: b\n---\nc: d",
         &[
-            r#"1:1 unknown key "a" | expected one of memory, allow, deny, default, cache, models, engines, pool, server, keys_file, audit, log, request_log"#,
+            r#"1:1 unknown key "a" | expected one of memory, allow, deny, default, cache, models, engines, upstreams, pool, server, keys_file, audit, log, request_log"#,
             "2:1 expected one document, found a second one",
         ],
     );
@@ -316,7 +316,7 @@ fn c04_c07_text_that_is_more_than_plain_yaml_is_refused() {
         "&x a: b\n<<: *x\n",
         &[
             "1:1 anchors are not supported; expected the value alone",
-            r#"1:1 unknown key "a" | expected one of memory, allow, deny, default, cache, models, engines, pool, server, keys_file, audit, log, request_log"#,
+            r#"1:1 unknown key "a" | expected one of memory, allow, deny, default, cache, models, engines, upstreams, pool, server, keys_file, audit, log, request_log"#,
             "2:1 merge keys are not supported; expected the keys themselves",
             "2:5 aliases are not supported; expected the value itself",
         ],
@@ -343,7 +343,7 @@ fn c04_c07_text_that_is_more_than_plain_yaml_is_refused() {
     check(
         "a: !!str b",
         &[
-            r#"1:1 unknown key "a" | expected one of memory, allow, deny, default, cache, models, engines, pool, server, keys_file, audit, log, request_log"#,
+            r#"1:1 unknown key "a" | expected one of memory, allow, deny, default, cache, models, engines, upstreams, pool, server, keys_file, audit, log, request_log"#,
             r#"1:4 tags are not supported; expected the value alone, found "!!str""#,
         ],
     );
@@ -390,6 +390,51 @@ fn engines_that_could_not_be_started_are_refused() {
             r#"2:64 engines.a.stop: expected SIGTERM, SIGINT, SIGQUIT, SIGHUP or SIGKILL, found "TERM""#,
             r#"2:77 engines.a.ready: expected a path such as /health, or part of a line, found "/a b""#,
             r#"2:90 engines.a.env: expected a variable of letters, digits and _, found "a-b""#,
+        ],
+    );
+}
+
+#[test]
+fn upstreams_that_lead_nowhere_or_say_a_secret_are_refused() {
+    check(
+        "upstreams:\n  a: {}\n  b: { url: \"http://api.example.com/v1\", models: [] }\n  c: { url: \"https://169.254.169.254/v1\", models: x }\n\
+         \x20 d: { url: \"http://localhost:11440/v1\", models: [d], key_env: sk-canary-123 }\n\
+         \x20 e: { url: \"https://me:canary@a.example/v1\", models: [{ as: x }, { name: e, sa: x }], key_env: A, key_file: b }\n\
+         \x20 f: { url: \"https://a.example/v1\", models: [f], api_key: canary, kinds: [talk] }\n",
+        &[
+            r#"2:3 upstreams.a: expected url, found none"#,
+            r#"2:3 upstreams.a: expected models, found none"#,
+            r#"3:13 upstreams.b.url: expected https: without it, keys and prompts would cross the network in clear text, found "http://api.example.com/v1""#,
+            r#"3:50 upstreams.b.models: expected at least one name, found an empty list"#,
+            r#"4:13 upstreams.c.url: expected the address of a service, found a link-local one"#,
+            r#"4:51 upstreams.c.models: expected a list of names, found "x""#,
+            r#"5:13 upstreams.d.url: http://localhost:11440/v1 is server.listen of this server itself"#,
+            r#"5:64 upstreams.d.key_env: expected the name of a variable, of letters, digits and _"#,
+            r#"6:13 upstreams.e.url: expected a URL without a user; a key stands in key_env or key_file"#,
+            r#"6:56 upstreams.e.models[0]: expected name, found none"#,
+            r#"6:78 unknown key "sa" in upstreams.e.models[1]"#,
+            r#"6:100 upstreams.e: expected key_env or key_file, found both"#,
+            r#"7:50 unknown key "api_key" in upstreams.f"#,
+            r#"7:75 upstreams.f.kinds[0]: expected chat, completions, embeddings, rerank or audio, found "talk""#,
+        ],
+    );
+}
+
+#[test]
+fn a_name_is_an_entrys_or_one_upstreams() {
+    check(
+        "models: { t/a: { aliases: [small, 'gpt-*'], fallback: small }, t/b: { fallback: big }, t/c: { fallback: bgi }, t/d: { fallback: far-x } }\n\
+         upstreams:\n  a: { url: \"https://a.example/v1\", models: [small, t/b, 'gpt-*', big, 'far-*'] }\n\
+         \x20 b: { url: \"https://b.example/v1\", models: [big, '*-far', denied/x] }\ndeny: ['denied/*']\n",
+        &[
+            r#"1:105 models.t/c.fallback: expected a name of an upstream, found "bgi", which no upstream has"#,
+            r#"3:46 upstreams.a.models: "small" is already an alias: at line 1 and at line 3"#,
+            r#"3:53 upstreams.a.models: "t/b" is already an entry: at line 1 and at line 3"#,
+            r#"3:58 upstreams.a.models: "gpt-*" is already an alias: at line 1 and at line 3"#,
+            r#"4:46 upstreams.b.models: "big" is already an alias: at line 3 and at line 4"#,
+            r#"4:51 upstreams.b.models: "gpt-*" and "*-far" say equally much of a name that both match: at line 1 and at line 4"#,
+            r#"4:51 upstreams.b.models: "far-*" and "*-far" say equally much of a name that both match: at line 3 and at line 4"#,
+            r#"4:60 upstreams.b.models: "denied/x" is matched by deny: "denied/*""#,
         ],
     );
 }

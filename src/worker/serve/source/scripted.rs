@@ -146,6 +146,17 @@ impl Source {
         self.prompts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Forgets what is kept of prompts.
+    pub fn forget(&self) {
+        let mut prompts = self.prompts();
+        prompts.prefixes.clear();
+        prompts.kept = Kept {
+            bytes: 0,
+            tokens: 0,
+            ..prompts.kept
+        };
+    }
+
     /// How things stand.
     pub fn status(&self) -> Status {
         Status {

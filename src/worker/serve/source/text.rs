@@ -196,6 +196,11 @@ impl Source {
         allowance(&prompt.param, length, max_tokens, context, facts.room)
     }
 
+    /// Forgets what is kept of prompts.
+    pub fn forget(&self) {
+        self.engine.forget();
+    }
+
     /// How things stand.
     pub fn status(&self) -> Status {
         let facts = self.engine.facts();

@@ -1,0 +1,238 @@
+//! A body that is not held: `multipart/form-data` with a file in it. As much of it is
+//! taken as stands before the end of its part `model`; the rest goes on to the engine
+//! as it comes, once there is a lease. What comes is looked through to its end, so that
+//! nobody says another model later.
+
+use std::convert::Infallible;
+use std::ops::Range;
+use std::pin::{Pin, pin};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::http::{HeaderValue, Method, Response, header};
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tokio::sync::mpsc;
+
+use super::headers;
+use super::patience::{TooLate, within};
+use super::payload::{Edit, Payload};
+use super::peek::Peek;
+use super::rules::Naming;
+use crate::api::error::{ApiError, Code};
+use crate::api::fields::Endpoint;
+use crate::api::intake::Inflow;
+use crate::worker::client::{Body, Client, Failure};
+use parts::{Scanner, Unclear};
+
+pub mod parts;
+
+/// Most of a body that may stand before the end of its part `model`, bytes.
+pub const LOOK_AHEAD: usize = 4 * 1024 * 1024;
+
+/// What is known of an upload of which the beginning has been taken.
+#[derive(Debug)]
+pub struct Upload {
+    kind: HeaderValue,
+    boundary: String,
+    /// Where the name of the model stands, and what it is.
+    model: Option<(Range<usize>, String)>,
+    /// How long the beginning is.
+    taken: usize,
+    /// How long all of it is, if it was said.
+    length: Option<u64>,
+    /// What is still on its way, until it goes to an engine.
+    rest: Mutex<Option<(Inflow, Scanner)>>,
+    /// The way to an engine. One that answers before it has all is not cut off before
+    /// its answer has been read.
+    way: Mutex<Option<mpsc::Sender<Piece>>>,
+}
+
+/// A piece of the rest; nothing at its end.
+type Piece = Option<Bytes>;
+
+/// What an engine answered, or not in time.
+pub(super) type Heard = Result<Result<Response<Body>, Failure>, TooLate>;
+
+/// The body is not one that is taken.
+pub fn refusal(unclear: Unclear) -> ApiError {
+    match unclear {
+        Unclear::Boundary => ApiError::new(Code::UnsupportedMediaType, unclear.to_string()),
+        Unclear::Twice | Unclear::Name => {
+            ApiError::new(Code::InvalidValue, unclear.to_string()).param("model")
+        }
+        _ => ApiError::new(Code::BadRequest, unclear.to_string()),
+    }
+}
+
+impl Upload {
+    /// Takes as much of a body as tells its model; the bytes that were taken come beside
+    /// it and count against the memory for bodies.
+    ///
+    /// # Errors
+    /// It is none that is taken, says its model too late, or comes too slowly.
+    pub async fn begin(kind: HeaderValue, mut inflow: Inflow) -> Result<(Bytes, Self), ApiError> {
+        let boundary = parts::boundary(&kind).map_err(refusal)?;
+        let mut scanner = Scanner::new(&boundary);
+        let mut has_ended = false;
+        while scanner.model().is_none() && !has_ended {
+            if inflow.held() > LOOK_AHEAD {
+                let message = format!(
+                    "the part model has to stand within the first {LOOK_AHEAD} bytes: before the file"
+                );
+                return Err(ApiError::new(Code::InvalidValue, message).param("model"));
+            }
+            match inflow.hold_next().await? {
+                Some(piece) => scanner.push(&piece).map_err(refusal)?,
+                None => {
+                    scanner.finish().map_err(refusal)?;
+                    has_ended = true;
+                }
+            }
+        }
+        let body = inflow.take_held();
+        let upload = Self {
+            kind,
+            boundary,
+            model: scanner.model().cloned(),
+            taken: body.len(),
+            length: inflow.declared(),
+            rest: Mutex::new(Some((inflow, scanner))),
+            way: Mutex::default(),
+        };
+        Ok((body, upload))
+    }
+
+    /// What routing needs of it.
+    pub(super) fn peek(&self) -> Peek {
+        Peek {
+            model: self.model.as_ref().map(|(_, name)| name.clone()),
+            stream: false,
+            idle_unload: None,
+            beyond_own: None,
+        }
+    }
+
+    /// The beginning with the name that the engine has for the model.
+    pub(super) fn named(&self, body: &Bytes, naming: Naming) -> Payload {
+        let edit = match (&self.model, naming) {
+            (Some((at, _)), Naming::Always(name)) => Edit {
+                at: at.clone(),
+                with: name.to_owned(),
+            },
+            (None, Naming::Always(name) | Naming::IfMissing(name)) => Edit {
+                at: 0..0,
+                with: format!(
+                    "--{}\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n{name}\r\n",
+                    self.boundary
+                ),
+            },
+            _ => return body.clone().into(),
+        };
+        Payload::edited(body, vec![edit])
+    }
+
+    /// Sends it all: the beginning as it is to be, the rest as it comes. An engine may
+    /// take as long as `limit` to say something after it has got everything.
+    ///
+    /// # Errors
+    /// The client did not send the rest as it should, or it was sent once before.
+    pub(super) async fn hand_over(
+        &self,
+        client: &Client,
+        endpoint: Endpoint,
+        request_id: &str,
+        beginning: Payload,
+        limit: Duration,
+    ) -> Result<Heard, ApiError> {
+        let Some((mut inflow, mut scanner)) = locked(&self.rest).take() else {
+            let message = "the engine ended, and what was sent to it is not held to be sent again";
+            return Err(ApiError::new(Code::WorkerCrashed, message));
+        };
+        let mut headers = headers::to_engine(self.kind.clone(), request_id);
+        // An answer may come before the end of the body; then there is no next request.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        let (sender, receiver) = mpsc::channel(1);
+        let length = self.length.map(|length| length - self.taken as u64);
+        let body = Passing {
+            length: length.map(|rest| rest + beginning.length()),
+            beginning,
+            rest: receiver,
+        };
+        let mut sent = pin!(client.send(Method::POST, endpoint.path(), headers, body));
+        let early = tokio::select! {
+            sent = &mut sent => Some(sent),
+            passed = pass_on(&mut inflow, &mut scanner, &sender) => {
+                passed?;
+                None
+            }
+        };
+        *locked(&self.way) = Some(sender);
+        match early {
+            Some(sent) => Ok(Ok(sent)),
+            None => Ok(within(limit, sent).await),
+        }
+    }
+}
+
+fn locked<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Passes the rest on to its end. An engine that takes no more is no failure here: it is
+/// heard.
+async fn pass_on(
+    inflow: &mut Inflow,
+    scanner: &mut Scanner,
+    to: &mpsc::Sender<Piece>,
+) -> Result<(), ApiError> {
+    inflow.go_on();
+    while let Some(piece) = inflow.next().await? {
+        scanner.push(&piece).map_err(refusal)?;
+        if to.send(Some(piece)).await.is_err() {
+            return Ok(());
+        }
+    }
+    scanner.finish().map_err(refusal)?;
+    let _ = to.send(None).await;
+    Ok(())
+}
+
+/// The body of a request to an engine.
+struct Passing {
+    beginning: Payload,
+    rest: mpsc::Receiver<Piece>,
+    /// How much is to come, if that is known.
+    length: Option<u64>,
+}
+
+/// The client sent less than a whole body.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the client's body did not come to its end")]
+struct Cut;
+
+impl http_body::Body for Passing {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let beginning = ready!(Pin::new(&mut self.beginning).poll_frame(context));
+        if let Some(frame) = beginning {
+            return Poll::Ready(Some(frame.map_err(|never: Infallible| match never {})));
+        }
+        match ready!(self.rest.poll_recv(context)) {
+            Some(Some(piece)) => Poll::Ready(Some(Ok(Frame::data(piece)))),
+            Some(None) => Poll::Ready(None),
+            None => Poll::Ready(Some(Err(Cut))),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.length
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
