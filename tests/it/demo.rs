@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::embeddings::{embed, vectors};
@@ -175,6 +176,35 @@ async fn batched_answers_are_those_given_alone() {
         futures_util::future::join_all(bodies.iter().map(|body| server.chat(body))).await;
     let together: Vec<_> = together.iter().map(Answer::content).collect();
     assert_eq!(together, alone);
+}
+
+#[tokio::test]
+async fn e170_a_second_turn_says_with_the_prompt_cache_what_it_says_without() {
+    let home = home("");
+    let server = home.serve();
+    let question = "What is the capital of France?";
+    let first = server.chat(&ask(EIGHT, question, json!({}))).await;
+    let more = json!({"messages": [
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": first.content()},
+        {"role": "user", "content": "Which country is it the capital of?"},
+    ]});
+    let cached = |answer: &Answer| {
+        let usage = &answer.json()["usage"];
+        usage["prompt_tokens_details"]["cached_tokens"].as_u64()
+    };
+    let second = server.chat(&ask(EIGHT, question, more.clone())).await;
+    assert_eq!(cached(&first), Some(0));
+    let length = first.json()["usage"]["prompt_tokens"].as_u64();
+    assert!(
+        cached(&second) >= length,
+        "all of the first turn was there: {second:?}"
+    );
+    let clear = server.control(Method::POST, "/admin/prompts/clear", Some(json!({})));
+    assert_eq!(clear.await.1["models"], json!([EIGHT]));
+    let anew = server.chat(&ask(EIGHT, question, more)).await;
+    assert_eq!(cached(&anew), Some(0));
+    assert_eq!(anew.content(), second.content());
 }
 
 #[tokio::test]
