@@ -373,7 +373,7 @@ upstreams:
         "far by exact at one"
     );
     let hidden = decided(&snapshot, Some("cloud-any"), &only_far);
-    assert_eq!(hidden, "unknown, nearest nothing");
+    assert_eq!(hidden, "unknown, nearest far");
     let listed = list(&snapshot, &only_far);
     assert_eq!(listed.len(), 1);
     assert_eq!((listed[0].id.as_str(), &listed[0].alias_of), ("far", &None));
