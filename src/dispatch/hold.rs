@@ -71,24 +71,40 @@ pub(super) async fn revoked(hold: &Hold) -> ApiError {
 /// A crash is not told here: the connection breaks off by itself, after what
 /// the worker still had to say.
 pub(super) async fn taken_away(lease: &Lease) -> ApiError {
-    match lease.ended().await {
-        Ending::Revoked(UnloadReason::Shutdown) => shutting_down(),
-        Ending::Lost => ApiError::new(Code::InternalError, Refused::Lost.to_string()),
-        Ending::Revoked(_) => {
-            let message = format!("{} was unloaded while it answered", lease.plan().model);
-            ApiError::new(Code::Overloaded, message)
-        }
-        ending @ Ending::Outgrew { .. } => {
-            let model = &lease.plan().model;
-            shortage::ended(model, &ending).unwrap_or_else(|| ended_early(model))
-        }
-        Ending::Crashed(_) | Ending::OutOfMemory => std::future::pending().await,
+    match withdrawal(&lease.plan().model, &lease.ended().await) {
+        Some(error) => error,
+        None => std::future::pending().await,
     }
 }
 
-/// The other side is gone, broke off or did not speak HTTP. The cause is for the log alone. Of a worker
-/// it is told only when the pool knows too, so that whoever asks again after this
-/// refusal does not meet the same dead worker.
+/// What an answer that the pool ended is told; nothing if the worker ended by itself.
+fn withdrawal(model: &str, ending: &Ending) -> Option<ApiError> {
+    Some(match ending {
+        Ending::Revoked(UnloadReason::Shutdown) => shutting_down(),
+        Ending::Lost => ApiError::new(Code::InternalError, Refused::Lost.to_string()),
+        Ending::Revoked(_) => {
+            let message = format!("{model} was unloaded while it answered");
+            ApiError::new(Code::Overloaded, message)
+        }
+        Ending::Outgrew { .. } => {
+            shortage::ended(model, ending).unwrap_or_else(|| ended_early(model))
+        }
+        Ending::Crashed(_) | Ending::OutOfMemory => return None,
+    })
+}
+
+/// What is told of a worker that is gone. Whoever sees the connection break may see it
+/// before the pool's word, which came first: it has taken the model away.
+fn ending_of(lease: &Lease) -> ApiError {
+    let model = &lease.plan().model;
+    let ending = lease.ending();
+    let told = ending.and_then(|it| withdrawal(model, &it).or_else(|| shortage::ended(model, &it)));
+    told.unwrap_or_else(|| ended_early(model))
+}
+
+/// The other side is gone, broke off or did not speak HTTP. The cause is for the log
+/// alone. Of a worker it is told only when the pool knows too, so that whoever asks
+/// again after this refusal does not meet the same dead worker.
 pub(super) async fn crashed(request_id: &str, hold: &Hold, failure: &Failure) -> ApiError {
     let lease = match hold {
         Hold::Here(lease) => lease,
@@ -106,10 +122,7 @@ pub(super) async fn crashed(request_id: &str, hold: &Hold, failure: &Failure) ->
             "the worker lives on after it broke off an answer"
         );
     }
-    let for_memory = lease
-        .ending()
-        .and_then(|ending| shortage::ended(model, &ending));
-    for_memory.unwrap_or_else(|| ended_early(model))
+    ending_of(lease)
 }
 
 /// An engine that fell silent is not asked again: its worker leaves after its last
@@ -128,7 +141,7 @@ pub(super) fn give_up(hold: &Hold) {
 /// The stream stopped before it said that it was at its end.
 pub(super) fn cut_short(hold: &Hold) -> ApiError {
     match hold {
-        Hold::Here(lease) => ended_early(&lease.plan().model),
+        Hold::Here(lease) => ending_of(lease),
         Hold::Away(away) => {
             let message = format!(
                 "the upstream {} ended before its answer did",

@@ -1,7 +1,7 @@
 //! HTTP to a worker over its socket, to an engine over its socket or its port of this
-//! machine, or to an upstream elsewhere. It knows the secret and what an answer is; it does not know what the
-//! bytes mean, it repeats no request that may have been seen, it follows no redirect
-//! and asks no proxy. The connections are kept in `connections`.
+//! machine, or to an upstream elsewhere. It knows the secret and what an answer is; it
+//! does not know what the bytes mean, it repeats no request that may have been seen, it
+//! follows no redirect and asks no proxy. The connections are kept in `connections`.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -63,6 +63,7 @@ mod stopping;
 mod streams;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "tls")]
 mod upstreams;
 mod waiting;
 mod web;
