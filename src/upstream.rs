@@ -1,5 +1,6 @@
-//! Upstreams while the server runs: one client each with its kept connections, and the
-//! key that it is shown, and whether it is asked at all (`health`). What is sent and what an answer means is decided in `dispatch`.
+//! Upstreams while the server runs: one client each with its kept connections, the key
+//! that it is shown, and whether it is asked at all (`health`). What is sent and what an
+//! answer means is decided in `dispatch`.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -30,7 +31,8 @@ const PREFIX: &str = "/v1";
 /// Largest file of a key, bytes.
 const LARGEST_KEY: u64 = 16 * 1024;
 
-/// All of them. Those that no configuration names any more go with the last answer.
+/// The ways to all that were asked since the start, by name. One that no configuration
+/// names any more stays, unused; one that is named anew with other words is replaced.
 #[derive(Debug, Default)]
 pub struct Upstreams {
     links: Mutex<HashMap<String, Arc<Link>>>,
