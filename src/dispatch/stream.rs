@@ -7,6 +7,7 @@
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use super::body::{EventBody, comment};
 use super::heartbeat::Heartbeat;
 use super::hold::{Hold, crashed, cut_short, give_up, revoked};
 use super::observer::Observer;
-use super::patience::within;
+use super::patience::{Patience, within};
 use super::relay::Relay;
 use super::spool::{self, Writer};
 use super::whole::{collect, is_compressed, json_headers, usage_of};
@@ -236,14 +237,16 @@ impl ReadingHalf {
         let mut observer = Observer::new(self.routed.is_foreign());
         let mut silence = (limits.first_token, Code::FirstTokenTimeout);
         let mut come = BytesMut::new();
+        let mut patience = Patience::default();
+        let mut taken_away = pin!(revoked(&lease));
         let mut goes_on = true;
         while goes_on {
             come.clear();
             // All that has arrived is looked at once and leaves in one write.
             let arrived = poll_fn(|context| body.poll_arrived(context, &mut come));
             let arrived = tokio::select! {
-                arrived = within(silence.0, arrived) => arrived,
-                error = revoked(&lease) => return Err(Ending::Failed(error)),
+                arrived = patience.within(silence.0, arrived) => arrived,
+                error = &mut taken_away => return Err(Ending::Failed(error)),
             };
             let arrived = arrived.map_err(|_| {
                 give_up(&lease);

@@ -74,14 +74,17 @@ async fn read(
         return Err(refusal);
     }
     let is_json = routed.request.endpoint.answers_json();
-    if is_json && serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err() {
-        let message = format!("{} did not answer with JSON", routed.model());
-        return Err(ApiError::new(Code::BadUpstreamResponse, message));
-    }
-    let usage = match usage {
-        None if routed.is_foreign() => foreign::usage_of_answer(&bytes),
-        usage => usage,
+    let usage = match (is_json, usage) {
+        (true, None) if routed.is_foreign() => foreign::usage_if_json(&bytes),
+        (true, usage) if foreign::is_json(&bytes) => Ok(usage),
+        (true, _) => Err(foreign::NoJson),
+        (false, None) if routed.is_foreign() => Ok(foreign::usage_of_answer(&bytes)),
+        (false, usage) => Ok(usage),
     };
+    let usage = usage.map_err(|_| {
+        let message = format!("{} did not answer with JSON", routed.model());
+        ApiError::new(Code::BadUpstreamResponse, message)
+    })?;
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = head.status;
     *response.headers_mut() = match is_json {

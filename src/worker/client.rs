@@ -178,7 +178,11 @@ impl Body {
 
     /// Waits until something arrives, and puts all that has arrived then into `come`.
     /// What is answered came after that.
-    pub fn poll_arrived(&mut self, context: &mut Context<'_>, come: &mut BytesMut) -> Poll<Arrived> {
+    pub fn poll_arrived(
+        &mut self,
+        context: &mut Context<'_>,
+        come: &mut BytesMut,
+    ) -> Poll<Arrived> {
         let Some(connection) = &mut self.connection else {
             return Poll::Ready(Arrived::End);
         };

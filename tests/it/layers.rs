@@ -44,6 +44,7 @@ const PURE: &[&str] = &[
     "engine/stop.rs",
     "engine/prefix",
     "engine/scheduler.rs",
+    "worker/client/answer.rs",
     "config/upstream.rs",
     "config/walk",
     "config/file.rs",

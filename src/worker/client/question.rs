@@ -120,7 +120,9 @@ impl Question {
             let slices = &slices[..self.pieces.len().min(MOST_PIECES)];
             let written = Pin::new(&mut *stream).poll_write_vectored(context, slices);
             match ready!(written) {
-                Ok(0) => return Poll::Ready(Err(Broken::Connection(io::ErrorKind::WriteZero.into()))),
+                Ok(0) => {
+                    return Poll::Ready(Err(Broken::Connection(io::ErrorKind::WriteZero.into())));
+                }
                 Ok(count) => self.written(count),
                 Err(error) => return Poll::Ready(Err(Broken::Connection(error))),
             }
@@ -170,7 +172,8 @@ impl Question {
 
     fn add(&mut self, data: Bytes) -> Result<(), Unfinished> {
         let Some(left) = &mut self.left else {
-            self.pieces.push_back(format!("{:x}\r\n", data.len()).into());
+            self.pieces
+                .push_back(format!("{:x}\r\n", data.len()).into());
             self.pieces.push_back(data);
             self.pieces.push_back(Bytes::from_static(b"\r\n"));
             return Ok(());
@@ -250,7 +253,10 @@ mod tests {
     fn pieces(
         pieces: &[&'static str],
     ) -> impl Body<Data = Bytes, Error = std::convert::Infallible> + Send + 'static {
-        let frames: Vec<_> = pieces.iter().map(|&piece| Ok(Frame::data(piece.into()))).collect();
+        let frames: Vec<_> = pieces
+            .iter()
+            .map(|&piece| Ok(Frame::data(piece.into())))
+            .collect();
         StreamBody::new(futures_util::stream::iter(frames))
     }
 
@@ -285,7 +291,11 @@ mod tests {
             full(""),
             "POST /v1 HTTP/1.1\r\nhost: worker\r\ncontent-length: 0\r\n\r\n",
         );
-        check(Method::GET, full(""), "GET /v1 HTTP/1.1\r\nhost: worker\r\n\r\n");
+        check(
+            Method::GET,
+            full(""),
+            "GET /v1 HTTP/1.1\r\nhost: worker\r\n\r\n",
+        );
         check(
             Method::POST,
             pieces(&["abc", "", "0123456789abcdef"]).boxed_unsync(),

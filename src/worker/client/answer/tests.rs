@@ -37,15 +37,25 @@ fn told(answer: &[u8], cuts: usize, is_head: bool) -> String {
 fn an_answer_is_the_same_wherever_it_is_cut() {
     let check = |answer: &str, expected: &str| {
         for cuts in [1, 2, 3, 7, usize::MAX] {
-            assert_eq!(told(answer.as_bytes(), cuts, false), expected, "{answer:?} in {cuts}");
+            assert_eq!(
+                told(answer.as_bytes(), cuts, false),
+                expected,
+                "{answer:?} in {cuts}"
+            );
         }
     };
     let ok = "HTTP/1.1 200 OK\r\n";
     let check_fields = |rest: &str, expected: &str| check(&format!("{ok}{rest}"), expected);
     check_fields("content-length: 3\r\n\r\nabc", "200abc goes on");
-    check_fields("content-length: 3\r\ncontent-length: 3, 3\r\n\r\nabc", "200abc goes on");
+    check_fields(
+        "content-length: 3\r\ncontent-length: 3, 3\r\n\r\nabc",
+        "200abc goes on",
+    );
     check_fields("content-length: 0\r\n\r\n", "200 goes on");
-    check_fields("content-length: 3\r\nconnection: x, Close\r\n\r\nabc", "200abc ends");
+    check_fields(
+        "content-length: 3\r\nconnection: x, Close\r\n\r\nabc",
+        "200abc ends",
+    );
     check_fields("\r\nabc", "200abc ends");
     check_fields(
         "Transfer-Encoding: Chunked\r\n\r\n3\r\nabc\r\n0A ;x=\"y\"\r\n0123456789\r\n0\r\n\r\n",
@@ -60,13 +70,19 @@ fn an_answer_is_the_same_wherever_it_is_cut() {
         "transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n1\r\na\r\n0\r\n\r\n",
         "200a ends",
     );
-    check("HTTP/1.1 204 No\r\ncontent-length: 5\r\n\r\n", "204 goes on");
+    check(
+        "HTTP/1.1 204 No\r\ncontent-length: 5\r\n\r\n",
+        "204 goes on",
+    );
     check("HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\na", "200a ends");
     check(
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na",
         "200a goes on",
     );
-    assert_eq!(told(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", 99, true), "200 goes on");
+    assert_eq!(
+        told(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", 99, true),
+        "200 goes on"
+    );
 }
 
 #[test]
@@ -123,15 +139,24 @@ fn what_is_not_clearly_framed_is_refused() {
     let long = format!("x: {}\r\n\r\n", "y".repeat(LARGEST_HEAD));
     check_fields(&long);
     let chunked = "transfer-encoding: chunked\r\n\r\n";
-    check_fields(&format!("{chunked}1;{}\r\na\r\n", "y".repeat(LARGEST_EXTRA)));
-    check_fields(&format!("{chunked}0\r\nx: {}\r\n\r\n", "y".repeat(LARGEST_EXTRA)));
+    check_fields(&format!(
+        "{chunked}1;{}\r\na\r\n",
+        "y".repeat(LARGEST_EXTRA)
+    ));
+    check_fields(&format!(
+        "{chunked}0\r\nx: {}\r\n\r\n",
+        "y".repeat(LARGEST_EXTRA)
+    ));
 }
 
 #[test]
 fn what_breaks_off_is_told() {
     let check = |answer: &str| {
         let told = told(answer.as_bytes(), 3, false);
-        assert!(told.ends_with("the connection was closed before its end"), "{answer:?}: {told}");
+        assert!(
+            told.ends_with("the connection was closed before its end"),
+            "{answer:?}: {told}"
+        );
     };
     check("");
     check("HTTP/1.1 200 OK\r\n");
