@@ -44,6 +44,7 @@ const PURE: &[&str] = &[
     "engine/stop.rs",
     "engine/prefix",
     "engine/scheduler.rs",
+    "config/problem",
     "config/upstream.rs",
     "config/walk",
     "config/file.rs",
