@@ -45,6 +45,7 @@ const PURE: &[&str] = &[
     "engine/prefix",
     "engine/scheduler.rs",
     "config/problem",
+    "worker/client/answer.rs",
     "config/upstream.rs",
     "config/walk",
     "config/file.rs",
