@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 
-use super::hold::{Hold, crashed, give_up, revoked};
+use super::hold::{Hold, crashed, ended_well, give_up, revoked};
 use super::patience::within;
 use super::{Dispatch, Routed, Wait, cancelled, foreign, headers};
 use crate::api::error::{ApiError, Code};
@@ -105,7 +105,10 @@ pub(super) async fn collect(
             ApiError::new(Code::UpstreamTimeout, message)
         })?;
         match frame {
-            None => return Ok((bytes.freeze(), usage)),
+            None => {
+                ended_well(lease);
+                return Ok((bytes.freeze(), usage));
+            }
             Some(Err(failure)) => {
                 return Err(crashed(&routed.request.request_id, lease, &failure).await);
             }

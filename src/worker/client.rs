@@ -19,6 +19,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::SECRET_HEADER;
+pub use connections::Unfinished;
 use connections::{Connection, Connections};
 use elsewhere::Elsewhere;
 
@@ -140,7 +141,7 @@ impl Client {
         method: Method,
         path: &str,
         mut headers: HeaderMap,
-        body: impl http_body::Body<Data = Bytes, Error: Into<connections::Unfinished>> + Send + 'static,
+        body: impl http_body::Body<Data = Bytes, Error: Into<Unfinished>> + Send + 'static,
     ) -> Result<Response<Body>, Failure> {
         headers.insert(HOST, self.host.clone());
         if let Some(secret) = &self.secret {

@@ -31,7 +31,7 @@ use super::{Failure, chain};
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 
 /// Why a body of a request did not come to its end.
-pub(super) type Unfinished = Box<dyn std::error::Error + Send + Sync>;
+pub type Unfinished = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of a request.
 type Outgoing = UnsyncBoxBody<Bytes, Unfinished>;
