@@ -191,8 +191,8 @@ pub fn resolve(snapshot: &Snapshot, name: &str, permit: Permit) -> Result<Arc<Lo
         Decision::Away { remote, name, .. } => refuse(
             Code::InvalidValue,
             format!(
-                "\"{name}\" is answered by the upstream {}; there is nothing to load",
-                remote.upstream.name
+                "\"{name}\" is answered by {}; there is nothing to load",
+                remote.words()
             ),
         ),
         Decision::Invalid(error) => refuse(Code::InvalidModelId, error.to_string()),
