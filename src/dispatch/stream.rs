@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::{EventBody, comment};
 use super::heartbeat::Heartbeat;
-use super::hold::{Hold, crashed, cut_short, give_up, revoked};
+use super::hold::{Hold, crashed, cut_short, ended_well, give_up, revoked};
 use super::observer::Observer;
 use super::patience::{Patience, within};
 use super::relay::Relay;
@@ -281,12 +281,13 @@ impl ReadingHalf {
             }
         }
         // The engine's last byte: what the client has not taken yet drains from the spool.
-        let failure = cut_short(&lease);
-        drop(lease);
-        if observer.ended() {
-            return Ok(());
+        match observer.ended() {
+            true => {
+                ended_well(&lease);
+                Ok(())
+            }
+            false => Err(Ending::Failed(cut_short(&lease))),
         }
-        Err(Ending::Failed(failure))
     }
 
     /// Lets the headers go, or says in a comment what they would have said.

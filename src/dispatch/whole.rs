@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 
-use super::hold::{Hold, crashed, give_up, revoked};
+use super::hold::{Hold, crashed, ended_well, give_up, revoked};
 use super::patience::within;
 use super::{Dispatch, Routed, Wait, cancelled, foreign, headers};
 use crate::api::error::{ApiError, Code};
@@ -122,7 +122,10 @@ pub(super) async fn collect(
         match arrived {
             Arrived::Data => {}
             Arrived::Trailers(trailers) => usage = usage_of(&trailers).or(usage),
-            Arrived::End => return Ok((bytes.freeze(), usage)),
+            Arrived::End => {
+                ended_well(lease);
+                return Ok((bytes.freeze(), usage));
+            }
             Arrived::Failure(failure) => {
                 return Err(crashed(&routed.request.request_id, lease, &failure).await);
             }

@@ -20,7 +20,8 @@ use super::SECRET_HEADER;
 pub use connections::Arrived;
 use connections::{Connection, Connections};
 use elsewhere::Elsewhere;
-use question::{Question, Unfinished};
+use question::Question;
+pub use question::Unfinished;
 
 pub mod answer;
 mod connections;

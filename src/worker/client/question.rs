@@ -19,7 +19,7 @@ use tokio::io::AsyncWrite;
 const MOST_PIECES: usize = 16;
 
 /// Why a body of a question did not come to its end.
-pub(super) type Unfinished = Box<dyn std::error::Error + Send + Sync>;
+pub type Unfinished = Box<dyn std::error::Error + Send + Sync>;
 
 type Rest = Pin<Box<dyn Body<Data = Bytes, Error = Unfinished> + Send>>;
 
