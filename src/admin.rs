@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::access::{Access, Caller, Door, Refusal};
-use crate::api::body::{parse, read_json};
+use crate::api::body::read;
 use crate::api::error::{ApiError, Code};
 use crate::api::front::{Port, RequestId};
 use crate::api::table::{self, Route, RowPath};
@@ -129,7 +129,7 @@ async fn load(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
-    let target = target(&service, &headers, body).await?;
+    let target: Target = read(&service, &headers, body).await?;
     if target.mode.is_some() {
         return Err(ApiError::new(Code::InvalidValue, "a load has no mode").param("mode"));
     }
@@ -149,7 +149,7 @@ async fn unload(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
-    let target = target(&service, &headers, body).await?;
+    let target: Target = read(&service, &headers, body).await?;
     let snapshot = service.dispatch.registry.load();
     let model = resolve(&snapshot, &target.model, &|_| true)?.model.clone();
     let mode = target.mode.unwrap_or(UnloadMode::Idle);
@@ -181,13 +181,6 @@ async fn release(
     let released = service.dispatch.pool.release().await;
     let models = released.map_err(|error| not_unloaded(&error))?;
     Ok(Json(json!({"success": true, "models": models})))
-}
-
-async fn target(service: &Service, headers: &HeaderMap, body: Body) -> Result<Target, ApiError> {
-    let snapshot = service.dispatch.registry.load();
-    let limits = &snapshot.config.server.limits;
-    let bytes = read_json(headers, body, limits, &service.bodies).await?;
-    parse(&bytes)
 }
 
 /// What a name means to somebody who may use some models.

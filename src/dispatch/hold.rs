@@ -103,20 +103,29 @@ impl Away {
 
 /// Waits until a running answer is taken away, and says so. Nobody takes away an
 /// upstream's.
-pub(super) async fn revoked(hold: &Hold) -> ApiError {
-    match hold {
-        Hold::Here(lease) => taken_away(lease).await,
-        Hold::Away(..) => std::future::pending().await,
+pub(super) fn revoked(hold: &Hold) -> impl Future<Output = ApiError> + Send + use<> {
+    let taken_away = match hold {
+        Hold::Here(lease) => Some(taken_away(lease)),
+        Hold::Away(..) => None,
+    };
+    async move {
+        match taken_away {
+            Some(taken_away) => taken_away.await,
+            None => std::future::pending().await,
+        }
     }
 }
 
 /// Waits until the pool takes the model away from a running answer, and says so.
 /// A crash is not told here: the connection breaks off by itself, after what
 /// the worker still had to say.
-pub(super) async fn taken_away(lease: &Lease) -> ApiError {
-    match withdrawal(&lease.plan().model, &lease.ended().await) {
-        Some(error) => error,
-        None => std::future::pending().await,
+pub(super) fn taken_away(lease: &Lease) -> impl Future<Output = ApiError> + Send + use<> {
+    let (plan, ended) = (lease.plan().clone(), lease.ended());
+    async move {
+        match withdrawal(&plan.model, &ended.await) {
+            Some(error) => error,
+            None => std::future::pending().await,
+        }
     }
 }
 

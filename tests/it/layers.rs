@@ -44,6 +44,8 @@ const PURE: &[&str] = &[
     "engine/stop.rs",
     "engine/prefix",
     "engine/scheduler.rs",
+    "config/problem",
+    "worker/client/answer.rs",
     "config/upstream.rs",
     "upstream/choice.rs",
     "upstream/health.rs",
