@@ -67,6 +67,19 @@ impl Walker<'_> {
         self.read(at, expected, |text| size(text, expected))
     }
 
+    /// A size or `off`.
+    pub fn size_or_off(&mut self, at: At) -> Option<Option<ByteSize>> {
+        let expected = "a size such as 8GB, or off";
+        self.read(at, expected, |text| match text {
+            "off" => Ok(None),
+            "none" | "no" | "never" | "false" | "0" => {
+                let help = Some("write off".to_owned());
+                Err(Wrong::expected(expected, text, help))
+            }
+            _ => size(text, expected).map(Some),
+        })
+    }
+
     /// A duration.
     pub fn duration(&mut self, at: At, zero: Zero) -> Option<Duration> {
         let expected = "a duration such as 90s";
