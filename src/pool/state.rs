@@ -374,8 +374,9 @@ pub struct Machine {
     counters: Counters,
     /// What models were seen to hold.
     ledger: Ledger,
-    /// The ledger has news that nobody has asked for.
-    has_learnt: bool,
+    /// How often the ledger has changed, and how often it had when it was asked for.
+    lessons: u64,
+    told_lessons: u64,
     /// A worker holds more than it promised, or drains for that reason.
     is_beyond: bool,
     crowd: Crowd,
@@ -405,7 +406,8 @@ impl Machine {
             last_turn: 0,
             counters: Counters::default(),
             ledger: Ledger::default(),
-            has_learnt: false,
+            lessons: 0,
+            told_lessons: 0,
             is_beyond: false,
             crowd: Crowd::default(),
             ground: Default::default(),

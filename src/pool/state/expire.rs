@@ -62,13 +62,13 @@ impl Machine {
             let Some(place) = self.waiting.remove(waiter) else {
                 return;
             };
-            if let Some(slot) = self.slots.get_mut(&place.model) {
+            if let Some(slot) = self.slots.get_mut(place.model()) {
                 slot.waiters.remove(place.turn.number);
             }
             out.push(Effect::Refuse {
                 waiter,
                 refused: Refused::QueueTimeout {
-                    model: place.model,
+                    model: place.model().to_owned(),
                     waited: now - since,
                 },
             });
