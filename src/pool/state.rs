@@ -194,6 +194,12 @@ pub enum Event {
         /// Who waits for the result.
         reply: ReplyId,
     },
+    /// The router itself stood still for so long, as when it was stopped or its machine
+    /// was frozen: what was due meanwhile has a reprieve.
+    StoodStill {
+        /// How long.
+        time: Duration,
+    },
     /// A reload.
     Apply {
         /// The settings from now on.
@@ -367,6 +373,9 @@ pub struct Machine {
     preloading: BTreeSet<String>,
     /// When leases are revoked; set when the server goes down.
     shutdown: Option<Instant>,
+    /// Until then nobody is told that he has waited too long, since the router stood
+    /// still meanwhile.
+    patient_until: Instant,
     /// The moment of the event that is taken in.
     now: Instant,
     last_generation: Generation,
@@ -401,6 +410,7 @@ impl Machine {
             unlisted: HashSet::default(),
             preloading: BTreeSet::new(),
             shutdown: None,
+            patient_until: now,
             now,
             last_generation: 0,
             last_turn: 0,
@@ -490,6 +500,7 @@ impl Machine {
             Event::Release { reply } => self.release(reply, now, out),
             Event::Apply { settings, models } => self.apply(settings, models, now, out),
             Event::Shutdown { drain } => self.begin_shutdown(drain, now, out),
+            Event::StoodStill { time } => self.stood_still(time, now),
             Event::Tick => {}
         }
         self.slots.settle(now);
