@@ -222,6 +222,10 @@ pub struct Pool {
     pub autoload: bool,
     /// `pool.lease_ceiling`: the longest residency lease.
     pub lease_ceiling: Duration,
+    /// `pool.prompts_on_disk`: most bytes of prompts on disk; nothing means none.
+    pub prompts_on_disk: Option<ByteSize>,
+    /// `pool.prompts_on_disk_per_model`: those of one model among them.
+    pub prompts_on_disk_per_model: ByteSize,
 }
 
 impl Pool {

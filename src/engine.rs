@@ -13,14 +13,17 @@ pub mod sampling;
 pub mod scheduler;
 pub mod scripted;
 pub mod stop;
+pub mod stored;
 #[cfg(feature = "mlx")]
 pub mod template;
 pub mod thread;
 #[cfg(feature = "mlx")]
 pub mod tokenizer;
 
+use std::path::Path;
 use std::time::Duration;
 
+use self::stored::Tensor;
 use crate::model::kind::{Architectures, Kind};
 
 /// The architectures the embedded engine runs. A plain list, so that the router
@@ -101,6 +104,24 @@ pub trait Network {
         pieces: Vec<(Self::Piece, usize)>,
     ) -> Result<Self::Cache, EngineError>;
 
+    /// What the numbers of pieces depend on, as far as the network knows: their number
+    /// format, their shape, the device that they were worked out on. Nothing if pieces
+    /// cannot be written to files.
+    fn stored_form(&self) -> Option<String> {
+        None
+    }
+
+    /// The numbers of a piece, to be written to a file.
+    fn tensors_of(&self, _piece: &Self::Piece) -> Result<Vec<Tensor>, EngineError> {
+        Err(not_stored())
+    }
+
+    /// The piece of `tokens` tokens whose numbers lie in a safetensors file, mapped
+    /// rather than read where the device can.
+    fn map_piece(&self, _file: &Path, _tokens: usize) -> Result<Self::Piece, EngineError> {
+        Err(not_stored())
+    }
+
     /// Bytes of weights held in the form this device needs.
     fn bytes_held(&self) -> u64;
 
@@ -112,6 +133,10 @@ pub trait Network {
 
     /// How long the parts of its load took.
     fn load_times(&self) -> LoadTimes;
+}
+
+fn not_stored() -> EngineError {
+    EngineError::Unsupported("what this network keeps is not written to files".to_owned())
 }
 
 /// How long the parts of a network's load took, one after the other.

@@ -177,6 +177,11 @@ impl Folders {
         self.state.join("ledger.json")
     }
 
+    /// Prompts that models will want again, from run to run.
+    pub fn prompts(&self) -> PathBuf {
+        self.state.join("prompts")
+    }
+
     /// The control socket of a running server.
     pub fn control_socket(&self) -> PathBuf {
         self.runtime.join("roundhouse.sock")

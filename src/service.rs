@@ -12,6 +12,7 @@ use self::reload::Reload;
 use crate::access::Entrance;
 use crate::api::intake::Bodies;
 use crate::dispatch::Dispatch;
+use crate::engine::stored;
 use crate::pool::Resident;
 use crate::records::Records;
 use crate::records::audit::Audit;
@@ -37,6 +38,8 @@ pub struct Parts {
     pub bodies: Bodies,
     /// Asks for the configuration to be read again.
     pub reload: Reload,
+    /// The prompts on disk.
+    pub prompts: stored::folder::Folder,
     /// When this process began to serve.
     pub started: Instant,
 }

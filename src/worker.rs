@@ -10,8 +10,10 @@ pub mod supervise;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::config::Compute;
 use crate::config::engine::Engine;
@@ -30,6 +32,10 @@ pub const STATUS_PATH: &str = "/status";
 
 /// The path at which it forgets what it keeps of prompts.
 pub const FORGET_PATH: &str = "/forget";
+
+/// The line on standard input that asks a worker with a folder for prompts to write there
+/// what it keeps, and to end: this and how many milliseconds there are for both.
+pub const LEAVE: &str = "leave";
 
 /// The trailer with the usage of an answer: `prompt=12 completion=34 finish=stop`, and
 /// `cached=8` after the prompt if so much of it was in the prompt cache.
@@ -87,6 +93,15 @@ pub struct WorkerArgs {
     /// Make one token before saying that the model is ready.
     #[arg(long)]
     pub warmup: bool,
+    /// The folder for prompts of this model, which lies in that for all models.
+    #[arg(long)]
+    pub prompts: Option<PathBuf>,
+    /// Most bytes of prompts on disk of one model.
+    #[arg(long, default_value_t = 0)]
+    pub prompts_each: u64,
+    /// Most bytes of prompts on disk of all models.
+    #[arg(long, default_value_t = 0)]
+    pub prompts_all: u64,
 }
 
 /// Runs the role.
@@ -164,6 +179,26 @@ pub struct LoadPhases {
     pub text_ms: f64,
 }
 
+/// How a worker is to end: asked first, killed when the time is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leave {
+    /// How long it has.
+    pub grace: Duration,
+    /// Whether it may use that to write down what it keeps of prompts: nobody wants it
+    /// gone at once, and it can be trusted.
+    pub may_write: bool,
+}
+
+impl Leave {
+    /// It has so long, and nothing is written.
+    pub fn within(grace: Duration) -> Self {
+        Self {
+            grace,
+            may_write: false,
+        }
+    }
+}
+
 /// How the pool wants a model brought up. Equal plans are one load.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LoadPlan {
@@ -213,6 +248,22 @@ pub struct Spawned {
     pub file: Option<PathBuf>,
     /// What it calls the model: stands in the place of `model` in what it is asked.
     pub model: String,
+    /// What the file says of it, in a few digits: told once, for it is a long text.
+    pub digest: String,
+}
+
+impl Spawned {
+    /// An engine of the file for one model.
+    pub fn new(engine: Arc<Engine>, file: Option<PathBuf>, model: String) -> Self {
+        let digest = Sha256::digest(format!("{engine:?}"));
+        let digits = digest[..4].iter().map(|byte| format!("{byte:02x}"));
+        Self {
+            digest: digits.collect(),
+            engine,
+            file,
+            model,
+        }
+    }
 }
 
 impl From<EngineKind> for PlannedEngine {

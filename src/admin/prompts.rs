@@ -1,5 +1,7 @@
-//! What the embedded engine keeps of prompts, model by model, and forgetting it. The
-//! workers that are up are asked themselves; that is no use of a model.
+//! What the embedded engine keeps of prompts, model by model, in memory and on disk, and
+//! forgetting it. The workers that are up are asked themselves; that is no use of a model.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use std::time::Duration;
 
@@ -42,14 +44,31 @@ struct Target {
 
 /// `GET /admin/prompts`
 pub async fn list(State(service): State<Service>) -> Json<Value> {
+    let folder = service.prompts.clone();
+    let on_disk = tokio::task::spawn_blocking(move || folder.usage()).await;
+    let mut on_disk = match on_disk {
+        Ok(Ok(usage)) => usage,
+        failed => {
+            tracing::warn!(?failed, "the prompts on disk cannot be counted");
+            BTreeMap::new()
+        }
+    };
     let mut workers = service.dispatch.pool.own_workers();
     workers.sort_by(|(one, _), (other, _)| one.cmp(other));
     let asked = workers.into_iter().map(|(model, client)| async move {
         let answer = ask(&client, Method::GET, STATUS_PATH).await.ok()?;
         let status: Status = serde_json::from_slice(&answer).ok()?;
-        Some(json!({"model": model, "prompt_cache": status.prompt_cache}))
+        Some((model, status.prompt_cache))
     });
-    let models: Vec<Value> = join_all(asked).await.into_iter().flatten().collect();
+    let kept = join_all(asked).await.into_iter().flatten();
+    let mut models: Vec<Value> = kept
+        .map(|(model, kept)| {
+            let disk = on_disk.remove(&model).unwrap_or_default();
+            json!({"model": model, "prompt_cache": kept, "disk": disk})
+        })
+        .collect();
+    let gone = on_disk.into_iter();
+    models.extend(gone.map(|(model, disk)| json!({"model": model, "disk": disk})));
     Json(json!({"models": models}))
 }
 
@@ -78,7 +97,7 @@ pub async fn clear(
             Err(failure) => Err((model, failure)),
         }
     });
-    let mut models = Vec::new();
+    let mut models = BTreeSet::new();
     for told in join_all(asked).await {
         match told {
             Ok(model) => models.extend(model),
@@ -87,6 +106,22 @@ pub async fn clear(
                 let message = format!("{model} did not say that it has forgotten its prompts");
                 return Err(ApiError::new(Code::InternalError, message));
             }
+        }
+    }
+    // Last, so that nothing that a worker was just writing is left.
+    let folder = service.prompts.clone();
+    let cleared = tokio::task::spawn_blocking(move || {
+        let mut on_disk = folder.usage()?;
+        on_disk.retain(|model, _| only.as_ref().is_none_or(|only| only == model));
+        folder.clear(only.as_deref())?;
+        Ok::<_, std::io::Error>(on_disk.into_keys())
+    });
+    match cleared.await {
+        Ok(Ok(on_disk)) => models.extend(on_disk),
+        failed => {
+            tracing::warn!(?failed, "the prompts on disk could not be removed");
+            let message = "the prompts on disk could not be removed";
+            return Err(ApiError::new(Code::InternalError, message));
         }
     }
     Ok(Json(json!({"success": true, "models": models})))

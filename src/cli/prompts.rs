@@ -1,5 +1,5 @@
 //! `roundhouse prompts`: what the embedded engine keeps of prompts in the server that
-//! runs, and forgetting it.
+//! runs, in memory and on disk, and forgetting it.
 
 use std::process::ExitCode;
 
@@ -43,16 +43,27 @@ fn forgotten(answer: &Value) -> String {
         None => Vec::new(),
     };
     match models.as_slice() {
-        [] => "no model is loaded that keeps prompts\n".to_owned(),
+        [] => "nothing is kept of prompts\n".to_owned(),
         models => format!("forgotten: {}\n", models.join(", ")),
     }
 }
 
 fn kept(answer: &Value) -> String {
-    let head = ["model", "kept", "tokens", "asked", "hits", "tokens saved"];
+    let head = [
+        "model",
+        "kept",
+        "tokens",
+        "asked",
+        "hits",
+        "tokens saved",
+        "from disk",
+        "on disk",
+        "tokens on disk",
+    ];
     let row = |told: &Value| {
         let kept = &told["prompt_cache"];
         let number = |name: &str| kept[name].as_u64().unwrap_or_default();
+        let disk = |name: &str| told["disk"][name].as_u64().unwrap_or_default();
         vec![
             told["model"].as_str().unwrap_or_default().to_owned(),
             ByteSize(number("bytes")).to_string(),
@@ -60,13 +71,16 @@ fn kept(answer: &Value) -> String {
             number("asked").to_string(),
             number("hits").to_string(),
             number("saved").to_string(),
+            number("restored").to_string(),
+            ByteSize(disk("bytes")).to_string(),
+            disk("tokens").to_string(),
         ]
     };
     let models = answer["models"].as_array().into_iter().flatten();
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(models.map(row));
     match rows.len() {
-        1 => "no model is loaded that keeps prompts\n".to_owned(),
+        1 => "nothing is kept of prompts\n".to_owned(),
         _ => table::lines(&rows),
     }
 }
@@ -78,13 +92,15 @@ mod tests {
     #[test]
     fn what_is_kept_is_a_line_for_each_model() {
         let nothing = json!({"models": []});
-        assert!(kept(&nothing).starts_with("no model"));
+        assert!(kept(&nothing).starts_with("nothing"));
         let told = json!({"models": [{"model": "a/b", "prompt_cache":
-            {"bytes": 0, "tokens": 64, "asked": 3, "hits": 2, "saved": 119}}]});
+            {"bytes": 0, "tokens": 64, "asked": 3, "hits": 2, "saved": 119, "restored": 55},
+            "disk": {"bytes": 0, "tokens": 70}}]});
         let shown = kept(&told);
         let line = shown.lines().nth(1).expect("a line");
         let cells: Vec<&str> = line.split_whitespace().collect();
-        assert!(cells.starts_with(&["a/b"]) && cells.ends_with(&["64", "3", "2", "119"]));
+        assert!(cells.starts_with(&["a/b"]) && cells.contains(&"64"));
+        assert!(line.contains("119") && line.contains("55") && cells.ends_with(&["70"]));
         assert_eq!(
             forgotten(&json!({"models": ["a/b", "c/d"]})),
             "forgotten: a/b, c/d\n"

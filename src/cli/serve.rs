@@ -22,6 +22,8 @@ use crate::config::problem::Problems;
 use crate::config::upstream::own_listener;
 use crate::config::{self, Config, Listen, locate};
 use crate::dispatch::{Dispatch, live, spool};
+use crate::engine::stored;
+use crate::engine::stored::room::Quota;
 use crate::platform::{self, Folders};
 use crate::pool::Pool;
 use crate::pool::ledger::file::Notebook;
@@ -177,6 +179,7 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
     let server = config.server.clone();
     let audit = Audit::open(&config.audit).map_err(NotStarted::failed)?;
     let registry = Arc::new(Registry::start(config, machine).map_err(NotStarted::configuration)?);
+    let prompts = prompts(folders, &registry.load().config.pool).await;
 
     // Signals first: from here on a stop is an orderly one.
     let mut signals = Signals::listen().map_err(NotStarted::failed)?;
@@ -189,7 +192,8 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
     announce(args.json, certificate.is_there(), &inference, &management)
         .map_err(NotStarted::failed)?;
 
-    let options = LauncherOptions::own().map_err(NotStarted::failed)?;
+    let mut options = LauncherOptions::own().map_err(NotStarted::failed)?;
+    options.prompts = Some(prompts.clone());
     let launcher = Launcher::open(options).map_err(NotStarted::failed)?;
     let fail_points = match args.scripted_engine {
         true => FailPoints::switched_on(),
@@ -267,6 +271,7 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         }),
         audit,
         records,
+        prompts,
         started: Instant::now(),
     });
     let in_force = registry.clone();
@@ -307,6 +312,24 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         registry.load().config.server.drain,
     )
     .await)
+}
+
+/// The prompts on disk, within the quotas of the file. What cannot be put in order there is
+/// no reason not to serve.
+async fn prompts(folders: &Folders, pool: &config::Pool) -> stored::folder::Folder {
+    let quota = pool.prompts_on_disk.map(|all| Quota {
+        each: pool.prompts_on_disk_per_model.0,
+        all: all.0,
+    });
+    let path = folders.prompts();
+    let folder = stored::folder::Folder { path, quota };
+    let own = folder.clone();
+    let prepared = tokio::task::spawn_blocking(move || own.prepare()).await;
+    if let Ok(Err(error)) = prepared {
+        let path = &folder.path;
+        tracing::warn!(?path, ?error, "the prompts on disk cannot be put in order");
+    }
+    folder
 }
 
 /// Lets answers end, then workers, then connections; a second signal ends it now.

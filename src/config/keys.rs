@@ -201,6 +201,10 @@ pub const KEYS: &[Key] = &[
         "whether a request loads a model that is not loaded; otherwise it is refused (409), as it is with `?autoload=false`"),
     key("pool.lease_ceiling", Duration, Value("1h"), Live,
         "longest residency lease: so long may somebody hold a model however long others wait for its room"),
+    key("pool.prompts_on_disk", Any(&[Size, Word("off")]), Value("8GB"), Restart,
+        "most bytes of prompts that the embedded engine has read, written to the state folder when a model goes, so that they need not be read again when it is back; what was used longest ago gives way; `off` writes none and removes what is there"),
+    key("pool.prompts_on_disk_per_model", Size, Value("4GB"), Restart,
+        "how much of that one model may have"),
     key("server.listen", Any(&[Address, List(&Address)]), Value("127.0.0.1:11440"), Restart,
         "where inference is served: `IP:PORT`, or `unix:PATH`"),
     key("server.management", Any(&[Address, List(&Address)]), Value("127.0.0.1:11441"), Restart,
@@ -310,7 +314,7 @@ mod tests {
         assert!(children("").starts_with(&["memory", "allow", "deny"]));
         assert_eq!(children("").iter().filter(|k| **k == "server").count(), 1);
         assert_eq!(children("models"), [NAME]);
-        assert_eq!(children("pool").len(), 10);
+        assert_eq!(children("pool").len(), 12);
         assert!(children("server").contains(&"limits"));
         assert_eq!(children("server.limits").len(), 22);
         assert_eq!(

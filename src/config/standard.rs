@@ -148,6 +148,8 @@ impl Pool {
             contention: Contention::Wait,
             autoload: true,
             lease_ceiling: Duration::from_secs(3600),
+            prompts_on_disk: Some(ByteSize(8_000_000_000)),
+            prompts_on_disk_per_model: ByteSize(4_000_000_000),
         }
     }
 }

@@ -189,6 +189,10 @@ impl Walker<'_> {
                 "contention" => set(&mut pool.contention, self.contention(at)),
                 "autoload" => set(&mut pool.autoload, self.boolean(at)),
                 "lease_ceiling" => set(&mut pool.lease_ceiling, self.duration(at, Zero::Refused)),
+                "prompts_on_disk" => set(&mut pool.prompts_on_disk, self.size_or_off(at)),
+                "prompts_on_disk_per_model" => {
+                    set(&mut pool.prompts_on_disk_per_model, self.size(at));
+                }
                 _ => {}
             }
         }

@@ -31,6 +31,7 @@ use self::kv::{Cache, Piece};
 use self::quantization::Quantization;
 use self::weights::Weights;
 use super::progress::Progress;
+use super::stored::Tensor;
 use super::{EngineError, LoadTimes, Network};
 use crate::config::Compute;
 
@@ -202,6 +203,20 @@ impl Network for MlxNetwork {
 
     fn evaluate_cache(&mut self, pieces: Vec<(Piece, usize)>) -> Result<Cache, EngineError> {
         Cache::evaluate_joined(self.model.cache_shape(), pieces).map_err(device_failed)
+    }
+
+    fn stored_form(&self) -> Option<String> {
+        let shape = self.model.cache_shape();
+        Some(format!("{} {shape:?}", self.device.name()))
+    }
+
+    fn tensors_of(&self, piece: &Piece) -> Result<Vec<Tensor>, EngineError> {
+        piece.tensors().map_err(EngineError::Device)
+    }
+
+    fn map_piece(&self, file: &Path, tokens: usize) -> Result<Piece, EngineError> {
+        let piece = Piece::map(file, self.device, self.model.cache_shape(), tokens);
+        piece.map_err(EngineError::Device)
     }
 
     fn bytes_held(&self) -> u64 {

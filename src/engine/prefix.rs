@@ -76,6 +76,23 @@ pub struct Missing {
     pub lengths: Vec<usize>,
 }
 
+/// A piece among all there are.
+#[derive(Debug)]
+pub struct Ranked<'p, P> {
+    /// Whose it is.
+    pub owner: Owner,
+    /// The place of the piece ahead of it; nothing if it is a first one.
+    pub parent: Option<usize>,
+    /// How many tokens are ahead of its own.
+    pub from: u64,
+    /// Its tokens.
+    pub tokens: &'p [u32],
+    /// What belongs to them.
+    pub piece: &'p P,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
 /// A way down from the root, over pieces that are met whole.
 struct Way {
     whole: Vec<Number>,
@@ -177,6 +194,74 @@ impl<P> Prefixes<P> {
             begin += length;
             parent = Some(self.insert(owner, parent, run, piece, bytes));
         }
+    }
+
+    /// Adds pieces that lie one after the other from the first of `tokens` on, as far as
+    /// they are not there and there is room within `most` bytes; what is worth least
+    /// gives way. Pieces that are cut otherwise than what is there are left out.
+    pub fn adopt(&mut self, owner: Owner, tokens: &[u32], pieces: Vec<(P, usize, u64)>, most: u64) {
+        let way = self.way(owner, tokens);
+        let (mut left, mut from) = (pieces.into_iter().peekable(), 0);
+        while from < way.tokens {
+            let Some((_, length, _)) = left.next() else {
+                return;
+            };
+            from += length;
+        }
+        let begins = |length: usize| way.partly.is_some_and(|(_, count)| count >= length);
+        if from != way.tokens || left.peek().is_none_or(|(_, length, _)| begins(*length)) {
+            return;
+        }
+        let left: Vec<_> = left.collect();
+        let needs = left.iter().map(|(_, _, bytes)| bytes).sum();
+        let stays = way.whole.last().copied();
+        self.shrink_but(most.saturating_sub(needs), stays);
+        let mut room = most.saturating_sub(self.bytes);
+        let fit = left.into_iter().take_while(|(_, _, bytes)| {
+            let fits = *bytes <= room;
+            room = room.saturating_sub(*bytes);
+            fits
+        });
+        let fit = fit.collect();
+        self.add(owner, tokens, from, fit);
+    }
+
+    /// All pieces, most worth first, each after the one ahead of it.
+    pub fn ranked(&self) -> Vec<Ranked<'_, P>> {
+        let mut order: Vec<(Worth, Number)> = Vec::with_capacity(self.nodes.len());
+        order.extend(
+            self.nodes
+                .iter()
+                .map(|(number, node)| (node.worth, *number)),
+        );
+        order.sort_unstable_by(|one, other| other.cmp(one));
+        let mut places: BTreeMap<Number, usize> = BTreeMap::new();
+        let mut ranked: Vec<Ranked<'_, P>> = Vec::with_capacity(order.len());
+        for (_, number) in order {
+            let (mut above, mut at) = (Vec::new(), Some(number));
+            while let Some(number) = at.filter(|number| !places.contains_key(number)) {
+                above.push(number);
+                at = self.nodes.get(&number).and_then(|node| node.parent);
+            }
+            for number in above.into_iter().rev() {
+                let Some(node) = self.nodes.get(&number) else {
+                    continue;
+                };
+                let parent = node.parent.and_then(|parent| places.get(&parent).copied());
+                let ahead = parent.map(|parent| &ranked[parent]);
+                let from = ahead.map_or(0, |ahead| ahead.from + ahead.tokens.len() as u64);
+                places.insert(number, ranked.len());
+                ranked.push(Ranked {
+                    owner: node.owner,
+                    parent,
+                    from,
+                    tokens: &node.tokens,
+                    piece: &node.piece,
+                    bytes: node.bytes,
+                });
+            }
+        }
+        ranked
     }
 
     /// Gives up what is worth least until no more than `most` bytes are left.

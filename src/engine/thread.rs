@@ -14,6 +14,7 @@ mod step;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -21,6 +22,8 @@ use self::outlet::{Inlet, Said, outlet};
 use crate::engine::prefix::Owner;
 use crate::engine::sampling::Sampling;
 use crate::engine::scheduler::{Id, Limits};
+use crate::engine::stored::Place;
+use crate::engine::stored::store::Store;
 use crate::engine::{EngineError, LoadTimes, Network};
 
 /// Tokens by which a cache's share of the room grows: caches are allocated in
@@ -120,6 +123,8 @@ pub struct Kept {
     pub hits: u64,
     /// Tokens since the start that did not have to be read.
     pub saved: u64,
+    /// Those of them that came from the disk.
+    pub restored: u64,
 }
 
 /// What the thread is told.
@@ -128,6 +133,8 @@ enum Command {
     GoOn(Id),
     Cancel(Id),
     Forget,
+    /// Write to the disk what is kept of prompts, until then, and end.
+    Leave(Instant),
 }
 
 /// Hears of the end of the engine thread.
@@ -152,11 +159,15 @@ pub struct Sequence {
 
 impl Engine {
     /// Builds the network on a thread of its own and waits until it is built.
-    /// Blocks. The receiver hears of the end of the thread.
+    /// Blocks. Prompts are kept on disk at `place`, if there is one. The receiver hears of the end of the thread.
     ///
     /// # Errors
     /// What `build` failed with, or that the system has no thread to give.
-    pub fn start<N, B>(settings: Settings, build: B) -> Result<(Self, Ended), EngineError>
+    pub fn start<N, B>(
+        settings: Settings,
+        place: Option<Place>,
+        build: B,
+    ) -> Result<(Self, Ended), EngineError>
     where
         N: Network,
         B: FnOnce() -> Result<N, EngineError> + Send + 'static,
@@ -175,7 +186,8 @@ impl Engine {
                     let facts = facts(&network, settings);
                     if built.send(Ok(facts)).is_ok() {
                         let limits = limits(settings, facts.room);
-                        let kept = kept::Keeper::new(&network, settings.kv);
+                        let store = place.and_then(|place| store(place, &network));
+                        let kept = kept::Keeper::new(&network, settings.kv, store);
                         step::Stepping::new(network, limits, kept, orders, shared).run();
                     }
                 }
@@ -220,6 +232,12 @@ impl Engine {
         drop(self.commands.send(Command::Forget));
     }
 
+    /// Writes to the disk what is kept of prompts, for as long as that, and ends the
+    /// thread. Sequences that are open end with it.
+    pub fn leave(&self, until: Instant) {
+        drop(self.commands.send(Command::Leave(until)));
+    }
+
     /// Begins a sequence. Its place in the order is that of this call.
     pub fn begin(&self, job: Job) -> Sequence {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
@@ -253,6 +271,14 @@ impl Drop for Sequence {
             drop(self.commands.send(Command::Cancel(self.id)));
         }
     }
+}
+
+/// The prompts on disk of this network. Without them everything is as it is with none.
+fn store<N: Network>(place: Place, network: &N) -> Option<Store> {
+    let opened = Store::open(place, &network.stored_form()?);
+    opened
+        .inspect_err(|error| tracing::warn!(?error, "prompts are not kept on disk"))
+        .ok()
 }
 
 fn facts<N: Network>(network: &N, settings: Settings) -> Facts {

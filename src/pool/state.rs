@@ -50,7 +50,7 @@ use super::{
 };
 use crate::engine::progress::Progress;
 use crate::units::ByteSize;
-use crate::worker::{LoadPlan, Ready};
+use crate::worker::{Leave, LoadPlan, Ready};
 
 /// Counts the processes the pool has started.
 pub type Generation = u64;
@@ -220,12 +220,12 @@ pub enum Effect {
         /// How to bring it up.
         plan: Arc<LoadPlan>,
     },
-    /// End a worker's process group: ask, then kill after `grace`.
+    /// End a worker's process group.
     Stop {
         /// Which.
         generation: Generation,
-        /// Between asking and killing.
-        grace: Duration,
+        /// How.
+        leave: Leave,
         /// Why, for the log; nothing for a worker that could not load.
         reason: Option<UnloadReason>,
     },

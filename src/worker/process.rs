@@ -14,7 +14,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rand::TryRng;
 use rand::rngs::SysRng;
@@ -26,9 +25,11 @@ use self::life::{Part, Worker, beside};
 use self::spawn::Spawner;
 use super::client::Client;
 use super::supervise::Order;
-use super::{EngineKind, LoadPlan, PlannedEngine, Ready, Spawned};
+use super::{EngineKind, Leave, LoadPlan, PlannedEngine, Ready, Spawned};
 use crate::config::engine::{Placeholder, Template};
 use crate::engine::progress::Progress;
+use crate::engine::stored;
+use crate::engine::stored::room::Quota;
 use crate::platform::footprint::Footprint;
 use crate::secret::Secret;
 
@@ -60,13 +61,12 @@ pub const ENVIRONMENT: &[&str] = &[
 /// something else in the place of [`Launcher`].
 pub trait Launch: Send + Sync + 'static {
     /// Runs one worker from its start until it has been reaped, and answers how
-    /// it ended, as words that continue "its worker …". Setting a grace time in
-    /// `stop` ends it: asked first, killed when the time is over.
+    /// it ended, as words that continue "its worker …". Saying how in `stop` ends it.
     fn run(
         &self,
         plan: Arc<LoadPlan>,
         report: impl Fn(Report) + Send + Sync + 'static,
-        stop: watch::Receiver<Option<Duration>>,
+        stop: watch::Receiver<Option<Leave>>,
     ) -> impl Future<Output = String> + Send + 'static;
 }
 
@@ -121,6 +121,8 @@ pub struct LauncherOptions {
     /// The folder in which the private folder is made; nothing means
     /// `$XDG_RUNTIME_DIR`, else the folder for temporary files.
     pub runtime: Option<PathBuf>,
+    /// Where workers of our own keep prompts on disk, if they are to.
+    pub prompts: Option<stored::folder::Folder>,
 }
 
 impl LauncherOptions {
@@ -130,6 +132,7 @@ impl LauncherOptions {
             program: std::env::current_exe()?,
             leading: vec!["worker".into()],
             runtime: None,
+            prompts: None,
         })
     }
 }
@@ -158,7 +161,7 @@ impl Launch for Launcher {
         &self,
         plan: Arc<LoadPlan>,
         report: impl Fn(Report) + Send + Sync + 'static,
-        stop: watch::Receiver<Option<Duration>>,
+        stop: watch::Receiver<Option<Leave>>,
     ) -> impl Future<Output = String> + Send + 'static {
         let inner = self.0.clone();
         async move { inner.run(plan, report, stop).await }
@@ -171,15 +174,19 @@ impl Inner {
         &self,
         plan: Arc<LoadPlan>,
         report: impl Fn(Report),
-        stop: watch::Receiver<Option<Duration>>,
+        stop: watch::Receiver<Option<Leave>>,
     ) -> String {
         let started = async {
             let socket = self.folder.socket()?;
             let (command, part, workplace) = match &plan.engine {
                 PlannedEngine::Own(engine) => {
                     let command = self.command(&plan, *engine, socket.path())?;
-                    let (socket, secret) = (socket.path().to_owned(), secret()?);
-                    (command, Part::Own { socket, secret }, None)
+                    let part = Part::Own {
+                        socket: socket.path().to_owned(),
+                        secret: secret()?,
+                        writes: self.prompts(&plan, *engine).is_some(),
+                    };
+                    (command, part, None)
                 }
                 PlannedEngine::Spawned(spawned) => {
                     let workplace = self.folder.workplace()?;
@@ -233,7 +240,22 @@ impl Inner {
             .args(["--kv", &plan.kv.0.to_string()])
             .args(["--compute", plan.compute.as_str()])
             .args(plan.warmup.then_some("--warmup"));
+        if let Some((folder, quota)) = self.prompts(plan, engine) {
+            command
+                .arg("--prompts")
+                .arg(folder)
+                .args(["--prompts-each", &quota.each.to_string()])
+                .args(["--prompts-all", &quota.all.to_string()]);
+        }
         Ok(command)
+    }
+
+    /// Where a worker keeps prompts on disk, and how much of them.
+    fn prompts(&self, plan: &LoadPlan, engine: EngineKind) -> Option<(PathBuf, Quota)> {
+        let prompts = self.options.prompts.as_ref()?;
+        let folder = prompts.of_model(&plan.model)?;
+        let quota = prompts.quota.filter(|_| engine == EngineKind::Mlx)?;
+        Some((folder, quota))
     }
 
     /// The command line of a supervisor; the rest is told on its standard input.

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::Mode;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 use self::http::Served;
 use self::source::Engine;
@@ -31,7 +32,7 @@ use crate::engine::thread::Ended;
 use crate::platform;
 use crate::secret::Secret;
 use crate::shutdown::Tasks;
-use crate::worker::{EngineKind, LoadPhases, Ready, Word, WorkerArgs};
+use crate::worker::{EngineKind, LEAVE, LoadPhases, Ready, Word, WorkerArgs};
 
 /// Longest secret, bytes.
 const LONGEST_SECRET: u64 = 256;
@@ -93,7 +94,7 @@ fn work(args: &WorkerArgs, began: Instant) -> Result<(), Failure> {
     if !platform::follow_parent(rustix::process::Signal::KILL) {
         return Err(Failure::NoParent);
     }
-    let secret = follow_standard_input(&args.socket)?;
+    let (secret, asked_to_leave) = follow_standard_input(&args.socket)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -114,7 +115,7 @@ fn work(args: &WorkerArgs, began: Instant) -> Result<(), Failure> {
     drop(guard);
     let (result, at_rest) = runtime.block_on(async {
         let tasks = Tasks::new();
-        tasks.spawn(http::accept(listener, served, tasks.clone()));
+        tasks.spawn(http::accept(listener, served.clone(), tasks.clone()));
         say(&Word::Ready(Ready {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             bytes_held: status.bytes_held,
@@ -127,15 +128,21 @@ fn work(args: &WorkerArgs, began: Instant) -> Result<(), Failure> {
         }));
         tracing::info!(load_ms = began.elapsed().as_millis(), "the worker is ready");
         let mut ended = loaded.ended;
-        let result = until_the_end(loaded.terminate, ended.as_mut()).await;
+        let result = until_the_end(loaded.terminate, asked_to_leave, ended.as_mut()).await;
         drop(std::fs::remove_file(&args.socket));
+        let mut patience = PATIENCE;
+        if let Ok(Some(time)) = result {
+            patience += time;
+            served.engine.leave(Instant::now() + time);
+        }
+        drop(served);
         if !tasks.stop(PATIENCE).await {
             tracing::warn!("connections did not end in time");
         }
         let at_rest = match (&result, ended) {
             // With the connections its sequences are gone, and with the last way to
             // it the thread ends.
-            (Ok(()), Some(ended)) => tokio::time::timeout(PATIENCE, ended).await.is_ok(),
+            (Ok(_), Some(ended)) => tokio::time::timeout(patience, ended).await.is_ok(),
             _ => true,
         };
         (result, at_rest)
@@ -146,7 +153,7 @@ fn work(args: &WorkerArgs, began: Instant) -> Result<(), Failure> {
         tracing::warn!("the engine did not come to rest in time");
         leave_at_once();
     }
-    result
+    result.map(drop)
 }
 
 /// A loaded engine, and how the process hears that it is to end.
@@ -199,16 +206,24 @@ fn load(args: &WorkerArgs) -> Result<Loaded, Failure> {
     }
 }
 
-/// Waits for the signal to end, which is no failure, or for the end of the engine,
-/// which is one.
+/// Waits for the signal to end or the word to leave, which are no failure, or for the end
+/// of the engine, which is one. Answers how long it may write what it keeps.
 async fn until_the_end(
     terminate: Option<Signal>,
+    asked_to_leave: oneshot::Receiver<Duration>,
     ended: Option<&mut Ended>,
-) -> Result<(), Failure> {
+) -> Result<Option<Duration>, Failure> {
     let told = async {
         match terminate {
             Some(mut terminate) => drop(terminate.recv().await),
             None => std::future::pending().await,
+        }
+    };
+    let leaves = async {
+        match asked_to_leave.await {
+            Ok(time) => time,
+            // The router is gone; the thread that heard it ends the process.
+            Err(_) => std::future::pending().await,
         }
     };
     let gone = async {
@@ -218,7 +233,8 @@ async fn until_the_end(
         }
     };
     tokio::select! {
-        () = told => Ok(()),
+        () = told => Ok(None),
+        time = leaves => Ok(Some(time)),
         () = gone => Err(Failure::EngineGone),
     }
 }
@@ -230,10 +246,11 @@ fn leave_at_once() {
     let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
 }
 
-/// Reads the secret, the first line of standard input, and leaves a thread that
-/// ends the process when standard input ends: the parent is gone.
-fn follow_standard_input(socket: &Path) -> Result<String, Failure> {
+/// Reads the secret, the first line of standard input, and leaves a thread that hears
+/// the word to leave, and ends the process when standard input ends: the parent is gone.
+fn follow_standard_input(socket: &Path) -> Result<(String, oneshot::Receiver<Duration>), Failure> {
     let (told, secret) = mpsc::sync_channel(1);
+    let (leave, asked_to_leave) = oneshot::channel();
     let socket = socket.to_owned();
     let follow = move || {
         let mut input = std::io::stdin().lock();
@@ -242,6 +259,11 @@ fn follow_standard_input(socket: &Path) -> Result<String, Failure> {
         let whole = read.is_ok() && line.ends_with('\n') && !line.trim().is_empty();
         if told.send(whole.then(|| line.trim().to_owned())).is_err() || !whole {
             return;
+        }
+        line.clear();
+        let read = input.by_ref().take(LONGEST_SECRET).read_line(&mut line);
+        if let (Ok(_), Some(time)) = (read, time_to_leave(&line)) {
+            let _ = leave.send(time);
         }
         // Whatever else comes is not for us; only the end is.
         drop(std::io::copy(&mut input, &mut std::io::sink()));
@@ -253,7 +275,15 @@ fn follow_standard_input(socket: &Path) -> Result<String, Failure> {
         .name("standard-input".to_owned())
         .spawn(follow)
         .map_err(Failure::Start)?;
-    secret.recv().ok().flatten().ok_or(Failure::NoSecret)
+    let secret = secret.recv().ok().flatten().ok_or(Failure::NoSecret)?;
+    Ok((secret, asked_to_leave))
+}
+
+/// How long the line on standard input gives.
+fn time_to_leave(line: &str) -> Option<Duration> {
+    let (word, milliseconds) = line.trim_end().split_once(' ')?;
+    let milliseconds = milliseconds.parse().ok().filter(|_| word == LEAVE)?;
+    Some(Duration::from_millis(milliseconds))
 }
 
 /// Listens on the socket, whose folder must be closed to others.

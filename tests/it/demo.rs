@@ -1,7 +1,7 @@
 //! The main job on real models: the demo models through the true binary with
 //! the embedded engine. `make demo` provides them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::embeddings::{embed, vectors};
 use super::harness::{Answer, Home, PATIENCE, Server, lives};
+use super::keys::{chat, new_key};
 use super::sampler::sample;
 
 const FOUR: &str = "roundhouse/SmolLM2-135M-Instruct-4bit";
@@ -38,10 +39,14 @@ fn cache() -> PathBuf {
 
 /// A home that serves the demo models from where they lie.
 fn home(more: &str) -> Home {
-    Home::new(&format!(
+    Home::new(&home_yaml(more))
+}
+
+fn home_yaml(more: &str) -> String {
+    format!(
         "cache: [{}]\nallow: [\"roundhouse/*\", {ENCODER}]\n{more}",
         json!(cache())
-    ))
+    )
 }
 
 fn ask(model: &str, prompt: &str, more: Value) -> Value {
@@ -205,6 +210,103 @@ async fn e170_a_second_turn_says_with_the_prompt_cache_what_it_says_without() {
     let anew = server.chat(&ask(EIGHT, question, more)).await;
     assert_eq!(cached(&anew), Some(0));
     assert_eq!(anew.content(), second.content());
+}
+
+/// Bytes of the prompts on disk.
+fn on_disk(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let bytes = entries.map(|entry| {
+        let path = entry.expect("an entry").path();
+        match path.is_dir() {
+            true => on_disk(&path),
+            false => path.metadata().expect("a file").len(),
+        }
+    });
+    bytes.sum()
+}
+
+#[tokio::test]
+async fn d20_what_was_read_is_there_after_a_swap_and_after_a_restart_within_the_quota() {
+    let entries = [FOUR, EIGHT].map(|id| format!("  {id}: {{ memory: 900MB }}\n"));
+    let yaml = format!("memory: 1700MB\nmodels:\n{}", entries.concat());
+    let home = home(&yaml);
+    let (anne, bert) = (new_key(&home, &[]), new_key(&home, &[]));
+    let folder = home.path().join(".local/state/roundhouse/prompts");
+    let mut server = home.serve();
+    let question = "Tell me in a few words where Paris is and what one sees there.";
+    let asked = async |server: &Server, key: &str, model: &str| {
+        let answer = chat(server, key, &ask(model, question, json!({}))).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let usage = &answer.json()["usage"]["prompt_tokens_details"];
+        (usage["cached_tokens"].as_u64(), answer.content())
+    };
+    let (none, cold) = asked(&server, &anne, EIGHT).await;
+    assert_eq!(none, Some(0));
+    let before = asked(&server, &anne, EIGHT).await;
+    assert!(before.0 > Some(20) && before.1 == cold, "{before:?}");
+    for _ in 0..2 {
+        asked(&server, &anne, FOUR).await;
+        assert_eq!(workers(&server).len(), 1, "there is room for one");
+        assert_eq!(asked(&server, &anne, EIGHT).await, before, "it is back");
+    }
+    let other = asked(&server, &bert, EIGHT).await;
+    assert_eq!(other, (Some(0), cold.clone()), "another caller reads anew");
+    let (_, kept) = server.control(Method::GET, "/admin/prompts", None).await;
+    let models = kept["models"].as_array().expect("a list");
+    let of = |model: &str| models.iter().find(|told| told["model"] == model);
+    let (four, eight) = (of(FOUR).expect("told"), of(EIGHT).expect("told"));
+    assert_eq!(
+        eight["prompt_cache"]["restored"].as_u64(),
+        before.0,
+        "{kept}"
+    );
+    assert!(eight["disk"]["tokens"].as_u64() > before.0, "{kept}");
+    assert!(four["disk"]["bytes"].as_u64() > Some(0) && four["prompt_cache"].is_null());
+
+    server.signal(rustix::process::Signal::TERM);
+    assert_eq!(server.wait(), Some(0));
+    let most = on_disk(&folder);
+    let mut server = home.serve();
+    assert_eq!(
+        asked(&server, &anne, EIGHT).await,
+        before,
+        "after a restart"
+    );
+    assert_eq!(
+        asked(&server, &bert, EIGHT).await,
+        before,
+        "for both callers"
+    );
+    let unload = json!({"model": EIGHT, "mode": "now"});
+    let (status, _) = server
+        .control(Method::POST, "/admin/models/unload", Some(unload))
+        .await;
+    assert_eq!(status, 200);
+    assert_eq!(
+        on_disk(&folder),
+        most,
+        "what is unloaded at once writes nothing"
+    );
+    server.signal(rustix::process::Signal::TERM);
+    assert_eq!(server.wait(), Some(0));
+
+    // Less than there is: the oldest go at the start.
+    let quota = most / 2;
+    home.configure(&format!(
+        "{}pool: {{ prompts_on_disk: {quota}B }}\n",
+        home_yaml(&yaml)
+    ));
+    let server = home.serve();
+    let left = on_disk(&folder) - 32;
+    assert!(left > 0 && left <= quota, "{left} of {quota}");
+    assert_eq!(asked(&server, &anne, EIGHT).await.1, cold);
+    let cleared = server
+        .control(Method::POST, "/admin/prompts/clear", Some(json!({})))
+        .await;
+    assert_eq!(cleared.0, 200, "{cleared:?}");
+    // The salt stays, whose bytes are those left out above.
+    assert_eq!(on_disk(&folder), 32);
+    assert_eq!(asked(&server, &anne, EIGHT).await, (Some(0), cold));
 }
 
 #[tokio::test]

@@ -165,7 +165,7 @@ pub const OPERATIONS: &[Operation] = &[
     Operation {
         method: "GET",
         path: "/admin/prompts",
-        summary: "What the models that are up keep of prompts.",
+        summary: "What is kept of prompts, in memory by models that are up and on disk.",
         takes: None,
         answers: &[(200, Answer::Json("Prompts"))],
         generates: false,

@@ -2,11 +2,18 @@
 //! written in place; and pieces of it that outlive the sequence. It decides nothing
 //! about who may have how much.
 
+use std::path::Path;
+
 use mlx_rs::error::Result;
 use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
 use mlx_rs::ops::{concatenate, stack, zeros_dtype};
 use mlx_rs::transforms::eval;
 use mlx_rs::{Array, Dtype};
+
+use super::device::Device;
+use super::weights;
+use crate::engine::stored::Tensor;
+use crate::model::safetensors::Dtype as Stored;
 
 /// Rows by which a cache grows.
 const STEP: usize = 256;
@@ -54,6 +61,67 @@ struct Layer {
 pub struct Piece {
     /// Of each layer `[2, heads, tokens, head]`: keys, then values.
     layers: Vec<Array>,
+}
+
+impl Piece {
+    /// Its numbers by layer, as they are written to a file.
+    pub fn tensors(&self) -> std::result::Result<Vec<Tensor>, String> {
+        let layers = self.layers.iter().enumerate();
+        let tensor = |(index, layer): (usize, &Array)| {
+            let dtype = match layer.dtype() {
+                Dtype::Float32 => Stored::F32,
+                Dtype::Float16 => Stored::F16,
+                Dtype::Bfloat16 => Stored::Bf16,
+                other => return Err(format!("{other:?} is not written")),
+            };
+            let bytes = layer
+                .view_dtype(Dtype::Uint8)
+                .map_err(|e| e.what().to_owned())?;
+            let bytes = bytes
+                .try_as_slice::<u8>()
+                .map_err(|e| e.to_string())?
+                .to_vec();
+            Ok(Tensor {
+                name: layer_name(index),
+                dtype,
+                shape: layer.shape().iter().map(|&length| length as u64).collect(),
+                bytes,
+            })
+        };
+        layers.map(tensor).collect()
+    }
+
+    /// The piece that a file of [`Piece::tensors`] holds, for caches of this shape.
+    pub fn map(
+        file: &Path,
+        device: Device,
+        shape: CacheShape,
+        tokens: usize,
+    ) -> std::result::Result<Self, String> {
+        let mut arrays = weights::read_now(file, device, |name| name.starts_with(LAYER))?;
+        let expected = [2, shape.heads, tokens as i32, shape.head];
+        let layer = |index: usize| {
+            let name = layer_name(index);
+            let array = arrays
+                .remove(&name)
+                .ok_or_else(|| format!("{name} is missing"))?;
+            match array.shape() == expected && array.dtype() == shape.format {
+                true => Ok(array),
+                false => Err(format!("{name} is not what this model's caches hold")),
+            }
+        };
+        let layers = (0..shape.layers).map(layer);
+        Ok(Self {
+            layers: layers.collect::<std::result::Result<_, String>>()?,
+        })
+    }
+}
+
+/// What the names of a piece's tensors begin with.
+const LAYER: &str = "layers.";
+
+fn layer_name(index: usize) -> String {
+    format!("{LAYER}{index}")
 }
 
 impl Cache {

@@ -10,9 +10,12 @@ use serde_json::{Value, json};
 
 use self::tiny::Tiny;
 use super::device::Device;
+use super::kv::Piece;
 use super::{MlxNetwork, Settings, load, load_on};
 use crate::engine::prefix::Owner;
 use crate::engine::sampling::Sampling;
+use crate::engine::stored::room::Quota;
+use crate::engine::stored::{Key, Place, file};
 use crate::engine::thread::outlet::Said;
 use crate::engine::thread::{self, Engine, Job};
 use crate::engine::{EngineError, Network};
@@ -130,6 +133,7 @@ fn check_pieces(name: &str, network: &mut MlxNetwork) {
         let mut cache = network.new_cache();
         network.prefill(&mut cache, &prompt, false).unwrap();
         let mut pieces = network.evaluate_pieces(cache, 0, &cuts[..1]).unwrap();
+        pieces[0] = through_the_disk(network, &pieces[0], cuts[0]);
         // The rest comes from another sequence that was read the same way.
         let mut cache = network.new_cache();
         network.prefill(&mut cache, &prompt, false).unwrap();
@@ -148,6 +152,20 @@ fn check_pieces(name: &str, network: &mut MlxNetwork) {
             assert_close(&logits, &whole[299], &format!("{name}, {held} held"));
         }
     }
+}
+
+/// The piece as it comes back from a file.
+fn through_the_disk(network: &MlxNetwork, piece: &Piece, tokens: usize) -> Piece {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("piece.safetensors");
+    let head = file::Head {
+        parent: Key([0; 16]),
+        tokens: vec![0; tokens],
+    };
+    let tensors = network.tensors_of(piece).unwrap();
+    file::write(&path, &head, &tensors, std::time::SystemTime::now()).unwrap();
+    assert!(network.map_piece(&path, tokens + 1).is_err());
+    network.map_piece(&path, tokens).unwrap()
 }
 
 #[test]
@@ -194,7 +212,7 @@ async fn e170_answers_from_the_prompt_cache_are_those_without_it() {
         };
         let dir = Tiny::new(json!({})).write();
         let build = move || load(dir.path(), &Settings::default());
-        Engine::start(settings, build).unwrap().0
+        Engine::start(settings, None, build).unwrap().0
     };
     let (cold, warm, tight) = (start(2000), start(4000), start(400));
     let mut saved = 0;
@@ -219,6 +237,58 @@ async fn e170_answers_from_the_prompt_cache_are_those_without_it() {
         saved += cached;
     }
     assert!(saved > 0, "little room is some");
+}
+
+/// The same with the way through the disk between any two turns, and too little room there.
+#[tokio::test]
+async fn d20_answers_after_the_way_through_the_disk_are_those_without_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let snapshot = Tiny::new(json!({})).write();
+    let path = snapshot.path().to_owned();
+    let start = |quota: Option<u64>| {
+        let settings = thread::Settings {
+            parallel: 4.try_into().unwrap(),
+            context: 512,
+            kv: 1000 * 2 * 2 * 32 * 2 * 4,
+            chunk: 48.try_into().unwrap(),
+        };
+        let place = quota.map(|quota| Place {
+            folder: dir.path().join("prompts/tiny"),
+            quota: Quota {
+                each: quota,
+                all: quota,
+            },
+            form: String::new(),
+        });
+        let path = path.clone();
+        let build = move || load(&path, &Settings::default());
+        Engine::start(settings, place, build).unwrap()
+    };
+    let (cold, _) = start(None);
+    let mut restored = 0;
+    for turn in 0..18u32 {
+        // All that is asked is some 1,500 tokens of a kilobyte each.
+        let (engine, ended) = start(Some(if turn < 9 { 10_000_000 } else { 300_000 }));
+        let (owner, talk) = (turn % 2, turn % 3);
+        let mut prompt = tokens(70, 1);
+        prompt.extend(tokens(10 + turn * 6, talk));
+        let (expected, _) = answered(&cold, None, &prompt).await;
+        let own = Some(u128::from(owner));
+        let (made, cached) = answered(&engine, own, &prompt).await;
+        assert_eq!(made, expected, "turn {turn}, {cached} cached");
+        if turn < 9 {
+            assert_eq!(cached == 0, turn < 2, "turn {turn}");
+        }
+        let again = answered(&engine, own, &prompt).await;
+        assert_eq!(again, (expected, prompt.len() as u64 - 1));
+        let kept = engine.counted().kept;
+        assert!(kept.bytes <= 1000 * 2 * 2 * 32 * 2 * 4, "{kept:?}");
+        assert!(kept.restored >= cached);
+        restored += kept.restored;
+        engine.leave(std::time::Instant::now() + std::time::Duration::from_secs(60));
+        ended.await.unwrap_err();
+    }
+    assert!(restored > 0);
 }
 
 fn check_packed(group_size: i32, bits: i32) {

@@ -142,6 +142,26 @@ impl Weights {
     }
 }
 
+/// The arrays of one file that holds no weights, as far as they are `wanted`: parts of the
+/// mapped file where the device can use those, else read.
+pub(super) fn read_now(
+    path: &Path,
+    device: Device,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<HashMap<String, Array>, String> {
+    let mut arrays = HashMap::new();
+    #[cfg(target_os = "linux")]
+    if device.is_own() {
+        map_shard(path, &mut arrays, wanted)?;
+        return Ok(arrays);
+    }
+    read_shard(path, device, &mut arrays)?;
+    arrays.retain(|name, _| wanted(name));
+    // The file may be gone when they are needed.
+    mlx_rs::transforms::eval(arrays.values()).map_err(|error| error.what().to_owned())?;
+    Ok(arrays)
+}
+
 type Arrays = HashMap<String, Array>;
 
 /// Adds the arrays of one file. With our own products they are parts of the
@@ -150,7 +170,7 @@ type Arrays = HashMap<String, Array>;
 fn read_shard(path: &Path, device: Device, arrays: &mut Arrays) -> Result<(), String> {
     #[cfg(target_os = "linux")]
     if device.is_own() {
-        return map_shard(path, arrays);
+        return map_shard(path, arrays, |_| true);
     }
     let _ = device;
     let shard = Array::load_safetensors(path).map_err(|error| error.to_string())?;
@@ -159,13 +179,20 @@ fn read_shard(path: &Path, device: Device, arrays: &mut Arrays) -> Result<(), St
 }
 
 #[cfg(target_os = "linux")]
-fn map_shard(path: &Path, arrays: &mut Arrays) -> Result<(), String> {
+fn map_shard(
+    path: &Path,
+    arrays: &mut Arrays,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<(), String> {
     use super::native::MappedFile;
     use crate::model::safetensors::{Dtype as Stored, Header};
 
     let header = Header::open(path).map_err(|error| error.to_string())?;
     let file = MappedFile::open(path).map_err(|error| error.to_string())?;
     for tensor in header.tensors {
+        if !wanted(&tensor.name) {
+            continue;
+        }
         let format = match tensor.dtype {
             Stored::F32 => Dtype::Float32,
             Stored::F16 => Dtype::Float16,

@@ -112,6 +112,69 @@ fn what_has_no_room_is_kept_as_far_as_it_has() {
     assert_eq!(keep(&mut tree, ANNE, &tokens, 0).lengths, [0usize; 0]);
 }
 
+/// Pieces of these lengths, as they were kept elsewhere.
+fn pieces(tokens: &[u32], lengths: &[usize]) -> Vec<(Vec<u32>, usize, u64)> {
+    let mut begin = 0;
+    let piece = |length: &usize| {
+        let run = tokens[begin..begin + length].to_vec();
+        begin += length;
+        (run, *length, *length as u64 * 4)
+    };
+    lengths.iter().map(piece).collect()
+}
+
+#[test]
+fn what_comes_from_elsewhere_is_taken_in_as_it_is_cut_there() {
+    let tokens: Vec<u32> = (0..200).collect();
+    let check = |kept: usize, lengths: &[usize], most: u64, expected: usize| {
+        let mut tree = Tree::default();
+        keep(&mut tree, ANNE, &tokens[..kept], 10_000);
+        let length: usize = lengths.iter().sum();
+        tree.adopt(ANNE, &tokens[..length], pieces(&tokens, lengths), most);
+        assert_eq!(found(&mut tree, ANNE, &tokens), tokens[..expected]);
+        assert!(tree.bytes() <= most.max(kept as u64 * 4));
+    };
+    check(0, &[64, 64, 20], 10_000, 148);
+    check(64, &[64, 64, 20], 10_000, 148);
+    check(128, &[64, 64, 20], 10_000, 148);
+    // As far as there is room, and nothing if they are cut otherwise.
+    check(0, &[64, 64, 20], 130 * 4, 128);
+    check(0, &[64], 10, 0);
+    check(64, &[50, 64], 10_000, 64);
+    check(100, &[64, 20], 10_000, 100);
+    // What has begun alike and goes on otherwise stays beside it.
+    let mut tree = Tree::default();
+    let mut other = tokens.clone();
+    other[100] = 7;
+    keep(&mut tree, ANNE, &other[..128], 10_000);
+    tree.adopt(ANNE, &tokens[..128], pieces(&tokens, &[64, 64]), 10_000);
+    assert_eq!(found(&mut tree, ANNE, &tokens), tokens[..128]);
+    assert_eq!(found(&mut tree, ANNE, &other), other[..128]);
+}
+
+#[test]
+fn what_is_worth_most_is_ranked_first_and_after_what_is_ahead_of_it() {
+    let mut tree = Tree::default();
+    let text = |number: u32, length: u32| (number..number + length).collect::<Vec<u32>>();
+    keep(&mut tree, ANNE, &text(0, 150), 10_000);
+    keep(&mut tree, BERT, &text(1000, 70), 10_000);
+    for _ in 0..3 {
+        tree.find(BERT, &text(1000, 70));
+    }
+    let ranked = tree.ranked();
+    let told: Vec<_> = ranked
+        .iter()
+        .map(|piece| (piece.owner, piece.parent, piece.from, piece.tokens.len()))
+        .collect();
+    let mut expected = vec![(BERT, None, 0, 64), (BERT, Some(0), 64, 6)];
+    expected.extend([
+        (ANNE, None, 0, 64),
+        (ANNE, Some(2), 64, 64),
+        (ANNE, Some(3), 128, 22),
+    ]);
+    assert_eq!(told, expected);
+}
+
 /// What can happen.
 #[derive(Clone, Debug)]
 enum Happening {

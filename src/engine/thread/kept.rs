@@ -1,10 +1,14 @@
 //! The prompt cache on the engine's thread: what sequences leave behind, and what later
 //! ones go on from. It has the room that sequences leave and gives way to them.
 //! Which tokens are there is [`Prefixes`]' business, what belongs to them the network's.
+//! What more there is on the disk is taken up again when a prompt begins with it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::engine::prefix::{Owner, Prefixes};
+use crate::engine::prefix::{Found, Owner, Prefixes};
+use crate::engine::stored::index::Link;
+use crate::engine::stored::store::Store;
 use crate::engine::{EngineError, Network};
 
 /// The prompt cache of one network.
@@ -14,6 +18,18 @@ pub(super) struct Keeper<N: Network> {
     each: u64,
     /// Bytes for all caches.
     room: u64,
+    /// The same on the disk.
+    store: Option<Store>,
+}
+
+/// What was on the disk of a prompt.
+struct Restored<P> {
+    /// All tokens of its pieces.
+    tokens: Vec<u32>,
+    /// The pieces with their lengths.
+    pieces: Vec<(P, usize)>,
+    /// How much of the last one counts.
+    last: usize,
 }
 
 /// What is counted, for whoever wants to look.
@@ -24,6 +40,7 @@ pub(super) struct Counts {
     asked: AtomicU64,
     hits: AtomicU64,
     saved: AtomicU64,
+    restored: AtomicU64,
 }
 
 impl Counts {
@@ -35,13 +52,15 @@ impl Counts {
             asked: read(&self.asked),
             hits: read(&self.hits),
             saved: read(&self.saved),
+            restored: read(&self.restored),
         }
     }
 }
 
 impl<N: Network> Keeper<N> {
-    pub(super) fn new(network: &N, room: u64) -> Self {
+    pub(super) fn new(network: &N, room: u64, store: Option<Store>) -> Self {
         Self {
+            store,
             prefixes: Prefixes::default(),
             each: network.kv_bytes_per_token().max(1),
             room,
@@ -64,17 +83,26 @@ impl<N: Network> Keeper<N> {
             return (network.new_cache(), 0);
         };
         counts.asked.fetch_add(1, Ordering::Relaxed);
-        let found = self.prefixes.find(owner, but_last);
+        let mut found = self.prefixes.find(owner, but_last);
+        let restored = self.restore(network, owner, but_last, found.tokens);
+        if let Some(restored) = &restored {
+            found = restored.found();
+        }
         // What has no room beside the sequence goes first: its share takes the place.
         self.give_way(live, counts);
         if found.tokens == 0 {
             return (network.new_cache(), 0);
         }
+        let saved = found.tokens as u64;
         match network.evaluate_cache(found.pieces) {
             Ok(cache) => {
-                let saved = found.tokens as u64;
                 counts.hits.fetch_add(1, Ordering::Relaxed);
                 counts.saved.fetch_add(saved, Ordering::Relaxed);
+                if let Some(restored) = restored {
+                    counts.restored.fetch_add(saved, Ordering::Relaxed);
+                    self.adopt(owner, restored, live);
+                    self.count(counts);
+                }
                 (cache, saved)
             }
             Err(error) => {
@@ -84,6 +112,86 @@ impl<N: Network> Keeper<N> {
                 );
                 (network.new_cache(), 0)
             }
+        }
+    }
+
+    /// What is on the disk of a prompt, if that is more than the `have` tokens in memory.
+    /// A piece that is not as it was written is removed, and those after it with it.
+    fn restore(
+        &mut self,
+        network: &N,
+        owner: Owner,
+        tokens: &[u32],
+        have: usize,
+    ) -> Option<Restored<N::Piece>> {
+        let store = self.store.as_mut()?;
+        let mut links = store.find(owner, tokens);
+        let count = |links: &[Link]| links.iter().map(|link| link.count).sum::<usize>();
+        if count(&links) <= have {
+            return None;
+        }
+        let mut restored = Restored {
+            tokens: Vec::new(),
+            pieces: Vec::with_capacity(links.len()),
+            last: 0,
+        };
+        for (place, link) in links.iter().enumerate() {
+            let length = link.tokens.len();
+            let mapped = store.verified(link.key).map_err(|bad| bad.to_string());
+            let mapped = mapped.and_then(|path| {
+                let piece = network.map_piece(&path, length);
+                piece.map_err(|error| error.to_string())
+            });
+            match mapped {
+                Ok(piece) => {
+                    restored.tokens.extend(&link.tokens);
+                    restored.pieces.push((piece, length));
+                    restored.last = link.count;
+                }
+                Err(reason) => {
+                    tracing::warn!(reason, "a prompt on disk is damaged and removed");
+                    store.remove(link.key);
+                    links.truncate(place);
+                    break;
+                }
+            }
+        }
+        if count(&links) <= have {
+            return None;
+        }
+        store.used(&links);
+        Some(restored)
+    }
+
+    /// Has in memory what was on the disk, as far as there is room beside the sequences.
+    fn adopt(&mut self, owner: Owner, restored: Restored<N::Piece>, live: u64) {
+        let (each, most) = (self.each, self.room_beside(live));
+        let pieces = restored.pieces.into_iter();
+        let pieces = pieces.map(|(piece, length)| (piece, length, length as u64 * each));
+        self.prefixes
+            .adopt(owner, &restored.tokens, pieces.collect(), most);
+    }
+
+    /// Writes to the disk what is not there, most worth first, until then.
+    pub(super) fn write(&mut self, network: &N, until: Instant) {
+        let Some(store) = self.store.as_mut() else {
+            return;
+        };
+        let began = Instant::now();
+        let ranked = self.prefixes.ranked();
+        match store.write(&ranked, |piece| network.tensors_of(piece), until) {
+            Ok(written) => {
+                let took_ms = began.elapsed().as_millis() as u64;
+                tracing::info!(?written, took_ms, "prompts were written to the disk");
+            }
+            Err(error) => tracing::warn!(?error, "prompts could not be written to the disk"),
+        }
+    }
+
+    /// Notes how long so many tokens of a prompt took.
+    pub(super) fn prefilled(&mut self, tokens: u64, time: Duration) {
+        if let Some(store) = &mut self.store {
+            store.prefilled(tokens, time);
         }
     }
 
@@ -132,6 +240,9 @@ impl<N: Network> Keeper<N> {
     /// Forgets everything.
     pub(super) fn forget(&mut self, counts: &Counts) {
         self.prefixes.clear();
+        if let Some(store) = &mut self.store {
+            store.forget();
+        }
         self.count(counts);
     }
 
@@ -144,6 +255,23 @@ impl<N: Network> Keeper<N> {
         let set = |number: &AtomicU64, value| number.store(value, Ordering::Relaxed);
         set(&counts.bytes, self.prefixes.bytes());
         set(&counts.tokens, self.prefixes.tokens());
+    }
+}
+
+impl<P: Clone> Restored<P> {
+    /// The same as what is found in memory.
+    fn found(&self) -> Found<P> {
+        let last = self.pieces.len().saturating_sub(1);
+        let pieces = self.pieces.iter().enumerate();
+        let pieces = pieces.map(|(place, (piece, length))| match place == last {
+            true => (piece.clone(), self.last),
+            false => (piece.clone(), *length),
+        });
+        let pieces: Vec<(P, usize)> = pieces.collect();
+        Found {
+            tokens: pieces.iter().map(|(_, count)| count).sum(),
+            pieces,
+        }
     }
 }
 

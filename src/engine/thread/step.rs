@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Instant;
 
 use super::kept::Keeper;
 use super::outlet::{Inlet, Said};
@@ -22,6 +23,8 @@ pub(super) struct Stepping<N: Network> {
     sequences: BTreeMap<Id, Open<N::Cache>>,
     kept: Keeper<N>,
     counts: Arc<Counts>,
+    /// Set when it is to end: until when it may write.
+    leaves: Option<Instant>,
 }
 
 /// A sequence that is not over.
@@ -53,6 +56,7 @@ impl<N: Network> Stepping<N> {
             sequences: BTreeMap::new(),
             kept,
             counts,
+            leaves: None,
         }
     }
 
@@ -60,6 +64,9 @@ impl<N: Network> Stepping<N> {
     pub(super) fn run(mut self) {
         loop {
             let told_more = self.take_orders();
+            if let Some(until) = self.leaves {
+                return self.leave(until);
+            }
             for id in self.scheduler.start() {
                 self.start(id);
             }
@@ -110,7 +117,19 @@ impl<N: Network> Stepping<N> {
                 }
             }
             Command::Forget => self.kept.forget(&self.counts.kept),
+            Command::Leave(until) => self.leaves = Some(until),
         }
+    }
+
+    /// Keeps what the open sequences have, and writes what is kept. They end with this.
+    fn leave(mut self, until: Instant) {
+        let open: Vec<Id> = self.sequences.keys().copied().collect();
+        for id in open {
+            if let Some(open) = self.close(id) {
+                self.keep(open);
+            }
+        }
+        self.kept.write(&self.network, until);
     }
 
     fn begin(&mut self, id: Id, mut job: Job, inlet: Inlet) {
@@ -171,9 +190,11 @@ impl<N: Network> Stepping<N> {
         else {
             return self.fail(id, &missing());
         };
+        let began = Instant::now();
         match self.network.prefill(cache, tokens, last) {
             Err(error) => self.fail(id, &error),
             Ok(logits) => {
+                self.kept.prefilled(length as u64, began.elapsed());
                 self.counts.read.fetch_add(length as u64, Ordering::Relaxed);
                 match logits {
                     Some(logits) if last => self.choose(id, logits),

@@ -1,8 +1,11 @@
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use super::*;
 use crate::engine::Finish;
+use crate::engine::stored::Tensor;
+use crate::model::safetensors::{Dtype, Header};
 
 /// A network that says, after a token, the next higher one; its cache is the list
 /// of tokens it has read. It notes every call.
@@ -95,6 +98,36 @@ impl Network for Counting {
         Ok(parts.flatten().copied().collect())
     }
 
+    fn stored_form(&self) -> Option<String> {
+        Some("counting".to_owned())
+    }
+
+    fn tensors_of(&self, piece: &Vec<u32>) -> Result<Vec<Tensor>, EngineError> {
+        Ok(vec![Tensor {
+            name: "numbers".to_owned(),
+            dtype: Dtype::U32,
+            shape: vec![piece.len() as u64],
+            bytes: piece
+                .iter()
+                .flat_map(|number| number.to_le_bytes())
+                .collect(),
+        }])
+    }
+
+    fn map_piece(&self, file: &Path, tokens: usize) -> Result<Vec<u32>, EngineError> {
+        let failed = |error: String| EngineError::Device(error);
+        let header = Header::open(file).map_err(|error| failed(error.to_string()))?;
+        let tensor = header
+            .tensors
+            .iter()
+            .find(|tensor| tensor.name == "numbers");
+        let tensor = tensor.ok_or_else(|| failed("no numbers".to_owned()))?;
+        let bytes = std::fs::read(file).map_err(|error| failed(error.to_string()))?;
+        let begin = tensor.offset as usize;
+        let (fours, _) = bytes[begin..begin + 4 * tokens].as_chunks::<4>();
+        Ok(fours.iter().map(|four| u32::from_le_bytes(*four)).collect())
+    }
+
     fn bytes_held(&self) -> u64 {
         77
     }
@@ -119,6 +152,15 @@ struct Setup {
 }
 
 fn start(settings: Settings, gate: Option<mpsc::Receiver<()>>, breaks_at: Option<u32>) -> Setup {
+    start_at(None, settings, gate, breaks_at)
+}
+
+fn start_at(
+    place: Option<Place>,
+    settings: Settings,
+    gate: Option<mpsc::Receiver<()>>,
+    breaks_at: Option<u32>,
+) -> Setup {
     let calls = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&calls);
     let build = move || {
@@ -128,7 +170,7 @@ fn start(settings: Settings, gate: Option<mpsc::Receiver<()>>, breaks_at: Option
             breaks_at,
         })
     };
-    let (engine, ended) = Engine::start(settings, build).expect("built");
+    let (engine, ended) = Engine::start(settings, place, build).expect("built");
     Setup {
         engine,
         calls,
@@ -400,10 +442,12 @@ async fn the_end_of_the_thread_is_heard_by_all() {
 fn a_network_that_cannot_be_built_is_told() {
     let refused = EngineError::Unsupported("no".to_owned());
     let build = || Err::<Counting, _>(EngineError::Unsupported("no".to_owned()));
-    assert_eq!(Engine::start(settings(1), build).err(), Some(refused));
+    assert_eq!(Engine::start(settings(1), None, build).err(), Some(refused));
     let build = || -> Result<Counting, _> { panic!("while loading") };
     assert!(matches!(
-        Engine::start(settings(1), build),
+        Engine::start(settings(1), None, build),
         Err(EngineError::Device(_))
     ));
 }
+
+mod disk;

@@ -7,6 +7,7 @@ use super::slot::{Phase, Slot, Turn};
 use super::{Effect, GRACE, Machine, ReplyId, SHORT_GRACE};
 use crate::pool::gate::Vacant;
 use crate::pool::{Ending, Refused, Resident, Settings, UnloadError, UnloadMode, UnloadReason};
+use crate::worker::Leave;
 
 impl Machine {
     /// Somebody wants a model out of memory.
@@ -240,7 +241,8 @@ impl Machine {
         }
     }
 
-    /// Ends a worker on which nobody can hold a lease.
+    /// Ends a worker on which nobody can hold a lease. It may write down what it keeps, as
+    /// long as the server has time for that.
     pub(super) fn retire(
         &mut self,
         model: &str,
@@ -249,10 +251,14 @@ impl Machine {
         out: &mut Vec<Effect>,
     ) {
         let grace = match self.shutdown {
-            Some(_) => SHORT_GRACE,
+            Some(deadline) => deadline.saturating_duration_since(self.now),
             None => GRACE,
         };
-        self.end(model, Some(reason), grace, out);
+        let leave = Leave {
+            grace: grace.clamp(SHORT_GRACE, GRACE),
+            may_write: reason != UnloadReason::Memory,
+        };
+        self.end_by(model, Some(reason), leave, out);
     }
 
     /// Ends a worker whatever leases are out; they are told first.
@@ -281,6 +287,16 @@ impl Machine {
         grace: Duration,
         out: &mut Vec<Effect>,
     ) {
+        self.end_by(model, reason, Leave::within(grace), out);
+    }
+
+    fn end_by(
+        &mut self,
+        model: &str,
+        reason: Option<UnloadReason>,
+        leave: Leave,
+        out: &mut Vec<Effect>,
+    ) {
         self.idle.pop(model);
         let now = self.now;
         let Some(slot) = self.slots.get_mut(model) else {
@@ -292,7 +308,7 @@ impl Machine {
             worker.phase = Phase::Stopping { reason };
             out.push(Effect::Stop {
                 generation: worker.generation,
-                grace,
+                leave,
                 reason,
             });
         }

@@ -2,6 +2,7 @@ use super::*;
 use crate::pool::UnloadReason;
 use crate::pool::gate::Gate;
 use crate::pool::state::{GRACE, ready, resident};
+use crate::worker::Leave;
 
 /// A witness, and the clock of its story.
 struct Story {
@@ -40,7 +41,7 @@ fn displace(victim: &str, generation: Generation, waiter: Option<WaiterId>) -> E
 fn stop(generation: Generation) -> Effect {
     Effect::Stop {
         generation,
-        grace: GRACE,
+        leave: Leave::within(GRACE),
         reason: Some(UnloadReason::Evicted),
     }
 }

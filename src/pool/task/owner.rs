@@ -27,7 +27,7 @@ use crate::shutdown::{Place, Tasks};
 use crate::units::ByteSize;
 use crate::worker::client::Client;
 use crate::worker::process::{Launch, Report};
-use crate::worker::{EngineKind, LoadPlan, PlannedEngine, Ready};
+use crate::worker::{EngineKind, Leave, LoadPlan, PlannedEngine, Ready};
 
 /// Messages taken in before the view is made anew.
 const BURST: usize = 256;
@@ -60,8 +60,8 @@ struct Process {
     plan: Arc<LoadPlan>,
     pid: u32,
     started: Instant,
-    /// Setting a grace time ends the process.
-    stop: watch::Sender<Option<Duration>>,
+    /// Saying how ends the process.
+    stop: watch::Sender<Option<Leave>>,
     client: Option<Client>,
     instance: Option<Arc<Instance>>,
 }
@@ -334,14 +334,14 @@ impl<L: Launch> Owner<L> {
             Effect::Start { generation, plan } => self.start(generation, plan),
             Effect::Stop {
                 generation,
-                grace,
+                leave,
                 reason,
             } => {
                 if let Some(process) = self.workers.get(&generation) {
                     let model = process.plan.model.as_str();
                     let reason = reason.map(UnloadReason::as_str);
                     tracing::info!(model, pid = process.pid, reason, "ending {model}");
-                    process.stop.send_replace(Some(grace));
+                    process.stop.send_replace(Some(leave));
                 }
             }
             Effect::Open {

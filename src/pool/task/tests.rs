@@ -16,8 +16,8 @@ use super::*;
 use crate::pool::state::{ready, resident, settings};
 use crate::pool::{Ending, ModelState, UnloadReason};
 use crate::units::ByteSize;
-use crate::worker::LoadPlan;
 use crate::worker::client::Client;
+use crate::worker::{Leave, LoadPlan};
 
 mod panics;
 
@@ -75,7 +75,7 @@ impl Fake {
 }
 
 /// Waits until the worker is told to end.
-async fn is_told(stop: &mut watch::Receiver<Option<Duration>>) {
+async fn is_told(stop: &mut watch::Receiver<Option<Leave>>) {
     drop(stop.wait_for(Option::is_some).await);
 }
 
@@ -84,7 +84,7 @@ impl Launch for Fake {
         &self,
         plan: Arc<LoadPlan>,
         report: impl Fn(Report) + Send + 'static,
-        mut stop: watch::Receiver<Option<Duration>>,
+        mut stop: watch::Receiver<Option<Leave>>,
     ) -> impl Future<Output = String> + Send + 'static {
         let inner = self.0.clone();
         async move {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStdout};
+use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -19,7 +19,7 @@ use crate::engine::progress::Progress;
 use crate::platform::family;
 use crate::secret::Secret;
 use crate::worker::client::{Address, Client, Failure};
-use crate::worker::{Ready, Word};
+use crate::worker::{LEAVE, Leave, Ready, Word};
 
 /// The longest reason that is taken from a worker, characters.
 const LONGEST_REASON: usize = 500;
@@ -45,8 +45,12 @@ pub struct Worker {
 
 /// What a worker is told first, and how it is reached and ended by that.
 pub enum Part {
-    /// One of our own.
-    Own { socket: PathBuf, secret: Secret },
+    /// One of our own, and whether it has a folder to write prompts to.
+    Own {
+        socket: PathBuf,
+        secret: Secret,
+        writes: bool,
+    },
     /// One that supervises an engine: the order, where the engine listens if not on
     /// a port, and how it is asked to end.
     Supervisor {
@@ -68,7 +72,7 @@ impl Part {
     /// The way to whatever answers.
     fn client(&self, ready: &Ready) -> Result<Client, Failure> {
         let address = match (self, ready.port) {
-            (Self::Own { socket, secret }, _) => return Client::new(socket, secret.expose()),
+            (Self::Own { socket, secret, .. }, _) => return Client::new(socket, secret.expose()),
             (
                 Self::Supervisor {
                     socket: Some(path), ..
@@ -79,6 +83,11 @@ impl Part {
             (_, None) => return Err(Failure::Invalid("it has no port".to_owned())),
         };
         Client::of_engine(&address)
+    }
+
+    /// Whether it writes prompts down when it is asked to leave.
+    fn writes(&self) -> bool {
+        matches!(self, Self::Own { writes: true, .. })
     }
 
     /// The signal that asks its whole group to end.
@@ -95,7 +104,7 @@ impl Worker {
     pub async fn live(
         self,
         report: impl Fn(Report),
-        stop: watch::Receiver<Option<Duration>>,
+        stop: watch::Receiver<Option<Leave>>,
     ) -> String {
         let family = matches!(self.part, Part::Supervisor { .. });
         let watcher = Watcher::new(self.pid, family);
@@ -109,7 +118,7 @@ impl Worker {
         mut self,
         report: &impl Fn(Report),
         watcher: &Watcher,
-        mut stop: watch::Receiver<Option<Duration>>,
+        mut stop: watch::Receiver<Option<Leave>>,
     ) -> String {
         // Held until the end: its end would tell the worker to leave.
         let mut stdin = self.child.stdin.take();
@@ -165,8 +174,12 @@ impl Worker {
             }
         };
         let last_look = || watcher.look(report);
-        let asks = self.part.stop();
-        let ended = end(&mut self.child, self.pid, &mut stop, asks, last_look);
+        let asks = Asks {
+            pid: self.pid,
+            part: &self.part,
+            stdin: &mut stdin,
+        };
+        let ended = end(&mut self.child, &mut stop, asks, last_look);
         let (how, is_killed) = beside(ended, drain).await;
         if is_killed && watcher.memory_ran_out() {
             report(Report::OutOfMemory);
@@ -243,11 +256,11 @@ fn of_our_version(ready: Ready) -> Outcome {
 /// once more before that. Answers how it ended, and whether by SIGKILL of others.
 async fn end(
     child: &mut Child,
-    pid: u32,
-    stop: &mut watch::Receiver<Option<Duration>>,
-    asks: Signal,
+    stop: &mut watch::Receiver<Option<Leave>>,
+    mut asks: Asks<'_>,
     last_look: impl Fn(),
 ) -> (String, bool) {
+    let pid = asks.pid;
     let mut kill_at = None;
     let status = loop {
         let until_kill = async {
@@ -264,11 +277,11 @@ async fn end(
                 signal_group(pid, Signal::KILL);
                 break child.wait().await;
             }
-            grace = next_word(stop, kill_at.is_none()) => {
-                let at = Instant::now() + grace;
+            leave = next_word(stop, kill_at.is_none()) => {
+                let at = Instant::now() + leave.grace;
                 if kill_at.is_none() {
                     last_look();
-                    signal_group(pid, asks);
+                    asks.leave(leave).await;
                 }
                 kill_at = Some(kill_at.map_or(at, |set: Instant| set.min(at)));
             }
@@ -291,19 +304,48 @@ async fn end(
     }
 }
 
-/// The next grace time that is told. A pool that is gone wants its workers gone.
-async fn next_word(stop: &mut watch::Receiver<Option<Duration>>, is_first: bool) -> Duration {
+/// How a worker is asked to end.
+struct Asks<'w> {
+    pid: u32,
+    part: &'w Part,
+    stdin: &'w mut Option<ChildStdin>,
+}
+
+impl Asks<'_> {
+    /// By word where it may write and can, else by signal.
+    async fn leave(&mut self, leave: Leave) {
+        let may_write = leave.may_write && self.part.writes();
+        if !(may_write && self.told(leave).await) {
+            signal_group(self.pid, self.part.stop());
+        }
+    }
+
+    /// Tells it to write what it keeps and to leave, in three quarters of its time: the
+    /// rest is for leaving. Answers whether it could be told.
+    async fn told(&mut self, leave: Leave) -> bool {
+        let Some(stdin) = self.stdin else {
+            return false;
+        };
+        let line = format!("{LEAVE} {}\n", leave.grace.as_millis() * 3 / 4);
+        // A worker that reads nothing is not waited for: it is killed when its time is over.
+        let told = tokio::time::timeout(SILENCE, stdin.write_all(line.as_bytes())).await;
+        told.is_ok_and(|told| told.is_ok())
+    }
+}
+
+/// The next that is told of how to end. A pool that is gone wants its workers gone.
+async fn next_word(stop: &mut watch::Receiver<Option<Leave>>, is_first: bool) -> Leave {
     loop {
-        if is_first && let Some(grace) = *stop.borrow_and_update() {
-            return grace;
+        if is_first && let Some(leave) = *stop.borrow_and_update() {
+            return leave;
         }
         match stop.changed().await {
             Ok(()) => {
-                if let Some(grace) = *stop.borrow_and_update() {
-                    return grace;
+                if let Some(leave) = *stop.borrow_and_update() {
+                    return leave;
                 }
             }
-            Err(_) if is_first => return Duration::ZERO,
+            Err(_) if is_first => return Leave::within(Duration::ZERO),
             Err(_) => std::future::pending().await,
         }
     }

@@ -8,6 +8,7 @@
 )]
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use rustix::process::Pid;
 
@@ -24,7 +25,7 @@ type Reports = Arc<Mutex<Vec<Report>>>;
 
 /// One worker that plays a script.
 struct Play {
-    stop: watch::Sender<Option<Duration>>,
+    stop: watch::Sender<Option<Leave>>,
     reports: Reports,
     changed: Arc<tokio::sync::Notify>,
     run: tokio::task::JoinHandle<String>,
@@ -54,6 +55,7 @@ fn launcher(program: &str, leading: &[&str]) -> (Launcher, tempfile::TempDir) {
     let options = LauncherOptions {
         program: program.into(),
         leading: leading.iter().map(OsString::from).collect(),
+        prompts: None,
         runtime: Some(runtime.path().to_owned()),
     };
     (Launcher::open(options).expect("a launcher"), runtime)
@@ -66,6 +68,10 @@ fn play(script: &str) -> Play {
 
 fn play_program(program: &str, leading: &[&str]) -> Play {
     let (launcher, runtime) = launcher(program, leading);
+    play_plan(launcher, runtime, plan())
+}
+
+fn play_plan(launcher: Launcher, runtime: tempfile::TempDir, plan: LoadPlan) -> Play {
     let (stop, stopped) = watch::channel(None);
     let reports = Reports::default();
     let changed = Arc::new(tokio::sync::Notify::new());
@@ -78,7 +84,7 @@ fn play_program(program: &str, leading: &[&str]) -> Play {
         write.lock().expect("not poisoned").push(report);
         tell.notify_one();
     };
-    let run = tokio::spawn(launcher.run(Arc::new(plan()), report, stopped));
+    let run = tokio::spawn(launcher.run(Arc::new(plan), report, stopped));
     Play {
         stop,
         reports,
@@ -121,6 +127,53 @@ fn lives(pid: u32) -> bool {
     stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
 
+/// A worker of the embedded engine that may keep prompts on disk.
+fn play_with_prompts(script: &str) -> Play {
+    let script = format!("{READY} {script}").replace("VERSION", env!("CARGO_PKG_VERSION"));
+    let runtime = tempfile::tempdir().expect("a folder");
+    let options = LauncherOptions {
+        program: "/bin/sh".into(),
+        leading: ["-c", &script].map(OsString::from).to_vec(),
+        prompts: Some(stored::folder::Folder {
+            path: "/prompts".into(),
+            quota: Some(Quota { each: 7, all: 9 }),
+        }),
+        runtime: Some(runtime.path().to_owned()),
+    };
+    let plan = LoadPlan {
+        engine: EngineKind::Mlx.into(),
+        ..plan()
+    };
+    play_plan(Launcher::open(options).expect("a launcher"), runtime, plan)
+}
+
+#[tokio::test]
+async fn d20_a_worker_that_may_write_is_asked_by_word_and_else_by_signal() {
+    // Options are the script's arguments, its name first.
+    let script = r#"say "$*"; read word time; [ "$word $time" = "leave 45000" ]"#;
+    let leave = |may_write| Leave {
+        grace: Duration::from_secs(60),
+        may_write,
+    };
+    for (may_write, expected) in [
+        (true, "ended with code 0 when told to end"),
+        (false, "was ended by signal 15"),
+    ] {
+        let play = play_with_prompts(script);
+        let (_, ready) = play.ready().await;
+        let prompts = "--prompts /prompts/org+model --prompts-each 7 --prompts-all 9";
+        assert!(ready.device.contains(prompts), "{}", ready.device);
+        play.stop.send_replace(Some(leave(may_write)));
+        assert_eq!(play.over().await, (None, expected.to_owned()));
+    }
+    // The scripted engine keeps nothing there.
+    let play = play(r#"say "$*"; read word"#);
+    let (_, ready) = play.ready().await;
+    assert!(!ready.device.contains("--prompts"), "{}", ready.device);
+    play.stop.send_replace(Some(leave(true)));
+    assert_eq!(play.over().await.1, "was ended by signal 15");
+}
+
 #[tokio::test]
 async fn a_worker_becomes_ready_and_ends_when_told() {
     let play = play("say cpu; cat > /dev/null");
@@ -129,7 +182,8 @@ async fn a_worker_becomes_ready_and_ends_when_told() {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let group = rustix::process::getpgid(pid).expect("it lives");
     assert_eq!(Some(group), pid, "its own group");
-    play.stop.send_replace(Some(Duration::from_secs(5)));
+    play.stop
+        .send_replace(Some(Leave::within(Duration::from_secs(5))));
     let (failed, how) = play.over().await;
     assert_eq!(
         (failed, how.as_str()),
@@ -142,7 +196,8 @@ async fn f10_what_ignores_the_request_is_killed_with_all_it_started() {
     let play = play("trap '' TERM; sleep 1000 & say $!; while :; do wait; done");
     let (pid, ready) = play.ready().await;
     let grandchild = ready.device.parse().expect("a process id");
-    play.stop.send_replace(Some(Duration::from_millis(50)));
+    play.stop
+        .send_replace(Some(Leave::within(Duration::from_millis(50))));
     let (_, how) = play.over().await;
     assert_eq!(how, "was ended by signal 9 when told to end");
     assert!(!lives(pid) && !lives(grandchild));
@@ -152,9 +207,10 @@ async fn f10_what_ignores_the_request_is_killed_with_all_it_started() {
 async fn a_later_word_shortens_the_grace() {
     let play = play("trap '' TERM; say cpu; while :; do sleep 1; done");
     play.ready().await;
-    play.stop.send_replace(Some(Duration::from_secs(1000)));
+    play.stop
+        .send_replace(Some(Leave::within(Duration::from_secs(1000))));
     tokio::task::yield_now().await;
-    play.stop.send_replace(Some(Duration::ZERO));
+    play.stop.send_replace(Some(Leave::within(Duration::ZERO)));
     let (_, how) = play.over().await;
     assert_eq!(how, "was ended by signal 9 when told to end");
 }
@@ -189,7 +245,8 @@ async fn a_load_is_told_by_its_steps_alone() {
         }
     };
     assert_eq!(told, [100, 6200, 10000]);
-    play.stop.send_replace(Some(Duration::from_secs(5)));
+    play.stop
+        .send_replace(Some(Leave::within(Duration::from_secs(5))));
     play.over().await;
 }
 
@@ -225,7 +282,8 @@ async fn another_version_is_refused() {
 async fn a_load_can_be_ended_and_is_then_no_failure() {
     let play = play("sleep 1000");
     play.changed.notified().await;
-    play.stop.send_replace(Some(Duration::from_secs(5)));
+    play.stop
+        .send_replace(Some(Leave::within(Duration::from_secs(5))));
     let (failed, how) = play.over().await;
     assert_eq!(
         (failed, how.as_str()),
@@ -301,6 +359,9 @@ fn the_command_line_is_one_that_a_worker_reads() {
             kv: plan.kv.0,
             compute: plan.compute,
             warmup: plan.warmup,
+            prompts: None,
+            prompts_each: 0,
+            prompts_all: 0,
         }
     );
 }

@@ -10,6 +10,8 @@ pub mod text;
 #[cfg(any(feature = "mlx", test))]
 pub mod vectors;
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 
 use super::body::Events;
@@ -102,6 +104,16 @@ impl Engine {
             Engine::Text(source) => source.forget(),
             #[cfg(any(feature = "mlx", test))]
             Engine::Vectors(_) => {}
+        }
+    }
+
+    /// Writes what is kept of prompts to the disk, for as long as that, and ends.
+    pub fn leave(&self, until: Instant) {
+        match self {
+            #[cfg(any(feature = "mlx", test))]
+            Engine::Text(source) => source.leave(until),
+            // They keep nothing there, and end when nobody uses them.
+            _ => tracing::debug!(?until, "there is nothing to write"),
         }
     }
 

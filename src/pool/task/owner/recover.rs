@@ -10,6 +10,7 @@ use super::{Owner, now};
 use crate::pool::Ending;
 use crate::pool::state::{GRACE, Machine, SHORT_GRACE};
 use crate::pool::task::Message;
+use crate::worker::Leave;
 use crate::worker::process::Launch;
 
 /// How long running answers may take to end by themselves.
@@ -35,7 +36,7 @@ impl<L: Launch> Owner<L> {
             if let Some(instance) = &process.instance {
                 instance.ending.send_replace(Some(Ending::Lost));
             }
-            process.stop.send_replace(Some(SHORT_GRACE));
+            process.stop.send_replace(Some(Leave::within(SHORT_GRACE)));
         }
         // A process that cannot be killed must not keep the others from working.
         let deadline = now() + GRACE;

@@ -15,6 +15,8 @@ use crate::engine::detokenizer::Detokenizer;
 use crate::engine::encoder::Handle;
 use crate::engine::mlx;
 use crate::engine::progress::Progress;
+use crate::engine::stored::Place;
+use crate::engine::stored::room::Quota;
 use crate::engine::template::ChatTemplate;
 use crate::engine::thread::{Ended, Engine, Settings};
 use crate::engine::tokenizer::{TextError, Tokenizer};
@@ -117,7 +119,7 @@ fn load_text(
             })
             .map_err(|error| EngineError::Device(error.to_string()))?
     };
-    let network = Engine::start(settings(args), move || {
+    let network = Engine::start(settings(args), place(args)?, move || {
         mlx::load_telling(&dir, &load, &loading)
     });
     let texts = texts
@@ -139,6 +141,49 @@ fn settings(args: &WorkerArgs) -> Settings {
         kv: args.kv,
         chunk: CHUNK,
     }
+}
+
+/// Where prompts are kept on disk, from the worker's command line.
+fn place(args: &WorkerArgs) -> Result<Option<Place>, EngineError> {
+    let Some(folder) = &args.prompts else {
+        return Ok(None);
+    };
+    let files = contents(&args.model_dir).map_err(|error| EngineError::BadFile {
+        file: ".".to_owned(),
+        reason: error.to_string(),
+    })?;
+    Ok(Some(Place {
+        folder: folder.clone(),
+        quota: Quota {
+            each: args.prompts_each,
+            all: args.prompts_all,
+        },
+        // The context is one of the figures that some models scale positions by.
+        form: format!(
+            "{}\n{}\n{}\n{files}",
+            folder.file_name().unwrap_or_default().display(),
+            args.context,
+            args.compute.as_str(),
+        ),
+    }))
+}
+
+/// What tells this snapshot from every other: the names of its files, weights, template
+/// and tokenizer among them, and of each what it is a link to, since the hub's cache
+/// names files by their contents, or else its length and date.
+fn contents(dir: &Path) -> std::io::Result<String> {
+    let mut lines = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().display();
+        let about = std::fs::symlink_metadata(&path)?;
+        lines.push(match about.is_symlink() {
+            true => format!("{name} {}", std::fs::read_link(&path)?.display()),
+            false => format!("{name} {} {:?}", about.len(), about.modified()?),
+        });
+    }
+    lines.sort();
+    Ok(lines.join("\n"))
 }
 
 impl Snapshot {

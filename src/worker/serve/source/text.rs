@@ -6,6 +6,7 @@
 mod telling;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::stream::{self, StreamExt};
 
@@ -199,6 +200,11 @@ impl Source {
     /// Forgets what is kept of prompts.
     pub fn forget(&self) {
         self.engine.forget();
+    }
+
+    /// Writes what is kept of prompts to the disk, until then, and ends.
+    pub fn leave(&self, until: Instant) {
+        self.engine.leave(until);
     }
 
     /// How things stand.

@@ -162,7 +162,8 @@ pub fn source_behind(gate: Option<mpsc::Receiver<()>>) -> Source {
         kv: 800,
         chunk: NonZeroU32::new(16).expect("not 0"),
     };
-    let (engine, _ended) = Engine::start(settings, move || Ok(NextByte { gate })).expect("built");
+    let (engine, _ended) =
+        Engine::start(settings, None, move || Ok(NextByte { gate })).expect("built");
     let defaults = Defaults {
         temperature: Some(0.0),
         ..Defaults::default()
