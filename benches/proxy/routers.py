@@ -268,6 +268,8 @@ defaults
   timeout server 60s
   timeout connect 5s
   http-reuse always
+  # Without it the last event waits for the next one.
+  option http-no-delay
 frontend front
   bind 127.0.0.1:{port}
   default_backend back
