@@ -66,9 +66,10 @@ fn main() -> Result<(), Failed> {
     }
 }
 
-/// Answers completions at once: a small JSON text, or as many events as the field
-/// `events` of the request says, each `gap_us` after the one before, the second at
-/// `start_us` since 1970 if that is said; with numbers and times if they are to be `stamped`.
+/// Answers completions at once: a small JSON text, or, if it is to `stream`, as many
+/// events as `max_completion_tokens` says (some routers drop fields of our own making).
+/// Each comes `gap_us` after the one before, the second at `start_us` since 1970 if that
+/// is said; with numbers and times if they are to be `stamped`.
 async fn upstream(address: SocketAddr) -> Result<(), Failed> {
     let listener = TcpListener::bind(address).await?;
     loop {
@@ -111,12 +112,16 @@ async fn play(request: Request<Incoming>) -> Response<Body> {
         let digits = digits.take_while(|byte| byte.is_ascii_digit());
         Some(digits.fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0')))
     };
-    let events = number(b"\"events\":").unwrap_or(0);
+    let has = |text: &[u8]| memchr::memmem::find(&body, text).is_some();
+    let events = match has(b"\"stream\":true") {
+        true => number(b"\"max_completion_tokens\":").unwrap_or(1),
+        false => 0,
+    };
     let (body, kind) = match events {
         0 => (full(WHOLE), "application/json"),
         _ => {
             let gap = Duration::from_micros(number(b"\"gap_us\":").unwrap_or(0));
-            let is_stamped = memchr::memmem::find(&body, b"\"stamped\":true").is_some();
+            let is_stamped = has(b"\"stamped\":true");
             let pause = match number(b"\"start_us\":") {
                 Some(start) => Duration::from_micros(start.saturating_sub(streams::now_us())),
                 None => gap,
@@ -234,7 +239,7 @@ impl Wish {
         });
         if events > 0 {
             body["stream"] = json!(true);
-            body["events"] = json!(events);
+            body["max_completion_tokens"] = json!(events);
             body["gap_us"] = json!(number("gap_us", 0));
         }
         Ok(Self {

@@ -35,7 +35,7 @@ END = "<!-- end of the proxies -->"
 PEER = "nginx"
 UPSTREAM_CORE, ROUTER_CORE = "0", "1"
 
-# What is asked, and for how long; the upstream reads `events` from the body.
+# What is asked, and for how long; the upstream gets `events` as `max_completion_tokens`.
 WISHES = {
     "one": {"connections": 1, "time_ms": 2000},
     "many": {"connections": 32, "time_ms": 2000},

@@ -170,7 +170,7 @@ def probe_model(part, model):
         time.sleep(0.2)
     if status != 200 or json.loads(text)["choices"][0]["message"]["content"] != ANSWER:
         raise RuntimeError(f"{part.name} answered {status}: {text[:300]}")
-    status, text = post(part, question | {"stream": True, "events": 3})
+    status, text = post(part, question | {"stream": True, "max_completion_tokens": 3})
     events = [event for event in text.split("\n\n") if event]
     if status != 200 or len(events) != 4 or events[-1] != "data: [DONE]":
         raise RuntimeError(f"{part.name} streamed {status}: {text[:300]}")
@@ -268,6 +268,8 @@ defaults
   timeout server 60s
   timeout connect 5s
   http-reuse always
+  # Without it the last event waits for the next one.
+  option http-no-delay
 frontend front
   bind 127.0.0.1:{port}
   default_backend back

@@ -85,7 +85,7 @@ impl Wish {
             "model": self.models[which % self.models.len()],
             "messages": [{"role": "user", "content": "x".repeat(60)}],
             "stream": true,
-            "events": self.events,
+            "max_completion_tokens": self.events,
             "gap_us": self.gap,
             "start_us": began + self.opening + phase,
             "stamped": true,
