@@ -59,6 +59,10 @@ const UPSTREAM_HEADER: &str = "x-roundhouse-upstream";
 /// Says which of its names answers in the place of a model that could not.
 const FALLBACK_HEADER: &str = "x-roundhouse-fallback";
 
+/// Says which upstreams were asked before and did not answer: the request has left for
+/// them too.
+const TRIED_HEADER: &str = "x-roundhouse-tried";
+
 /// How long the pool may take to learn that a worker died: it is told when the
 /// process has been reaped.
 const SETTLING: Duration = Duration::from_secs(1);
@@ -170,6 +174,8 @@ struct Routed {
     fallen: ArcSwapOption<Fallen>,
     /// Whether it has left this machine in place of a model of it: it does once.
     has_left: AtomicBool,
+    /// Upstreams that were asked and did not answer, separated by commas.
+    tried: ArcSwapOption<String>,
     /// The model that answers; nothing until there is a lease.
     answering: ArcSwapOption<LoadPlan>,
     snapshot: Arc<Snapshot>,
@@ -276,6 +282,7 @@ impl Dispatch {
             spill_after,
             fallen: ArcSwapOption::empty(),
             has_left: AtomicBool::new(false),
+            tried: ArcSwapOption::empty(),
             answering: ArcSwapOption::empty(),
             snapshot,
             arrived,
@@ -593,6 +600,7 @@ impl Routed {
         let model = is_certain.then(|| HeaderValue::from_str(&self.model()).ok());
         let away = self.away().filter(Away::is_settled);
         let upstream = away.as_ref().map(Away::upstream);
+        let tried = self.tried.load_full();
         let fallen = self.fallen.load();
         let fallback = fallen.as_ref().map(|fallen| fallen.away.name.as_str());
         [
@@ -609,6 +617,10 @@ impl Routed {
                 FALLBACK_HEADER,
                 fallback.and_then(|name| HeaderValue::from_str(name).ok()),
             ),
+            (
+                TRIED_HEADER,
+                tried.and_then(|names| HeaderValue::from_str(&names).ok()),
+            ),
             (explained::HEADER, self.explained.clone()),
             (headers::LIMITED, limited(&self.limited, None)),
         ]
@@ -621,7 +633,7 @@ impl Routed {
     fn late_headers(&self) -> Vec<(HeaderName, HeaderValue)> {
         match self.why() {
             Why::Background | Why::Fallback | Why::Spill => self.headers(),
-            _ if self.away().is_some() => self.headers(),
+            _ if self.away().is_some() || self.tried.load().is_some() => self.headers(),
             _ => Vec::new(),
         }
     }

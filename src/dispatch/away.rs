@@ -86,11 +86,25 @@ impl Routed {
         let sent = self.send_away(dispatch, fallback).await;
         match sent {
             Ok((hold, response)) if !refuses_us(response.status()) => Some((hold, response)),
-            _ => {
+            sent => {
+                if sent.is_ok() {
+                    self.tried_in_vain(fallback.upstream());
+                }
                 self.fallen.store(None);
+                self.request.entry.stayed();
                 None
             }
         }
+    }
+
+    /// Remembers an upstream that was asked and did not answer, for the reply.
+    fn tried_in_vain(&self, upstream: &str) {
+        let tried = match self.tried.load_full() {
+            None => upstream.to_owned(),
+            Some(before) if before.split(", ").any(|name| name == upstream) => return,
+            Some(before) => format!("{before}, {upstream}"),
+        };
+        self.tried.store(Some(Arc::new(tried)));
     }
 
     /// An upstream is asked in the place of a model of this machine.
@@ -149,9 +163,13 @@ impl Routed {
                 away.settle();
                 return match sent {
                     Ok((asked, response)) => Ok((Hold::Away(away.clone(), asked), response)),
-                    Err(unanswered) => Err(self.unanswered(away, unanswered)),
+                    Err(unanswered) => {
+                        self.tried_in_vain(away.upstream());
+                        Err(self.unanswered(away, unanswered))
+                    }
                 };
             };
+            self.tried_in_vain(away.upstream());
             let (id, upstream) = (&self.request.request_id, away.upstream());
             tracing::warn!(
                 request.id = id,

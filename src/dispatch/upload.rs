@@ -94,6 +94,10 @@ impl Upload {
                 }
             }
         }
+        // Whoever gets as much as was said has a whole body.
+        if inflow.declared() == Some(inflow.held() as u64) {
+            scanner.finish().map_err(refusal)?;
+        }
         let body = inflow.take_held();
         let upload = Self {
             kind,
@@ -173,7 +177,7 @@ impl Upload {
         let mut sent = pin!(send(headers, body));
         let early = tokio::select! {
             sent = &mut sent => Some(sent),
-            passed = pass_on(&mut inflow, &mut scanner, strip, &sender) => {
+            passed = pass_on(&mut inflow, length, &mut scanner, strip, &sender) => {
                 passed?;
                 None
             }
@@ -194,6 +198,7 @@ fn locked<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
 /// heard.
 async fn pass_on(
     inflow: &mut Inflow,
+    mut left: Option<u64>,
     scanner: &mut Scanner,
     strip: &[String],
     to: &mpsc::Sender<Piece>,
@@ -202,6 +207,10 @@ async fn pass_on(
     while let Some(piece) = inflow.next().await? {
         scanner.push(&piece).map_err(refusal)?;
         check_parts(scanner, strip)?;
+        left = left.map(|left| left.saturating_sub(piece.len() as u64));
+        if left == Some(0) {
+            scanner.finish().map_err(refusal)?;
+        }
         if to.send(Some(piece)).await.is_err() {
             return Ok(());
         }

@@ -197,6 +197,11 @@ impl Entry {
         self.facts().upstream = Some(upstream.to_owned());
     }
 
+    /// It is answered by this machine after all.
+    pub fn stayed(&self) {
+        self.facts().upstream = None;
+    }
+
     /// The model was there after this time, by this worker, which loaded for so long.
     pub fn granted(&self, waited: Duration, worker: u64, load_ms: u64) {
         let mut facts = self.facts();

@@ -46,12 +46,15 @@ async fn row40_what_one_upstream_does_not_answer_another_does_and_no_request_is_
             let answer = server.chat(&question("x", "n", stream)).await;
             assert_eq!(said(&answer), "second", "{status}");
             assert_eq!(upstream(&answer), "second");
+            let tried = answer.header("x-roundhouse-tried").unwrap_or_default();
+            assert!(!tried.contains("second"), "{tried}");
             assert_eq!(answer.header("x-roundhouse-model"), Some("x"));
         }
     }
     // What is wrong with the request is wrong anywhere. Those that failed may rest.
     let asked = second.asked().len();
     assert_eq!(asked, 10);
+    assert!(!first.asked().is_empty(), "nobody tried the first");
     STATUS.store(400, Ordering::SeqCst);
     let start = Instant::now();
     while server.chat(&question("x", "n", false)).await.status != 400 {
@@ -145,6 +148,8 @@ async fn row38_a_request_that_would_wait_too_long_leaves_and_one_that_finds_nobo
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(answer.header("x-roundhouse-upstream"), None, "{answer:?}");
         assert_eq!(answer.header("x-roundhouse-route"), Some("exact"));
+        let tried = (model == "t/alone").then_some("dead");
+        assert_eq!(answer.header("x-roundhouse-tried"), tried, "{answer:?}");
     }
     // A model that is up answers itself.
     let answer = server.chat(&question("t/alone", "n", true)).await;
