@@ -1,6 +1,8 @@
 //! What is fuzzed: whatever reads bytes of strangers. Each function takes any
 //! bytes and fails only if something promised does not hold.
 
+#[path = "targets/answer.rs"]
+mod answer;
 #[path = "targets/cache.rs"]
 mod cache;
 #[path = "targets/config.rs"]
@@ -10,6 +12,7 @@ mod headers;
 #[path = "targets/stream.rs"]
 mod stream;
 
+pub use answer::answer;
 pub use cache::cache;
 pub use config::config;
 pub use headers::headers;

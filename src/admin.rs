@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::access::{Access, Caller, Door, Refusal};
-use crate::api::body::{parse, read_json};
+use crate::api::body::read;
 use crate::api::error::{ApiError, Code};
 use crate::api::front::{Port, RequestId};
 use crate::api::table::{self, Route, RowPath};
@@ -129,7 +129,7 @@ async fn load(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
-    let target = target(&service, &headers, body).await?;
+    let target: Target = read(&service, &headers, body).await?;
     if target.mode.is_some() {
         return Err(ApiError::new(Code::InvalidValue, "a load has no mode").param("mode"));
     }
@@ -149,7 +149,7 @@ async fn unload(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
-    let target = target(&service, &headers, body).await?;
+    let target: Target = read(&service, &headers, body).await?;
     let snapshot = service.dispatch.registry.load();
     let model = resolve(&snapshot, &target.model, &|_| true)?.model.clone();
     let mode = target.mode.unwrap_or(UnloadMode::Idle);
@@ -183,13 +183,6 @@ async fn release(
     Ok(Json(json!({"success": true, "models": models})))
 }
 
-async fn target(service: &Service, headers: &HeaderMap, body: Body) -> Result<Target, ApiError> {
-    let snapshot = service.dispatch.registry.load();
-    let limits = &snapshot.config.server.limits;
-    let bytes = read_json(headers, body, limits, &service.bodies).await?;
-    parse(&bytes)
-}
-
 /// What a name means to somebody who may use some models.
 pub fn resolve(snapshot: &Snapshot, name: &str, permit: Permit) -> Result<Arc<LoadPlan>, ApiError> {
     let refuse = |code, message: String| Err(ApiError::new(code, message).param("model"));
@@ -198,8 +191,8 @@ pub fn resolve(snapshot: &Snapshot, name: &str, permit: Permit) -> Result<Arc<Lo
         Decision::Away { remote, name, .. } => refuse(
             Code::InvalidValue,
             format!(
-                "\"{name}\" is answered by the upstream {}; there is nothing to load",
-                remote.upstream.name
+                "\"{name}\" is answered by {}; there is nothing to load",
+                remote.words()
             ),
         ),
         Decision::Invalid(error) => refuse(Code::InvalidModelId, error.to_string()),

@@ -313,6 +313,8 @@ pub struct Entry {
     pub tags: Vec<String>,
     /// `fallback`: the name of an upstream that answers where this machine cannot.
     pub fallback: Option<Name>,
+    /// `spill_after`: how long a request may wait here before that answers instead.
+    pub spill_after: Option<Duration>,
     /// Line of the key in the file, from 1.
     pub line: usize,
 }

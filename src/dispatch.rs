@@ -2,7 +2,8 @@
 //! answer. It speaks OpenAI bytes inwards and forwards them as they came, but for
 //! what the rules of an entry change; the dialects stand in `api`.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -22,8 +23,9 @@ use crate::registry::{Registry, Snapshot};
 use crate::route::{self, Decision, Demand, Why};
 use crate::shutdown::Tasks;
 use crate::upstream::Upstreams;
-use crate::worker::client::Failure;
+use crate::worker::client::{self, Failure};
 use crate::worker::{CALLER_HEADER, LoadPlan, PlannedEngine};
+use away::Fallen;
 use hold::{Away, Hold, crashed, give_up, taken_away};
 use patience::{TooLate, within};
 use payload::Payload;
@@ -66,7 +68,7 @@ pub struct Dispatch {
     /// The models.
     pub pool: Pool,
     /// The services elsewhere.
-    pub upstreams: Upstreams,
+    pub upstreams: Arc<Upstreams>,
     /// Room for what slow clients have not taken yet.
     pub spools: spool::Budget,
     /// The requests that are worked on now.
@@ -158,8 +160,12 @@ struct Routed {
     why: Why,
     /// What answers if a model of this machine cannot.
     fallback: Option<Away>,
-    /// The same once it does.
-    fallen: OnceLock<Away>,
+    /// How long it may wait before that does anyway.
+    spill_after: Option<Duration>,
+    /// Who answers in that place, once somebody does.
+    fallen: ArcSwapOption<Fallen>,
+    /// Whether it has left this machine in place of a model of it: it does once.
+    has_left: AtomicBool,
     /// The model that answers; nothing until there is a lease.
     answering: ArcSwapOption<LoadPlan>,
     snapshot: Arc<Snapshot>,
@@ -197,6 +203,7 @@ impl Dispatch {
             why,
             rules,
             fallback,
+            spill_after,
         } = decide(
             &snapshot,
             peek.model.as_deref(),
@@ -210,11 +217,9 @@ impl Dispatch {
             }
             candidates.others.retain(|plan| !is_own(plan));
         }
-        let is_upload = request.upload.is_some();
-        let fallback = fallback.filter(|_| !request.is_passed_on && !is_upload);
+        let fallback = fallback.filter(|_| !request.is_passed_on);
         match &target {
             Target::Away(away) if request.is_passed_on => return Err(passed_on(away)),
-            Target::Away(away) if is_upload => return Err(no_uploads(away)),
             _ => {}
         }
         let priority = request.terms.priority;
@@ -258,7 +263,9 @@ impl Dispatch {
             target,
             why,
             fallback,
-            fallen: OnceLock::new(),
+            spill_after,
+            fallen: ArcSwapOption::empty(),
+            has_left: AtomicBool::new(false),
             answering: ArcSwapOption::empty(),
             snapshot,
             arrived,
@@ -303,6 +310,8 @@ struct Decided {
     rules: Arc<Rules>,
     /// What answers if that cannot.
     fallback: Option<Away>,
+    /// How long a request may wait before that does anyway.
+    spill_after: Option<Duration>,
 }
 
 /// What the name means, or the refusal that says why it means nothing.
@@ -337,29 +346,29 @@ fn decide(
                 Why::Background => route::others(snapshot, &served, demand, &permit),
                 _ => Vec::new(),
             };
-            let fallback = served.fallback.as_ref().map(|fallback| Away {
-                remote: Arc::clone(&fallback.remote),
-                name: fallback.name.clone(),
-            });
+            let fallback = served.fallback.as_ref();
             // What it cannot be asked, it does not answer in anybody's place.
-            let is_asked = |away: &Away| away.remote.upstream.kinds.contains(&demand.asked);
+            let fallback = fallback.filter(|it| it.remote.serves(demand.asked));
+            let fallback = fallback.map(|it| Away::to(&it.remote, &it.name));
             Ok(Decided {
                 target: Target::Here(Candidates { own: plan, others }),
                 why,
                 rules,
-                fallback: fallback.filter(is_asked),
+                fallback,
+                spill_after: served.spill_after,
             })
         }
         Decision::Away { remote, name, why } => {
-            let kinds = &remote.upstream.kinds;
-            if !kinds.contains(&demand.asked) {
-                return refuse(Code::InvalidValue, other_use(&name, kinds, demand.asked));
+            if !remote.serves(demand.asked) {
+                let words = other_use(&name, &remote.kinds(), demand.asked);
+                return refuse(Code::InvalidValue, words);
             }
             Ok(Decided {
-                target: Target::Away(Away { remote, name }),
+                target: Target::Away(Away::to(&remote, &name)),
                 why,
                 rules: Arc::default(),
                 fallback: None,
+                spill_after: None,
             })
         }
         Decision::Invalid(error) => refuse(Code::InvalidModelId, error.to_string()),
@@ -413,9 +422,12 @@ impl Routed {
 
     /// Whether an engine of the file answers, or an upstream.
     fn is_foreign(&self) -> bool {
-        let (Target::Here(candidates), None) = (&self.target, self.fallen.get()) else {
+        let Target::Here(candidates) = &self.target else {
             return true;
         };
+        if self.fallen.load().is_some() {
+            return true;
+        }
         let answering = self.answering.load();
         let plan = answering.as_ref().unwrap_or(&candidates.own);
         matches!(plan.engine, PlannedEngine::Spawned(_))
@@ -423,8 +435,8 @@ impl Routed {
 
     /// The model that answers, or that it leads to while none does.
     fn model(&self) -> String {
-        if let Some(away) = self.fallen.get() {
-            return away.model().to_owned();
+        if let Some(fallen) = self.fallen.load().as_ref() {
+            return fallen.away.model().to_owned();
         }
         match self.answering.load().as_ref() {
             Some(plan) => plan.model.clone(),
@@ -434,26 +446,34 @@ impl Routed {
 
     /// Waits for the model and hands it the request. A worker that died a moment
     /// ago and was never reached is no answer: the next one is asked, once.
-    async fn send(
-        &self,
-        dispatch: &Dispatch,
-    ) -> Result<(Hold, Response<crate::worker::client::Body>), ApiError> {
-        let candidates = match (&self.target, self.fallen.get()) {
-            (Target::Away(away), _) | (_, Some(away)) => {
-                return self.send_away(dispatch, away).await;
-            }
-            (Target::Here(candidates), None) => candidates,
+    async fn send(&self, dispatch: &Dispatch) -> Result<(Hold, Response<client::Body>), ApiError> {
+        let (candidates, away) = match &self.target {
+            Target::Here(candidates) => (Some(candidates), self.away()),
+            Target::Away(_) => (None, self.away()),
         };
-        match self.send_once(dispatch, candidates).await {
+        let candidates = match (candidates, away) {
+            (_, Some(away)) => return self.send_away(dispatch, &away).await,
+            (Some(candidates), None) => candidates,
+            (None, None) => return Err(ended_early(&self.model())),
+        };
+        let mut sent = self.send_once(dispatch, candidates).await;
+        if let Err(Unsent::Spills(fallback)) = &sent {
+            if let Some(sent) = self.spill(dispatch, fallback).await {
+                return Ok(sent);
+            }
+            sent = self.send_once(dispatch, candidates).await;
+        }
+        match sent {
             Err(Unsent::Unreached) => {
                 self.send_once(dispatch, candidates)
                     .await
                     .map_err(|unsent| match unsent {
-                        Unsent::Unreached => ended_early(&self.model()),
                         Unsent::Refused(error) => error,
+                        Unsent::Unreached | Unsent::Spills(_) => ended_early(&self.model()),
                     })
             }
             Err(Unsent::Refused(error)) => Err(error),
+            Err(Unsent::Spills(_)) => Err(ended_early(&self.model())),
             Ok(sent) => Ok(sent),
         }
     }
@@ -462,10 +482,16 @@ impl Routed {
         &self,
         dispatch: &Dispatch,
         candidates: &Candidates,
-    ) -> Result<(Hold, Response<crate::worker::client::Body>), Unsent> {
+    ) -> Result<(Hold, Response<client::Body>), Unsent> {
         let terms = self.request.terms;
         let pool = dispatch.pool.asked_by(self.place.running().asker.clone());
-        let acquired = pool.acquire(candidates.clone(), terms).await;
+        let acquired = tokio::select! {
+            biased;
+            acquired = pool.acquire(candidates.clone(), terms) => acquired,
+            fallback = self.waits_too_long(dispatch, &candidates.own.model) => {
+                return Err(Unsent::Spills(fallback));
+            }
+        };
         let lease = acquired.map_err(|error| {
             if let Refused::LoadFailed { model, reason, .. } = &error {
                 let id = &self.request.request_id;
@@ -531,11 +557,12 @@ impl Routed {
         lease: &Lease,
         own: &LoadPlan,
         limit: Duration,
-    ) -> Result<upload::Heard, ApiError> {
+    ) -> Result<Result<Result<Response<client::Body>, Failure>, TooLate>, ApiError> {
         let (client, payload) = (lease.client(), self.payload(own, lease.plan()));
         let (endpoint, id) = (self.request.endpoint, &self.request.request_id);
         if let Some(upload) = &self.request.upload {
-            return upload.hand_over(client, endpoint, id, payload, limit).await;
+            let send = |headers, body| client.send(Method::POST, endpoint.path(), headers, body);
+            return upload.hand_over(id, payload, limit, send).await;
         }
         let kind = HeaderValue::from_static("application/json");
         let mut headers = headers::to_engine(kind, id);
@@ -548,10 +575,15 @@ impl Routed {
 
     /// Which model answers, as far as that is certain, and why, as headers.
     fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
-        let is_certain = self.why() != Why::Background || self.answering.load().is_some();
+        let is_certain = match self.away() {
+            Some(away) => away.is_settled(),
+            None => self.why() != Why::Background || self.answering.load().is_some(),
+        };
         let model = is_certain.then(|| HeaderValue::from_str(&self.model()).ok());
-        let upstream = self.away().map(Away::upstream);
-        let fallback = self.fallen.get().map(|away| away.name.as_str());
+        let away = self.away().filter(Away::is_settled);
+        let upstream = away.as_ref().map(Away::upstream);
+        let fallen = self.fallen.load();
+        let fallback = fallen.as_ref().map(|fallen| fallen.away.name.as_str());
         [
             ("x-roundhouse-model", model.flatten()),
             (
@@ -577,7 +609,8 @@ impl Routed {
     /// Of these, what was not certain before there was a lease.
     fn late_headers(&self) -> Vec<(HeaderName, HeaderValue)> {
         match self.why() {
-            Why::Background | Why::Fallback => self.headers(),
+            Why::Background | Why::Fallback | Why::Spill => self.headers(),
+            _ if self.away().is_some() => self.headers(),
             _ => Vec::new(),
         }
     }
@@ -651,7 +684,7 @@ impl Wait {
     fn of(hold: &Hold) -> Self {
         let (time, position) = match hold {
             Hold::Here(lease) => (lease.waited(), lease.queue_position()),
-            Hold::Away(_) => (Duration::ZERO, 0),
+            Hold::Away(..) => (Duration::ZERO, 0),
         };
         Self { time, position }
     }
@@ -710,16 +743,6 @@ fn passed_on(away: &Away) -> ApiError {
     ApiError::new(Code::BadUpstreamResponse, message).param("model")
 }
 
-/// A file that is uploaded stays on this machine.
-fn no_uploads(away: &Away) -> ApiError {
-    let message = format!(
-        "\"{}\" is answered by the upstream {}, which is sent no uploads",
-        away.name,
-        away.upstream()
-    );
-    ApiError::new(Code::InvalidValue, message).param("model")
-}
-
 /// Somebody ended the request from outside.
 fn cancelled() -> ApiError {
     ApiError::new(
@@ -736,6 +759,8 @@ fn shutting_down() -> ApiError {
 enum Unsent {
     /// It was gone before it saw anything of it.
     Unreached,
+    /// It would have to wait too long, and this may answer instead.
+    Spills(Away),
     /// The client is to be told.
     Refused(ApiError),
 }

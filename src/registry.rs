@@ -89,6 +89,8 @@ pub struct Served {
     pub tags: Vec<String>,
     /// What answers where this machine cannot.
     pub fallback: Option<Fallback>,
+    /// How long a request may wait here before that answers instead.
+    pub spill_after: Option<Duration>,
     /// Its variants, each with what becomes of the fields of its requests.
     pub variants: IndexMap<String, Arc<Rules>>,
     /// When its snapshot was last changed, for `created` in listings.

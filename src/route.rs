@@ -40,6 +40,8 @@ pub enum Why {
     Background,
     /// The model it led to could not answer, and its entry names an upstream for that.
     Fallback,
+    /// It would have waited too long for the model, and its entry names an upstream for that.
+    Spill,
 }
 
 impl Why {
@@ -54,6 +56,7 @@ impl Why {
             Why::Default => "default",
             Why::Background => "background",
             Why::Fallback => "fallback",
+            Why::Spill => "spill",
         }
     }
 }

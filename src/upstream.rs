@@ -1,25 +1,38 @@
 //! Upstreams while the server runs: one client each with its kept connections, the key
-//! that it is shown, and whether it is asked at all (`health`). What is sent and what an
-//! answer means is decided in `dispatch`.
+//! that it is shown, whether it is asked at all (`health`), which of several is (`choice`,
+//! by what is up there: `residents`), and how often another one is after that
+//! (`retries`). What is sent and what an answer means is decided in `dispatch`.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::header::{AUTHORIZATION, USER_AGENT};
 use axum::http::{HeaderMap, HeaderValue, Method, Response};
 use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use tokio::time::timeout;
 
+use crate::config::engine::Use;
 use crate::config::upstream::{KeySource, Upstream};
 use crate::follow::Identity;
+use crate::registry::Remote;
+use crate::registry::remote::Target;
+use crate::shutdown::Tasks;
 use crate::worker::client::elsewhere::{Elsewhere, Unusable};
-use crate::worker::client::{Body, Client, Failure};
+use crate::worker::client::{Body, Client, Failure, Unfinished};
+use choice::{Candidate, Standing, best};
 use health::Health;
+use residents::{Listed, Look, Residents};
+use retries::Retries;
 
+pub mod choice;
 mod health;
+mod residents;
+mod retries;
 
 /// Says that a server like this one sent the request, so that whoever gets it does not
 /// send it on: an answer is one step away at most, and no request runs in a circle.
@@ -31,11 +44,19 @@ const PREFIX: &str = "/v1";
 /// Largest file of a key, bytes.
 const LARGEST_KEY: u64 = 16 * 1024;
 
-/// The ways to all that were asked since the start, by name. One that no configuration
-/// names any more stays, unused; one that is named anew with other words is replaced.
-#[derive(Debug, Default)]
+/// Longest list of models that is read, bytes.
+const LONGEST_LIST: usize = 4 * 1024 * 1024;
+
+/// How long another server may take to tell its list. Who waits for it is a request that
+/// could be answered without.
+const LIST_TIME: Duration = Duration::from_secs(1);
+
+/// The ways to all that were asked, by name. One that is named anew with other words is
+/// replaced; one that is named no more is dropped by [`Upstreams::keep`].
+#[derive(Debug)]
 pub struct Upstreams {
     links: Mutex<HashMap<String, Arc<Link>>>,
+    retries: Mutex<Retries>,
 }
 
 /// The way to one of them.
@@ -46,6 +67,28 @@ struct Link {
     /// The key as it was read last, with what its file was then.
     key: Mutex<Option<(Identity, HeaderValue)>>,
     health: Mutex<Health>,
+    /// Requests that it is working on.
+    busy: AtomicUsize,
+    /// Requests that it has got since the ways were last others.
+    taken: AtomicU64,
+    residents: Mutex<Residents>,
+}
+
+/// A request that an upstream is working on, until its answer is over. What becomes of
+/// it is told here, since an answer that breaks off says as much as none.
+#[derive(Debug)]
+pub struct Asked {
+    link: Arc<Link>,
+    is_told: AtomicBool,
+}
+
+/// A request on its way to one of those that answer a name.
+#[derive(Debug)]
+pub struct Attempts {
+    remote: Arc<Remote>,
+    asked: Use,
+    name: String,
+    tried: Vec<usize>,
 }
 
 /// Why an upstream has not answered.
@@ -92,9 +135,19 @@ pub enum KeyError {
     NoKey(String),
 }
 
+impl Default for Upstreams {
+    fn default() -> Self {
+        Self {
+            links: Mutex::default(),
+            retries: Mutex::new(Retries::new(Instant::now())),
+        }
+    }
+}
+
 impl Upstreams {
-    /// Sends a request with nothing of its caller but the body, to this path of the API.
-    /// Answers when the headers are there. No redirect is followed and no proxy asked.
+    /// Sends a request with nothing of its caller but the body, which is of this kind, to
+    /// this path of the API. Answers when the headers are there. No redirect is followed
+    /// and no proxy asked.
     ///
     /// # Errors
     /// If it cannot be asked, or breaks off.
@@ -102,42 +155,157 @@ impl Upstreams {
         &self,
         upstream: &Arc<Upstream>,
         path: &str,
-        request_id: &str,
-        body: impl http_body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
-    ) -> Result<Response<Body>, Failed> {
+        mut headers: HeaderMap,
+        body: impl http_body::Body<Data = Bytes, Error: Into<Unfinished>> + Send + 'static,
+    ) -> Result<(Asked, Response<Body>), Failed> {
         let link = self.link(upstream)?;
-        let mut headers = HeaderMap::new();
-        headers.insert(
-            axum::http::header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
-        let agent = concat!("roundhouse/", env!("CARGO_PKG_VERSION"));
-        headers.insert(USER_AGENT, HeaderValue::from_static(agent));
         headers.insert(HOP_HEADER, HeaderValue::from_static("1"));
-        if let Ok(id) = HeaderValue::from_str(request_id) {
-            headers.insert("x-request-id", id);
-        }
-        if let Some(key) = link.key()? {
-            headers.insert(AUTHORIZATION, key);
-        }
+        link.introduce(&mut headers)?;
         lock(&link.health)
             .ask(Instant::now())
             .map_err(Failed::Rests)?;
-        let below = path.strip_prefix(PREFIX).unwrap_or(path);
-        let path = format!("{}{below}", upstream.url.path);
-        let sent = link.client.send(Method::POST, &path, headers, body).await;
-        let mut health = lock(&link.health);
-        match &sent {
-            Ok(response) if !response.status().is_server_error() => health.answered(),
-            _ => health.failed(Instant::now()),
+        let asked = Asked::begin(&link);
+        let path = link.path(path);
+        match link.client.send(Method::POST, &path, headers, body).await {
+            Ok(response) if response.status().is_server_error() => {
+                asked.failed();
+                Ok((asked, response))
+            }
+            Ok(response) => {
+                lock(&link.health).begins();
+                Ok((asked, response))
+            }
+            Err(failure) => {
+                asked.failed();
+                Err(failure.into())
+            }
         }
-        Ok(sent?)
     }
 
     /// It took a request and said nothing for too long.
     pub fn fell_silent(&self, upstream: &Upstream) {
         if let Some(link) = lock(&self.links).get(&upstream.name) {
             lock(&link.health).failed(Instant::now());
+        }
+    }
+
+    /// Drops the ways to those that the file names no more. What runs on them goes on.
+    pub fn keep(&self, named: impl Fn(&str) -> bool) {
+        lock(&self.links).retain(|name, _| named(name));
+    }
+
+    /// A request for a name, of which nothing has been sent yet.
+    pub fn attempts(&self, remote: &Arc<Remote>, name: &str, asked: Use) -> Attempts {
+        lock(&self.retries).asked(Instant::now());
+        Attempts {
+            remote: Arc::clone(remote),
+            asked,
+            name: name.to_owned(),
+            tried: Vec::new(),
+        }
+    }
+
+    /// The target to ask first, by its place in the list. Looks before where the model is
+    /// up, if there is a choice and that can be known.
+    pub async fn first(&self, attempts: &mut Attempts, tasks: &Tasks) -> usize {
+        if attempts.remote.targets.len() > 1 {
+            self.look(&attempts.remote, tasks).await;
+        }
+        // Where all rest, whichever is asked says for how long.
+        let chosen = self.choose(attempts).or_else(|| attempts.served().next());
+        let chosen = chosen.unwrap_or(0);
+        attempts.tried.push(chosen);
+        chosen
+    }
+
+    /// The target to ask after one has failed; nothing if there is none, or too much was
+    /// repeated lately. With `again` that may be the same, once, if there is no other.
+    pub fn next(&self, attempts: &mut Attempts, again: bool) -> Option<usize> {
+        let same = || match attempts.tried.as_slice() {
+            [only] if again => Some(*only),
+            _ => None,
+        };
+        let next = self.choose(attempts).or_else(same)?;
+        if !lock(&self.retries).repeat(Instant::now()) {
+            return None;
+        }
+        attempts.tried.push(next);
+        Some(next)
+    }
+
+    /// How the model of a name stands at the best of those that can be asked for it now;
+    /// nothing if none can.
+    pub async fn standing(
+        &self,
+        remote: &Arc<Remote>,
+        name: &str,
+        asked: Use,
+        tasks: &Tasks,
+    ) -> Option<Standing> {
+        self.look(remote, tasks).await;
+        let candidates = self.candidates(remote, name, asked, &[]);
+        Some(candidates[best(&candidates)?].standing)
+    }
+
+    fn choose(&self, attempts: &Attempts) -> Option<usize> {
+        let Attempts {
+            remote,
+            asked,
+            name,
+            tried,
+        } = attempts;
+        best(&self.candidates(remote, name, *asked, tried))
+    }
+
+    /// What is known of those that answer a name.
+    fn candidates(
+        &self,
+        remote: &Remote,
+        name: &str,
+        asked: Use,
+        tried: &[usize],
+    ) -> Vec<Candidate> {
+        let now = Instant::now();
+        let links = lock(&self.links);
+        let candidate = |(index, target): (usize, &Target)| {
+            let upstream = &target.upstream;
+            let link = links.get(&upstream.name);
+            let link = link.filter(|link| link.upstream == *upstream);
+            let rests = link.is_some_and(|link| lock(&link.health).rests(now));
+            let standing = match (upstream.roundhouse, link) {
+                (false, _) => Standing::Ready,
+                (true, None) => Standing::Unloaded,
+                (true, Some(link)) => lock(&link.residents).standing(target.model(name), now),
+            };
+            Candidate {
+                priority: upstream.priority,
+                weight: upstream.weight,
+                busy: link.map_or(0, |link| link.busy.load(Ordering::Relaxed)),
+                taken: link.map_or(0, |link| link.taken.load(Ordering::Relaxed)),
+                standing,
+                is_free: !rests && !tried.contains(&index) && upstream.kinds.contains(&asked),
+            }
+        };
+        let targets = remote.targets.iter().enumerate();
+        targets.map(candidate).collect()
+    }
+
+    /// Asks those that can tell which models are up there, if it is time to.
+    async fn look(&self, remote: &Remote, tasks: &Tasks) {
+        let told = remote.targets.iter().filter(|it| it.upstream.roundhouse);
+        let links = told.filter_map(|target| self.link(&target.upstream).ok());
+        let mut first = Vec::new();
+        for link in links {
+            let look = lock(&link.residents).look(Instant::now());
+            match look {
+                Look::No => {}
+                Look::Beside => drop(tasks.spawn(async move { link.look().await })),
+                Look::First => first.push(tasks.spawn(async move { link.look().await })),
+            }
+        }
+        for looked in first {
+            // One that cannot be looked at is unknown.
+            let _ = looked.await;
         }
     }
 
@@ -151,7 +319,51 @@ impl Upstreams {
         }
         let link = Arc::new(Link::open(upstream)?);
         links.insert(upstream.name.clone(), Arc::clone(&link));
+        // A new one would else get everything until it has had as much as the others.
+        for link in links.values() {
+            link.taken.store(0, Ordering::Relaxed);
+        }
         Ok(link)
+    }
+}
+
+impl Attempts {
+    /// The targets that may be asked what is asked.
+    fn served(&self) -> impl Iterator<Item = usize> {
+        let targets = self.remote.targets.iter().enumerate();
+        let served = targets.filter(|(_, it)| it.upstream.kinds.contains(&self.asked));
+        served.map(|(index, _)| index)
+    }
+}
+
+impl Asked {
+    fn begin(link: &Arc<Link>) -> Self {
+        link.busy.fetch_add(1, Ordering::Relaxed);
+        link.taken.fetch_add(1, Ordering::Relaxed);
+        Self {
+            link: Arc::clone(link),
+            is_told: AtomicBool::new(false),
+        }
+    }
+
+    /// Its answer came to its end.
+    pub fn answered(&self) {
+        if !self.is_told.swap(true, Ordering::Relaxed) {
+            lock(&self.link.health).answered();
+        }
+    }
+
+    /// It said that it failed, broke off, or fell silent.
+    pub fn failed(&self) {
+        if !self.is_told.swap(true, Ordering::Relaxed) {
+            lock(&self.link.health).failed(Instant::now());
+        }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.link.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -163,7 +375,48 @@ impl Link {
             upstream: Arc::clone(upstream),
             key: Mutex::default(),
             health: Mutex::default(),
+            busy: AtomicUsize::default(),
+            taken: AtomicU64::default(),
+            residents: Mutex::default(),
         })
+    }
+
+    /// Says in headers who asks, with our key.
+    fn introduce(&self, headers: &mut HeaderMap) -> Result<(), KeyError> {
+        let agent = concat!("roundhouse/", env!("CARGO_PKG_VERSION"));
+        headers.insert(USER_AGENT, HeaderValue::from_static(agent));
+        if let Some(key) = self.key()? {
+            headers.insert(AUTHORIZATION, key);
+        }
+        Ok(())
+    }
+
+    /// Where a path of the API is at the upstream.
+    fn path(&self, path: &str) -> String {
+        let below = path.strip_prefix(PREFIX).unwrap_or(path);
+        format!("{}{below}", self.upstream.url.path)
+    }
+
+    /// Asks which models are up there.
+    async fn look(&self) {
+        let listed = timeout(LIST_TIME, self.list()).await.ok().flatten();
+        if listed.is_none() {
+            let upstream = self.upstream.name.as_str();
+            tracing::debug!(upstream, "an upstream does not tell what is up there");
+        }
+        lock(&self.residents).saw(listed, Instant::now());
+    }
+
+    async fn list(&self) -> Option<Listed> {
+        let mut headers = HeaderMap::new();
+        self.introduce(&mut headers).ok()?;
+        let path = self.path("/v1/models");
+        let sent = self
+            .client
+            .send(Method::GET, &path, headers, Empty::<Bytes>::new());
+        let response = sent.await.ok().filter(|it| it.status().is_success())?;
+        let body = Limited::new(response.into_body(), LONGEST_LIST);
+        residents::listed(&body.collect().await.ok()?.to_bytes())
     }
 
     /// The key as it goes out, read again if its file is another than it was.
@@ -239,6 +492,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::upstream::BaseUrl;
+
+    #[test]
+    fn ways_that_no_file_names_any_more_are_dropped() {
+        let upstream = |name: &str| {
+            Arc::new(Upstream {
+                name: name.to_owned(),
+                url: BaseUrl::parse("http://127.0.0.1:9/v1").expect("a URL"),
+                key: None,
+                ca: None,
+                kinds: Vec::new(),
+                models: Vec::new(),
+                priority: 0,
+                weight: 1,
+                roundhouse: false,
+            })
+        };
+        let upstreams = Upstreams::default();
+        for name in ["a", "b"] {
+            upstreams.link(&upstream(name)).expect("a way");
+        }
+        upstreams.keep(|name| name == "b");
+        let left: Vec<_> = lock(&upstreams.links).keys().cloned().collect();
+        assert_eq!(left, ["b"]);
+    }
 
     #[test]
     fn a_key_is_one_line_of_a_file_that_is_its_owners_alone() {

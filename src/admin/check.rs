@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::not_reloaded;
 use crate::access::Door;
-use crate::api::body::{parse, read_json};
+use crate::api::body::read;
 use crate::api::error::{ApiError, Code};
 use crate::pool::View;
 use crate::registry::Change;
@@ -35,10 +35,8 @@ pub async fn check(
         let message = "only the owner may ask this, over the control socket";
         return Err(ApiError::new(Code::InsufficientScope, message));
     }
+    let Candidate { text } = read(&service, &headers, body).await?;
     let snapshot = service.dispatch.registry.load();
-    let limits = &snapshot.config.server.limits;
-    let bytes = read_json(&headers, body, limits, &service.bodies).await?;
-    let Candidate { text } = parse(&bytes)?;
     let considered = service.reload.consider(text).await;
     let change = considered.map_err(|error| not_reloaded(&service, &error))?;
     let view = service.dispatch.pool.view();

@@ -71,8 +71,10 @@ pub fn resolved(snapshot: &Snapshot, name: Option<&str>) -> Value {
         Decision::Away { remote, name, why } => {
             told["served"] = json!(true);
             told["route"] = json!(why);
-            told["model"] = json!(remote.model(&name));
-            told["upstream"] = json!(remote.upstream.name);
+            let first = &remote.targets[0];
+            told["model"] = json!(first.model(&name));
+            told["upstream"] = json!(first.upstream.name);
+            told["upstreams"] = json!(remote.upstreams());
         }
         Decision::Invalid(error) => {
             told["served"] = json!(false);

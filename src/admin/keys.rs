@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{id_in_path, record};
 use crate::access::Caller;
 use crate::access::keys::{Key, KeyClass, KeyError, KeyRing, Scope};
-use crate::api::body::{parse, read_json};
+use crate::api::body::read;
 use crate::api::error::{ApiError, Code};
 use crate::service::Service;
 
@@ -42,10 +42,7 @@ pub async fn make(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
-    let snapshot = service.dispatch.registry.load();
-    let limits = &snapshot.config.server.limits;
-    let bytes = read_json(&headers, body, limits, &service.bodies).await?;
-    let wanted: Wanted = parse(&bytes)?;
+    let wanted: Wanted = read(&service, &headers, body).await?;
     let target = wanted.name.clone().unwrap_or_default();
     record(&service, &caller, "keys.make", &target).await?;
     let (key, text) = on(&service, move |ring| {

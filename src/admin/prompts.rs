@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::{record, resolve};
 use crate::access::Caller;
-use crate::api::body::{parse, read_json};
+use crate::api::body::read;
 use crate::api::error::{ApiError, Code};
 use crate::engine::thread::Kept;
 use crate::service::Service;
@@ -79,10 +79,8 @@ pub async fn clear(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
+    let Target { model } = read(&service, &headers, body).await?;
     let snapshot = service.dispatch.registry.load();
-    let limits = &snapshot.config.server.limits;
-    let bytes = read_json(&headers, body, limits, &service.bodies).await?;
-    let Target { model } = parse(&bytes)?;
     let only = match model {
         Some(name) => Some(resolve(&snapshot, &name, &|_| true)?.model.clone()),
         None => None,

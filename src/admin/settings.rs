@@ -173,6 +173,9 @@ fn upstream(upstream: &Upstream) -> Value {
         "key_file": file,
         "models": upstream.models.iter().map(remote_name).collect::<Vec<_>>(),
         "kinds": upstream.kinds,
+        "priority": upstream.priority,
+        "weight": upstream.weight,
+        "roundhouse": upstream.roundhouse,
         "ca": upstream.ca,
     })
 }
@@ -225,6 +228,7 @@ fn entry(entry: &Entry) -> Value {
         "variants": entry.variants,
         "tags": entry.tags,
         "fallback": entry.fallback.as_ref().map(ToString::to_string),
+        "spill_after": entry.spill_after.map(duration),
     })
 }
 

@@ -10,6 +10,7 @@ use super::intake::{self, Bodies, Inflow};
 use crate::config::Limits;
 use crate::dispatch::upload::parts::Unclear;
 use crate::dispatch::upload::{self, Upload};
+use crate::service::Service;
 
 /// The whole body of a JSON request. It is refused before it is read if it says
 /// itself that it is too large, compressed or something else than JSON.
@@ -39,12 +40,20 @@ pub async fn begin_upload(
     Upload::begin(kind, inflow).await
 }
 
-/// What a body of management says.
+/// The whole body of a request to management, as what is asked for there.
 ///
 /// # Errors
-/// `invalid_json` if it is no JSON, `invalid_value` if it is something else than asked for.
-pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(body).map_err(|error| {
+/// Those of [`read_json`]; `invalid_json` if it is no JSON, `invalid_value` if it is
+/// something else than asked for.
+pub async fn read<T: DeserializeOwned>(
+    service: &Service,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<T, ApiError> {
+    let snapshot = service.dispatch.registry.load();
+    let limits = &snapshot.config.server.limits;
+    let bytes = read_json(headers, body, limits, &service.bodies).await?;
+    serde_json::from_slice(&bytes).map_err(|error| {
         let code = match error.is_data() {
             true => Code::InvalidValue,
             false => Code::InvalidJson,

@@ -25,7 +25,7 @@ const FIRST_ROOM: usize = 8 * 1024;
 
 /// Room that is added when there is no more, bytes. Pieces of one size leave no
 /// holes in the heap, which growing buffers do.
-const MORE_ROOM: usize = 64 * 1024;
+const MORE_ROOM: usize = 96 * 1024;
 
 /// The memory that all bodies share. Cloning gives another handle.
 #[derive(Clone, Debug, Default)]

@@ -12,7 +12,7 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::body::{parse, read_json};
+use super::body::read;
 use super::error::{ApiError, Code};
 use crate::access::Caller;
 use crate::admin::{record, resolve};
@@ -139,16 +139,6 @@ async fn give_back(
     let gone = service.dispatch.pool.let_go(number, holder).await;
     let model = gone.map_err(|error| not_held(&error))?;
     Ok(Json(json!({"success": true, "model": model})))
-}
-
-async fn read<T: serde::de::DeserializeOwned>(
-    service: &Service,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<T, ApiError> {
-    let snapshot = service.dispatch.registry.load();
-    let limits = &snapshot.config.server.limits;
-    parse(&read_json(headers, body, limits, &service.bodies).await?)
 }
 
 fn check_scope(caller: &Caller) -> Result<(), ApiError> {

@@ -112,16 +112,17 @@ fn object_of_upstream(id: &str, remote: &Remote) -> Value {
         "id": id,
         "object": "model",
         "created": 0,
-        "owned_by": remote.upstream.name,
+        "owned_by": remote.upstreams()[0],
         "state": ModelState::Ready,
         "status": {"value": ModelState::Ready},
-        "kind": remote.upstream.kinds.first(),
+        "kind": remote.kinds().first(),
         "cached": false,
         "context_length": null,
         "max_model_len": null,
         "aliases": [],
         "tags": [],
-        "upstream": remote.upstream.name,
+        "upstream": remote.upstreams()[0],
+        "upstreams": remote.upstreams(),
     })
 }
 

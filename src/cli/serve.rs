@@ -234,7 +234,10 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         events: Events::default(),
     });
     let requests = records.requests.clone();
+    let upstreams = Arc::new(Upstreams::default());
+    let ways = upstreams.clone();
     let follow = Box::new(move |config: &Config| {
+        ways.keep(|name| config.upstreams.contains_key(name));
         log.follow(&config.log);
         requests.follow(config.request_log.clone());
     });
@@ -242,7 +245,7 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         dispatch: Arc::new(Dispatch {
             registry: registry.clone(),
             pool: pool.clone(),
-            upstreams: Upstreams::default(),
+            upstreams,
             spools: spool::Budget::default(),
             live: live::Live::default(),
             tasks: tasks.clone(),

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+mod conceal;
+
 /// Longest piece of a line shown under a problem, characters.
 const EXCERPT: usize = 100;
 
@@ -94,18 +96,29 @@ impl Problem {
 }
 
 impl Problems {
-    /// Sorts the problems by place and keeps the lines they point at.
+    /// Sorts the problems by place and keeps the lines they point at, without the
+    /// secrets that somebody may have written there.
     pub fn new(texts: &[Text], mut list: Vec<Problem>) -> Self {
         list.sort_by_key(|problem| problem.place);
+        for problem in &mut list {
+            problem.message = conceal::message(&problem.message);
+        }
         let wanted: Vec<(usize, usize)> = list
             .iter()
             .filter_map(|problem| problem.place.map(|place| (place.file, place.line)))
             .collect();
         let mut lines = Vec::new();
         for (file, text) in texts.iter().enumerate() {
-            let all = lines_of(&text.text).enumerate();
-            let all = all.map(|(index, line)| ((file, index + 1), line.to_owned()));
-            lines.extend(all.filter(|(place, _)| wanted.binary_search(place).is_ok()));
+            let mut above = None;
+            for (index, line) in lines_of(&text.text).enumerate() {
+                let place = (file, index + 1);
+                if wanted.binary_search(&place).is_ok() {
+                    lines.push((place, conceal::line(line, above)));
+                }
+                if !line.trim().is_empty() {
+                    above = Some(line);
+                }
+            }
         }
         let mut files = texts.iter().map(|text| text.file.clone());
         Self {

@@ -23,7 +23,16 @@ pub struct Upstream {
     pub kinds: Vec<Use>,
     /// `models`: the names that it answers.
     pub models: Vec<RemoteName>,
+    /// `priority`: of several with a name, the ones with the least are asked first.
+    pub priority: u32,
+    /// `weight`: its share among those with the same priority.
+    pub weight: u32,
+    /// `roundhouse`: whether it is a server like this one, which tells what is up there.
+    pub roundhouse: bool,
 }
+
+/// `weight`, if it is not written.
+pub const USUAL_WEIGHT: u32 = 1;
 
 /// What an upstream is asked where its kinds are not written.
 pub const USUAL_KINDS: [Use; 3] = [Use::Chat, Use::Completions, Use::Embeddings];

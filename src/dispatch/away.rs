@@ -1,32 +1,36 @@
 //! Requests that leave this machine: because their name is an upstream's, or because
 //! the model it names could not answer and its entry says who is to.
 
-use axum::http::{HeaderMap, Response, StatusCode};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::hold::{Away, Hold};
-use super::patience::within;
+use super::patience::{TooLate, within};
+use super::upload::Upload;
 use super::whole::{engine_failed, is_answer};
-use super::{Dispatch, Routed, Target, foreign, payload::Payload, rules, rules::Naming};
+use super::{Dispatch, Routed, Target, foreign, headers, payload::Payload, rules::Naming};
 use crate::api::error::{ApiError, Code};
 use crate::route::Why;
-use crate::upstream::Failed;
-use crate::worker::client::Body;
+use crate::upstream::choice::Standing;
+use crate::upstream::{Asked, Failed};
+use crate::worker::client::{Body, Failure};
 
 impl Routed {
     /// The name of an upstream that answers, if none of this machine's models does.
-    pub(super) fn away(&self) -> Option<&Away> {
+    pub(super) fn away(&self) -> Option<Away> {
         match &self.target {
-            Target::Away(away) => Some(away),
-            Target::Here(_) => self.fallen.get(),
+            Target::Away(away) => Some(away.clone()),
+            Target::Here(_) => Some(self.fallen.load().as_ref()?.away.clone()),
         }
     }
 
     /// Why the model that answers is the one.
     pub(super) fn why(&self) -> Why {
-        match self.fallen.get() {
-            Some(_) => Why::Fallback,
-            None => self.why,
-        }
+        let fallen = self.fallen.load();
+        fallen.as_ref().map_or(self.why, |fallen| fallen.why)
     }
 
     /// Whether an upstream is to answer after this failure, of which the client has
@@ -35,21 +39,83 @@ impl Routed {
         let Some(fallback) = self.fallback.as_ref().filter(|_| helps(error.code)) else {
             return false;
         };
-        let failed = self.model();
-        if self.fallen.set(fallback.clone()).is_err() {
+        if !self.can_be_sent() || self.has_left.swap(true, Ordering::AcqRel) {
             return false;
         }
+        self.leave(fallback, Why::Fallback, error.code.facts().0);
+        true
+    }
+
+    /// Waits until the request would wait too long for a model of this machine, by what is
+    /// known of its time or because it has; for ever if it is to wait. Before it has, it
+    /// leaves only for where the model is up, since what comes up there comes up here too.
+    pub(super) async fn waits_too_long(&self, dispatch: &Dispatch, model: &str) -> Away {
+        let (Some(limit), Some(fallback)) = (self.spill_after, &self.fallback) else {
+            return std::future::pending().await;
+        };
+        if self.has_left.load(Ordering::Acquire) || !self.can_be_sent() {
+            return std::future::pending().await;
+        }
+        let (asked, tasks) = (self.request.endpoint.asks(), &dispatch.tasks);
+        let (remote, name) = (&fallback.remote, &fallback.name);
+        let standing = || dispatch.upstreams.standing(remote, name, asked, tasks);
+        let eta = dispatch.pool.view().eta(model, Instant::now());
+        if eta.is_some_and(|eta| eta > limit) && standing().await == Some(Standing::Ready) {
+            return fallback.clone();
+        }
+        tokio::time::sleep(limit).await;
+        loop {
+            if standing().await.is_some_and(|it| it != Standing::Absent) {
+                return fallback.clone();
+            }
+            tokio::time::sleep(LOOKS_AGAIN).await;
+        }
+    }
+
+    /// Asks an upstream instead of waiting on; nothing if that does not answer it, and
+    /// then the request waits after all.
+    pub(super) async fn spill(
+        &self,
+        dispatch: &Dispatch,
+        fallback: &Away,
+    ) -> Option<(Hold, Response<Body>)> {
+        if self.has_left.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        self.leave(fallback, Why::Spill, "waits_too_long");
+        let sent = self.send_away(dispatch, fallback).await;
+        match sent {
+            Ok((hold, response)) if !refuses_us(response.status()) => Some((hold, response)),
+            _ => {
+                self.fallen.store(None);
+                None
+            }
+        }
+    }
+
+    /// An upstream is asked in the place of a model of this machine.
+    fn leave(&self, fallback: &Away, why: Why, cause: &'static str) {
         let id = &self.request.request_id;
-        let (upstream, cause) = (fallback.upstream(), error.code.facts().0);
+        let (failed, name) = (self.model(), fallback.name.as_str());
+        let fallen = Fallen {
+            away: fallback.clone(),
+            why,
+        };
+        self.fallen.store(Some(Arc::new(fallen)));
         tracing::warn!(
             request.id = id,
             model.id = failed,
-            upstream,
+            name,
             cause,
             "falls back"
         );
         self.depart(fallback);
-        true
+    }
+
+    /// Whether all of it is still here: what was passed on as it came cannot be sent again.
+    fn can_be_sent(&self) -> bool {
+        let upload = self.request.upload.as_ref();
+        upload.is_none_or(Upload::is_unsent)
     }
 
     /// Writes down that the request leaves this machine, before it does.
@@ -57,36 +123,95 @@ impl Routed {
         let entry = &self.request.entry;
         let (why, priority) = (self.why(), self.request.terms.priority);
         entry.routed(&away.remote.name, why.as_str(), priority);
-        entry.left(away.upstream());
     }
 
-    /// Asks the upstream.
+    /// Asks an upstream that has the name, and if that does not answer another one, as
+    /// long as too much is not repeated.
     pub(super) async fn send_away(
         &self,
         dispatch: &Dispatch,
         away: &Away,
     ) -> Result<(Hold, Response<Body>), ApiError> {
-        let id = &self.request.request_id;
         self.request.entry.handed_over(self.arrived.elapsed());
+        let (upstreams, asked) = (&dispatch.upstreams, self.request.endpoint.asks());
+        let mut attempts = upstreams.attempts(&away.remote, &away.name, asked);
+        let mut chosen = upstreams.first(&mut attempts, &dispatch.tasks).await;
+        loop {
+            away.choose(chosen);
+            self.request.entry.left(away.upstream());
+            let sent = self.send_to_one(dispatch, away).await;
+            let next = match Again::after(&sent) {
+                Again::Nowhere => None,
+                _ if !self.can_be_sent() => None,
+                again => upstreams.next(&mut attempts, again == Again::Anywhere),
+            };
+            let Some(next) = next else {
+                away.settle();
+                return match sent {
+                    Ok((asked, response)) => Ok((Hold::Away(away.clone(), asked), response)),
+                    Err(unanswered) => Err(self.unanswered(away, unanswered)),
+                };
+            };
+            let (id, upstream) = (&self.request.request_id, away.upstream());
+            tracing::warn!(
+                request.id = id,
+                upstream,
+                "an upstream did not answer; another is asked"
+            );
+            if let Ok((asked, _)) = sent {
+                asked.answered();
+            }
+            chosen = next;
+        }
+    }
+
+    /// Asks the one that was chosen.
+    async fn send_to_one(
+        &self,
+        dispatch: &Dispatch,
+        away: &Away,
+    ) -> Result<(Asked, Response<Body>), Unanswered> {
         let limit = self.snapshot.config.server.limits.first_token;
-        let path = self.request.endpoint.path();
-        let upstream = &away.remote.upstream;
-        let sent = dispatch
-            .upstreams
-            .send(upstream, path, id, self.payload_away(away));
-        match within(limit, sent).await {
-            Ok(Ok(response)) => Ok((Hold::Away(away.clone()), response)),
-            Ok(Err(Failed::Rests(wait))) => Err(away.rests(wait)),
-            Ok(Err(failed)) => Err(away.failed(id, &failed)),
-            Err(_) => {
+        let (id, endpoint) = (&self.request.request_id, self.request.endpoint);
+        let (upstream, payload) = (&away.target().upstream, self.payload_away(away));
+        let sent = match &self.request.upload {
+            Some(upload) => {
+                let send = |headers, body| {
+                    dispatch
+                        .upstreams
+                        .send(upstream, endpoint.path(), headers, body)
+                };
+                let heard = upload.hand_over(id, payload, limit, send).await;
+                heard.map_err(Unanswered::Client)?
+            }
+            None => {
+                let kind = HeaderValue::from_static("application/json");
+                let headers = headers::to_engine(kind, id);
+                let path = endpoint.path();
+                let sent = dispatch.upstreams.send(upstream, path, headers, payload);
+                within(limit, sent).await
+            }
+        };
+        match sent {
+            Ok(sent) => sent.map_err(Unanswered::Failed),
+            Err(TooLate) => {
                 dispatch.upstreams.fell_silent(upstream);
-                Err(ApiError::new(
-                    Code::FirstTokenTimeout,
-                    format!(
-                        "the upstream {} sent nothing within {limit:?}",
-                        upstream.name
-                    ),
-                ))
+                Err(Unanswered::Silent)
+            }
+        }
+    }
+
+    /// What the client hears of no answer.
+    fn unanswered(&self, away: &Away, unanswered: Unanswered) -> ApiError {
+        match unanswered {
+            Unanswered::Failed(Failed::Rests(wait)) => away.rests(wait),
+            Unanswered::Failed(failed) => away.failed(&self.request.request_id, &failed),
+            Unanswered::Client(error) => error,
+            Unanswered::Silent => {
+                let limit = self.snapshot.config.server.limits.first_token;
+                let upstream = away.upstream();
+                let message = format!("the upstream {upstream} sent nothing within {limit:?}");
+                ApiError::new(Code::FirstTokenTimeout, message)
             }
         }
     }
@@ -94,12 +219,12 @@ impl Routed {
     /// The body as the upstream gets it: the name that it has for the model is spliced in.
     fn payload_away(&self, away: &Away) -> Payload {
         let model = away.model();
-        let naming = match self.fallen.get().is_some() || away.remote.sent_as.is_some() {
+        let is_fallen = self.fallen.load().is_some();
+        let naming = match is_fallen || away.target().sent_as.is_some() {
             true => Naming::Always(model),
             false => Naming::IfMissing(model),
         };
-        let (endpoint, body) = (self.request.endpoint, &self.request.body);
-        rules::apply(endpoint, body, &self.rules, naming).payload
+        self.request.ruled(&self.rules, naming).payload
     }
 
     /// What the client hears of an answer that is none.
@@ -131,6 +256,60 @@ impl Routed {
             None => None,
         }
     }
+}
+
+/// How long after a look in vain it is looked again whether anybody can be asked.
+const LOOKS_AGAIN: Duration = Duration::from_secs(1);
+
+/// What answers in the place of a model of this machine.
+pub(super) struct Fallen {
+    /// Who.
+    pub(super) away: Away,
+    /// Why: the model could not answer, or not in time.
+    pub(super) why: Why,
+}
+
+/// Why an upstream did not begin to answer.
+enum Unanswered {
+    /// It cannot be asked, or broke off.
+    Failed(Failed),
+    /// It was silent for too long.
+    Silent,
+    /// The client did not send what it was to get.
+    Client(ApiError),
+}
+
+/// Where a request may be sent again after an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    Nowhere,
+    Elsewhere,
+    /// To the same one too: it has seen nothing of it.
+    Anywhere,
+}
+
+impl Again {
+    fn after(sent: &Result<(Asked, Response<Body>), Unanswered>) -> Self {
+        match sent {
+            Ok((_, response)) if refuses_us(response.status()) => Self::Elsewhere,
+            // All the time that there was is over.
+            Ok(_) | Err(Unanswered::Silent | Unanswered::Client(_)) => Self::Nowhere,
+            Err(Unanswered::Failed(Failed::Failure(Failure::Unreached(_)))) => Self::Anywhere,
+            Err(Unanswered::Failed(_)) => Self::Elsewhere,
+        }
+    }
+}
+
+/// Whether a refusal is about who asks or who is asked, so that another one may answer.
+fn refuses_us(status: StatusCode) -> bool {
+    !status.is_success()
+        && !matches!(
+            status,
+            StatusCode::BAD_REQUEST
+                | StatusCode::REQUEST_TIMEOUT
+                | StatusCode::PAYLOAD_TOO_LARGE
+                | StatusCode::UNPROCESSABLE_ENTITY
+        )
 }
 
 /// Whether somebody else may succeed where this one failed. What is wrong with the

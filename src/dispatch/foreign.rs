@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::http::{HeaderMap, StatusCode, header};
 use memchr::memmem::Finder;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::api::error::{ApiError, Code};
@@ -21,6 +22,11 @@ struct Answer {
     usage: Option<Usage>,
 }
 
+/// An answer is something else than JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the answer is no JSON")]
+pub struct NoJson;
+
 #[derive(Deserialize)]
 struct Usage {
     #[serde(default)]
@@ -31,7 +37,24 @@ struct Usage {
 
 /// The usage of a whole answer, as our own workers report it beside theirs.
 pub fn usage_of_answer(answer: &[u8]) -> Option<String> {
-    let Answer { usage } = serde_json::from_slice(answer).ok()?;
+    usage_of(serde_json::from_slice(answer).ok()?)
+}
+
+/// Whether an answer is JSON, and the same of it, read once.
+pub fn usage_if_json(answer: &[u8]) -> Result<Option<String>, NoJson> {
+    match serde_json::from_slice(answer) {
+        Ok(answer) => Ok(usage_of(answer)),
+        Err(error) if error.is_data() && is_json(answer) => Ok(None),
+        Err(_) => Err(NoJson),
+    }
+}
+
+/// Whether an answer is JSON.
+pub fn is_json(answer: &[u8]) -> bool {
+    serde_json::from_slice::<IgnoredAny>(answer).is_ok()
+}
+
+fn usage_of(Answer { usage }: Answer) -> Option<String> {
     let Usage {
         prompt_tokens,
         completion_tokens,
@@ -115,6 +138,24 @@ pub fn refusal_of_upstream(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_is_json_whatever_its_usage_is() {
+        let check = |answer: &str, expected: Result<Option<&str>, NoJson>| {
+            let read = usage_if_json(answer.as_bytes());
+            let expected = expected.map(|usage| usage.map(str::to_owned));
+            assert_eq!(read, expected, "{answer}");
+            assert_eq!(is_json(answer.as_bytes()), expected.is_ok(), "{answer}");
+        };
+        let usage = r#"{"usage":{"prompt_tokens":3,"completion_tokens":5}}"#;
+        check(usage, Ok(Some("prompt=3 completion=5")));
+        check(r#"{"usage":7}"#, Ok(None));
+        check("[1]", Ok(None));
+        check("{}", Ok(None));
+        check("{\"usage\":7", Err(NoJson));
+        check("<html>", Err(NoJson));
+        check("", Err(NoJson));
+    }
 
     #[test]
     fn an_upstreams_status_says_whose_fault_it_is() {

@@ -1,10 +1,15 @@
 //! What an answer is read from: a model of this machine, by a lease, or an upstream.
 //! Whoever reads one does not ask which; what differs when it ends badly is here.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
 use super::{SETTLING, ended_early, shortage, shutting_down};
 use crate::api::error::{ApiError, Code};
 use crate::pool::{Ending, Lease, Refused, UnloadReason};
 use crate::registry::Remote;
+use crate::registry::remote::Target;
+use crate::upstream::Asked;
 use crate::worker::client::Failure;
 
 /// What an answer is read from. It ends with this.
@@ -13,27 +18,65 @@ pub(super) enum Hold {
     /// A model of this machine.
     Here(Lease),
     /// An upstream.
-    Away(Away),
+    Away(Away, Asked),
 }
 
-/// A name of an upstream that is asked.
+/// A name of upstreams, of which one is asked.
 #[derive(Clone, Debug)]
 pub(super) struct Away {
     /// What it stands for.
-    pub(super) remote: std::sync::Arc<Remote>,
+    pub(super) remote: Arc<Remote>,
     /// What the request, or its entry, said.
     pub(super) name: String,
+    chosen: Arc<Chosen>,
+}
+
+/// Which of them it is.
+#[derive(Debug, Default)]
+struct Chosen {
+    index: AtomicUsize,
+    /// Whether that one answers, so that no other is asked any more.
+    is_settled: AtomicBool,
 }
 
 impl Away {
+    /// By this name, the first of them until another is chosen.
+    pub(super) fn to(remote: &Arc<Remote>, name: &str) -> Self {
+        Self {
+            remote: Arc::clone(remote),
+            name: name.to_owned(),
+            chosen: Arc::default(),
+        }
+    }
+
+    /// The one that is asked.
+    pub(super) fn target(&self) -> &Target {
+        &self.remote.targets[self.chosen.index.load(Ordering::Relaxed)]
+    }
+
+    /// Another one is asked, by its place in the list.
+    pub(super) fn choose(&self, index: usize) {
+        self.chosen.index.store(index, Ordering::Relaxed);
+    }
+
+    /// The one that is asked answers.
+    pub(super) fn settle(&self) {
+        self.chosen.is_settled.store(true, Ordering::Release);
+    }
+
+    /// Whether it is certain which of them it is.
+    pub(super) fn is_settled(&self) -> bool {
+        self.remote.targets.len() == 1 || self.chosen.is_settled.load(Ordering::Acquire)
+    }
+
     /// What the upstream is asked for.
     pub(super) fn model(&self) -> &str {
-        self.remote.model(&self.name)
+        self.target().model(&self.name)
     }
 
     /// Who is asked.
     pub(super) fn upstream(&self) -> &str {
-        &self.remote.upstream.name
+        &self.target().upstream.name
     }
 
     /// It failed so often lately that it is left alone for so long.
@@ -60,20 +103,29 @@ impl Away {
 
 /// Waits until a running answer is taken away, and says so. Nobody takes away an
 /// upstream's.
-pub(super) async fn revoked(hold: &Hold) -> ApiError {
-    match hold {
-        Hold::Here(lease) => taken_away(lease).await,
-        Hold::Away(_) => std::future::pending().await,
+pub(super) fn revoked(hold: &Hold) -> impl Future<Output = ApiError> + Send + use<> {
+    let taken_away = match hold {
+        Hold::Here(lease) => Some(taken_away(lease)),
+        Hold::Away(..) => None,
+    };
+    async move {
+        match taken_away {
+            Some(taken_away) => taken_away.await,
+            None => std::future::pending().await,
+        }
     }
 }
 
 /// Waits until the pool takes the model away from a running answer, and says so.
 /// A crash is not told here: the connection breaks off by itself, after what
 /// the worker still had to say.
-pub(super) async fn taken_away(lease: &Lease) -> ApiError {
-    match withdrawal(&lease.plan().model, &lease.ended().await) {
-        Some(error) => error,
-        None => std::future::pending().await,
+pub(super) fn taken_away(lease: &Lease) -> impl Future<Output = ApiError> + Send + use<> {
+    let (plan, ended) = (lease.plan().clone(), lease.ended());
+    async move {
+        match withdrawal(&plan.model, &ended.await) {
+            Some(error) => error,
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -108,7 +160,10 @@ fn ending_of(lease: &Lease) -> ApiError {
 pub(super) async fn crashed(request_id: &str, hold: &Hold, failure: &Failure) -> ApiError {
     let lease = match hold {
         Hold::Here(lease) => lease,
-        Hold::Away(away) => return away.failed(request_id, failure),
+        Hold::Away(away, asked) => {
+            asked.failed();
+            return away.failed(request_id, failure);
+        }
     };
     let model = &lease.plan().model;
     tracing::warn!(request.id = request_id, model.id = model, cause = ?failure, "a worker broke off");
@@ -126,10 +181,11 @@ pub(super) async fn crashed(request_id: &str, hold: &Hold, failure: &Failure) ->
 }
 
 /// An engine that fell silent is not asked again: its worker leaves after its last
-/// lease. An upstream has others to answer.
+/// lease. An upstream has others to answer, and it is held against it.
 pub(super) fn give_up(hold: &Hold) {
-    let Hold::Here(lease) = hold else {
-        return;
+    let lease = match hold {
+        Hold::Here(lease) => lease,
+        Hold::Away(_, asked) => return asked.failed(),
     };
     tracing::warn!(
         model.id = lease.plan().model,
@@ -142,12 +198,20 @@ pub(super) fn give_up(hold: &Hold) {
 pub(super) fn cut_short(hold: &Hold) -> ApiError {
     match hold {
         Hold::Here(lease) => ending_of(lease),
-        Hold::Away(away) => {
+        Hold::Away(away, asked) => {
+            asked.failed();
             let message = format!(
                 "the upstream {} ended before its answer did",
                 away.upstream()
             );
             ApiError::new(Code::BadUpstreamResponse, message)
         }
+    }
+}
+
+/// The answer came to its end.
+pub(super) fn ended_well(hold: &Hold) {
+    if let Hold::Away(_, asked) = hold {
+        asked.answered();
     }
 }

@@ -2,9 +2,12 @@
 //! late says that the router itself stood still (it was stopped, or its machine was
 //! frozen), and nobody is cut off for that: the wait begins anew.
 
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 /// How late a limit is noticed when it was the router that stood still.
 const LATE: Duration = Duration::from_millis(100);
@@ -26,6 +29,53 @@ pub async fn within<F: Future>(limit: Duration, what: F) -> Result<F::Output, To
     }
 }
 
+/// The same for one wait after another. Its timer is not set anew for each: it goes on
+/// to the moment it was set for, and only then further.
+#[derive(Debug, Default)]
+pub struct Patience(Option<Pin<Box<Sleep>>>);
+
+impl Patience {
+    /// Waits for `what` for as long as `limit`, in which the router was running.
+    pub async fn within<F: Future>(
+        &mut self,
+        limit: Duration,
+        what: F,
+    ) -> Result<F::Output, TooLate> {
+        let mut what = pin!(what);
+        let mut deadline = None;
+        poll_fn(|context| {
+            if let Poll::Ready(came) = what.as_mut().poll(context) {
+                return Poll::Ready(Ok(came));
+            }
+            let deadline = deadline.get_or_insert_with(|| Instant::now() + limit);
+            loop {
+                ready!(self.poll_until(*deadline, context));
+                let now = Instant::now();
+                if now < *deadline + LATE {
+                    return Poll::Ready(Err(TooLate));
+                }
+                *deadline = now + limit;
+            }
+        })
+        .await
+    }
+
+    fn poll_until(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
+        let sleep = self
+            .0
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if sleep.deadline() > deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        ready!(sleep.as_mut().poll(context));
+        if sleep.deadline() < deadline {
+            sleep.as_mut().reset(deadline);
+            return sleep.as_mut().poll(context);
+        }
+        Poll::Ready(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,6 +93,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn one_wait_after_another_has_the_whole_limit() {
+        let mut patience = Patience::default();
+        for _ in 0..5 {
+            let soon = tokio::time::sleep(LIMIT * 2 / 3);
+            assert_eq!(patience.within(LIMIT, soon).await, Ok(()));
+        }
+        let start = Instant::now();
+        let never = std::future::pending::<()>;
+        assert_eq!(patience.within(LIMIT, never()).await, Err(TooLate));
+        assert!((LIMIT..LIMIT + LATE).contains(&start.elapsed()));
+        let start = Instant::now();
+        assert_eq!(patience.within(LIMIT / 2, never()).await, Err(TooLate));
+        assert!((LIMIT / 2..LIMIT).contains(&start.elapsed()));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn f28_what_comes_after_the_router_stood_still_is_in_time() {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let stands_still = async {
@@ -52,6 +118,15 @@ mod tests {
             sender.send(1)
         };
         let (came, sent) = tokio::join!(within(LIMIT, receiver), stands_still);
+        assert_eq!((came, sent), (Ok(Ok(1)), Ok(())));
+        let mut patience = Patience::default();
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let stands_still = async {
+            tokio::time::advance(LIMIT * 60).await;
+            tokio::time::sleep(LIMIT / 2).await;
+            sender.send(1)
+        };
+        let (came, sent) = tokio::join!(patience.within(LIMIT, receiver), stands_still);
         assert_eq!((came, sent), (Ok(Ok(1)), Ok(())));
     }
 }

@@ -11,7 +11,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use self::scan::Member;
+use self::scan::{Found, Member};
 use super::payload::{Edit, Payload};
 use crate::api::fields::{COMPLETIONS_MAX_TOKENS, Endpoint, known};
 use crate::config::request::{BOUND, NEWER_BOUND, Parameters, Rules, fill};
@@ -56,8 +56,8 @@ pub fn apply(endpoint: Endpoint, body: &Bytes, rules: &Rules, naming: Naming) ->
         payload: body.clone().into(),
         limited: Vec::new(),
     };
-    if rules.is_empty() && naming == Naming::AsSaid {
-        return unchanged();
+    if rules.is_empty() {
+        return renamed(body, naming).unwrap_or_else(unchanged);
     }
     let Ok(text) = std::str::from_utf8(body) else {
         return unchanged();
@@ -77,6 +77,30 @@ pub fn apply(endpoint: Endpoint, body: &Bytes, rules: &Rules, naming: Naming) ->
         payload: Payload::edited(body, change.edits),
         limited: change.limited,
     }
+}
+
+/// The body with nothing but another name of the model, which is what most get; nothing
+/// if it has that already. Looks no further than to the name that the body says.
+fn renamed(body: &Bytes, naming: Naming) -> Option<Ruled> {
+    let name = Value::from(naming.name()?).to_string();
+    let open = scan::space(body, 0);
+    let edit = match (scan::member(body, open, "model")?, naming) {
+        (Found::Value(at), Naming::Always(_)) if body[at.clone()] != *name.as_bytes() => {
+            Edit { at, with: name }
+        }
+        (Found::Value(_), _) => return None,
+        (Found::Nothing { is_empty }, _) => {
+            let comma = if is_empty { "" } else { "," };
+            Edit {
+                at: open + 1..open + 1,
+                with: format!("\"model\":{name}{comma}"),
+            }
+        }
+    };
+    Some(Ruled {
+        payload: Payload::edited(body, vec![edit]),
+        limited: Vec::new(),
+    })
 }
 
 /// What is going to be done to the fields of one request.

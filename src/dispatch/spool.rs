@@ -66,20 +66,25 @@ impl Writer {
     pub async fn write(&self, bytes: Bytes) -> Result<(), Gone> {
         // Larger parcels than the spool count as a full one.
         let size = bytes.len().clamp(1, PER_STREAM) as u32;
-        let stream = tokio::select! {
-            permit = self.stream.clone().acquire_many_owned(size) => permit.map_err(|_| Gone)?,
-            () = self.parcels.closed() => return Err(Gone),
-        };
-        let all = tokio::select! {
-            permit = self.all.0.clone().acquire_many_owned(size) => permit.map_err(|_| Gone)?,
-            () = self.parcels.closed() => return Err(Gone),
-        };
+        let stream = self.places(&self.stream, size).await?;
+        let all = self.places(&self.all.0, size).await?;
         self.parcels
             .send(Parcel {
                 bytes,
                 _places: Some((stream, all)),
             })
             .map_err(|_| Gone)
+    }
+
+    /// So many places, at once if they are free.
+    async fn places(&self, of: &Arc<Semaphore>, size: u32) -> Result<OwnedSemaphorePermit, Gone> {
+        if let Ok(places) = of.clone().try_acquire_many_owned(size) {
+            return Ok(places);
+        }
+        tokio::select! {
+            places = of.clone().acquire_many_owned(size) => places.map_err(|_| Gone),
+            () = self.parcels.closed() => Err(Gone),
+        }
     }
 
     /// Puts the last bytes in, whether or not there is room: a short word about

@@ -7,25 +7,23 @@
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use http_body::{Body as _, Frame};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::body::{EventBody, comment};
 use super::heartbeat::Heartbeat;
-use super::hold::{Hold, crashed, cut_short, give_up, revoked};
+use super::hold::{Hold, crashed, cut_short, ended_well, give_up, revoked};
 use super::observer::Observer;
-use super::patience::within;
+use super::patience::{Patience, within};
 use super::relay::Relay;
 use super::spool::{self, Writer};
 use super::whole::{collect, is_compressed, json_headers, usage_of};
@@ -33,10 +31,7 @@ use super::{Dispatch, Routed, Wait, cancelled, headers};
 use crate::api::error::{ApiError, Code};
 use crate::config;
 use crate::shutdown::Place;
-use crate::worker::client;
-
-/// Most bytes of an engine that are taken before they are passed on.
-const MOST_AT_ONCE: usize = 64 * 1024;
+use crate::worker::client::{self, Arrived};
 
 /// How an answer begins.
 enum Beginning {
@@ -141,45 +136,6 @@ fn panicked() -> ApiError {
     )
 }
 
-/// What followed the data that arrived.
-enum Arrived {
-    /// Nothing yet.
-    Data,
-    Trailers(HeaderMap),
-    End,
-    Failure(client::Failure),
-}
-
-/// Waits until something arrives, and takes all that has arrived then: it is looked
-/// at once and leaves in one write.
-async fn arrived(body: &mut client::Body, come: &mut BytesMut) -> Arrived {
-    poll_fn(|context| {
-        loop {
-            let frame = match Pin::new(&mut *body).poll_frame(context) {
-                Poll::Ready(frame) => frame,
-                Poll::Pending if !come.is_empty() => return Poll::Ready(Arrived::Data),
-                Poll::Pending => return Poll::Pending,
-            };
-            return Poll::Ready(match frame.map(|frame| frame.map(Frame::into_data)) {
-                None => Arrived::End,
-                Some(Err(failure)) => Arrived::Failure(failure),
-                Some(Ok(Ok(data))) => {
-                    come.extend_from_slice(&data);
-                    match come.len() < MOST_AT_ONCE {
-                        true => continue,
-                        false => Arrived::Data,
-                    }
-                }
-                Some(Ok(Err(frame))) => match frame.into_trailers() {
-                    Ok(trailers) => Arrived::Trailers(trailers),
-                    Err(_) => continue,
-                },
-            });
-        }
-    })
-    .await
-}
-
 /// From the wait for the model to the engine's last byte.
 struct ReadingHalf {
     dispatch: Arc<Dispatch>,
@@ -281,13 +237,16 @@ impl ReadingHalf {
         let mut observer = Observer::new(self.routed.is_foreign());
         let mut silence = (limits.first_token, Code::FirstTokenTimeout);
         let mut come = BytesMut::new();
+        let mut patience = Patience::default();
+        let mut taken_away = pin!(revoked(&lease));
         let mut goes_on = true;
         while goes_on {
             come.clear();
-            let arrived = arrived(&mut body, &mut come);
+            // All that has arrived is looked at once and leaves in one write.
+            let arrived = poll_fn(|context| body.poll_arrived(context, &mut come));
             let arrived = tokio::select! {
-                arrived = within(silence.0, arrived) => arrived,
-                error = revoked(&lease) => return Err(Ending::Failed(error)),
+                arrived = patience.within(silence.0, arrived) => arrived,
+                error = &mut taken_away => return Err(Ending::Failed(error)),
             };
             let arrived = arrived.map_err(|_| {
                 give_up(&lease);
@@ -322,12 +281,13 @@ impl ReadingHalf {
             }
         }
         // The engine's last byte: what the client has not taken yet drains from the spool.
-        let failure = cut_short(&lease);
-        drop(lease);
-        if observer.ended() {
-            return Ok(());
+        match observer.ended() {
+            true => {
+                ended_well(&lease);
+                Ok(())
+            }
+            false => Err(Ending::Failed(cut_short(&lease))),
         }
-        Err(Ending::Failed(failure))
     }
 
     /// Lets the headers go, or says in a comment what they would have said.

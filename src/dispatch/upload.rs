@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::http::{HeaderValue, Method, Response, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::sync::mpsc;
@@ -21,9 +21,7 @@ use super::payload::{Edit, Payload};
 use super::peek::Peek;
 use super::rules::Naming;
 use crate::api::error::{ApiError, Code};
-use crate::api::fields::Endpoint;
 use crate::api::intake::Inflow;
-use crate::worker::client::{Body, Client, Failure};
 use parts::{Scanner, Unclear};
 
 pub mod parts;
@@ -51,9 +49,6 @@ pub struct Upload {
 
 /// A piece of the rest; nothing at its end.
 type Piece = Option<Bytes>;
-
-/// What an engine answered, or not in time.
-pub(super) type Heard = Result<Result<Response<Body>, Failure>, TooLate>;
 
 /// The body is not one that is taken.
 pub fn refusal(unclear: Unclear) -> ApiError {
@@ -133,19 +128,23 @@ impl Upload {
         Payload::edited(body, vec![edit])
     }
 
-    /// Sends it all: the beginning as it is to be, the rest as it comes. An engine may
-    /// take as long as `limit` to say something after it has got everything.
+    /// Whether nothing of the rest has been passed on.
+    pub(super) fn is_unsent(&self) -> bool {
+        locked(&self.rest).is_some()
+    }
+
+    /// Gives all of it to `send`: the beginning as it is to be, the rest as it comes. Who
+    /// gets it may take as long as `limit` to say something after it has got everything.
     ///
     /// # Errors
     /// The client did not send the rest as it should, or it was sent once before.
-    pub(super) async fn hand_over(
+    pub(super) async fn hand_over<F: Future>(
         &self,
-        client: &Client,
-        endpoint: Endpoint,
         request_id: &str,
         beginning: Payload,
         limit: Duration,
-    ) -> Result<Heard, ApiError> {
+        send: impl FnOnce(HeaderMap, Passing) -> F,
+    ) -> Result<Result<F::Output, TooLate>, ApiError> {
         let Some((mut inflow, mut scanner)) = locked(&self.rest).take() else {
             let message = "the engine ended, and what was sent to it is not held to be sent again";
             return Err(ApiError::new(Code::WorkerCrashed, message));
@@ -160,7 +159,7 @@ impl Upload {
             beginning,
             rest: receiver,
         };
-        let mut sent = pin!(client.send(Method::POST, endpoint.path(), headers, body));
+        let mut sent = pin!(send(headers, body));
         let early = tokio::select! {
             sent = &mut sent => Some(sent),
             passed = pass_on(&mut inflow, &mut scanner, &sender) => {
@@ -200,7 +199,7 @@ async fn pass_on(
 }
 
 /// The body of a request to an engine.
-struct Passing {
+pub(super) struct Passing {
     beginning: Payload,
     rest: mpsc::Receiver<Piece>,
     /// How much is to come, if that is known.
@@ -210,7 +209,7 @@ struct Passing {
 /// The client sent less than a whole body.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the client's body did not come to its end")]
-struct Cut;
+pub(super) struct Cut;
 
 impl http_body::Body for Passing {
     type Data = Bytes;

@@ -1,16 +1,18 @@
 //! Answers that are not streamed: the engine's whole body is read before a byte
 //! goes out, so that an answer cut short becomes an honest refusal.
 
+use std::future::poll_fn;
+
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
 
-use super::hold::{Hold, crashed, give_up, revoked};
+use super::hold::{Hold, crashed, ended_well, give_up, revoked};
 use super::patience::within;
 use super::{Dispatch, Routed, Wait, cancelled, foreign, headers};
 use crate::api::error::{ApiError, Code};
-use crate::worker::{USAGE_TRAILER, client};
+use crate::worker::USAGE_TRAILER;
+use crate::worker::client::{self, Arrived};
 
 /// Largest answer that is taken from an engine, bytes.
 const LARGEST: usize = 64 * 1024 * 1024;
@@ -72,14 +74,17 @@ async fn read(
         return Err(refusal);
     }
     let is_json = routed.request.endpoint.answers_json();
-    if is_json && serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err() {
-        let message = format!("{} did not answer with JSON", routed.model());
-        return Err(ApiError::new(Code::BadUpstreamResponse, message));
-    }
-    let usage = match usage {
-        None if routed.is_foreign() => foreign::usage_of_answer(&bytes),
-        usage => usage,
+    let usage = match (is_json, usage) {
+        (true, None) if routed.is_foreign() => foreign::usage_if_json(&bytes),
+        (true, usage) if foreign::is_json(&bytes) => Ok(usage),
+        (true, _) => Err(foreign::NoJson),
+        (false, None) if routed.is_foreign() => Ok(foreign::usage_of_answer(&bytes)),
+        (false, usage) => Ok(usage),
     };
+    let usage = usage.map_err(|_| {
+        let message = format!("{} did not answer with JSON", routed.model());
+        ApiError::new(Code::BadUpstreamResponse, message)
+    })?;
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = head.status;
     *response.headers_mut() = match is_json {
@@ -99,24 +104,31 @@ pub(super) async fn collect(
     let mut bytes = BytesMut::new();
     let mut usage = None;
     loop {
-        let frame = within(silence, body.frame()).await.map_err(|_| {
+        let mut come = BytesMut::new();
+        let arrived = poll_fn(|context| body.poll_arrived(context, &mut come));
+        let arrived = within(silence, arrived).await.map_err(|_| {
             give_up(lease);
             let message = format!("{} stopped answering", routed.model());
             ApiError::new(Code::UpstreamTimeout, message)
         })?;
-        match frame {
-            None => return Ok((bytes.freeze(), usage)),
-            Some(Err(failure)) => {
+        if bytes.len() + come.len() > LARGEST {
+            let message = "the engine's answer is larger than can be passed on";
+            return Err(ApiError::new(Code::BadUpstreamResponse, message));
+        }
+        match bytes.is_empty() {
+            true => bytes = come,
+            false => bytes.extend_from_slice(&come),
+        }
+        match arrived {
+            Arrived::Data => {}
+            Arrived::Trailers(trailers) => usage = usage_of(&trailers).or(usage),
+            Arrived::End => {
+                ended_well(lease);
+                return Ok((bytes.freeze(), usage));
+            }
+            Arrived::Failure(failure) => {
                 return Err(crashed(&routed.request.request_id, lease, &failure).await);
             }
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) if bytes.len() + data.len() > LARGEST => {
-                    let message = "the engine's answer is larger than can be passed on";
-                    return Err(ApiError::new(Code::BadUpstreamResponse, message));
-                }
-                Ok(data) => bytes.extend_from_slice(&data),
-                Err(frame) => usage = frame.trailers_ref().and_then(usage_of).or(usage),
-            },
         }
     }
 }

@@ -2,12 +2,16 @@
 //! always a model that the configuration permits, or `other`: no request can make
 //! a new one. What the pool counts itself is not here.
 
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+use super::entry::Ending;
 
 /// The model of a request for which none was found.
 pub const OTHER: &str = "other";
@@ -29,34 +33,45 @@ type ModelAndWord = [(&'static str, String); 2];
 /// Counters that only rise. Cloning gives another handle to the same ones.
 #[derive(Clone, Debug)]
 pub struct Counters {
-    requests: Family<ModelAndWord, Counter>,
+    /// Those of each model, found once for a request.
+    models: Arc<RwLock<HashMap<String, Arc<OfModel>>>>,
+    by_model: ByModel,
     refusals: Family<Word, Counter>,
-    tokens: Family<ModelAndWord, Counter>,
     upstream_requests: Family<ModelAndWord, Counter>,
     upstream_tokens: Family<ModelAndWord, Counter>,
-    cached_tokens: Family<Model, Counter>,
     panics: Family<Word, Counter>,
-    waits: Family<Model, Histogram>,
-    first_tokens: Family<ModelAndWord, Histogram>,
     overhead: Histogram,
     audit_failures: Counter,
     lost_lines: Counter,
     lost_log_lines: Counter,
 }
 
+/// What is counted for each model.
+#[derive(Clone, Debug)]
+struct ByModel {
+    requests: Family<ModelAndWord, Counter>,
+    tokens: Family<ModelAndWord, Counter>,
+    cached_tokens: Family<Model, Counter>,
+    waits: Family<Model, Histogram>,
+    first_tokens: Family<ModelAndWord, Histogram>,
+}
+
 impl Default for Counters {
     fn default() -> Self {
         let histogram = || Histogram::new(SECONDS);
         Self {
-            requests: Family::default(),
+            models: Arc::default(),
+            by_model: ByModel {
+                requests: Family::default(),
+                tokens: Family::default(),
+                cached_tokens: Family::default(),
+                waits: Family::new_with_constructor(histogram),
+                first_tokens: Family::new_with_constructor(histogram),
+            },
             refusals: Family::default(),
-            tokens: Family::default(),
             upstream_requests: Family::default(),
             upstream_tokens: Family::default(),
-            cached_tokens: Family::default(),
             panics: Family::default(),
-            waits: Family::new_with_constructor(histogram),
-            first_tokens: Family::new_with_constructor(histogram),
             overhead: Histogram::new(OVERHEAD),
             audit_failures: Counter::default(),
             lost_lines: Counter::default(),
@@ -65,22 +80,114 @@ impl Default for Counters {
     }
 }
 
-impl Counters {
+/// The counters of one model. Each appears in the metrics when it first counts.
+#[derive(Debug)]
+pub struct OfModel {
+    /// What the model is called.
+    pub name: String,
+    all: ByModel,
+    endings: [OnceLock<Counter>; Ending::ALL.len()],
+    prompt_tokens: OnceLock<Counter>,
+    completion_tokens: OnceLock<Counter>,
+    cached_tokens: OnceLock<Counter>,
+    waits: OnceLock<Histogram>,
+    first_at_once: OnceLock<Histogram>,
+    first_waited: OnceLock<Histogram>,
+}
+
+impl OfModel {
+    fn new(name: &str, all: ByModel) -> Self {
+        Self {
+            name: name.to_owned(),
+            all,
+            endings: Default::default(),
+            prompt_tokens: OnceLock::new(),
+            completion_tokens: OnceLock::new(),
+            cached_tokens: OnceLock::new(),
+            waits: OnceLock::new(),
+            first_at_once: OnceLock::new(),
+            first_waited: OnceLock::new(),
+        }
+    }
+
+    fn labels(&self, name: &'static str, word: &str) -> ModelAndWord {
+        [("model", self.name.clone()), (name, word.to_owned())]
+    }
+
     /// A request has ended.
-    pub fn ended(&self, model: &str, ending: &'static str) {
-        let labels = [("model", model.to_owned()), ("ending", ending.to_owned())];
-        self.requests.get_or_create(&labels).inc();
+    pub fn ended(&self, ending: Ending) {
+        let count = self.endings[ending as usize].get_or_init(|| {
+            let labels = self.labels("ending", ending.as_str());
+            self.all.requests.get_or_create_owned(&labels)
+        });
+        count.inc();
+    }
+
+    /// An engine said how many tokens an answer took.
+    pub fn used(&self, prompt: u64, completion: u64) {
+        let kinds = [
+            ("prompt", &self.prompt_tokens, prompt),
+            ("completion", &self.completion_tokens, completion),
+        ];
+        for (kind, counter, tokens) in kinds {
+            let labels = || self.labels("kind", kind);
+            let counter = counter.get_or_init(|| self.all.tokens.get_or_create_owned(&labels()));
+            counter.inc_by(tokens);
+        }
+    }
+
+    /// An engine said that so many of a prompt's tokens were in its prompt cache.
+    pub fn cached(&self, tokens: u64) {
+        let labels = || [("model", self.name.clone())];
+        let cached = &self.all.cached_tokens;
+        let counter = self
+            .cached_tokens
+            .get_or_init(|| cached.get_or_create_owned(&labels()));
+        counter.inc_by(tokens);
+    }
+
+    /// A request got its model after this time.
+    pub fn waited(&self, time: Duration) {
+        let labels = || [("model", self.name.clone())];
+        let waits = &self.all.waits;
+        let histogram = self
+            .waits
+            .get_or_init(|| waits.get_or_create_owned(&labels()));
+        histogram.observe(time.as_secs_f64());
+    }
+
+    /// A stream's first event came after this time; it had waited for its model or not.
+    pub fn began(&self, has_waited: bool, time: Duration) {
+        let (start, histogram) = match has_waited {
+            true => ("waited", &self.first_waited),
+            false => ("at_once", &self.first_at_once),
+        };
+        let labels = || self.labels("start", start);
+        let first = &self.all.first_tokens;
+        let histogram = histogram.get_or_init(|| first.get_or_create_owned(&labels()));
+        histogram.observe(time.as_secs_f64());
+    }
+}
+
+impl Counters {
+    /// Those of a model.
+    pub fn of(&self, model: &str) -> Arc<OfModel> {
+        // Each change of the table is one call.
+        let known = self.models.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get(model) {
+            return known.clone();
+        }
+        drop(known);
+        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
+        let made = models
+            .entry(model.to_owned())
+            .or_insert_with(|| Arc::new(OfModel::new(model, self.by_model.clone())));
+        made.clone()
     }
 
     /// A request was refused; counted before the client hears of it.
     pub fn refused(&self, code: &'static str) {
         self.refusals.get_or_create(&[("code", code)]).inc();
-    }
-
-    /// An engine said how many tokens an answer took.
-    pub fn used(&self, model: &str, kind: &'static str, tokens: u64) {
-        let labels = [("model", model.to_owned()), ("kind", kind.to_owned())];
-        self.tokens.get_or_create(&labels).inc_by(tokens);
     }
 
     /// A request that left this machine for this upstream has ended.
@@ -98,30 +205,9 @@ impl Counters {
         self.upstream_tokens.get_or_create(&labels).inc_by(tokens);
     }
 
-    /// An engine said that so many of a prompt's tokens were in its prompt cache.
-    pub fn cached(&self, model: &str, tokens: u64) {
-        let labels = [("model", model.to_owned())];
-        self.cached_tokens.get_or_create(&labels).inc_by(tokens);
-    }
-
-    /// A request got its model after this time.
-    pub fn waited(&self, model: &str, time: Duration) {
-        let labels = [("model", model.to_owned())];
-        let waits = self.waits.get_or_create(&labels);
-        waits.observe(time.as_secs_f64());
-    }
-
     /// The router itself took this time until an engine got the request.
     pub fn handed_over(&self, time: Duration) {
         self.overhead.observe(time.as_secs_f64());
-    }
-
-    /// A stream's first event came after this time; it had waited for its model or not.
-    pub fn began(&self, model: &str, has_waited: bool, time: Duration) {
-        let start = if has_waited { "waited" } else { "at_once" };
-        let labels = [("model", model.to_owned()), ("start", start.to_owned())];
-        let first = self.first_tokens.get_or_create(&labels);
-        first.observe(time.as_secs_f64());
     }
 
     /// Something panicked and was caught.
@@ -149,7 +235,7 @@ impl Counters {
         registry.register(
             "requests",
             "Requests by model and by how they ended",
-            self.requests.clone(),
+            self.by_model.requests.clone(),
         );
         registry.register(
             "refusals",
@@ -159,7 +245,7 @@ impl Counters {
         registry.register(
             "tokens",
             "Tokens as engines report them, of prompts and of completions",
-            self.tokens.clone(),
+            self.by_model.tokens.clone(),
         );
         registry.register(
             "upstream_requests",
@@ -174,7 +260,7 @@ impl Counters {
         registry.register(
             "cached_tokens",
             "Tokens of prompts that were in the prompt cache of our own engine",
-            self.cached_tokens.clone(),
+            self.by_model.cached_tokens.clone(),
         );
         registry.register(
             "panics",
@@ -184,12 +270,12 @@ impl Counters {
         registry.register(
             "wait_seconds",
             "From the request to its model",
-            self.waits.clone(),
+            self.by_model.waits.clone(),
         );
         registry.register(
             "first_event_seconds",
             "From a streamed request to its first event, through a swap or not",
-            self.first_tokens.clone(),
+            self.by_model.first_tokens.clone(),
         );
         registry.register(
             "router_overhead_seconds",

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::json;
 
 use super::Records;
-use super::counters::OTHER;
+use super::counters::{OTHER, OfModel};
 use crate::pool::Priority;
 use crate::shutdown::Place;
 
@@ -42,7 +42,8 @@ struct Facts {
     path: Option<String>,
     /// Which configuration it was answered by: the number of its reload.
     generation: u64,
-    model: Option<String>,
+    #[serde(serialize_with = "name")]
+    model: Option<Arc<OfModel>>,
     route: Option<&'static str>,
     /// The upstream that it left this machine for.
     upstream: Option<String>,
@@ -64,6 +65,12 @@ struct Facts {
     is_refused_by_engine: bool,
 }
 
+/// What a model is called.
+fn name<S: Serializer>(model: &Option<Arc<OfModel>>, serializer: S) -> Result<S::Ok, S::Error> {
+    let name = model.as_ref().map(|model| model.name.as_str());
+    name.serialize(serializer)
+}
+
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -81,6 +88,15 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Complete,
+        Self::ClientLeft,
+        Self::EngineFailed,
+        Self::Refused,
+        Self::Failed,
+    ];
+
     /// The word in lines and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -154,7 +170,13 @@ impl Entry {
     /// A model has been found, for this reason; the request waits for it in this class.
     pub fn routed(&self, model: &str, route: &'static str, priority: Priority) {
         let mut facts = self.facts();
-        facts.model = Some(model.to_owned());
+        let is_known = facts
+            .model
+            .as_ref()
+            .is_some_and(|known| known.name == model);
+        if !is_known {
+            facts.model = Some(self.0.records.counters.of(model));
+        }
         facts.route = Some(route);
         self.0.records.events.tell("request_start", || {
             let line = json!({
@@ -181,8 +203,7 @@ impl Entry {
         facts.worker = Some(worker);
         facts.load_ms = Some(load_ms);
         facts.wait_ms = Some(milliseconds(waited));
-        let model = facts.model.as_deref().unwrap_or(OTHER);
-        self.0.records.counters.waited(model, waited);
+        self.0.of_model(&facts).waited(waited);
     }
 
     /// An engine gets the request after so much time that was ours alone.
@@ -196,8 +217,7 @@ impl Entry {
         let mut facts = self.facts();
         facts.first_event_ms = Some(milliseconds(time));
         let has_waited = facts.wait_ms.is_some_and(|waited| waited > 0);
-        let model = facts.model.as_deref().unwrap_or(OTHER);
-        self.0.records.counters.began(model, has_waited, time);
+        self.0.of_model(&facts).began(has_waited, time);
     }
 
     /// The engine reported its usage: `prompt=12 cached=8 completion=34 finish=stop`.
@@ -210,18 +230,16 @@ impl Entry {
         facts.prompt_tokens = number("prompt");
         facts.cached_tokens = number("cached");
         facts.completion_tokens = number("completion");
-        let model = facts.model.as_deref().unwrap_or(OTHER);
-        let counters = &self.0.records.counters;
-        for (kind, tokens) in [
-            ("prompt", facts.prompt_tokens),
-            ("completion", facts.completion_tokens),
-        ] {
-            counters.used(model, kind, tokens.unwrap_or_default());
-            if let Some(upstream) = &facts.upstream {
-                counters.spent(upstream, kind, tokens.unwrap_or_default());
-            }
+        let (prompt, completion) = (facts.prompt_tokens, facts.completion_tokens);
+        let (prompt, completion) = (prompt.unwrap_or_default(), completion.unwrap_or_default());
+        let model = self.0.of_model(&facts);
+        model.used(prompt, completion);
+        model.cached(facts.cached_tokens.unwrap_or_default());
+        if let Some(upstream) = &facts.upstream {
+            let counters = &self.0.records.counters;
+            counters.spent(upstream, "prompt", prompt);
+            counters.spent(upstream, "completion", completion);
         }
-        counters.cached(model, facts.cached_tokens.unwrap_or_default());
     }
 
     /// Something panicked while it worked on the request.
@@ -261,12 +279,21 @@ impl Entry {
     }
 }
 
+impl Open {
+    /// Where its model is counted, or those that have none.
+    fn of_model(&self, facts: &Facts) -> Arc<OfModel> {
+        let model = facts.model.clone();
+        model.unwrap_or_else(|| self.records.counters.of(OTHER))
+    }
+}
+
 impl Drop for Open {
     fn drop(&mut self) {
         let facts = self.facts.get_mut().unwrap_or_else(PoisonError::into_inner);
         let ending = ending(facts, *self.is_delivered.get_mut());
-        let model = facts.model.as_deref().unwrap_or(OTHER);
-        self.records.counters.ended(model, ending.as_str());
+        let model = facts.model.clone();
+        let model = model.unwrap_or_else(|| self.records.counters.of(OTHER));
+        model.ended(ending);
         if let Some(upstream) = &facts.upstream {
             self.records.counters.left(upstream, ending.as_str());
         }
@@ -282,9 +309,7 @@ impl Drop for Open {
         if line.facts.route.is_some() {
             self.records.events.tell("request_end", text);
         }
-        if self.records.requests.is_on() {
-            self.records.requests.write(text());
-        }
+        self.records.requests.write(text);
     }
 }
 

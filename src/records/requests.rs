@@ -1,11 +1,16 @@
 //! The request log: lines through a bounded channel to the one task that writes
 //! them. A request never waits for it; what finds no room, or no disk, is counted
-//! as lost. Where it writes follows the configuration.
+//! as lost. Each line brings the file along that the configuration named when it was
+//! said, so that lines can wait for each other and share the way to the disk.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use arc_swap::ArcSwapOption;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::counters::Counters;
@@ -23,100 +28,115 @@ const ROTATION: Rotation = Rotation {
 const WAITING: usize = 8192;
 
 /// Lines that are written in one go.
-const BATCH: usize = 256;
+const BATCH: usize = 1024;
+
+/// How long the task rests after writing. A line that comes alone is written at once;
+/// those that come meanwhile are written together.
+const REST: Duration = Duration::from_millis(10);
 
 /// A handle to the request log. Cloning gives another one.
 #[derive(Clone, Debug)]
 pub struct RequestLog {
-    lines: mpsc::Sender<String>,
-    path: watch::Sender<Option<PathBuf>>,
+    lines: mpsc::Sender<Line>,
+    path: Arc<ArcSwapOption<PathBuf>>,
     counters: Counters,
+}
+
+/// A line, and where it belongs.
+#[derive(Debug)]
+struct Line {
+    path: Arc<PathBuf>,
+    text: String,
 }
 
 impl RequestLog {
     /// Starts the task that writes; no path switches the log off.
     pub fn start(path: Option<PathBuf>, counters: &Counters, tasks: &Tasks) -> Self {
         let (lines, waiting) = mpsc::channel(WAITING);
-        let (path, followed) = watch::channel(path);
         let writer = Writer {
             waiting,
-            path: followed,
             counters: counters.clone(),
             tasks: tasks.clone(),
-            file: None,
+            open: None,
             is_failing: false,
         };
         tasks.spawn(writer.run(tasks.stop_signal()));
         Self {
             lines,
-            path,
+            path: Arc::new(ArcSwapOption::from_pointee(path)),
             counters: counters.clone(),
         }
     }
 
-    /// Whether requests are written down.
-    pub fn is_on(&self) -> bool {
-        self.path.borrow().is_some()
-    }
-
     /// Goes on in another file, or stops writing.
     pub fn follow(&self, path: Option<PathBuf>) {
-        self.path.send_if_modified(|now| {
-            let differs = *now != path;
-            *now = path;
-            differs
-        });
+        self.path.store(path.map(Arc::new));
     }
 
-    /// Hands a line over without waiting.
-    pub fn write(&self, line: String) {
-        if self.lines.try_send(line).is_err() {
-            self.counters.lost(1);
+    /// Hands a line over without waiting, if requests are written down.
+    pub fn write(&self, line: impl FnOnce() -> String) {
+        if let Some(path) = self.path.load_full() {
+            let text = line();
+            if self.lines.try_send(Line { path, text }).is_err() {
+                self.counters.lost(1);
+            }
         }
     }
 }
 
 /// The task that writes.
 struct Writer {
-    waiting: mpsc::Receiver<String>,
-    path: watch::Receiver<Option<PathBuf>>,
+    waiting: mpsc::Receiver<Line>,
     counters: Counters,
     tasks: Tasks,
-    file: Option<LineFile>,
+    /// The file that was written to last.
+    open: Option<(Arc<PathBuf>, LineFile)>,
     /// Whether the last attempt failed: that is told once.
     is_failing: bool,
 }
 
 impl Writer {
     async fn run(mut self, stop: CancellationToken) {
-        let mut batch = Vec::with_capacity(BATCH);
+        let mut lines = Vec::new();
         loop {
             tokio::select! {
-                count = self.waiting.recv_many(&mut batch, BATCH) => match count {
+                count = self.waiting.recv_many(&mut lines, BATCH) => match count {
                     0 => return,
-                    _ => self.write(&mut batch).await,
+                    _ => {
+                        self.write_all(&mut lines).await;
+                        let _ = timeout(REST, stop.cancelled()).await;
+                    }
                 },
-                Ok(()) = self.path.changed() => self.file = None,
                 () = stop.cancelled(), if !self.waiting.is_closed() => self.waiting.close(),
             }
         }
     }
 
-    /// Writes what has come, on a thread that may wait for the disk.
-    async fn write(&mut self, batch: &mut Vec<String>) {
-        let lines = std::mem::take(batch);
+    /// Writes what has come, each line where it belongs.
+    async fn write_all(&mut self, lines: &mut Vec<Line>) {
+        let mut lines = lines.drain(..).peekable();
+        while let Some(first) = lines.next() {
+            let path = first.path;
+            let mut batch = vec![first.text];
+            while let Some(next) = lines.next_if(|next| next.path == path) {
+                batch.push(next.text);
+            }
+            self.write(path, batch).await;
+        }
+    }
+
+    /// Writes lines of one file, on a thread that may wait for the disk.
+    async fn write(&mut self, path: Arc<PathBuf>, lines: Vec<String>) {
         let count = lines.len() as u64;
-        let Some(path) = self.path.borrow().clone() else {
-            return;
-        };
-        let (file, tasks) = (self.file.take(), self.tasks.clone());
+        let open = self.open.take().filter(|(open, _)| *open == path);
+        let (tasks, to) = (self.tasks.clone(), path.clone());
         let written = tokio::task::spawn_blocking(move || {
             tasks.pass(Place::RequestLog);
-            append(file, &path, &lines)
+            append(open.map(|(_, file)| file), &to, &lines)
         });
         let error = match written.await {
             Ok(Ok(file)) => {
-                self.file = Some(file);
+                self.open = Some((path, file));
                 self.is_failing = false;
                 return;
             }
@@ -149,8 +169,6 @@ fn append(file: Option<LineFile>, path: &Path, lines: &[String]) -> io::Result<L
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test]
@@ -161,12 +179,12 @@ mod tests {
         let counters = Counters::default();
         let log = RequestLog::start(Some(path.clone()), &counters, &tasks);
         for number in 0..1000 {
-            log.write(format!("{{\"number\":{number}}}"));
+            log.write(|| format!("{{\"number\":{number}}}"));
         }
         assert!(tasks.stop(Duration::from_secs(30)).await);
         let text = std::fs::read_to_string(&path).expect("text");
         assert_eq!(text.lines().count(), 1000);
-        log.write("late".to_owned());
+        log.write(|| "late".to_owned());
         let mut registry = prometheus_client::registry::Registry::default();
         counters.register(&mut registry);
         let mut shown = String::new();
@@ -174,6 +192,28 @@ mod tests {
         assert!(
             shown.contains("request_log_lost_lines_total 1\n"),
             "{shown}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_line_goes_to_the_file_of_its_time() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+        let tasks = Tasks::new();
+        let log = RequestLog::start(None, &Counters::default(), &tasks);
+        for (path, line) in [(None, "0"), (Some(&first), "1"), (Some(&second), "2")] {
+            log.follow(path.cloned());
+            log.write(|| line.to_owned());
+        }
+        log.follow(Some(first.clone()));
+        log.write(|| "3".to_owned());
+        log.follow(None);
+        log.write(|| "4".to_owned());
+        assert!(tasks.stop(Duration::from_secs(30)).await);
+        let read = |path| std::fs::read_to_string(path).expect("text");
+        assert_eq!(
+            (read(first).as_str(), read(second).as_str()),
+            ("1\n3\n", "2\n")
         );
     }
 }

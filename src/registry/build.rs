@@ -66,17 +66,18 @@ pub fn snapshot(
             background: alias.background,
         })
     });
-    let away = remote::all(&config).filter_map(|(name, remote)| {
+    let remotes = remote::all(&config);
+    let away = remotes.iter().filter_map(|(name, remote)| {
         Some(Wildcard {
-            pattern: name.name.wildcard()?.clone(),
-            leads: Leads::Upstream(remote),
+            pattern: name.wildcard()?.clone(),
+            leads: Leads::Upstream(Arc::clone(remote)),
             background: false,
         })
     });
     let wildcards = wildcards.chain(away).collect();
-    let remotes = remote::all(&config).filter_map(|(name, remote)| {
-        let exact = name.name.exact()?.to_string();
-        Some((exact, remote))
+    let remotes = remotes.iter().filter_map(|(name, remote)| {
+        let exact = name.exact()?.to_string();
+        Some((exact, Arc::clone(remote)))
     });
     let remotes = remotes.collect();
     let background = named().filter(|(alias, _)| alias.background);
@@ -190,6 +191,7 @@ impl Builder<'_> {
             request: Arc::new(entry.request.clone()),
             variants: variants(entry),
             tags: entry.tags.clone(),
+            spill_after: entry.spill_after,
             fallback: entry.fallback.as_ref().and_then(|name| {
                 let remote = remote::find(self.config, name.as_str())?;
                 let name = name.to_string();
@@ -226,6 +228,7 @@ impl Builder<'_> {
             variants: IndexMap::new(),
             tags: Vec::new(),
             fallback: None,
+            spill_after: None,
             modified: found.and_then(|found| found.modified),
             size: found.map_or(ByteSize::ZERO, |found| found.size),
             uses: found.map(|found| found.uses.clone()).unwrap_or_default(),

@@ -56,7 +56,7 @@ pub fn path(snapshot: &Snapshot, name: Option<&str>) -> Vec<Step> {
     let (alias, remote) = (snapshot.aliases.get(name), snapshot.remotes.get(name));
     let says = match (alias, remote) {
         (Some(served), _) => format!("an alias of {}", served.name),
-        (None, Some(remote)) => format!("a name of the upstream {}", remote.upstream.name),
+        (None, Some(remote)) => format!("a name of {}", remote.words()),
         (None, None) => "no entry has such an alias".to_owned(),
     };
     if step("alias", alias.is_some() || remote.is_some(), says) {
@@ -98,8 +98,7 @@ pub fn path(snapshot: &Snapshot, name: Option<&str>) -> Vec<Step> {
                     format!("it matches {pattern:?}, an alias of {}", served.name)
                 }
                 Leads::Upstream(remote) => {
-                    let upstream = &remote.upstream.name;
-                    format!("it matches {pattern:?}, a name of the upstream {upstream}")
+                    format!("it matches {pattern:?}, a name of {}", remote.words())
                 }
             }
         }

@@ -53,8 +53,13 @@ fn shown(decision: &Decision, nearest: Option<&str>) -> String {
             format!("{model} by {why} as {name}{}", variant.unwrap_or_default())
         }
         Decision::Away { remote, name, why } => {
-            let (upstream, why) = (&remote.upstream.name, why.as_str());
-            format!("{} by {why} at {upstream}", remote.model(name))
+            let (target, why) = (&remote.targets[0], why.as_str());
+            let others = remote.targets[1..].iter();
+            let others: String = others
+                .map(|it| format!(" or {} at {}", it.model(name), it.upstream.name))
+                .collect();
+            let upstream = &target.upstream.name;
+            format!("{} by {why} at {upstream}{others}", target.model(name))
         }
         Decision::Invalid(error) => format!("invalid: {error}"),
         Decision::Unknown { .. } => format!("unknown, nearest {}", nearest.unwrap_or("nothing")),
@@ -350,14 +355,14 @@ models:
   a/other: { fallback: cloud-big }
 upstreams:
   one: { url: 'https://one.example/v1', models: [far, x/both, {name: 'cloud-*', as: theirs}, 'cloud/*'] }
-  two: { url: 'https://two.example/v1', models: ['cloud-large-*'] }
+  two: { url: 'https://two.example/v1', models: ['cloud-large-*', {name: far, as: further}] }
 ";
     let shelf = Shelf::of(&["a/own", "x/both", "x/here"]);
     let snapshot = snapshot(text, &shelf);
     let check = |name: &str, expected: &str| {
         assert_eq!(decided(&snapshot, Some(name), &anyone), expected, "{name}");
     };
-    check("far", "far by exact at one");
+    check("far", "far by exact at one or further at two");
     check("x/both", "x/both by exact at one");
     check("x/here", "x/here by allowed as x/here");
     check("cloud-any", "theirs by wildcard at one");
@@ -370,7 +375,7 @@ upstreams:
     let only_far = |name: &str| name == "far";
     assert_eq!(
         decided(&snapshot, Some("far"), &only_far),
-        "far by exact at one"
+        "far by exact at one or further at two"
     );
     let hidden = decided(&snapshot, Some("cloud-any"), &only_far);
     assert_eq!(hidden, "unknown, nearest far");
@@ -380,10 +385,11 @@ upstreams:
     let fallback = |name: &str| {
         let fallback = snapshot.served[name].fallback.as_ref().expect("one");
         let remote = &fallback.remote;
+        let target = &remote.targets[0];
         format!(
             "{} at {}",
-            remote.model(&fallback.name),
-            remote.upstream.name
+            target.model(&fallback.name),
+            target.upstream.name
         )
     };
     assert_eq!(fallback("a/own"), "far at one");

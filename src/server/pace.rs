@@ -3,6 +3,7 @@
 //! TLS on it) and the framing, reads and writes bytes, and knows of HTTP only
 //! whether an exchange runs, and the refusals that the framing makes by itself.
 
+use std::cell::RefCell;
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,9 +24,14 @@ const LINGER: Duration = Duration::from_millis(500);
 /// Most bytes that are thrown away meanwhile.
 const MOST_DISCARDED: usize = 256 * 1024;
 
-/// Most bytes that are read at once. The framing keeps buffers of the size it last
-/// filled, for each connection, and no limit counts them.
-const READ_AT_ONCE: usize = 8 * 1024;
+/// Most bytes that are read at once: of a head, and of a body. The framing keeps
+/// buffers of the size it last filled, for each connection, and no limit counts them.
+const READ_AT_ONCE: (usize, usize) = (8 * 1024, 32 * 1024);
+
+thread_local! {
+    /// Where bytes are read to when the framing has a larger place for them than is good.
+    static SPACE: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_AT_ONCE.1]);
+}
 
 /// So many exchanges that the client gave up, within [`GIVEN_UP_WITHIN`], end its
 /// connection (HTTP/2 rapid reset, CVE-2023-44487).
@@ -177,7 +183,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     ) -> Poll<Result<()>> {
         let this = &mut *self;
         let before = buffer.filled().len();
-        let read = read_some(Pin::new(&mut this.stream), context, buffer);
+        let most = match this.activity.is_busy() {
+            true => READ_AT_ONCE.1,
+            false => READ_AT_ONCE.0,
+        };
+        let read = read_some(Pin::new(&mut this.stream), context, buffer, most);
         let now = Instant::now();
         if this.multiplexed && this.gives_up_too_much(now) {
             let message = "the client gives up too many requests";
@@ -289,22 +299,25 @@ fn read_some<S: AsyncRead>(
     stream: Pin<&mut S>,
     context: &mut Context<'_>,
     buffer: &mut ReadBuf<'_>,
+    most: usize,
 ) -> Poll<Result<()>> {
-    if buffer.remaining() <= READ_AT_ONCE {
+    if buffer.remaining() <= most {
         return stream.poll_read(context, buffer);
     }
-    let mut space = [0; READ_AT_ONCE];
-    let mut some = ReadBuf::new(&mut space);
-    ready!(stream.poll_read(context, &mut some))?;
-    buffer.put_slice(some.filled());
-    Poll::Ready(Ok(()))
+    SPACE.with_borrow_mut(|space| {
+        let mut some = ReadBuf::new(&mut space[..most]);
+        ready!(stream.poll_read(context, &mut some))?;
+        buffer.put_slice(some.filled());
+        Poll::Ready(Ok(()))
+    })
 }
 
 fn late(what: &str) -> Error {
     Error::new(ErrorKind::TimedOut, what)
 }
 
-/// A timer that costs nothing before it is needed.
+/// A timer that costs nothing before it is needed, and little when it is put off: it
+/// goes on to the moment it was set for, and only then further.
 #[derive(Default)]
 pub(super) struct Timer(Option<Pin<Box<Sleep>>>);
 
@@ -313,10 +326,15 @@ impl Timer {
         let sleep = self
             .0
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        if sleep.deadline() != deadline {
+        if sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);
         }
-        sleep.as_mut().poll(context)
+        ready!(sleep.as_mut().poll(context));
+        if sleep.deadline() < deadline {
+            sleep.as_mut().reset(deadline);
+            return sleep.as_mut().poll(context);
+        }
+        Poll::Ready(())
     }
 }
 

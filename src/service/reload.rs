@@ -36,7 +36,8 @@ const PATIENCE: usize = 8;
 /// by whoever knows where that lies.
 pub type ReadConfig = Box<dyn Fn(Option<String>) -> Result<Config, ReloadError> + Send + Sync>;
 
-/// What follows the configuration besides the pool: the log and the request log.
+/// What follows the configuration besides the pool: the log, the request log, and the
+/// ways to upstreams.
 pub type Follow = Box<dyn Fn(&Config) + Send + Sync>;
 
 /// Why a reload changed nothing.

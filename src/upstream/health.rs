@@ -42,13 +42,22 @@ impl Health {
         }
     }
 
-    /// It answered; that it refuses a request is an answer.
+    /// Whether it is left alone now.
+    pub fn rests(&self, now: Instant) -> bool {
+        self.rests_until.is_some_and(|until| now < until)
+    }
+
+    /// It begins to answer: it may be asked again. Whether it does well is told by the end.
+    pub fn begins(&mut self) {
+        self.rests_until = None;
+    }
+
+    /// It answered to the end; that it refuses a request is an answer.
     pub fn answered(&mut self) {
         *self = Self::default();
     }
 
-    /// It could not be reached, broke off before an answer, fell silent, or said that it
-    /// failed.
+    /// It could not be reached, broke off, fell silent, or said that it failed.
     pub fn failed(&mut self, now: Instant) {
         self.failures = self.failures.saturating_add(1);
         if let Some(probes) = self.failures.checked_sub(FAILURES) {
@@ -90,6 +99,26 @@ mod tests {
         assert_eq!(health.ask(at(7 + PROBE.as_secs())), Ok(()));
         health.answered();
         assert_eq!(health.ask(at(60)), Ok(()));
+    }
+
+    #[test]
+    fn answers_that_break_off_count_and_one_that_begins_lets_others_through() {
+        let now = Instant::now();
+        let mut health = Health::default();
+        for _ in 0..FAILURES {
+            assert_eq!(health.ask(now), Ok(()));
+            health.begins();
+            health.failed(now);
+        }
+        assert!(health.rests(now));
+        let later = now + FIRST_REST;
+        assert!(!health.rests(later));
+        assert_eq!(health.ask(later), Ok(()), "the probe");
+        assert!(health.rests(later));
+        health.begins();
+        assert_eq!(health.ask(later), Ok(()), "it answers, so others may ask");
+        health.failed(later);
+        assert_eq!(health.ask(later), Err(FIRST_REST * 2));
     }
 
     #[test]

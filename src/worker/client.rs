@@ -12,18 +12,21 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::http::header::{HOST, TE};
-use axum::http::{HeaderMap, HeaderValue, Method, Request, Response};
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use axum::http::{HeaderMap, HeaderValue, Method, Response};
+use bytes::{Bytes, BytesMut};
+use http_body::Frame;
 
 use super::SECRET_HEADER;
+pub use connections::Arrived;
 use connections::{Connection, Connections};
 use elsewhere::Elsewhere;
+use question::Question;
+pub use question::Unfinished;
 
+pub mod answer;
 mod connections;
 pub mod elsewhere;
+mod question;
 
 /// How long a connection to our own worker is kept unused.
 const IDLE_TIME: Duration = Duration::from_secs(60);
@@ -54,13 +57,14 @@ pub enum Address {
     Port(u16),
 }
 
-/// What came back: frames of data, then trailers if the worker sent any.
+/// What came back: data, then trailers if the worker sent any.
 /// Dropping it before the end closes the connection, so that the worker cancels.
 #[derive(Debug)]
 pub struct Body {
-    incoming: Incoming,
     /// Kept for the next request once this answer has ended.
     connection: Option<Connection>,
+    /// What came after the last frame and is still to be told.
+    after: Option<Arrived>,
 }
 
 /// Why a worker did not answer, or not to the end.
@@ -140,27 +144,22 @@ impl Client {
         method: Method,
         path: &str,
         mut headers: HeaderMap,
-        body: impl http_body::Body<Data = Bytes, Error: Into<connections::Unfinished>> + Send + 'static,
+        body: impl http_body::Body<Data = Bytes, Error: Into<Unfinished>> + Send + 'static,
     ) -> Result<Response<Body>, Failure> {
         headers.insert(HOST, self.host.clone());
         if let Some(secret) = &self.secret {
             headers.insert(SECRET_HEADER, secret.clone());
             headers.insert(TE, HeaderValue::from_static("trailers"));
         }
-        let mut request = Request::new(body.map_err(Into::into).boxed_unsync());
-        *request.method_mut() = method;
-        *request.uri_mut() = path
-            .parse()
-            .map_err(|_| Failure::Invalid("the path is not one".to_owned()))?;
-        *request.headers_mut() = headers;
+        let question = Question::new(&method, path, &headers, body);
+        let mut question = question.map_err(|error| Failure::Invalid(error.to_string()))?;
+        let is_head = method == Method::HEAD;
         loop {
-            let mut connection = Connections::one(&self.connections).await?;
-            match connection.send(request).await {
-                Ok(response) => {
-                    return Ok(response.map(|incoming| Body::new(incoming, connection)));
-                }
+            let mut connection = Connections::one(&self.connections, is_head).await?;
+            match connection.send(question).await {
+                Ok(response) => return Ok(response.map(|()| Body::new(connection))),
                 Err(connections::Unsent::Closed(again)) if connection.is_used() => {
-                    request = *again;
+                    question = *again;
                 }
                 Err(unsent) => return Err(unsent.into()),
             }
@@ -169,18 +168,36 @@ impl Client {
 }
 
 impl Body {
-    fn new(incoming: Incoming, connection: Connection) -> Self {
+    fn new(connection: Connection) -> Self {
         let mut body = Self {
-            incoming,
             connection: Some(connection),
+            after: None,
         };
-        body.keep_if_ended(false);
+        body.keep_if_ended();
         body
     }
 
+    /// Waits until something arrives, and puts all that has arrived then into `come`.
+    /// What is answered came after that.
+    pub fn poll_arrived(
+        &mut self,
+        context: &mut Context<'_>,
+        come: &mut BytesMut,
+    ) -> Poll<Arrived> {
+        let Some(connection) = &mut self.connection else {
+            return Poll::Ready(Arrived::End);
+        };
+        let arrived = ready!(connection.poll_arrived(context, come));
+        match arrived {
+            Arrived::Failure(_) => self.connection = None,
+            _ => self.keep_if_ended(),
+        }
+        Poll::Ready(arrived)
+    }
+
     /// The connection is free for the next request once nothing more can come.
-    fn keep_if_ended(&mut self, has_ended: bool) {
-        if (has_ended || http_body::Body::is_end_stream(&self.incoming))
+    fn keep_if_ended(&mut self) {
+        if self.connection.as_ref().is_some_and(Connection::has_ended)
             && let Some(connection) = self.connection.take()
         {
             connection.keep();
@@ -188,7 +205,7 @@ impl Body {
     }
 }
 
-/// An error with its causes, in one line: hyper keeps what happened in the causes.
+/// An error with its causes, in one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -207,25 +224,25 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        let this = &mut *self;
-        let mut frame = Pin::new(&mut this.incoming).poll_frame(context);
-        if frame.is_pending()
-            && let Some(connection) = &mut this.connection
-        {
-            connection.drive(context);
-            frame = Pin::new(&mut this.incoming).poll_frame(context);
+        let mut come = BytesMut::new();
+        let arrived = match self.after.take() {
+            Some(after) => after,
+            None => ready!(self.poll_arrived(context, &mut come)),
+        };
+        if !come.is_empty() {
+            self.after = Some(arrived).filter(|after| !matches!(after, Arrived::Data));
+            return Poll::Ready(Some(Ok(Frame::data(come.freeze()))));
         }
-        let frame = ready!(frame);
-        self.keep_if_ended(frame.is_none());
-        Poll::Ready(frame.map(|frame| frame.map_err(|error| Failure::Cut(chain(&error)))))
+        Poll::Ready(match arrived {
+            // Data never comes without bytes.
+            Arrived::End | Arrived::Data => None,
+            Arrived::Trailers(trailers) => Some(Ok(Frame::trailers(trailers))),
+            Arrived::Failure(failure) => Some(Err(failure)),
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        http_body::Body::is_end_stream(&self.incoming)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        http_body::Body::size_hint(&self.incoming)
+        self.connection.is_none() && matches!(self.after, None | Some(Arrived::End))
     }
 }
 

@@ -53,6 +53,11 @@ fn h10_h12_fuzzed_headers() {
 }
 
 #[test]
+fn h12_fuzzed_answers() {
+    check("answer", targets::answer, VARIATIONS);
+}
+
+#[test]
 fn e01_fuzzed_streams() {
     check("stream", targets::stream, VARIATIONS);
 }

@@ -2,6 +2,7 @@
 //! they answer, and when they answer in the place of a model of this machine.
 
 mod fake;
+mod targets;
 
 use std::time::Instant;
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use indexmap::IndexMap;
 
 use super::request::Given;
-use super::values::{Span, Wrong, quoted};
+use super::values::{Span, Wrong, Zero, quoted};
 use super::wildcards::clashes;
 use super::{At, MOST_PROBLEMS, Walker, advice, set};
 use crate::config::engine::OWN;
@@ -45,6 +45,8 @@ pub(super) struct Places {
     pub(super) given: Vec<Given>,
     /// Each `fallback` with its entry.
     pub(super) fallbacks: Vec<(Name, Place, Name)>,
+    /// Each `spill_after` with its entry.
+    pub(super) spills: Vec<(Place, Name)>,
     /// Each URL of an upstream, with the upstream.
     pub(super) urls: Vec<(BaseUrl, Place, String)>,
 }
@@ -93,7 +95,7 @@ impl Walker<'_> {
         let mut load = LoadSettings::default();
         let (mut keep, mut preload, mut warmup, mut idle_unload) = (false, false, false, None);
         let mut aliases = Vec::new();
-        let (mut idle_place, mut fallback) = (None, None);
+        let (mut idle_place, mut fallback, mut spill_after) = (None, None, None);
         let (mut request, mut given, mut tags) = (Rules::default(), Vec::new(), Vec::new());
         let mut variants = IndexMap::new();
         let (mut written, mut is_foreign) = (Vec::new(), false);
@@ -119,6 +121,10 @@ impl Walker<'_> {
                 "request" => request = self.rules(at, &mut given),
                 "tags" => tags = self.tags(at),
                 "fallback" => fallback = self.fallback(at, &name, places),
+                "spill_after" => {
+                    spill_after = self.duration(at, Zero::Fits);
+                    places.spills.push((pair.place, name.clone()));
+                }
                 "variants" => variants = self.variants(at, &name, places, &mut given),
                 "idle_unload" => {
                     idle_unload = self.duration_or_never(at);
@@ -148,6 +154,7 @@ impl Walker<'_> {
             variants,
             tags,
             fallback,
+            spill_after,
             line: pair.place.line,
         })
     }
@@ -286,15 +293,25 @@ impl Walker<'_> {
 
     /// A name, or a name with what is special about it.
     fn alias(&mut self, at: At) -> Option<Alias> {
+        let (name, background) = self.name_with(at, "background", Self::boolean)?;
+        Some(Alias {
+            name,
+            background: background.unwrap_or_default(),
+        })
+    }
+
+    /// A name or a pattern, or a mapping of it and of `key`, which is read by `read`.
+    pub(super) fn name_with<T>(
+        &mut self,
+        at: At,
+        key: &str,
+        read: impl Fn(&mut Self, At) -> Option<T>,
+    ) -> Option<(AliasName, Option<T>)> {
         if !matches!(at.node.value, Value::Map(_)) {
-            let name = self.alias_name(at)?;
-            return Some(Alias {
-                name,
-                background: false,
-            });
+            return Some((self.alias_name(at)?, None));
         }
         let shown = at.path;
-        let (mut name, mut background) = (None, false);
+        let (mut name, mut more) = (None, None);
         let pairs = self.unique(at.path, at.node);
         let is_named = pairs.iter().any(|pair| pair.key == "name");
         for pair in pairs {
@@ -305,18 +322,15 @@ impl Walker<'_> {
             };
             match pair.key.as_str() {
                 "name" => name = self.alias_name(at),
-                "background" => set(&mut background, self.boolean(at)),
-                _ => self.unknown(shown, &["name", "background"], pair),
+                written if written == key => more = read(self, at),
+                _ => self.unknown(shown, &["name", key], pair),
             }
         }
         if !is_named {
             let message = format!("{}: expected name, found none", at.path);
             self.problem(Problem::at(at.node.place, message));
         }
-        Some(Alias {
-            name: name?,
-            background,
-        })
+        Some((name?, more))
     }
 
     /// A name, or a pattern if it has a `*`.
@@ -363,14 +377,16 @@ impl Walker<'_> {
         self.check_fallbacks(config, places);
         self.check_urls(config, places);
         self.check_denied(config, places);
-        let mut seen: HashMap<&str, Place> = HashMap::new();
+        let mut seen: HashMap<&str, (Place, &str)> = HashMap::new();
         for (alias, place, owner) in &places.aliases {
             let entry_of_it = alias.exact().and_then(|name| places.entries.get(name));
             let (what, other) = match (entry_of_it, seen.get(alias.as_str())) {
                 (Some(other), _) => ("an entry", other),
-                (None, Some(other)) => ("an alias", other),
+                // Several upstreams may answer one name.
+                (None, Some((_, before))) if are_upstreams(owner, before) => continue,
+                (None, Some((other, _))) => ("an alias", other),
                 (None, None) => {
-                    seen.insert(alias.as_str(), *place);
+                    seen.insert(alias.as_str(), (*place, owner));
                     continue;
                 }
             };
@@ -432,6 +448,12 @@ impl Walker<'_> {
             None => problem.help("give it an entry under models, or permit it with allow"),
         });
     }
+}
+
+/// Whether two keys that have names belong to two upstreams.
+fn are_upstreams(one: &str, other: &str) -> bool {
+    let is_upstream = |owner: &str| owner.starts_with("upstreams.");
+    is_upstream(one) && is_upstream(other) && one != other
 }
 
 /// A branch, tag or commit: what may be a path under `refs` and nothing above it.

@@ -7,12 +7,14 @@ use indexmap::IndexMap;
 
 use super::engines::is_variable;
 use super::models::Places;
-use super::values::{Wrong, quoted};
+use super::values::{Span, Wrong, quoted};
 use super::{At, Walker, join, set};
 use crate::config::file::{Node, Pair, Value};
 use crate::config::keys::NAME;
 use crate::config::problem::{Place, Problem};
-use crate::config::upstream::{BaseUrl, KeySource, RemoteName, USUAL_KINDS, Upstream, UrlError};
+use crate::config::upstream::{
+    BaseUrl, KeySource, RemoteName, USUAL_KINDS, USUAL_WEIGHT, Upstream, UrlError,
+};
 use crate::config::{Config, suggest};
 use crate::model::id::Name;
 
@@ -49,6 +51,7 @@ impl Walker<'_> {
         let mut kinds = USUAL_KINDS.to_vec();
         let mut keys: Vec<(KeySource, Place)> = Vec::new();
         let (mut has_url, mut has_models) = (false, false);
+        let (mut priority, mut weight, mut roundhouse) = (0, USUAL_WEIGHT, false);
         let before = self.problems.len() + self.untold;
         let (node, place) = (&pair.node, pair.place);
         for pair in self.pairs(&shown, &format!("upstreams.{NAME}"), node) {
@@ -75,6 +78,9 @@ impl Walker<'_> {
                 }
                 "ca" => ca = self.path(at),
                 "kinds" => set(&mut kinds, self.kinds(at)),
+                "priority" => set(&mut priority, self.number(at, Span::PRIORITY)),
+                "weight" => set(&mut weight, self.number(at, Span::WEIGHT)),
+                "roundhouse" => set(&mut roundhouse, self.boolean(at)),
                 "models" => {
                     has_models = true;
                     models = self.remote_names(at, places);
@@ -112,6 +118,9 @@ impl Walker<'_> {
             ca,
             kinds,
             models,
+            priority,
+            weight,
+            roundhouse,
         })
     }
 
@@ -171,37 +180,8 @@ impl Walker<'_> {
 
     /// A name or a pattern, or either with what the upstream is asked for instead.
     fn remote_name(&mut self, at: At) -> Option<RemoteName> {
-        if !matches!(at.node.value, Value::Map(_)) {
-            let name = self.alias_name(at)?;
-            return Some(RemoteName {
-                name,
-                sent_as: None,
-            });
-        }
-        let shown = at.path;
-        let (mut name, mut sent_as) = (None, None);
-        let pairs = self.unique(at.path, at.node);
-        let is_named = pairs.iter().any(|pair| pair.key == "name");
-        for pair in pairs {
-            let path = format!("{shown}.{}", pair.key);
-            let at = At {
-                path: &path,
-                node: &pair.node,
-            };
-            match pair.key.as_str() {
-                "name" => name = self.alias_name(at),
-                "as" => sent_as = self.sent_as(at),
-                _ => self.unknown(shown, &["name", "as"], pair),
-            }
-        }
-        if !is_named {
-            let message = format!("{}: expected name, found none", at.path);
-            self.problem(Problem::at(at.node.place, message));
-        }
-        Some(RemoteName {
-            name: name?,
-            sent_as,
-        })
+        let (name, sent_as) = self.name_with(at, "as", Self::sent_as)?;
+        Some(RemoteName { name, sent_as })
     }
 
     /// `as`: whatever the upstream calls its model.
@@ -232,6 +212,14 @@ impl Walker<'_> {
         let exact: HashSet<&str> = remote()
             .filter_map(|it| Some(it.name.exact()?.as_str()))
             .collect();
+        for (place, entry) in &places.spills {
+            let mut fallbacks = places.fallbacks.iter();
+            if !fallbacks.any(|(.., it)| it == entry) {
+                let message = format!("models.{entry}.spill_after: expected fallback beside it");
+                let help = "add fallback: NAME, the name of an upstream that takes what is spilled";
+                self.problem(Problem::at(*place, message).help(help));
+            }
+        }
         for (name, place, entry) in &places.fallbacks {
             let text = name.as_str();
             let mut patterns = remote().filter_map(|it| it.name.wildcard());

@@ -51,6 +51,10 @@ impl Span {
     pub const TOKENS: Self = Self(1, 100_000_000);
     /// Sequences at once.
     pub const PARALLEL: Self = Self(1, 4096);
+    /// Where an upstream stands among those with the same name.
+    pub const PRIORITY: Self = Self(0, 100);
+    /// The share of an upstream.
+    pub const WEIGHT: Self = Self(1, 1000);
 }
 
 /// Why a text does not fit, and what was probably meant.

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use memchr::memchr2;
+use memchr::{memchr, memchr2};
 
 /// A member of an object.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,6 +16,47 @@ pub(super) struct Member<'t> {
     pub value: Range<usize>,
     /// Where the key begins.
     pub start: usize,
+}
+
+/// Where one member of an object is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Where its value stands.
+    Value(Range<usize>),
+    /// Nowhere.
+    Nothing {
+        /// Whether there are no others either.
+        is_empty: bool,
+    },
+}
+
+/// The member of this key, which is plain text, in the object that begins at `open`;
+/// nothing if there is no object.
+pub(super) fn member(bytes: &[u8], open: usize, key: &str) -> Option<Found> {
+    let mut at = after(bytes, open, b'{')?;
+    let is_empty = bytes.get(at) != Some(&b'"');
+    while bytes.get(at) == Some(&b'"') {
+        let end = value_end(bytes, at);
+        let value = after(bytes, space(bytes, end), b':')?;
+        let value = value..value_end(bytes, value);
+        if is_key(bytes.get(at..end)?, key) {
+            return Some(Found::Value(value));
+        }
+        match after(bytes, space(bytes, value.end), b',') {
+            Some(next) => at = next,
+            None => break,
+        }
+    }
+    Some(Found::Nothing { is_empty })
+}
+
+/// Whether a string in quotes means this text, however it is escaped.
+fn is_key(quoted: &[u8], key: &str) -> bool {
+    let inside = quoted.get(1..quoted.len().saturating_sub(1));
+    match memchr(b'\\', quoted) {
+        None => inside == Some(key.as_bytes()),
+        Some(_) => serde_json::from_slice::<String>(quoted).is_ok_and(|text| text == key),
+    }
 }
 
 /// The members of the object that begins at `open`; nothing if there is none.
@@ -110,6 +151,27 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_member_is_found_by_its_key_however_that_is_escaped() {
+        let check = |text: &str, expected: Option<&str>| {
+            let found = member(text.as_bytes(), space(text.as_bytes(), 0), "model");
+            let found = found.map(|found| match found {
+                Found::Value(at) => text[at].to_owned(),
+                Found::Nothing { is_empty } => format!("none {is_empty}"),
+            });
+            assert_eq!(found.as_deref(), expected, "{text}");
+        };
+        check(r#" { "model" : "a" }"#, Some("\"a\""));
+        check(
+            r#"{"x":["model",{"model":1}],"mod\u0065l":"b"}"#,
+            Some("\"b\""),
+        );
+        check(r#"{"mode":"model","model\"":2}"#, Some("none false"));
+        check("{ }", Some("none true"));
+        check("[]", None);
+        check("", None);
+    }
 
     #[test]
     fn members_and_elements_are_found_where_they_stand() {

@@ -3,26 +3,26 @@
 //! connection has no task of its own: whoever waits for its answer drives it, so
 //! that nothing of an answer changes tasks on its way.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use axum::http::{Request, Response};
-use bytes::Bytes;
-use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use axum::http::{HeaderMap, Response};
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
 
+use super::answer::{Part, Reader};
 use super::elsewhere::Elsewhere;
+use super::question::{Broken, Question};
 use super::{Failure, chain};
 
 /// How long a connection may take to be accepted, and a kept one to be free: an engine
@@ -30,11 +30,14 @@ use super::{Failure, chain};
 /// machine that is not reached by then is better asked again.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 
-/// Why a body of a request did not come to its end.
-pub(super) type Unfinished = Box<dyn std::error::Error + Send + Sync>;
+/// Most bytes that are read at once, and that an answer is ahead of whoever takes it.
+const AT_ONCE: usize = 64 * 1024;
 
-/// The body of a request.
-type Outgoing = UnsyncBoxBody<Bytes, Unfinished>;
+thread_local! {
+    /// Where bytes are read to before it is known what they are: what is read is taken
+    /// apart before anybody else reads, so that no connection needs such a place of its own.
+    static ARRIVALS: RefCell<Vec<u8>> = RefCell::new(vec![0; AT_ONCE]);
+}
 
 /// Where they lead to.
 #[derive(Debug)]
@@ -63,31 +66,48 @@ struct Free {
     since: Instant,
 }
 
-/// One connection, for one request.
-#[derive(Debug)]
+/// What carries bytes both ways.
+trait Transport: AsyncRead + AsyncWrite + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Send> Transport for S {}
+
+/// A connection that is open.
+struct Way(Pin<Box<dyn Transport>>);
+
+/// One connection, for one request and its answer.
 pub(super) struct Connection {
     way: Way,
     /// Whether it has served a request before.
     is_used: bool,
+    question: Option<Question>,
+    reader: Reader,
+    /// What came of the body and was not taken yet.
+    ahead: BytesMut,
+    trailers: Option<HeaderMap>,
+    /// Whether something came after the end of the answer.
+    is_overfull: bool,
     connections: Arc<Connections>,
 }
-
-/// The two ends of hyper's connection.
-struct Way {
-    sender: SendRequest<Outgoing>,
-    /// Reads and writes when it is polled; nothing once the connection has ended.
-    driver: Option<Driver>,
-}
-
-/// hyper's side of a connection, whatever carries it.
-type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
 /// Why a request got no answer.
 pub(super) enum Unsent {
     /// The connection was closed before anything of it was written: here it is again.
-    Closed(Box<Request<Outgoing>>),
-    /// The connection broke.
-    Broken(hyper::Error),
+    Closed(Box<Question>),
+    /// The connection broke, or what came is no answer.
+    Failed(Failure),
+}
+
+/// What followed the data that arrived.
+#[derive(Debug)]
+pub enum Arrived {
+    /// Nothing yet.
+    Data,
+    /// The fields after the body.
+    Trailers(HeaderMap),
+    /// The end of the answer.
+    End,
+    /// The answer broke off.
+    Failure(Failure),
 }
 
 impl Connections {
@@ -100,22 +120,28 @@ impl Connections {
         })
     }
 
-    /// A connection that is free, or a new one.
-    pub(super) async fn one(this: &Arc<Self>) -> Result<Connection, Failure> {
+    /// A connection that is free, or a new one; `is_head` if the question is one that is
+    /// answered without a body.
+    pub(super) async fn one(this: &Arc<Self>, is_head: bool) -> Result<Connection, Failure> {
         while let Some(mut way) = this.take_free() {
-            if way.is_free() {
-                return Ok(this.connection(way, true));
+            if way.is_silent() {
+                return Ok(this.connection(way, true, is_head));
             }
         }
         let opened = timeout(CONNECT_TIME, this.open()).await;
         let way = opened.map_err(|_| Failure::Timeout)??;
-        Ok(this.connection(way, false))
+        Ok(this.connection(way, false, is_head))
     }
 
-    fn connection(self: &Arc<Self>, way: Way, is_used: bool) -> Connection {
+    fn connection(self: &Arc<Self>, way: Way, is_used: bool, is_head: bool) -> Connection {
         Connection {
             way,
             is_used,
+            question: None,
+            reader: Reader::new(is_head),
+            ahead: BytesMut::new(),
+            trailers: None,
+            is_overfull: false,
             connections: self.clone(),
         }
     }
@@ -130,63 +156,39 @@ impl Connections {
     }
 
     async fn open(&self) -> Result<Way, Failure> {
-        let unreached = |error: std::io::Error| Failure::Unreached(chain(&error));
-        match &self.place {
-            Place::Socket(path) => {
-                Self::begin(UnixStream::connect(path).await.map_err(unreached)?).await
-            }
+        let unreached = |error: io::Error| Failure::Unreached(chain(&error));
+        Ok(match &self.place {
+            Place::Socket(path) => Way::over(UnixStream::connect(path).await.map_err(unreached)?),
             Place::Tcp(address) => {
                 let stream = TcpStream::connect(address).await.map_err(unreached)?;
                 stream.set_nodelay(true).map_err(unreached)?;
-                Self::begin(stream).await
+                Way::over(stream)
             }
             Place::Elsewhere(elsewhere) => {
                 let stream = elsewhere.connect().await.map_err(unreached)?;
                 #[cfg(feature = "tls")]
                 if let Some(handshake) = elsewhere.handshake() {
-                    let secured = handshake.over(stream).await.map_err(unreached)?;
-                    return Self::begin(secured).await;
+                    return Ok(Way::over(handshake.over(stream).await.map_err(unreached)?));
                 }
-                Self::begin(stream).await
+                Way::over(stream)
             }
-        }
-    }
-
-    async fn begin<S>(stream: S) -> Result<Way, Failure>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let (sender, connection) = handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| Failure::Gone(chain(&error)))?;
-        let driver: Driver = Box::pin(connection);
-        Ok(Way {
-            sender,
-            driver: Some(driver),
         })
     }
 }
 
-/// Reads and writes what can be read and written now.
-fn drive(driver: &mut Option<Driver>, context: &mut Context<'_>) {
-    if let Some(running) = driver
-        && let Poll::Ready(ended) = running.as_mut().poll(context)
-    {
-        if let Err(error) = ended {
-            tracing::debug!(?error, "a connection to an engine ended early");
-        }
-        // What still waits for it hears of its end by this.
-        *driver = None;
-    }
-}
-
 impl Way {
-    /// Whether it can take a request: it looks whether the other side has closed it
-    /// since its last answer.
-    fn is_free(&mut self) -> bool {
+    fn over(stream: impl Transport + 'static) -> Self {
+        Self(Box::pin(stream))
+    }
+
+    /// Whether the other side has neither closed it nor said anything since its last
+    /// answer: what it says unasked would be taken for the next one.
+    fn is_silent(&mut self) -> bool {
+        let mut space = [0; 1];
+        let mut buffer = ReadBuf::new(&mut space);
         // Nobody waits for anything yet.
-        drive(&mut self.driver, &mut Context::from_waker(Waker::noop()));
-        self.driver.is_some() && self.sender.is_ready()
+        let context = &mut Context::from_waker(Waker::noop());
+        self.0.as_mut().poll_read(context, &mut buffer).is_pending()
     }
 }
 
@@ -198,26 +200,136 @@ impl fmt::Debug for Way {
 
 impl Connection {
     /// Sends the request; answers when the headers are there.
-    pub(super) async fn send(
+    pub(super) async fn send(&mut self, question: Question) -> Result<Response<()>, Unsent> {
+        self.question = Some(question);
+        poll_fn(|context| self.poll_head(context)).await
+    }
+
+    fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<Response<()>, Unsent>> {
+        let failed = |failure| Poll::Ready(Err(Unsent::Failed(failure)));
+        if let Err(broken) = self.write(context) {
+            match (broken, self.question.take()) {
+                (Broken::Body(error), _) => return failed(Failure::Gone(error.to_string())),
+                (Broken::Connection(_), Some(question)) if !question.has_begun() => {
+                    return Poll::Ready(Err(Unsent::Closed(Box::new(question))));
+                }
+                // It may have answered before it closed its side.
+                (Broken::Connection(error), _) => {
+                    tracing::debug!(?error, "an engine took not all of a request");
+                }
+            }
+        }
+        match ready!(self.poll_arrivals(context)) {
+            Ok(Some(head)) => Poll::Ready(Ok(head)),
+            Ok(None) => failed(Failure::Gone("it closed the connection".to_owned())),
+            Err(failure) => failed(failure),
+        }
+    }
+
+    /// Writes what can be written now of the question.
+    fn write(&mut self, context: &mut Context<'_>) -> Result<(), Broken> {
+        match &mut self.question {
+            Some(question) => match question.poll_write(&mut self.way.0, context) {
+                Poll::Ready(written) => written,
+                Poll::Pending => Ok(()),
+            },
+            None => Ok(()),
+        }
+    }
+
+    /// Reads until there is a head; nothing means that the connection ended before.
+    fn poll_arrivals(
         &mut self,
-        request: Request<Outgoing>,
-    ) -> Result<Response<Incoming>, Unsent> {
-        let way = &mut self.way;
-        let mut sent = pin!(way.sender.try_send_request(request));
-        let sent = poll_fn(|context| {
-            // First what makes the answer come.
-            drive(&mut way.driver, context);
-            sent.as_mut().poll(context)
-        });
-        sent.await.map_err(|mut error| match error.take_message() {
-            Some(request) => Unsent::Closed(Box::new(request)),
-            None => Unsent::Broken(error.into_error()),
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Response<()>>, Failure>> {
+        loop {
+            let mut ahead = std::mem::take(&mut self.ahead);
+            let read = self.poll_read(context, &mut ahead);
+            self.ahead = ahead;
+            match ready!(read) {
+                Ok((_, Some(head))) => return Poll::Ready(Ok(Some(head))),
+                Ok((0, None)) => return Poll::Ready(Ok(None)),
+                Ok(_) => {}
+                Err(failure) => return Poll::Ready(Err(failure)),
+            }
+        }
+    }
+
+    /// Reads once and puts what it is of the body into `come`; answers how many bytes
+    /// there were, and the head if it was among them.
+    #[expect(clippy::type_complexity, reason = "a poll of a result of two things")]
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        come: &mut BytesMut,
+    ) -> Poll<Result<(usize, Option<Response<()>>), Failure>> {
+        ARRIVALS.with_borrow_mut(|arrivals| {
+            let mut buffer = ReadBuf::new(arrivals);
+            let read = ready!(self.way.0.as_mut().poll_read(context, &mut buffer));
+            if let Err(error) = read {
+                return Poll::Ready(Err(Failure::Gone(chain(&error))));
+            }
+            let mut bytes = buffer.filled();
+            let (count, mut head) = (bytes.len(), None);
+            let malformed = |error: super::answer::Malformed| Failure::Malformed(error.to_string());
+            while let Some(part) = self.reader.next(&mut bytes).map_err(malformed)? {
+                match part {
+                    Part::Head(told) => head = Some(told),
+                    Part::Data(data) => come.extend_from_slice(data),
+                    Part::Trailers(trailers) => self.trailers = Some(trailers),
+                    Part::End => break,
+                }
+            }
+            self.is_overfull |= !bytes.is_empty();
+            Poll::Ready(Ok((count, head)))
         })
     }
 
-    /// Reads and writes what can be read and written now.
-    pub(super) fn drive(&mut self, context: &mut Context<'_>) {
-        drive(&mut self.way.driver, context);
+    /// Waits until something of the body arrives, and puts all that has arrived then into
+    /// `come`. What it says came after that.
+    pub(super) fn poll_arrived(
+        &mut self,
+        context: &mut Context<'_>,
+        come: &mut BytesMut,
+    ) -> Poll<Arrived> {
+        // An answer may begin before all of the question has been written.
+        if let Err(broken) = self.write(context) {
+            self.question = None;
+            if let Broken::Body(error) = broken {
+                return Poll::Ready(Arrived::Failure(Failure::Cut(error.to_string())));
+            }
+        }
+        if come.is_empty() {
+            std::mem::swap(come, &mut self.ahead);
+        } else {
+            come.extend_from_slice(&self.ahead.split());
+        }
+        while !self.reader.has_ended() && come.len() < AT_ONCE {
+            let failure = match self.poll_read(context, come) {
+                Poll::Pending if come.is_empty() => return Poll::Pending,
+                Poll::Pending => return Poll::Ready(Arrived::Data),
+                Poll::Ready(Ok((0, _))) => match self.reader.finish() {
+                    Ok(()) => break,
+                    Err(cut) => cut.to_string(),
+                },
+                Poll::Ready(Ok(_)) => continue,
+                Poll::Ready(Err(Failure::Gone(words) | Failure::Malformed(words))) => words,
+                Poll::Ready(Err(failure)) => failure.to_string(),
+            };
+            return Poll::Ready(Arrived::Failure(Failure::Cut(failure)));
+        }
+        if !self.reader.has_ended() {
+            return Poll::Ready(Arrived::Data);
+        }
+        Poll::Ready(match self.trailers.take() {
+            Some(trailers) => Arrived::Trailers(trailers),
+            None => Arrived::End,
+        })
+    }
+
+    /// Whether all of the answer has come, and nothing of it is left to be taken.
+    pub(super) fn has_ended(&self) -> bool {
+        self.reader.has_ended() && self.ahead.is_empty() && self.trailers.is_none()
     }
 
     /// Whether it has served a request before, so that the other side may have closed
@@ -226,9 +338,10 @@ impl Connection {
         self.is_used
     }
 
-    /// Puts it back for the next request.
+    /// Puts it back for the next request, if there can be one.
     pub(super) fn keep(self) {
-        if self.way.driver.is_none() || self.way.sender.is_closed() {
+        let is_written = self.question.is_some_and(|question| question.is_written());
+        if !is_written || self.is_overfull || !self.reader.goes_on() {
             return;
         }
         let free = &self.connections.free;
@@ -241,12 +354,19 @@ impl Connection {
     }
 }
 
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("reader", &self.reader)
+            .finish_non_exhaustive()
+    }
+}
+
 impl From<Unsent> for Failure {
     fn from(unsent: Unsent) -> Self {
         match unsent {
             Unsent::Closed(_) => Self::Unreached("it closed the connection at once".to_owned()),
-            Unsent::Broken(error) if error.is_parse() => Self::Malformed(chain(&error)),
-            Unsent::Broken(error) => Self::Gone(chain(&error)),
+            Unsent::Failed(failure) => failure,
         }
     }
 }

@@ -13,6 +13,9 @@ use crate::config::upstream::{BaseUrl, forbidden};
 pub struct Elsewhere {
     host: String,
     port: u16,
+    /// Whether it says that it is this machine: then it is looked for nowhere else, in
+    /// clear text least of all.
+    is_local: bool,
     /// With whom to shake hands; nothing means clear text, to this machine alone.
     #[cfg(feature = "tls")]
     tls: Option<tls::Handshake>,
@@ -46,6 +49,7 @@ impl Elsewhere {
         Ok(Self {
             host: url.host.clone(),
             port: url.port,
+            is_local: url.is_loopback(),
             #[cfg(feature = "tls")]
             tls,
         })
@@ -55,7 +59,7 @@ impl Elsewhere {
     pub(super) async fn connect(&self) -> io::Result<TcpStream> {
         let addresses = tokio::net::lookup_host((self.host.as_str(), self.port)).await?;
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no usable address");
-        for address in usable(addresses) {
+        for address in usable(addresses, self.is_local) {
             match TcpStream::connect(address).await {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
@@ -74,9 +78,16 @@ impl Elsewhere {
     }
 }
 
-/// Those where a service can be. A name may lead anywhere, whoever owns it.
-fn usable(addresses: impl Iterator<Item = SocketAddr>) -> impl Iterator<Item = SocketAddr> {
-    addresses.filter(|address| forbidden(address.ip()).is_none())
+/// Those where a service can be; of the names of this machine, those that are of it. A
+/// name may lead anywhere, whoever owns it, and `localhost` where the resolver says.
+fn usable(
+    addresses: impl Iterator<Item = SocketAddr>,
+    is_local: bool,
+) -> impl Iterator<Item = SocketAddr> {
+    addresses.filter(move |address| {
+        let ip = address.ip();
+        forbidden(ip).is_none() && (ip.is_loopback() || !is_local)
+    })
 }
 
 #[cfg(feature = "tls")]
@@ -186,7 +197,20 @@ mod tests {
             "[fe80::1]:80",
         ];
         let addresses = addresses.map(|text| text.parse().expect("an address"));
-        let left: Vec<SocketAddr> = usable(addresses.into_iter()).collect();
+        let left: Vec<SocketAddr> = usable(addresses.into_iter(), false).collect();
         assert_eq!(left, [SocketAddr::from(([10, 0, 0, 1], 80))]);
+    }
+
+    #[test]
+    fn u04_localhost_is_this_machine_whatever_the_resolver_says() {
+        let addresses = [
+            "10.0.0.1:80",
+            "127.0.0.2:80",
+            "[2001:db8::1]:80",
+            "[::1]:80",
+        ];
+        let addresses = addresses.map(|text| text.parse().expect("an address"));
+        let left: Vec<SocketAddr> = usable(addresses.into_iter(), true).collect();
+        assert_eq!(left, [addresses[1], addresses[3]]);
     }
 }

@@ -423,18 +423,22 @@ fn upstreams_that_lead_nowhere_or_say_a_secret_are_refused() {
 #[test]
 fn a_name_is_an_entrys_or_one_upstreams() {
     check(
-        "models: { t/a: { aliases: [small, 'gpt-*'], fallback: small }, t/b: { fallback: big }, t/c: { fallback: bgi }, t/d: { fallback: far-x } }\n\
+        "models: { t/a: { aliases: [small, 'gpt-*'], fallback: small }, t/b: { fallback: big, spill_after: 0s }, t/c: { fallback: bgi }, t/d: { fallback: far-x }, t/e: { spill_after: 2s } }\n\
          upstreams:\n  a: { url: \"https://a.example/v1\", models: [small, t/b, 'gpt-*', big, 'far-*'] }\n\
-         \x20 b: { url: \"https://b.example/v1\", models: [big, '*-far', denied/x] }\ndeny: ['denied/*']\n",
+         \x20 b: { url: \"https://b.example/v1\", models: [big, '*-far', denied/x] }\n  c: { url: \"https://c.example/v1\", models: [twice, twice], weight: 0, priority: -1, roundhouse: maybe }\ndeny: ['denied/*']\n",
         &[
-            r#"1:105 models.t/c.fallback: expected a name of an upstream, found "bgi", which no upstream has"#,
+            r#"1:122 models.t/c.fallback: expected a name of an upstream, found "bgi", which no upstream has"#,
+            r#"1:162 models.t/e.spill_after: expected fallback beside it"#,
             r#"3:46 upstreams.a.models: "small" is already an alias: at line 1 and at line 3"#,
             r#"3:53 upstreams.a.models: "t/b" is already an entry: at line 1 and at line 3"#,
             r#"3:58 upstreams.a.models: "gpt-*" is already an alias: at line 1 and at line 3"#,
-            r#"4:46 upstreams.b.models: "big" is already an alias: at line 3 and at line 4"#,
             r#"4:51 upstreams.b.models: "gpt-*" and "*-far" say equally much of a name that both match: at line 1 and at line 4"#,
             r#"4:51 upstreams.b.models: "far-*" and "*-far" say equally much of a name that both match: at line 3 and at line 4"#,
             r#"4:60 upstreams.b.models: "denied/x" is matched by deny: "denied/*""#,
+            r#"5:53 upstreams.c.models: "twice" is already an alias: at columns 46 and 53 of line 5"#,
+            r#"5:69 upstreams.c.weight: expected a whole number from 1 to 1000, found "0""#,
+            r#"5:82 upstreams.c.priority: expected a whole number from 0 to 100, found "-1""#,
+            r#"5:98 upstreams.c.roundhouse: expected true or false, found "maybe""#,
         ],
     );
 }
