@@ -7,7 +7,7 @@ XTASK = $(CARGO) run $(if $(wildcard target/xtask/debug/xtask),--quiet) --locked
 # The pool's gate under a model checker, a package of its own: seconds.
 LOOM = $(CARGO) test --locked --manifest-path loom/Cargo.toml --target-dir target/loom
 
-.PHONY: build mlx demo run clients engines test test-router test-long soak simulate coverage bench-engine bench-swap bench-proxy bench-pool bench-names editor-picture bench-cache fuzz lint supply-chain secrets sbom
+.PHONY: build mlx demo run clients engines test test-router test-long soak simulate coverage bench-engine bench-swap bench-proxy bench-streams bench-pool bench-names editor-picture bench-cache fuzz lint supply-chain secrets sbom
 
 # target/release/roundhouse
 build: mlx
@@ -59,11 +59,15 @@ test-router: clients engines
 	$(LOOM)
 
 # What is too large for every run, at its whole size: the properties of the pool
-# over a hundred thousand sequences of events, the cases that name large numbers.
-test-long: clients engines
+# over a hundred thousand sequences of events, the cases that name large numbers. The
+# last of them swap between engines with the embedded one among them.
+test-long: mlx clients engines
 	PROPTEST_CASES=100000 $(CARGO) test --locked --no-default-features --features tls --release --lib pool::state
 	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --no-default-features --features tls --release --lib access:: -- --nocapture
 	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --no-default-features --features tls --release --test it -- --nocapture
+	$(CARGO) build --locked
+	@$(XTASK) demo --debug
+	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --test it engines::real -- --nocapture
 
 # Many streams, kills, unloads and edits at once, for MINUTES (ten).
 MINUTES ?= 10
@@ -94,11 +98,18 @@ bench-engine: demo
 bench-swap: demo
 	python3 benches/engine/swap.py $(ARGS)
 
-# What the router adds to a request, beside nginx and others, each on a core of its
-# own; wants a quiet machine. ARGS="--write docs/BENCHMARKS.md" renews the figures there.
+# What the router adds to a request, beside nginx, Envoy and others, each on a core of
+# its own; wants a quiet machine. ARGS="--write docs/BENCHMARKS.md" renews the figures there.
 bench-proxy:
 	$(CARGO) build --release --locked --no-default-features --features tls --bin roundhouse --example proxy
 	python3 benches/proxy/peer.py $(ARGS)
+
+# As many open streams as descriptors allow: what is lost, how late events are, what
+# memory a stream takes; wants a quiet machine. ARGS="--write docs/BENCHMARKS.md"
+# renews the figures there.
+bench-streams:
+	$(CARGO) build --release --locked --no-default-features --features tls --bin roundhouse --example proxy
+	python3 benches/proxy/streams.py $(ARGS)
 
 # What a lease and a decision of the pool cost; see docs/BENCHMARKS.md.
 bench-pool:

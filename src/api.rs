@@ -42,6 +42,7 @@ pub fn routes() -> Vec<Route> {
         Route::new(Inference, "/v1/leases")
             .post(leases::hold)
             .delete(leases::let_go),
+        Route::new(Inference, fields::REST).post(openai::rest),
     ]
 }
 

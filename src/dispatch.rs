@@ -2,6 +2,7 @@
 //! answer. It speaks OpenAI bytes inwards and forwards them as they came, but for
 //! what the rules of an entry change; the dialects stand in `api`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
@@ -15,6 +16,7 @@ use crate::access::Caller;
 use crate::access::keys::Scope;
 use crate::api::error::{ApiError, Code};
 use crate::api::fields::Endpoint;
+use crate::api::openai::nothing_here;
 use crate::config::engine::Use;
 use crate::config::request::{PromptCache, Rules};
 use crate::pool::{Asker, Candidates, Lease, Pool, Refused, Terms};
@@ -85,6 +87,8 @@ pub struct Dispatch {
 pub struct Request {
     /// Which of the paths.
     pub endpoint: Endpoint,
+    /// The path itself, here and at the engine.
+    pub path: Cow<'static, str>,
     /// The world that it sees, from its first byte to its last.
     pub snapshot: Arc<Snapshot>,
     /// The body as it came; of an upload its beginning.
@@ -192,6 +196,10 @@ impl Dispatch {
             Some(upload) => upload.peek(),
             None => peek::peek(request.endpoint, &request.body, &limits.counts)?,
         };
+        let is_other = request.endpoint == Endpoint::Other;
+        if is_other && peek.model.is_none() {
+            return Err(nothing_here());
+        }
         request.terms.idle_unload = peek.idle_unload;
         let demand = Demand {
             asked: request.endpoint.asks(),
@@ -211,7 +219,9 @@ impl Dispatch {
             &request.caller.scope,
         )?;
         let is_own = |plan: &LoadPlan| matches!(plan.engine, PlannedEngine::Own(_));
-        if let (Some(refusal), Target::Here(candidates)) = (peek.beyond_own, &mut target) {
+        // Our own engine knows no other paths than ours.
+        let beyond_own = peek.beyond_own.or_else(|| is_other.then(nothing_here));
+        if let (Some(refusal), Target::Here(candidates)) = (beyond_own, &mut target) {
             if is_own(&candidates.own) {
                 return Err(refusal);
             }
@@ -332,8 +342,8 @@ fn decide(
             why,
             variant,
         } => {
-            if !served.uses.contains(&demand.asked) {
-                let words = other_use(&served.name, &served.uses, demand.asked);
+            if let Some(asked) = demand.asked.filter(|asked| !served.uses.contains(asked)) {
+                let words = other_use(&served.name, &served.uses, asked);
                 return refuse(Code::InvalidValue, words);
             }
             let rules = Arc::clone(served.rules(variant.as_deref()));
@@ -359,8 +369,8 @@ fn decide(
             })
         }
         Decision::Away { remote, name, why } => {
-            if !remote.serves(demand.asked) {
-                let words = other_use(&name, &remote.kinds(), demand.asked);
+            if let Some(asked) = demand.asked.filter(|asked| !remote.serves(Some(*asked))) {
+                let words = other_use(&name, &remote.kinds(), asked);
                 return refuse(Code::InvalidValue, words);
             }
             Ok(Decided {
@@ -559,17 +569,18 @@ impl Routed {
         limit: Duration,
     ) -> Result<Result<Result<Response<client::Body>, Failure>, TooLate>, ApiError> {
         let (client, payload) = (lease.client(), self.payload(own, lease.plan()));
-        let (endpoint, id) = (self.request.endpoint, &self.request.request_id);
+        let (path, id) = (self.request.path.as_ref(), &self.request.request_id);
         if let Some(upload) = &self.request.upload {
-            let send = |headers, body| client.send(Method::POST, endpoint.path(), headers, body);
-            return upload.hand_over(id, payload, limit, send).await;
+            let send = |headers, body| client.send(Method::POST, path, headers, body);
+            let strip = &self.rules.strip;
+            return upload.hand_over(id, payload, strip, limit, send).await;
         }
         let kind = HeaderValue::from_static("application/json");
         let mut headers = headers::to_engine(kind, id);
         if let Some(mark) = self.mark(lease.plan()) {
             headers.insert(CALLER_HEADER, mark);
         }
-        let sent = client.send(Method::POST, endpoint.path(), headers, payload);
+        let sent = client.send(Method::POST, path, headers, payload);
         Ok(within(limit, sent).await)
     }
 

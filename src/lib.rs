@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod admin;
+pub mod alarm;
 pub mod api;
 pub mod cli;
 pub mod config;

@@ -170,8 +170,8 @@ pub fn suggestions(snapshot: &Snapshot, decision: &Decision, permit: Permit) -> 
 /// What a request that any model of a kind may answer asks of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Demand {
-    /// What the model is asked.
-    pub asked: Use,
+    /// What the model is asked, if that is known.
+    pub asked: Option<Use>,
     /// It asks in messages, which takes a chat template.
     pub chat: bool,
     /// It has at most so many tokens: its bytes, of which a token has one at least.
@@ -193,7 +193,7 @@ pub fn others(
     };
     let context = demand.tokens.min(u64::from(own.context));
     let fits = |other: &Served, plan: &LoadPlan| {
-        other.uses.contains(&demand.asked)
+        demand.asked.is_none_or(|asked| other.uses.contains(&asked))
             && (other.chats || !demand.chat)
             && u64::from(plan.context) >= context
             && permit(&other.name)

@@ -3,6 +3,7 @@
 
 use std::io::{self, IsTerminal};
 use std::panic::PanicHookInfo;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::Level;
@@ -38,6 +39,13 @@ pub fn start(filter: &str, lost: impl Fn() + Clone + Send + Sync + 'static) -> R
     let (filter, handle) = reload::Layer::new(parse(filter)?);
     let outlet = Outlet::start(io::stderr(), lost.clone()).map_err(|error| error.to_string())?;
     let said = outlet.clone();
+    let lines = |is_json| {
+        Arc::new(Lines {
+            outlet: outlet.clone(),
+            is_json,
+            lost: lost.clone(),
+        })
+    };
     // Libraries speak of what they carry when they are asked for details: frames,
     // headers, bytes. Only our own code knows what must not be said.
     let ours = filter_fn(|about| {
@@ -56,20 +64,12 @@ pub fn start(filter: &str, lost: impl Fn() + Clone + Send + Sync + 'static) -> R
         fmt::layer()
             .with_target(false)
             .fmt_fields(fields)
-            .with_writer(move || Lines {
-                outlet: outlet.clone(),
-                is_json: false,
-                lost: lost.clone(),
-            })
+            .with_writer(lines(false))
             .boxed()
     } else {
         fmt::layer()
             .event_format(json::Json)
-            .with_writer(move || Lines {
-                outlet: outlet.clone(),
-                is_json: true,
-                lost: lost.clone(),
-            })
+            .with_writer(lines(true))
             .boxed()
     };
     let started = tracing_subscriber::registry()

@@ -86,7 +86,7 @@ pub struct Asked {
 #[derive(Debug)]
 pub struct Attempts {
     remote: Arc<Remote>,
-    asked: Use,
+    asked: Option<Use>,
     name: String,
     tried: Vec<usize>,
 }
@@ -195,7 +195,7 @@ impl Upstreams {
     }
 
     /// A request for a name, of which nothing has been sent yet.
-    pub fn attempts(&self, remote: &Arc<Remote>, name: &str, asked: Use) -> Attempts {
+    pub fn attempts(&self, remote: &Arc<Remote>, name: &str, asked: Option<Use>) -> Attempts {
         lock(&self.retries).asked(Instant::now());
         Attempts {
             remote: Arc::clone(remote),
@@ -239,7 +239,7 @@ impl Upstreams {
         &self,
         remote: &Arc<Remote>,
         name: &str,
-        asked: Use,
+        asked: Option<Use>,
         tasks: &Tasks,
     ) -> Option<Standing> {
         self.look(remote, tasks).await;
@@ -262,7 +262,7 @@ impl Upstreams {
         &self,
         remote: &Remote,
         name: &str,
-        asked: Use,
+        asked: Option<Use>,
         tried: &[usize],
     ) -> Vec<Candidate> {
         let now = Instant::now();
@@ -283,7 +283,7 @@ impl Upstreams {
                 busy: link.map_or(0, |link| link.busy.load(Ordering::Relaxed)),
                 taken: link.map_or(0, |link| link.taken.load(Ordering::Relaxed)),
                 standing,
-                is_free: !rests && !tried.contains(&index) && upstream.kinds.contains(&asked),
+                is_free: !rests && !tried.contains(&index) && target.serves(asked),
             }
         };
         let targets = remote.targets.iter().enumerate();
@@ -331,7 +331,7 @@ impl Attempts {
     /// The targets that may be asked what is asked.
     fn served(&self) -> impl Iterator<Item = usize> {
         let targets = self.remote.targets.iter().enumerate();
-        let served = targets.filter(|(_, it)| it.upstream.kinds.contains(&self.asked));
+        let served = targets.filter(|(_, it)| it.serves(self.asked));
         served.map(|(index, _)| index)
     }
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::config::Compute;
 use crate::config::engine::Engine;
@@ -247,6 +248,22 @@ pub struct Spawned {
     pub file: Option<PathBuf>,
     /// What it calls the model: stands in the place of `model` in what it is asked.
     pub model: String,
+    /// What the file says of it, in a few digits: told once, for it is a long text.
+    pub digest: String,
+}
+
+impl Spawned {
+    /// An engine of the file for one model.
+    pub fn new(engine: Arc<Engine>, file: Option<PathBuf>, model: String) -> Self {
+        let digest = Sha256::digest(format!("{engine:?}"));
+        let digits = digest[..4].iter().map(|byte| format!("{byte:02x}"));
+        Self {
+            digest: digits.collect(),
+            engine,
+            file,
+            model,
+        }
+    }
 }
 
 impl From<EngineKind> for PlannedEngine {

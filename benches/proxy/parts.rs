@@ -1,8 +1,10 @@
 //! The parts of the proxy benchmark that are not a router: an upstream that
 //! answers at once, a proxy that does nothing but pass on (the floor), and a
 //! loader that measures. One thread each, so that each can be pinned to a core.
-//! `benches/proxy/peer.py` starts them and the routers; nothing here knows which
-//! router stands between.
+//! `peer.py` and `streams.py` beside it start them and the routers; nothing here knows
+//! which router stands between.
+
+mod streams;
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -19,6 +21,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
@@ -27,11 +30,17 @@ use tokio::task::{LocalSet, spawn_local};
 type Failed = Box<dyn Error>;
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-const USAGE: &str = "usage: proxy upstream ADDRESS | floor ADDRESS UPSTREAM | load ADDRESS JSON";
+const USAGE: &str = "usage: proxy upstream ADDRESS | floor ADDRESS UPSTREAM | load ADDRESS JSON | streams ADDRESS JSON";
 
 fn main() -> Result<(), Failed> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -47,12 +56,20 @@ fn main() -> Result<(), Failed> {
             println!("{told}");
             Ok(())
         }
+        ["streams", address, wish] => {
+            let wish = streams::Wish::read(&serde_json::from_str(wish)?);
+            let told = runtime.block_on(local.run_until(streams::load(address.parse()?, wish)))?;
+            println!("{told}");
+            Ok(())
+        }
         _ => Err(USAGE.into()),
     }
 }
 
-/// Answers completions at once: a small JSON text, or as many events as the field
-/// `events` of the request says, each `gap_us` after the one before.
+/// Answers completions at once: a small JSON text, or, if it is to `stream`, as many
+/// events as `max_completion_tokens` says (some routers drop fields of our own making).
+/// Each comes `gap_us` after the one before, the second at `start_us` since 1970 if that
+/// is said; with numbers and times if they are to be `stamped`.
 async fn upstream(address: SocketAddr) -> Result<(), Failed> {
     let listener = TcpListener::bind(address).await?;
     loop {
@@ -76,6 +93,9 @@ const EVENT: &str = "data: {\"id\":\"chatcmpl-0ca60ed36cd6ff4d4a972df65b106171\"
 /// A short completion.
 const WHOLE: &str = "{\"id\":\"chatcmpl-0ca60ed36cd6ff4d4a972df65b106171\",\"object\":\"chat.completion\",\"created\":1795290954,\"model\":\"bench\",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"The capital of France is Paris.\",\"refusal\":null},\"logprobs\":null,\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":37,\"completion_tokens\":8,\"total_tokens\":45}}";
 
+/// What is told of models; some routers send a request only where its model is.
+const MODELS: &str = "{\"object\":\"list\",\"data\":[{\"id\":\"bench\",\"object\":\"model\",\"created\":1795290954,\"owned_by\":\"bench\"}]}";
+
 async fn play(request: Request<Incoming>) -> Response<Body> {
     let full = |text: &'static str| Full::new(Bytes::from_static(text.as_bytes())).boxed_unsync();
     let is_post = request.method() == hyper::Method::POST;
@@ -84,7 +104,7 @@ async fn play(request: Request<Incoming>) -> Response<Body> {
         Err(_) => Bytes::new(),
     };
     if !is_post {
-        return Response::new(full("{\"object\":\"list\",\"data\":[]}"));
+        return Response::new(full(MODELS));
     }
     let number = |name: &[u8]| {
         let at = body.windows(name.len()).position(|bytes| bytes == name)?;
@@ -92,12 +112,21 @@ async fn play(request: Request<Incoming>) -> Response<Body> {
         let digits = digits.take_while(|byte| byte.is_ascii_digit());
         Some(digits.fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0')))
     };
-    let events = number(b"\"events\":").unwrap_or(0);
+    let has = |text: &[u8]| memchr::memmem::find(&body, text).is_some();
+    let events = match has(b"\"stream\":true") {
+        true => number(b"\"max_completion_tokens\":").unwrap_or(1),
+        false => 0,
+    };
     let (body, kind) = match events {
         0 => (full(WHOLE), "application/json"),
         _ => {
             let gap = Duration::from_micros(number(b"\"gap_us\":").unwrap_or(0));
-            (stream(events, gap), "text/event-stream")
+            let is_stamped = has(b"\"stamped\":true");
+            let pause = match number(b"\"start_us\":") {
+                Some(start) => Duration::from_micros(start.saturating_sub(streams::now_us())),
+                None => gap,
+            };
+            (stream(events, pause, gap, is_stamped), "text/event-stream")
         }
     };
     let mut response = Response::new(body);
@@ -106,17 +135,22 @@ async fn play(request: Request<Incoming>) -> Response<Body> {
     response
 }
 
-fn stream(events: u64, gap: Duration) -> Body {
+/// Events at the times that are due, however late one of them was: the first at once,
+/// the second after `pause`, the others each `gap` after the one before.
+fn stream(events: u64, pause: Duration, gap: Duration, is_stamped: bool) -> Body {
+    let began = tokio::time::Instant::now();
     let next = move |sent: u64| async move {
-        let text = match sent.cmp(&events) {
-            std::cmp::Ordering::Less => EVENT,
-            std::cmp::Ordering::Equal => "data: [DONE]\n\n",
+        let gaps = u32::try_from(sent.saturating_sub(1)).unwrap_or(u32::MAX);
+        let due = pause + gap.saturating_mul(gaps);
+        if sent > 0 && sent <= events && !due.is_zero() {
+            tokio::time::sleep_until(began + due).await;
+        }
+        let bytes = match sent.cmp(&events) {
+            std::cmp::Ordering::Less if is_stamped => streams::event(sent),
+            std::cmp::Ordering::Less => Bytes::from_static(EVENT.as_bytes()),
+            std::cmp::Ordering::Equal => Bytes::from_static(streams::DONE.as_bytes()),
             std::cmp::Ordering::Greater => return None,
         };
-        if sent > 0 && !gap.is_zero() {
-            tokio::time::sleep(gap).await;
-        }
-        let bytes = Bytes::from_static(text.as_bytes());
         Some((Ok::<_, Infallible>(Frame::data(bytes)), sent + 1))
     };
     let frames = futures_util::stream::unfold(0, next);
@@ -205,7 +239,7 @@ impl Wish {
         });
         if events > 0 {
             body["stream"] = json!(true);
-            body["events"] = json!(events);
+            body["max_completion_tokens"] = json!(events);
             body["gap_us"] = json!(number("gap_us", 0));
         }
         Ok(Self {

@@ -40,6 +40,21 @@ pub async fn begin_upload(
     Upload::begin(kind, inflow).await
 }
 
+/// Whether a body says that it is `multipart/form-data`.
+pub fn is_form(headers: &HeaderMap) -> bool {
+    is_of_kind(headers, b"multipart/form-data")
+}
+
+/// Whether a body says that it is of this kind.
+fn is_of_kind(headers: &HeaderMap, wanted: &[u8]) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| {
+        let kind = kind.as_bytes().split(|&byte| byte == b';');
+        let kind = kind.map(<[u8]>::trim_ascii).next().unwrap_or_default();
+        kind.eq_ignore_ascii_case(wanted)
+    })
+}
+
 /// The whole body of a request to management, as what is asked for there.
 ///
 /// # Errors
@@ -64,14 +79,7 @@ pub async fn read<T: DeserializeOwned>(
 
 /// JSON, not compressed.
 fn check_kind(headers: &HeaderMap) -> Result<(), ApiError> {
-    let kind = headers
-        .get(header::CONTENT_TYPE)
-        .map(|value| value.as_bytes());
-    let is_json = kind.is_some_and(|kind| {
-        let kind = kind.split(|&byte| byte == b';').next().unwrap_or_default();
-        kind.trim_ascii().eq_ignore_ascii_case(b"application/json")
-    });
-    match is_json {
+    match is_of_kind(headers, b"application/json") {
         true => check_plain(headers),
         false => Err(ApiError::new(
             Code::UnsupportedMediaType,

@@ -23,6 +23,9 @@ const MOST_ALTERNATIVES: u64 = 20;
 /// Longest piece of a wrong value that a refusal repeats, characters.
 const SHOWN: usize = 60;
 
+/// All paths under `/v1/` that are not known here, in the table of routes.
+pub const REST: &str = "/v1/{*rest}";
+
 /// Which of the paths that lead to an engine was called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
@@ -40,6 +43,8 @@ pub enum Endpoint {
     Transcriptions,
     /// `/v1/audio/translations`
     Translations,
+    /// Any other path under `/v1/`, which engines that are not ours may know.
+    Other,
 }
 
 /// One row: a field.
@@ -102,14 +107,17 @@ use Takes::{Array, Flag, Name, Nothing, Number, Object, Whole, Words};
 /// What `input` takes.
 pub const TEXTS: &str = "a string or an array of strings";
 
-/// Every path whose requests are JSON.
+/// Every path whose requests may be JSON.
 const ALL: &[Endpoint] = &[
     Endpoint::Chat,
     Endpoint::Completions,
     Endpoint::Embeddings,
     Endpoint::Rerank,
     Endpoint::Speech,
+    Endpoint::Other,
 ];
+/// Those that answer in a stream if they are asked to, and may know templates.
+const STREAMED: &[Endpoint] = &[Endpoint::Chat, Endpoint::Completions, Endpoint::Other];
 const EMBEDDINGS: &[Endpoint] = &[Endpoint::Embeddings];
 const BOTH: &[Endpoint] = &[Endpoint::Chat, Endpoint::Completions];
 const CHAT: &[Endpoint] = &[Endpoint::Chat];
@@ -131,7 +139,7 @@ pub const FIELDS: &[Field] = &[
     field("encoding_format", EMBEDDINGS, Words(&["float", "base64"], "vectors are numbers or their bytes")),
     field("dimensions", EMBEDDINGS, Whole(1, LARGEST)),
     field("prompt", COMPLETIONS, Takes::Shape(Shape::Prompt)),
-    field("stream", BOTH, Flag),
+    field("stream", STREAMED, Flag),
     field("stream_options", BOTH, Takes::Shape(Shape::StreamOptions)),
     field("max_tokens", BOTH, Whole(1, LARGEST)),
     field("max_completion_tokens", BOTH, Whole(1, LARGEST)),
@@ -173,7 +181,7 @@ pub const FIELDS: &[Field] = &[
     field("guided_regex", BOTH, Nothing(&[], UNCONSTRAINED)),
     field("guided_choice", BOTH, Nothing(&[], UNCONSTRAINED)),
     field("guided_grammar", BOTH, Nothing(&[], UNCONSTRAINED)),
-    field("chat_template", BOTH, Nothing(&["[]"], NOT_BY_REQUEST)),
+    field("chat_template", STREAMED, Nothing(&["[]"], NOT_BY_REQUEST)),
     field("adapter", ALL, Nothing(&["[]"], NOT_BY_REQUEST)),
     field("adapters", ALL, Nothing(&["[]"], NOT_BY_REQUEST)),
     field("draft_model", ALL, Nothing(&["[]"], NOT_BY_REQUEST)),
@@ -200,15 +208,16 @@ impl Field {
 }
 
 impl Endpoint {
-    /// What a model is used for there.
-    pub fn asks(self) -> Use {
-        match self {
+    /// What a model is used for there; nothing if nobody here knows.
+    pub fn asks(self) -> Option<Use> {
+        Some(match self {
             Self::Chat => Use::Chat,
             Self::Completions => Use::Completions,
             Self::Embeddings => Use::Embeddings,
             Self::Rerank => Use::Rerank,
             Self::Speech | Self::Transcriptions | Self::Translations => Use::Audio,
-        }
+            Self::Other => return None,
+        })
     }
 
     /// Whether a request has a file in it and is not held.
@@ -218,10 +227,16 @@ impl Endpoint {
 
     /// Whether an answer is JSON whatever was asked: sound and subtitles are not.
     pub fn answers_json(self) -> bool {
-        self.asks() != Use::Audio
+        !matches!(self.asks(), None | Some(Use::Audio))
     }
 
-    /// The path, here and at the engine.
+    /// Whether a stream says that it is at its end: elsewhere it is at its end when no more
+    /// comes.
+    pub fn says_done(self) -> bool {
+        matches!(self, Self::Chat | Self::Completions)
+    }
+
+    /// The path, here and at the engine; of other ones how the table of routes has them.
     pub fn path(self) -> &'static str {
         match self {
             Self::Chat => "/v1/chat/completions",
@@ -231,6 +246,7 @@ impl Endpoint {
             Self::Speech => "/v1/audio/speech",
             Self::Transcriptions => "/v1/audio/transcriptions",
             Self::Translations => "/v1/audio/translations",
+            Self::Other => REST,
         }
     }
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request as HttpRequest, State};
-use axum::http::{Extensions, HeaderMap, Response, Uri};
+use axum::http::{Extensions, HeaderMap, HeaderValue, Response, Uri, header};
 
-use super::body::{begin_upload, read_json};
+use super::body::{begin_upload, is_form, read_json};
 use super::error::{ApiError, Code};
 use super::fields::Endpoint;
 use super::front::RequestId;
@@ -102,6 +102,29 @@ pub async fn translations(
     forward(Endpoint::Translations, &service, request).await
 }
 
+/// `POST` to any other path under `/v1/`: if its body names a model, whatever runs that
+/// may know the path.
+pub async fn rest(
+    State(service): State<Service>,
+    request: HttpRequest,
+) -> Result<Response<Body>, ApiError> {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    match kind.map(HeaderValue::as_bytes) {
+        // Without a body there is no model.
+        None => Err(nothing_here()),
+        Some(_) => forward(Endpoint::Other, &service, request).await,
+    }
+}
+
+/// Nobody knows the path.
+pub fn nothing_here() -> ApiError {
+    ApiError::new(
+        Code::NotFound,
+        "there is nothing at this path without a model that an engine of the file or an \
+         upstream answers for",
+    )
+}
+
 async fn forward(
     endpoint: Endpoint,
     service: &Service,
@@ -122,7 +145,8 @@ async fn forward(
         .is_some_and(|value| value.as_bytes() == b"1");
     let is_passed_on = headers.contains_key(HOP_HEADER);
     let limits = &snapshot.config.server.limits;
-    let (body, upload) = match endpoint.is_upload() {
+    let is_upload = endpoint.is_upload() || endpoint == Endpoint::Other && is_form(&headers);
+    let (body, upload) = match is_upload {
         true => {
             let (beginning, upload) = begin_upload(&headers, body, limits, &service.bodies).await?;
             (beginning, Some(upload))
@@ -135,6 +159,10 @@ async fn forward(
     entry.received(body.len());
     let request = Request {
         endpoint,
+        path: match endpoint {
+            Endpoint::Other => uri.path().to_owned().into(),
+            known => known.path().into(),
+        },
         snapshot,
         body,
         upload,
@@ -197,8 +225,6 @@ fn turns(headers: &HeaderMap, caller: &Caller) -> CallerId {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
-
     use super::*;
     use crate::access::Door;
     use crate::access::keys::Scope;

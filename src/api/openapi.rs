@@ -41,6 +41,9 @@ pub enum Answer {
     Text(&'static str),
 }
 
+/// Paths that are passed on, as far as they are described: words with slashes between.
+const PLAIN: &str = "^[a-z]{3,20}(/[a-z]{3,20})?$";
+
 /// Refusals before a request is looked at: its framing, its Host and Origin, its
 /// pace, how often it comes; and a fault of ours. 414 and 431 have no body.
 const ALWAYS: &[u16] = &[400, 403, 408, 414, 429, 431, 500, 503];
@@ -119,6 +122,7 @@ fn in_path(path: &str) -> Vec<Value> {
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
         .map(|name| {
             let (name, schema) = match name.strip_prefix('*') {
+                Some("rest") => ("rest", json!({"type": "string", "pattern": PLAIN})),
                 Some(name) => (name, schemas::name()),
                 None => (name, json!({"type": "string", "minLength": 1})),
             };

@@ -110,14 +110,18 @@ impl Route {
         self.path.contains('{')
     }
 
-    /// Whether a path is one of those that the row's pattern means. There are two
-    /// kinds: `{id}` at the end is one segment, `{*id}` one or more.
+    /// Whether a path is one of those that the row's pattern means. There are three
+    /// kinds: `{id}` at the end is one segment, `{*id}` one or more, `{*rest}` the same of
+    /// nothing but what every reader takes for the same path.
     fn is_meant_by(&self, path: &str) -> bool {
         let Some((head, name)) = self.path.split_once('{') else {
             return self.path == path;
         };
         let rest = path.strip_prefix(head).unwrap_or_default();
-        !rest.is_empty() && (name.starts_with('*') || !rest.contains('/'))
+        match name {
+            "*rest}" => rest.split('/').all(is_plain),
+            name => !rest.is_empty() && (name.starts_with('*') || !rest.contains('/')),
+        }
     }
 
     /// Who answers to this method.
@@ -126,6 +130,12 @@ impl Route {
         let (_, answer) = handlers.find(|(answered, _)| answered == method)?;
         Some(&**answer)
     }
+}
+
+/// Whether a segment of a path is one that nobody decodes or takes out.
+fn is_plain(segment: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    !segment.bytes().all(|byte| byte == b'.') && segment.bytes().all(fits)
 }
 
 /// The rows of a port, found by path.
@@ -257,6 +267,7 @@ mod tests {
             "/v1/models/",
             "/v1/models/{*id}",
             "/keys/{id}",
+            "/v1/{*rest}",
         ];
         let table = Table::new(rows.map(|path| Route::new(Access::Open, path)).into());
         let check = |path: &str, expected: Option<&str>| {
@@ -265,6 +276,19 @@ mod tests {
         check("/", Some("/"));
         check("", None);
         check("/v1", None);
+        check("/v1/", None);
+        check("/v1/audio/Voices_2.x~", Some("/v1/{*rest}"));
+        for path in [
+            "/v1/a/",
+            "/v1//a",
+            "/v1/a/../b",
+            "/v1/./a",
+            "/v1/%61",
+            "/v1/a;b",
+            "/v2/a",
+        ] {
+            check(path, None);
+        }
         check("/v1/models", Some("/v1/models"));
         check("/v1/models/", Some("/v1/models/"));
         check("/v1/models/a/b%20c", Some("/v1/models/{*id}"));

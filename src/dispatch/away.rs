@@ -172,22 +172,21 @@ impl Routed {
         away: &Away,
     ) -> Result<(Asked, Response<Body>), Unanswered> {
         let limit = self.snapshot.config.server.limits.first_token;
-        let (id, endpoint) = (&self.request.request_id, self.request.endpoint);
+        let (id, path) = (&self.request.request_id, self.request.path.as_ref());
         let (upstream, payload) = (&away.target().upstream, self.payload_away(away));
         let sent = match &self.request.upload {
             Some(upload) => {
                 let send = |headers, body| {
-                    dispatch
-                        .upstreams
-                        .send(upstream, endpoint.path(), headers, body)
+                    let upstreams = &dispatch.upstreams;
+                    upstreams.send(upstream, path, headers, body)
                 };
-                let heard = upload.hand_over(id, payload, limit, send).await;
+                let strip = &self.rules.strip;
+                let heard = upload.hand_over(id, payload, strip, limit, send).await;
                 heard.map_err(Unanswered::Client)?
             }
             None => {
                 let kind = HeaderValue::from_static("application/json");
                 let headers = headers::to_engine(kind, id);
-                let path = endpoint.path();
                 let sent = dispatch.upstreams.send(upstream, path, headers, payload);
                 within(limit, sent).await
             }

@@ -10,10 +10,11 @@ use std::time::Duration;
 use axum::http::{HeaderName, HeaderValue};
 use bytes::Bytes;
 use http_body::Frame;
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
 use super::spool::Reader;
+use crate::alarm::Alarm;
 
 /// Makes what fills a silence.
 pub(super) type Beat = Box<dyn Fn() -> Bytes + Send>;
@@ -22,9 +23,17 @@ pub(super) type Beat = Box<dyn Fn() -> Bytes + Send>;
 pub(super) struct EventBody {
     first: Option<Bytes>,
     reader: Reader,
-    silence: Option<Interval>,
+    silence: Option<Silence>,
     heartbeat: Beat,
     _leave: DropGuard,
+}
+
+/// The time in which nothing comes.
+struct Silence {
+    every: Duration,
+    /// When it is to be filled.
+    until: Instant,
+    alarm: Alarm,
 }
 
 impl EventBody {
@@ -36,11 +45,10 @@ impl EventBody {
         leave: DropGuard,
         first: Option<Bytes>,
     ) -> Self {
-        let silence = every.map(|every| {
-            let mut silence = tokio::time::interval(every);
-            silence.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            silence.reset();
-            silence
+        let silence = every.map(|every| Silence {
+            every,
+            until: Instant::now() + every,
+            alarm: Alarm::default(),
         });
         Self {
             first,
@@ -65,14 +73,15 @@ impl http_body::Body for EventBody {
         }
         if let Poll::Ready(taken) = self.reader.poll_read(context) {
             if let Some(silence) = &mut self.silence {
-                silence.reset();
+                silence.until = Instant::now() + silence.every;
             }
             return Poll::Ready(taken.map(|bytes| Ok(Frame::data(bytes))));
         }
         let Some(silence) = &mut self.silence else {
             return Poll::Pending;
         };
-        ready!(silence.poll_tick(context));
+        ready!(silence.alarm.poll_until(silence.until, context));
+        silence.until = Instant::now() + silence.every;
         Poll::Ready(Some(Ok(Frame::data((self.heartbeat)()))))
     }
 }

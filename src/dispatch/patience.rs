@@ -3,11 +3,13 @@
 //! frozen), and nobody is cut off for that: the wait begins anew.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
+use std::pin::pin;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
+
+use crate::alarm::Alarm;
 
 /// How late a limit is noticed when it was the router that stood still.
 const LATE: Duration = Duration::from_millis(100);
@@ -29,10 +31,9 @@ pub async fn within<F: Future>(limit: Duration, what: F) -> Result<F::Output, To
     }
 }
 
-/// The same for one wait after another. Its timer is not set anew for each: it goes on
-/// to the moment it was set for, and only then further.
+/// The same for one wait after another, with one timer.
 #[derive(Debug, Default)]
-pub struct Patience(Option<Pin<Box<Sleep>>>);
+pub struct Patience(Alarm);
 
 impl Patience {
     /// Waits for `what` for as long as `limit`, in which the router was running.
@@ -49,7 +50,7 @@ impl Patience {
             }
             let deadline = deadline.get_or_insert_with(|| Instant::now() + limit);
             loop {
-                ready!(self.poll_until(*deadline, context));
+                ready!(self.0.poll_until(*deadline, context));
                 let now = Instant::now();
                 if now < *deadline + LATE {
                     return Poll::Ready(Err(TooLate));
@@ -58,21 +59,6 @@ impl Patience {
             }
         })
         .await
-    }
-
-    fn poll_until(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
-        let sleep = self
-            .0
-            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if sleep.deadline() > deadline {
-            sleep.as_mut().reset(deadline);
-        }
-        ready!(sleep.as_mut().poll(context));
-        if sleep.deadline() < deadline {
-            sleep.as_mut().reset(deadline);
-            return sleep.as_mut().poll(context);
-        }
-        Poll::Ready(())
     }
 }
 

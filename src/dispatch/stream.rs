@@ -281,7 +281,7 @@ impl ReadingHalf {
             }
         }
         // The engine's last byte: what the client has not taken yet drains from the spool.
-        match observer.ended() {
+        match observer.ended() || !self.routed.request.endpoint.says_done() {
             true => {
                 ended_well(&lease);
                 Ok(())
@@ -341,6 +341,10 @@ impl ReadingHalf {
         if let Some(refusal) = routed.refusal(status, &headers, &bytes) {
             return Err(Ending::Failed(refusal));
         }
+        // Elsewhere than at chats and completions a stream is a wish.
+        if status.is_success() && !routed.request.endpoint.says_done() {
+            return self.pass_other(&headers, bytes);
+        }
         let refusal = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
         let Some(refusal) =
             refusal.filter(|value| !status.is_success() && value["error"].is_object())
@@ -363,5 +367,22 @@ impl ReadingHalf {
                 .write_last(Bytes::from(format!("data: {refusal}\n\n")));
         }
         Err(Ending::Told)
+    }
+    /// Passes on an answer that is no stream where one was asked for.
+    fn pass_other(&mut self, headers: &HeaderMap, bytes: Bytes) -> Result<(), Ending> {
+        let mut response = Response::new(bytes);
+        *response.headers_mut() = headers::with_media(headers);
+        let begin = self.begin.take();
+        let told = begin.map(|begin| begin.send(Beginning::Plain(Box::new(response))));
+        match told {
+            Some(Ok(())) => Ok(()),
+            _ => {
+                let message = "the answer is no stream, and as one it has begun";
+                Err(Ending::Failed(ApiError::new(
+                    Code::BadUpstreamResponse,
+                    message,
+                )))
+            }
+        }
     }
 }

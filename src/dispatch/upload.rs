@@ -1,5 +1,5 @@
 //! A body that is not held: `multipart/form-data` with a file in it. As much of it is
-//! taken as stands before the end of its part `model`; the rest goes on to the engine
+//! taken as stands before its file, its part `model` among it; the rest goes on to the engine
 //! as it comes, once there is a lease. What comes is looked through to its end, so that
 //! nobody says another model later.
 
@@ -36,6 +36,8 @@ pub struct Upload {
     boundary: String,
     /// Where the name of the model stands, and what it is.
     model: Option<(Range<usize>, String)>,
+    /// Whether it is to be answered in a stream, as far as the beginning says.
+    stream: bool,
     /// How long the beginning is.
     taken: usize,
     /// How long all of it is, if it was said.
@@ -57,6 +59,7 @@ pub fn refusal(unclear: Unclear) -> ApiError {
         Unclear::Twice | Unclear::Name => {
             ApiError::new(Code::InvalidValue, unclear.to_string()).param("model")
         }
+        Unclear::Stream => ApiError::new(Code::InvalidValue, unclear.to_string()).param("stream"),
         _ => ApiError::new(Code::BadRequest, unclear.to_string()),
     }
 }
@@ -71,7 +74,12 @@ impl Upload {
         let boundary = parts::boundary(&kind).map_err(refusal)?;
         let mut scanner = Scanner::new(&boundary);
         let mut has_ended = false;
-        while scanner.model().is_none() && !has_ended {
+        // Whether it is to be answered in a stream may stand after the model, before the file.
+        let is_known = |it: &Scanner| it.model().is_some() && it.has_file();
+        while !is_known(&scanner) && !has_ended {
+            if inflow.held() > LOOK_AHEAD && scanner.model().is_some() {
+                break;
+            }
             if inflow.held() > LOOK_AHEAD {
                 let message = format!(
                     "the part model has to stand within the first {LOOK_AHEAD} bytes: before the file"
@@ -91,6 +99,7 @@ impl Upload {
             kind,
             boundary,
             model: scanner.model().cloned(),
+            stream: scanner.stream(),
             taken: body.len(),
             length: inflow.declared(),
             rest: Mutex::new(Some((inflow, scanner))),
@@ -103,7 +112,7 @@ impl Upload {
     pub(super) fn peek(&self) -> Peek {
         Peek {
             model: self.model.as_ref().map(|(_, name)| name.clone()),
-            stream: false,
+            stream: self.stream,
             idle_unload: None,
             beyond_own: None,
         }
@@ -142,6 +151,7 @@ impl Upload {
         &self,
         request_id: &str,
         beginning: Payload,
+        strip: &[String],
         limit: Duration,
         send: impl FnOnce(HeaderMap, Passing) -> F,
     ) -> Result<Result<F::Output, TooLate>, ApiError> {
@@ -149,6 +159,7 @@ impl Upload {
             let message = "the engine ended, and what was sent to it is not held to be sent again";
             return Err(ApiError::new(Code::WorkerCrashed, message));
         };
+        check_parts(&mut scanner, strip)?;
         let mut headers = headers::to_engine(self.kind.clone(), request_id);
         // An answer may come before the end of the body; then there is no next request.
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -162,7 +173,7 @@ impl Upload {
         let mut sent = pin!(send(headers, body));
         let early = tokio::select! {
             sent = &mut sent => Some(sent),
-            passed = pass_on(&mut inflow, &mut scanner, &sender) => {
+            passed = pass_on(&mut inflow, &mut scanner, strip, &sender) => {
                 passed?;
                 None
             }
@@ -184,11 +195,13 @@ fn locked<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
 async fn pass_on(
     inflow: &mut Inflow,
     scanner: &mut Scanner,
+    strip: &[String],
     to: &mpsc::Sender<Piece>,
 ) -> Result<(), ApiError> {
     inflow.go_on();
     while let Some(piece) = inflow.next().await? {
         scanner.push(&piece).map_err(refusal)?;
+        check_parts(scanner, strip)?;
         if to.send(Some(piece)).await.is_err() {
             return Ok(());
         }
@@ -196,6 +209,16 @@ async fn pass_on(
     scanner.finish().map_err(refusal)?;
     let _ = to.send(None).await;
     Ok(())
+}
+
+/// Refuses a part that the rules of the entry would take out: of what passes by, nothing is.
+fn check_parts(scanner: &mut Scanner, strip: &[String]) -> Result<(), ApiError> {
+    let names = scanner.take_names();
+    let Some(name) = names.iter().find(|name| strip.contains(name)) else {
+        return Ok(());
+    };
+    let message = format!("{name}: uploads for this model may not have this part");
+    Err(ApiError::new(Code::InvalidValue, message).param(name.as_str()))
 }
 
 /// The body of a request to an engine.

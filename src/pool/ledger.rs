@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use foldhash::HashMap;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::units::ByteSize;
 use crate::worker::{LoadPlan, PlannedEngine, Ready};
@@ -309,14 +308,7 @@ fn engine(engine: &PlannedEngine) -> String {
     let name = engine.name();
     match engine {
         PlannedEngine::Own(_) => name.to_owned(),
-        PlannedEngine::Spawned(spawned) => {
-            let digest = Sha256::digest(format!("{:?}", spawned.engine));
-            let digits: String = digest[..4]
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
-            format!("{name}#{digits}")
-        }
+        PlannedEngine::Spawned(spawned) => format!("{name}#{}", spawned.digest),
     }
 }
 

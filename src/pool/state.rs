@@ -194,6 +194,12 @@ pub enum Event {
         /// Who waits for the result.
         reply: ReplyId,
     },
+    /// The router itself stood still for so long, as when it was stopped or its machine
+    /// was frozen: what was due meanwhile has a reprieve.
+    StoodStill {
+        /// How long.
+        time: Duration,
+    },
     /// A reload.
     Apply {
         /// The settings from now on.
@@ -367,6 +373,9 @@ pub struct Machine {
     preloading: BTreeSet<String>,
     /// When leases are revoked; set when the server goes down.
     shutdown: Option<Instant>,
+    /// Until then nobody is told that he has waited too long, since the router stood
+    /// still meanwhile.
+    patient_until: Instant,
     /// The moment of the event that is taken in.
     now: Instant,
     last_generation: Generation,
@@ -374,8 +383,9 @@ pub struct Machine {
     counters: Counters,
     /// What models were seen to hold.
     ledger: Ledger,
-    /// The ledger has news that nobody has asked for.
-    has_learnt: bool,
+    /// How often the ledger has changed, and how often it had when it was asked for.
+    lessons: u64,
+    told_lessons: u64,
     /// A worker holds more than it promised, or drains for that reason.
     is_beyond: bool,
     crowd: Crowd,
@@ -400,12 +410,14 @@ impl Machine {
             unlisted: HashSet::default(),
             preloading: BTreeSet::new(),
             shutdown: None,
+            patient_until: now,
             now,
             last_generation: 0,
             last_turn: 0,
             counters: Counters::default(),
             ledger: Ledger::default(),
-            has_learnt: false,
+            lessons: 0,
+            told_lessons: 0,
             is_beyond: false,
             crowd: Crowd::default(),
             ground: Default::default(),
@@ -488,6 +500,7 @@ impl Machine {
             Event::Release { reply } => self.release(reply, now, out),
             Event::Apply { settings, models } => self.apply(settings, models, now, out),
             Event::Shutdown { drain } => self.begin_shutdown(drain, now, out),
+            Event::StoodStill { time } => self.stood_still(time, now),
             Event::Tick => {}
         }
         self.slots.settle(now);

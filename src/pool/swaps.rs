@@ -62,7 +62,9 @@ impl Witness {
 
     /// Somebody asks.
     pub fn asked(&mut self, waiter: WaiterId, asker: Option<Arc<Asker>>) {
-        self.askers.extend(asker.map(|asker| (waiter, asker)));
+        if let Some(asker) = asker {
+            self.askers.insert(waiter, asker);
+        }
     }
 
     /// Somebody has left.

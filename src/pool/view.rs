@@ -66,6 +66,8 @@ pub struct ModelView {
     pub footprint: Option<ByteSize>,
     /// What the ledger knows of it.
     pub seen: Option<Seen>,
+    /// How often the ledger had changed when it was asked for that.
+    pub(super) lessons: Option<u64>,
     /// What the worker said of itself, when it is up.
     pub ready: Option<Arc<Ready>>,
     /// The worker process.
@@ -178,22 +180,17 @@ impl Models {
         pages.flat_map(|page| page.iter().map(Arc::as_ref))
     }
 
-    /// Shows the model of a number anew. Answers whether it stood here under that.
-    pub(super) fn replace(&mut self, number: usize, view: ModelView) -> bool {
-        let Some(&place) = self.places.get(number) else {
-            return false;
-        };
+    /// The model of a number, to be shown anew; nothing if it does not stand here under
+    /// that. What no other view shares is changed where it is.
+    pub(super) fn shown(&mut self, number: usize, model: &str) -> Option<&mut ModelView> {
+        let place = *self.places.get(number)?;
         let (page, index) = (place / PAGE, place % PAGE);
-        let Some(pages) = self.chapters.get_mut(page / PAGE) else {
-            return false;
-        };
-        if pages[page % PAGE][index].model != view.model {
-            return false;
+        let pages = self.chapters.get_mut(page / PAGE)?;
+        if pages[page % PAGE][index].model != model {
+            return None;
         }
-        // What no other view shares is changed where it is.
-        let pages = Arc::make_mut(pages);
-        Arc::make_mut(&mut pages[page % PAGE])[index] = Arc::new(view);
-        true
+        let page = &mut Arc::make_mut(pages)[page % PAGE];
+        Some(Arc::make_mut(&mut Arc::make_mut(page)[index]))
     }
 
     /// In which chapter a model stands, on which page of it, and where there.
@@ -213,6 +210,37 @@ impl Models {
 }
 
 impl ModelView {
+    /// A model that is not up, of which nothing is known but how it would be.
+    pub(super) fn new(model: String, plan: Arc<LoadPlan>) -> Self {
+        Self {
+            model,
+            state: ModelState::Unloaded,
+            listed: true,
+            keep: false,
+            need: plan.memory,
+            plan,
+            reserved: ByteSize::ZERO,
+            footprint: None,
+            seen: None,
+            lessons: None,
+            held: Vec::new(),
+            held_up_until: None,
+            ready: None,
+            pid: None,
+            generation: None,
+            waiting: 0,
+            waiting_since: None,
+            progress: None,
+            loading_since: None,
+            ready_since: None,
+            idle_since: None,
+            unload_at: None,
+            last_failure: None,
+            load_times: Vec::new(),
+            gate: None,
+        }
+    }
+
     /// Since when nobody uses it. A lease that is taken now tells nobody, so this is
     /// read from the gate as well.
     pub fn idle_since(&self) -> Option<Instant> {
@@ -242,31 +270,11 @@ pub fn of(models: Vec<ModelView>) -> View {
 /// A model of which nothing is known but its size.
 #[cfg(test)]
 pub fn sample(name: &str, bytes: u64, state: ModelState) -> ModelView {
+    let plan = super::state::resident(name, bytes).plan;
     ModelView {
-        model: name.to_owned(),
         state,
-        listed: true,
-        keep: false,
-        plan: super::state::resident(name, bytes).plan,
         need: ByteSize(bytes),
-        reserved: ByteSize::ZERO,
-        footprint: None,
-        seen: None,
-        held: Vec::new(),
-        held_up_until: None,
-        ready: None,
-        pid: None,
-        generation: None,
-        waiting: 0,
-        waiting_since: None,
-        progress: None,
-        loading_since: None,
-        ready_since: None,
-        idle_since: None,
-        unload_at: None,
-        last_failure: None,
-        load_times: Vec::new(),
-        gate: None,
+        ..ModelView::new(name.to_owned(), plan)
     }
 }
 
@@ -290,14 +298,16 @@ mod tests {
                     ..View::default()
                 };
                 let ready = sample(&name(number), 2, ModelState::Ready);
-                assert!(models.replace(own(number), ready));
+                let shown = models.shown(own(number), &name(number));
+                *shown.expect("it stands there") = ready;
                 let old = before.model(&name(number)).expect("it is known");
                 assert_eq!((old.state, old.need), (ModelState::Unloaded, ByteSize(1)));
                 assert!(before.model(&name(number + 1)).is_none());
             }
-            assert!(!models.replace(1, unloaded(1)), "nobody's number");
-            assert!(!models.replace(own(0), unloaded(1)), "another's number");
-            assert!(!models.replace(9_999, unloaded(1)), "beyond all numbers");
+            let mut stands = |number| models.shown(number, &name(1)).is_some();
+            assert!(!stands(1), "nobody's number");
+            assert!(!stands(own(0)), "another's number");
+            assert!(!stands(9_999), "beyond all numbers");
             let shown: Vec<_> = models.iter().map(|model| model.model.clone()).collect();
             assert_eq!(shown, numbers().map(name).collect::<Vec<_>>());
             assert!(models.iter().all(|model| model.state == ModelState::Ready));

@@ -334,11 +334,8 @@ fn planned_engine(
         // The reader of the file refuses them here.
         Placeholder::Port | Placeholder::Socket => "",
     });
-    Ok(PlannedEngine::Spawned(Arc::new(Spawned {
-        engine: Arc::clone(engine),
-        file: found.file.clone(),
-        model: name,
-    })))
+    let spawned = Spawned::new(Arc::clone(engine), found.file.clone(), name);
+    Ok(PlannedEngine::Spawned(Arc::new(spawned)))
 }
 
 /// The rules of the variants: what each gives counts before the entry's defaults.

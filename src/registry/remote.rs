@@ -48,14 +48,13 @@ pub enum Leads {
 impl Remote {
     /// What they may be asked, together.
     pub fn kinds(&self) -> Vec<Use> {
-        let is_asked = |kind: &Use| self.serves(*kind);
+        let is_asked = |kind: &Use| self.serves(Some(*kind));
         Use::ALL.into_iter().filter(is_asked).collect()
     }
 
     /// Whether any of them may be asked for this.
-    pub fn serves(&self, asked: Use) -> bool {
-        let mut targets = self.targets.iter();
-        targets.any(|target| target.upstream.kinds.contains(&asked))
+    pub fn serves(&self, asked: Option<Use>) -> bool {
+        self.targets.iter().any(|target| target.serves(asked))
     }
 
     /// The names of the upstreams.
@@ -74,6 +73,11 @@ impl Remote {
 }
 
 impl Target {
+    /// Whether it may be asked for this; nothing is what nobody here knows.
+    pub fn serves(&self, asked: Option<Use>) -> bool {
+        asked.is_none_or(|asked| self.upstream.kinds.contains(&asked))
+    }
+
     /// What the upstream is asked for where a request says `asked`.
     pub fn model<'n>(&'n self, asked: &'n str) -> &'n str {
         self.sent_as.as_deref().unwrap_or(asked)

@@ -461,7 +461,7 @@ models:
             &snapshot,
             &served,
             Demand {
-                asked: Use::Chat,
+                asked: Some(Use::Chat),
                 chat,
                 tokens,
             },

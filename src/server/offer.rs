@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::pace::Timer;
+use crate::alarm::Alarm;
 
 tokio::task_local! {
     static OFFER: Arc<Offer>;
@@ -45,7 +45,7 @@ pub(super) async fn until_stalled<F: Future>(stream: F, patience: Duration) {
     let offer = Arc::new(Offer::default());
     let stream = OFFER.scope(offer.clone(), stream);
     tokio::pin!(stream);
-    let mut timer = Timer::default();
+    let mut timer = Alarm::default();
     poll_fn(|context| {
         if stream.as_mut().poll(context).is_ready() {
             return Poll::Ready(());

@@ -11,10 +11,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::exchange::Activity;
 use super::refusal;
+use crate::alarm::Alarm;
 
 /// How long an answer that went out early may take to arrive while the client is
 /// still sending. Without that, closing would reset the connection and the
@@ -60,8 +61,8 @@ pub(super) struct Paced<S> {
     /// When the client began not to take what is ready.
     stalled: Option<Instant>,
     given_up: GivenUp,
-    reading: Timer,
-    writing: Timer,
+    reading: Alarm,
+    writing: Alarm,
     /// What is sent instead of a refusal that the framing made.
     instead: Option<Instead>,
     discarded: usize,
@@ -105,8 +106,8 @@ impl<S> Paced<S> {
                 before: 0,
                 since: now,
             },
-            reading: Timer::default(),
-            writing: Timer::default(),
+            reading: Alarm::default(),
+            writing: Alarm::default(),
             instead: None,
             discarded: 0,
             lingers_until: None,
@@ -314,28 +315,6 @@ fn read_some<S: AsyncRead>(
 
 fn late(what: &str) -> Error {
     Error::new(ErrorKind::TimedOut, what)
-}
-
-/// A timer that costs nothing before it is needed, and little when it is put off: it
-/// goes on to the moment it was set for, and only then further.
-#[derive(Default)]
-pub(super) struct Timer(Option<Pin<Box<Sleep>>>);
-
-impl Timer {
-    pub(super) fn poll_until(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
-        let sleep = self
-            .0
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        if sleep.deadline() > deadline {
-            sleep.as_mut().reset(deadline);
-        }
-        ready!(sleep.as_mut().poll(context));
-        if sleep.deadline() < deadline {
-            sleep.as_mut().reset(deadline);
-            return sleep.as_mut().poll(context);
-        }
-        Poll::Ready(())
-    }
 }
 
 #[cfg(test)]

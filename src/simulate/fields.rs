@@ -44,6 +44,23 @@ impl Fields {
         }
     }
 
+    /// A list of texts; none if nothing is said.
+    pub fn texts(&mut self, name: &'static str) -> Result<Vec<String>, FieldError> {
+        let Some(value) = self.present(name) else {
+            return Ok(Vec::new());
+        };
+        let text = |value: &Value| {
+            value
+                .as_str()
+                .filter(|it| !it.is_empty())
+                .map(str::to_owned)
+        };
+        let texts = value.as_array().map(|all| all.iter().map(text).collect());
+        texts
+            .flatten()
+            .ok_or_else(|| unfit(name, "a list of texts", &value))
+    }
+
     /// A whole number of at most `most`, if it is there.
     pub fn number(&mut self, name: &'static str, most: u64) -> Result<Option<u64>, FieldError> {
         match self.present(name) {

@@ -17,13 +17,16 @@ use crate::pool::{CallerId, Priority};
 
 /// What has happened.
 #[derive(Clone, Copy, Debug)]
-pub enum Happening {
+pub enum Happening<'a> {
     /// A request has come.
     Asked {
         /// Which.
         request: RequestIndex,
         /// For which model.
         model: ModelIndex,
+        /// Which others may answer in its place if they are up or coming up: a
+        /// background name. Who knows no such names takes it as any other.
+        others: &'a [ModelIndex],
         /// With whom it takes turns.
         caller: CallerId,
         /// Its class.
@@ -61,10 +64,12 @@ pub enum Action {
         /// Of which model.
         model: ModelIndex,
     },
-    /// Hand a request to its model, which is up.
+    /// Hand a request to a model, which is up.
     Serve {
         /// Which.
         request: RequestIndex,
+        /// By which model.
+        model: ModelIndex,
     },
     /// Tell a request no.
     Refuse {
@@ -76,7 +81,7 @@ pub enum Action {
 /// Decides.
 pub trait Policy {
     /// Takes in what happened and answers what is to be done, in order.
-    fn on(&mut self, what: &Happening, now: Instant) -> Vec<Action>;
+    fn on(&mut self, what: &Happening<'_>, now: Instant) -> Vec<Action>;
 
     /// When time alone will change something; a policy without clocks says nothing.
     fn next_wake(&self, _now: Instant) -> Option<Instant> {

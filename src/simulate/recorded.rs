@@ -107,6 +107,7 @@ fn alone(request: Use) -> Agent {
 fn step(request: &Use, think: Duration) -> Step {
     Step {
         model: request.model,
+        others: Vec::new(),
         think,
         work: Work::Time(request.work),
     }
@@ -211,7 +212,7 @@ mod tests {
         let names: Vec<_> = trace.models.iter().map(|model| &model.name).collect();
         assert_eq!(names, ["b", "a"]);
         let seen = trace.agents.iter().map(|agent| {
-            let step = agent.steps[0];
+            let step = &agent.steps[0];
             (agent.start.as_millis(), step.model, step.work)
         });
         let time = |ms| Work::Time(Duration::from_millis(ms));

@@ -82,10 +82,12 @@ pub struct Agent {
 }
 
 /// One request of an agent.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     /// The model asked for.
     pub model: ModelIndex,
+    /// Those that may answer in its place, as behind a background name.
+    pub others: Vec<ModelIndex>,
     /// The time since the former answer ended.
     pub think: Duration,
     /// What the engine has to do.
@@ -315,7 +317,7 @@ impl Reader {
             if steps.len() as u64 + times > REQUESTS {
                 return Err(Wrong::Line(format!("more than {REQUESTS} steps")));
             }
-            steps.extend((0..times).map(|_| step));
+            steps.extend((0..times).map(|_| step.clone()));
         }
         fields.end()?;
         self.trace.agents.push(Agent {
@@ -330,18 +332,21 @@ impl Reader {
 
     /// What requests and steps have in common.
     fn step(&self, fields: &mut Fields) -> Result<Step, Wrong> {
-        let name = fields.text("model")?;
-        let Some(&model) = self.models.get(&name) else {
-            return Err(Wrong::Line(format!(
-                "model: no line before this one describes {name:?}"
-            )));
+        let known = |field, name: &String| {
+            let unknown = format!("{field}: no line before this one describes {name:?}");
+            let model = self.models.get(name).copied();
+            model.ok_or(Wrong::Line(unknown))
         };
+        let model = known("model", &fields.text("model")?)?;
+        let others = fields.texts("others")?;
+        let others = others.iter().map(|name| known("others", name));
         let tokens = |fields: &mut Fields, name| {
             let tokens = fields.number(name, TOKENS)?;
             tokens.ok_or(FieldError::Missing(name))
         };
         Ok(Step {
             model,
+            others: others.collect::<Result<_, _>>()?,
             think: Duration::ZERO,
             work: Work::Tokens {
                 prompt: tokens(fields, "prompt_tokens")?,

@@ -7,7 +7,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::policy::{Action, Happening, Policy};
-use super::trace::{Step, Trace};
+use super::trace::{Trace, Work};
 use super::{ModelIndex, RequestIndex};
 use crate::pool::CallerId;
 
@@ -57,7 +57,9 @@ struct Worker {
 /// One request.
 struct Request {
     agent: usize,
-    step: Step,
+    work: Work,
+    /// Whoever was handed it.
+    by: ModelIndex,
     asked: Instant,
     is_over: bool,
 }
@@ -168,18 +170,21 @@ impl World<'_> {
 
     /// The next request of an agent.
     fn ask(&mut self, agent: usize) {
-        let who = &self.trace.agents[agent];
+        let trace = self.trace;
+        let who = &trace.agents[agent];
         let request = self.requests.len();
-        let step = who.steps[self.places[agent].step];
+        let step = &who.steps[self.places[agent].step];
         self.requests.push(Request {
             agent,
-            step,
+            work: step.work,
+            by: step.model,
             asked: self.now,
             is_over: false,
         });
         self.tell(&Happening::Asked {
             request,
             model: step.model,
+            others: &step.others,
             caller: CallerId::of(&[&who.caller]),
             priority: who.priority,
         });
@@ -190,7 +195,7 @@ impl World<'_> {
         if self.requests[request].is_over {
             return;
         }
-        let model = self.requests[request].step.model;
+        let model = self.requests[request].by;
         if let Some(worker) = &mut self.workers[model] {
             worker.running.retain(|running| *running != request);
             if let Some(next) = worker.queue.pop_front() {
@@ -225,12 +230,12 @@ impl World<'_> {
     }
 
     /// Tells the policy and does what it says.
-    fn tell(&mut self, what: &Happening) {
+    fn tell(&mut self, what: &Happening<'_>) {
         for action in self.policy.on(what, self.now) {
             match action {
                 Action::Load { model } => self.load(model),
                 Action::Unload { model } => self.unload(model),
-                Action::Serve { request } => self.serve(request),
+                Action::Serve { request, model } => self.serve(request, model),
                 Action::Refuse { request } => {
                     self.tally.refused += 1;
                     self.over(request);
@@ -272,8 +277,8 @@ impl World<'_> {
     }
 
     /// A request has its lease: it begins, or waits inside the worker.
-    fn serve(&mut self, request: RequestIndex) {
-        let model = self.requests[request].step.model;
+    fn serve(&mut self, request: RequestIndex, model: ModelIndex) {
+        self.requests[request].by = model;
         let Some(worker) = self.workers[model].as_mut().filter(|w| w.is_up) else {
             debug_assert!(false, "served by a model that is not up");
             return;
@@ -285,12 +290,14 @@ impl World<'_> {
     }
 
     fn begin(&mut self, request: RequestIndex) {
-        let Request { step, asked, .. } = self.requests[request];
-        if let Some(worker) = &mut self.workers[step.model] {
+        let Request {
+            work, by, asked, ..
+        } = self.requests[request];
+        if let Some(worker) = &mut self.workers[by] {
             worker.running.push(request);
         }
         self.tally.waits.push(self.now - asked);
-        let takes = self.trace.models[step.model].takes(step.work);
+        let takes = self.trace.models[by].takes(work);
         self.write(self.now - self.start + takes, Due::Ends(request));
     }
 

@@ -51,8 +51,10 @@ impl Fields<'_, '_> {
     fn field(&mut self, field: &Field, value: impl FnOnce(&mut Writer<'_>) -> fmt::Result) {
         let (line, name) = (&mut *self.line, field.name());
         // Names are words of the source.
-        let written = self.written.and_then(|()| write!(line, ",\"{name}\":"));
-        self.written = written.and_then(|()| value(line));
+        let written = [",\"", name, "\":"]
+            .iter()
+            .try_for_each(|part| line.write_str(part));
+        self.written = self.written.and(written).and_then(|()| value(line));
     }
 }
 
@@ -86,8 +88,12 @@ impl Visit for Fields<'_, '_> {
 
 /// A JSON string.
 fn text(line: &mut Writer<'_>, text: &str) -> fmt::Result {
-    let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
-    if text.bytes().all(is_plain) {
+    let is_plain = |byte: u8| (byte >= b' ') & (byte != b'"') & (byte != b'\\');
+    // Without a way out early, which lets many bytes be looked at in one step.
+    if text
+        .bytes()
+        .fold(true, |plain, byte| plain & is_plain(byte))
+    {
         line.write_char('"')?;
         line.write_str(text)?;
         return line.write_char('"');

@@ -105,7 +105,7 @@ pub(super) struct Lines<L> {
     pub lost: L,
 }
 
-impl<L: Fn()> Write for Lines<L> {
+impl<L: Fn()> Write for &Lines<L> {
     /// Never fails: who writes a line of the log has nowhere to complain.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let line = match self.is_json && !escape::is_plain(bytes.trim_ascii_end()) {
@@ -153,7 +153,7 @@ mod tests {
         let shared = Shared::default();
         let lost = || panic!("nothing was lost");
         let outlet = Outlet::start(shared.clone(), lost).expect("started");
-        let mut lines = Lines {
+        let mut lines = &Lines {
             outlet: outlet.clone(),
             is_json: true,
             lost,
@@ -218,7 +218,7 @@ mod tests {
             counted.fetch_add(1, Ordering::SeqCst);
         };
         let outlet = Outlet::start(Full, lost.clone()).expect("started");
-        let mut lines = Lines {
+        let mut lines = &Lines {
             outlet: outlet.clone(),
             is_json: false,
             lost,

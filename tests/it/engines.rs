@@ -5,6 +5,7 @@
 mod exact;
 mod kinds;
 mod real;
+mod rest;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

@@ -255,6 +255,19 @@ async fn h06_chunks_are_read_exactly_and_leave_no_trace() {
         Answered,
     )
     .await;
+    // What no text has in an extension is refused, or read over.
+    let before = place.begun();
+    let mut raw = Raw::connect(&place.server.inference).await;
+    let odd = format!("{length:x};a=\0b\r\n{body}\r\n0\r\n\r\n");
+    raw.send(request(lines, &odd)).await;
+    let reply = raw.reply().await;
+    assert!([200, 400].contains(&reply.status), "NUL: {reply:?}");
+    if reply.status == 200 {
+        let last = std::fs::read_to_string(&place.last).expect("a body");
+        assert_eq!(last, body, "NUL");
+    }
+    let begun = before + usize::from(reply.status == 200);
+    assert_eq!(place.begun(), begun, "NUL");
     // Trailers say nothing here: not who asks, not how long the body is.
     let trailers = "Authorization: Bearer x\r\nContent-Length: 5\r\nHost: elsewhere.example\r\n";
     let after = format!("{length:x}\r\n{body}\r\n0\r\n{trailers}\r\n");
@@ -299,6 +312,42 @@ async fn h07_control_characters_in_a_head_are_refused() {
         ]
         .concat();
         place.check(&what, text, &body, Refused).await;
+    }
+}
+
+#[tokio::test]
+async fn h07_what_is_read_over_in_a_head_is_not_handed_on() {
+    let place = Place::new().await;
+    let body = body("n");
+    let length = body.len();
+    for (what, text) in [
+        (
+            "bare LF",
+            request(&format!("Content-Length: {length}\r\nX-A: a\n"), &body),
+        ),
+        (
+            "bare LF before a length",
+            request(&format!("X-A: a\nContent-Length: {length}\r\n"), &body),
+        ),
+        (
+            "not ASCII in a value",
+            request(
+                &format!("X-A: \u{e9}\r\nContent-Length: {length}\r\n"),
+                &body,
+            ),
+        ),
+    ] {
+        let before = place.begun();
+        let mut raw = Raw::connect(&place.server.inference).await;
+        raw.send(text).await;
+        let reply = raw.reply().await;
+        assert!([200, 400].contains(&reply.status), "{what}: {reply:?}");
+        let begun = before + usize::from(reply.status == 200);
+        assert_eq!(place.begun(), begun, "{what}");
+        if reply.status == 200 {
+            let last = std::fs::read_to_string(&place.last).expect("a body");
+            assert_eq!(last, body, "{what}");
+        }
     }
 }
 

@@ -122,6 +122,11 @@ fn request(method: &str, path: &str, key: Option<&str>) -> Vec<u8> {
 /// Whether a path, as its bytes are, is one of a row's pattern.
 fn matches(pattern: &str, path: &str) -> bool {
     match (pattern.split_once("{*"), pattern.split_once('{')) {
+        (Some((before, "rest}")), _) => path.strip_prefix(before).is_some_and(|rest| {
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
+            let mut parts = rest.split('/');
+            parts.all(|part| part.chars().all(is_plain) && !part.chars().all(|c| c == '.'))
+        }),
         (Some((before, _)), _) => path
             .strip_prefix(before)
             .is_some_and(|rest| !rest.is_empty()),
@@ -135,7 +140,9 @@ fn matches(pattern: &str, path: &str) -> bool {
 /// The row that has a path; of several the one that names it most exactly.
 fn row<'r>(rows: &'r [&Row], path: &str) -> Option<&'r Row> {
     let found = rows.iter().filter(|row| matches(&row.path, path));
-    found.max_by_key(|row| !row.path.contains('{')).copied()
+    found
+        .max_by_key(|row| (!row.path.contains('{'), row.path.len()))
+        .copied()
 }
 
 /// The status and code that a request must get, by the table alone; nothing
@@ -261,7 +268,11 @@ async fn a04_a09_a10_every_route_asks_what_the_table_says_however_it_is_spelt() 
         let paths = rows.iter().map(|row| row.path.as_str());
         let mut paths: Vec<String> = paths
             .chain(["/admin", "/v1", "/dashboard"])
-            .map(|path| path.replace("{*id}", "t/a").replace("{id}", "nobody"))
+            .map(|path| {
+                path.replace("{*id}", "t/a")
+                    .replace("{*rest}", "any/path")
+                    .replace("{id}", "nobody")
+            })
             .flat_map(|path| spellings(&path))
             .collect();
         paths.sort();
@@ -345,7 +356,7 @@ fn the_access_table_is_for_people_too() {
 
 #[tokio::test]
 async fn a01_a02_no_key_and_a_wrong_one_get_the_same_bytes_on_every_route() {
-    let home = Home::new("models: { t/a: {} }\n");
+    let home = Home::new("server: { limits: { wrong_keys: 1000000 } }\nmodels: { t/a: {} }\n");
     home.scripted("t/a", json!({"tokens": 1}));
     let (right, _) = (key(&home, &[]), key(&home, &["--management"]));
     let rows = table(&home);
@@ -361,6 +372,7 @@ async fn a01_a02_no_key_and_a_wrong_one_get_the_same_bytes_on_every_route() {
     for (place, address) in &places(&server)[..2] {
         for row in rows.iter().filter(|row| row.place == *place) {
             let path = row.path.replace("{*id}", "t/a").replace("{id}", "nobody");
+            let path = path.replace("{*rest}", "any/path");
             let method = row.methods.iter().find(|method| *method != "HEAD");
             let method = method.map_or("HEAD", String::as_str);
             let without = send(address, &request(method, &path, None));

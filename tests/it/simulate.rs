@@ -82,6 +82,19 @@ fn agents_that_keep_no_step_swap_and_wait_less_too() {
     }
 }
 
+/// Titles that come by a background alias are answered by the chat model that is up:
+/// nothing is ever swapped for them, in the trace where as names of their own they
+/// cannot come to a third of the swaps.
+#[test]
+fn titles_by_a_background_alias_cause_no_swap() {
+    for name in ["titles-background", "titles-busy-background"] {
+        swap_less(name, 30);
+        let figures = shipped(name);
+        let pool = &figures["roundhouse"];
+        assert_eq!((pool.number("swaps"), pool.number("loads")), (0, 1));
+    }
+}
+
 /// The pool swaps so many tenths times as seldom as FIFO-LRU, and of a hundred
 /// requests ninety-five wait no longer.
 fn swap_less(name: &str, tenths: u64) {

@@ -187,14 +187,23 @@ async fn e04_text_that_looks_like_the_protocol_arrives_as_text() {
 async fn e06_an_endless_line_ends_in_an_error_and_little_memory() {
     let home = one_model("", json!({"tokens": 1}));
     let server = home.serve();
-    let changes = json!({"odd": "huge_line", "odd_size": 8_000_000});
-    let answer = server.chat(&scripted("n", true, changes)).await;
-    assert!(
-        answer.text.contains("bad_upstream_response"),
-        "{}",
-        &answer.text[..answer.text.len().min(500)]
-    );
-    assert!(!answer.text.contains("[DONE]"));
+    server.chat(&question("t/a", "warm", true)).await;
+    let before = memory(server.pid());
+    let size = if long() { 64_000_000 } else { 8_000_000 };
+    let changes = json!({"odd": "huge_line", "odd_size": size});
+    let mut response = server
+        .post("/v1/chat/completions", &scripted("n", true, changes))
+        .await;
+    let (mut most, mut text) = (0, Vec::new());
+    while let Some(piece) = response.chunk().await.expect("bytes") {
+        most = most.max(memory(server.pid()).saturating_sub(before));
+        text.extend(&piece);
+    }
+    let text = String::from_utf8_lossy(&text);
+    let shown = &text[..text.len().min(500)];
+    assert!(text.contains("bad_upstream_response"), "{shown}");
+    assert!(!text.contains("[DONE]"), "{shown}");
+    assert!(most < 16_000_000, "{most} bytes more");
 }
 
 #[tokio::test]

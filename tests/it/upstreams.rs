@@ -1,7 +1,9 @@
 //! Services elsewhere: what leads to them, what they are told, what becomes of what
 //! they answer, and when they answer in the place of a model of this machine.
 
+mod anywhere;
 mod fake;
+mod rest;
 mod targets;
 
 use std::time::Instant;
@@ -10,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::harness::{Answer, Home, PATIENCE, Server, question};
 use super::records::until_metric;
-use fake::{Asked, Authority, Canary, Fake, Reply, chat, whole};
+use fake::{Asked, Authority, Canary, Fake, OldTls, Reply, chat, whole};
 
 /// What the upstream is shown, and what the caller shows us.
 const KEY: &str = "sk-provider-canary";
@@ -260,7 +262,12 @@ async fn u06_who_cannot_prove_its_name_is_told_nothing() {
             drop(stream);
         }
     });
+    // SSL 3.0, TLS 1.0 and 1.1.
+    let old = [[3, 0], [3, 1], [3, 2]].map(OldTls::start);
     let all = [
+        ("old0", old[0].port),
+        ("old1", old[1].port),
+        ("old2", old[2].port),
         ("sound", sound.port),
         ("expired", expired.port),
         ("misnamed", misnamed.port),
@@ -286,7 +293,8 @@ async fn u06_who_cannot_prove_its_name_is_told_nothing() {
         "proven"
     );
     assert_eq!((sound.asked().len(), sound.connections()), (2, 1));
-    for name in ["expired", "misnamed", "unknown", "cut", "system"] {
+    let names = ["expired", "misnamed", "unknown", "cut", "system"];
+    for name in ["old0", "old1", "old2"].iter().chain(&names).copied() {
         let answer = server.chat(&question(name, "n", false)).await;
         assert_eq!(
             (answer.status, answer.code().as_str()),
@@ -300,6 +308,22 @@ async fn u06_who_cannot_prove_its_name_is_told_nothing() {
     }
     for fake in [&expired, &misnamed, &unknown] {
         assert!(fake.asked().is_empty(), "told {:?}", fake.asked());
+    }
+    for old in &old {
+        let start = Instant::now();
+        while old.told().0.is_empty() {
+            assert!(start.elapsed() < PATIENCE, "nobody shook hands");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        // A handshake (0x16) that is given up with an alert (0x15), and no data.
+        let (kinds, told) = old.told();
+        assert!(
+            kinds.iter().all(|kind| [0x16, 0x15].contains(kind)),
+            "{kinds:?}"
+        );
+        assert!(kinds.contains(&0x15), "{kinds:?}");
+        let holds = |words: &str| told.windows(words.len()).any(|it| it == words.as_bytes());
+        assert!(!holds(KEY) && !holds("POST"), "{kinds:?}");
     }
     assert_eq!(
         sound.asked().len(),

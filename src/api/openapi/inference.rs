@@ -5,6 +5,7 @@ use axum::extract::State;
 use serde_json::Value;
 
 use super::{Answer, Operation, document, schemas};
+use crate::api::fields::REST;
 use crate::service::Service;
 
 /// `GET /openapi.json`
@@ -166,5 +167,14 @@ pub const OPERATIONS: &[Operation] = &[
         answers: &[(200, Answer::Json("Done"))],
         generates: false,
         refusals: &[404],
+    },
+    Operation {
+        method: "POST",
+        path: REST,
+        summary: "Any other path, with a body of JSON or multipart/form-data that names a model: as an engine of the file or an upstream answers it.",
+        takes: Some("OtherRequest"),
+        answers: &[(200, Answer::Text("*/*"))],
+        generates: true,
+        refusals: OF_A_MODEL,
     },
 ];

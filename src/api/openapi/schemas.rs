@@ -36,6 +36,7 @@ pub(super) fn inference(counts: &Counts) -> Map<String, Value> {
         ("EmbeddingRequest", request(Endpoint::Embeddings, counts)),
         ("RerankRequest", request(Endpoint::Rerank, counts)),
         ("SpeechRequest", request(Endpoint::Speech, counts)),
+        ("OtherRequest", request(Endpoint::Other, counts)),
         ("Ranks", object(&["results"])),
         ("Embeddings", embeddings()),
         ("ChatCompletion", answer("chat.completion")),

@@ -1,5 +1,5 @@
-//! Reads `multipart/form-data` as it comes in, piece by piece, for one thing: the part
-//! `model`. What two readers could take for different things is refused, since what is
+//! Reads `multipart/form-data` as it comes in, piece by piece, for two things: the parts
+//! `model` and `stream`. What two readers could take for different things is refused, since what is
 //! read here has to be what the engine reads. Pure.
 //!
 //! Source of the form: RFC 7578 and, for the boundary, RFC 2046, 5.1.1.
@@ -38,6 +38,9 @@ pub enum Unclear {
     /// The part `model` is a file, encoded, no text or far too long.
     #[error("the part model is not the name of a model")]
     Name,
+    /// The part `stream` stands twice, or is neither true nor false.
+    #[error("the part stream has to be true or false, once")]
+    Stream,
     /// It ends before its last boundary, or goes on after it.
     #[error("the body does not end with its boundary")]
     End,
@@ -110,10 +113,19 @@ enum Place {
     Start,
     /// In the head of a part.
     Head,
-    /// In what a part holds; `model` if it is that one.
-    Content { is_model: bool },
+    /// In what a part holds.
+    Content(Part),
     /// After the last boundary.
     End,
+}
+
+/// Which part it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Model,
+    Stream,
+    File,
+    Other,
 }
 
 /// The reader of one body.
@@ -127,6 +139,10 @@ pub struct Scanner {
     /// Where in the body that begins.
     at: usize,
     model: Option<(Range<usize>, String)>,
+    stream: Option<bool>,
+    has_file: bool,
+    /// The name of each part whose head was read since they were taken.
+    names: Vec<String>,
 }
 
 impl Scanner {
@@ -138,12 +154,30 @@ impl Scanner {
             held: Vec::new(),
             at: 0,
             model: None,
+            stream: None,
+            has_file: false,
+            names: Vec::new(),
         }
     }
 
     /// The name of the model and where in the body it stands, once it has come.
     pub fn model(&self) -> Option<&(Range<usize>, String)> {
         self.model.as_ref()
+    }
+
+    /// Whether the answer is to be a stream, as far as it was said.
+    pub fn stream(&self) -> bool {
+        self.stream.unwrap_or_default()
+    }
+
+    /// Whether a file has begun: what is to be known of a body stands before it.
+    pub fn has_file(&self) -> bool {
+        self.has_file
+    }
+
+    /// The names of the parts that have come since this was asked last.
+    pub fn take_names(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.names)
     }
 
     /// Takes the next piece.
@@ -172,7 +206,7 @@ impl Scanner {
         match self.place {
             Place::Start => self.start(),
             Place::Head => self.head(),
-            Place::Content { is_model } => self.content(is_model),
+            Place::Content(part) => self.content(part),
             Place::End => match self.held.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
                 true => Ok(self.drop_held(self.held.len())),
                 false => Err(Unclear::End),
@@ -221,18 +255,27 @@ impl Scanner {
                 false => Ok(false),
             };
         };
-        let is_model = is_model(&self.held[..end])?;
-        if is_model && self.model.is_some() {
-            return Err(Unclear::Twice);
+        let (part, name) = part(&self.held[..end])?;
+        self.names.push(name);
+        match part {
+            Part::Model if self.model.is_some() => return Err(Unclear::Twice),
+            Part::Stream if self.stream.is_some() => return Err(Unclear::Stream),
+            Part::File => self.has_file = true,
+            _ => {}
         }
-        Ok(self.go(end + 4, Place::Content { is_model }))
+        Ok(self.go(end + 4, Place::Content(part)))
     }
 
-    fn content(&mut self, is_model: bool) -> Result<bool, Unclear> {
+    fn content(&mut self, part: Part) -> Result<bool, Unclear> {
+        let too_long = match part {
+            Part::Model => Some(Unclear::Name),
+            Part::Stream => Some(Unclear::Stream),
+            Part::File | Part::Other => None,
+        };
         let Some(at) = find(&self.held, &self.delimiter) else {
-            if is_model {
+            if let Some(too_long) = too_long {
                 return match self.held.len() > LONGEST_NAME + self.delimiter.len() {
-                    true => Err(Unclear::Name),
+                    true => Err(too_long),
                     false => Ok(false),
                 };
             }
@@ -243,19 +286,31 @@ impl Scanner {
         if at < 2 || &self.held[at - 2..at] != b"\r\n" {
             return Err(Unclear::Delimiter);
         }
-        if is_model {
-            if at > LONGEST_NAME {
-                return Err(Unclear::Name);
+        if let Some(too_long) = too_long.filter(|_| at > LONGEST_NAME) {
+            return Err(too_long);
+        }
+        let text = &self.held[..at - 2];
+        match part {
+            Part::Model => {
+                let name = std::str::from_utf8(text).map_err(|_| Unclear::Name)?;
+                self.model = Some((self.at..self.at + at - 2, name.to_owned()));
             }
-            let name = std::str::from_utf8(&self.held[..at - 2]).map_err(|_| Unclear::Name)?;
-            self.model = Some((self.at..self.at + at - 2, name.to_owned()));
+            // As Python and JSON write it, and forms.
+            Part::Stream => {
+                self.stream = Some(match text.to_ascii_lowercase().as_slice() {
+                    b"true" | b"1" => true,
+                    b"false" | b"0" | b"" => false,
+                    _ => return Err(Unclear::Stream),
+                });
+            }
+            Part::File | Part::Other => {}
         }
         self.after_delimiter(at)
     }
 }
 
-/// Whether this is the head of the part `model`.
-fn is_model(head: &[u8]) -> Result<bool, Unclear> {
+/// Which part this is the head of, and its name.
+fn part(head: &[u8]) -> Result<(Part, String), Unclear> {
     let mut disposition = None;
     let mut is_encoded = false;
     let is_bare = |at: usize| head[at] == b'\n' && (at == 0 || head[at - 1] != b'\r');
@@ -298,10 +353,15 @@ fn is_model(head: &[u8]) -> Result<bool, Unclear> {
     let is_file = parameters
         .iter()
         .any(|(name, _)| name.starts_with("filename"));
-    match (name == b"model", is_file || is_encoded) {
-        (true, true) => Err(Unclear::Name),
-        (is_model, _) => Ok(is_model),
-    }
+    let part = match (name.as_slice(), is_file || is_encoded) {
+        (b"model", true) => return Err(Unclear::Name),
+        (b"stream", true) => return Err(Unclear::Stream),
+        (b"model", false) => Part::Model,
+        (b"stream", false) => Part::Stream,
+        _ if is_file => Part::File,
+        _ => Part::Other,
+    };
+    Ok((part, String::from_utf8_lossy(name).into_owned()))
 }
 
 fn find(text: &[u8], what: &[u8]) -> Option<usize> {
@@ -324,6 +384,34 @@ mod tests {
         }
         scanner.finish()?;
         Ok(scanner.model().cloned())
+    }
+
+    #[test]
+    fn the_part_stream_says_whether_the_answer_is_one() {
+        let check = |parts: &str, expected: Result<(bool, bool), Unclear>| {
+            let mut scanner = Scanner::new("b");
+            let body = format!("{parts}--b--\r\n");
+            let read = scanner.push(body.as_bytes());
+            let read = read.map(|()| (scanner.stream(), scanner.has_file()));
+            assert_eq!(read, expected, "{parts}");
+        };
+        let stream = |text: &str| format!("--b\r\n{FIELD}stream\r\n\r\n{text}\r\n");
+        let file = format!("--b\r\n{FIELD}file; filename=a\r\n\r\nabc\r\n");
+        check("", Ok((false, false)));
+        check(&file, Ok((false, true)));
+        for (text, expected) in [
+            ("true", true),
+            ("True", true),
+            ("1", true),
+            ("false", false),
+            ("", false),
+        ] {
+            check(&stream(text), Ok((expected, false)));
+        }
+        check(&stream("yes"), Err(Unclear::Stream));
+        check(&(stream("true") + &stream("true")), Err(Unclear::Stream));
+        let as_file = format!("--b\r\n{FIELD}stream; filename=a\r\n\r\ntrue\r\n");
+        check(&as_file, Err(Unclear::Stream));
     }
 
     #[track_caller]

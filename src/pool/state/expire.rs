@@ -1,7 +1,7 @@
 //! What time alone brings about: waits that were too long, loads that take too
 //! long, idle models, the end of a drain; and when the next of these is due.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::slot::{Phase, Slot};
 use super::{Effect, Machine, SHORT_GRACE};
@@ -13,7 +13,7 @@ impl Machine {
         let oldest = self.waiting.oldest();
         let switch = self.slots.next_due(self.due(now));
         let others = [
-            oldest.map(|(since, _)| since + self.settings.queue_timeout),
+            oldest.map(|(since, _)| self.waits_until(since)),
             switch.map(|since| since + self.settings.switch_after),
             self.slots.next_end_of_rest(),
             self.shutdown,
@@ -54,21 +54,45 @@ impl Machine {
         }
     }
 
+    /// How long somebody may wait who came at this moment.
+    fn waits_until(&self, since: Instant) -> Instant {
+        (since + self.settings.queue_timeout).max(self.patient_until)
+    }
+
+    /// The router stood still: nobody pays for that. Loads and idle models have their
+    /// time anew, who waits gets it back.
+    pub(super) fn stood_still(&mut self, time: Duration, now: Instant) {
+        self.patient_until = now + time.min(self.settings.queue_timeout);
+        let limit = self.settings.load_time;
+        for model in self.running_where(now, |_| true) {
+            match self.phase(&model) {
+                Some(Phase::Loading { deadline, .. }) => {
+                    *deadline = (*deadline).max(now + limit);
+                }
+                Some(Phase::Up {
+                    idle_since: Some(idle_since),
+                    ..
+                }) => *idle_since = now,
+                _ => {}
+            }
+        }
+    }
+
     /// Refuses whoever has waited as long as is allowed.
     pub(super) fn expire_waiters(&mut self, now: Instant, out: &mut Vec<Effect>) {
         while let Some((since, waiter)) = self.waiting.oldest()
-            && since + self.settings.queue_timeout <= now
+            && self.waits_until(since) <= now
         {
             let Some(place) = self.waiting.remove(waiter) else {
                 return;
             };
-            if let Some(slot) = self.slots.get_mut(&place.model) {
+            if let Some(slot) = self.slots.get_mut(place.model()) {
                 slot.waiters.remove(place.turn.number);
             }
             out.push(Effect::Refuse {
                 waiter,
                 refused: Refused::QueueTimeout {
-                    model: place.model,
+                    model: place.model().to_owned(),
                     waited: now - since,
                 },
             });

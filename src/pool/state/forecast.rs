@@ -70,11 +70,11 @@ impl Machine {
         numbered
             .map(|(position, (waiter, place))| Waiting {
                 waiter,
-                model: place.model.clone(),
+                model: place.model().to_owned(),
                 waited: now.saturating_duration_since(place.turn.since),
                 priority: place.priority,
                 position,
-                eta: view.eta(&place.model, now),
+                eta: view.eta(place.model(), now),
             })
             .collect()
     }

@@ -28,13 +28,13 @@ impl Machine {
         now: Instant,
         out: &mut Vec<Effect>,
     ) {
-        let model = plan.model.clone();
-        if !self.unlisted.contains(&model) {
-            self.slots.get_or_insert(&model, || Slot::new(plan));
-            self.slots.settle(now);
+        let model = &plan.model;
+        if self.slots.get(model).is_none() && !self.unlisted.contains(model) {
+            self.slots.get_or_insert(model, || Slot::new(plan.clone()));
         }
+        self.slots.settle(now);
         let autoload = terms.autoload && self.settings.autoload;
-        self.load(waiter, &model, Terms { autoload, ..terms }, now, out);
+        self.load(waiter, model, Terms { autoload, ..terms }, now, out);
     }
 
     /// Somebody wants a model up, not to use it: a worker that is up will do, however
@@ -109,9 +109,8 @@ impl Machine {
                 position,
                 elsewhere,
             });
-            let model = model.to_owned();
             let place = Place {
-                model,
+                plan: slot.plan.clone(),
                 turn,
                 priority,
             };
@@ -178,7 +177,7 @@ impl Machine {
     /// back more often than not, and an idle model is the first to go.
     pub(super) fn cancel(&mut self, waiter: WaiterId) {
         if let Some(place) = self.waiting.remove(waiter)
-            && let Some(slot) = self.slots.get_mut(&place.model)
+            && let Some(slot) = self.slots.get_mut(place.model())
         {
             slot.waiters.remove(place.turn.number);
         }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::slot::{Phase, Slot, Turn, Worker};
 use super::{Effect, Generation, Machine, SHORT_GRACE};
-use crate::pool::ledger::{Ledger, Seen};
+use crate::pool::ledger::Ledger;
 use crate::pool::{Ending, UnloadReason};
 use crate::units::ByteSize;
 use crate::worker::Ready;
@@ -62,6 +62,9 @@ impl Machine {
     /// Takes over what was learnt before this machine began.
     pub fn teach(&mut self, ledger: Ledger, now: Instant) {
         self.ledger = ledger;
+        // Read from where it is written down, so that nobody has to be told.
+        self.lessons += 1;
+        self.told_lessons += 1;
         for model in self.slots.names() {
             if let Some(slot) = self.slots.get_mut(&model) {
                 let line = self.ledger.line(&slot.plan);
@@ -74,13 +77,8 @@ impl Machine {
 
     /// What was learnt, if there is news since this was asked last.
     pub fn learnt(&mut self) -> Option<Ledger> {
-        std::mem::take(&mut self.has_learnt).then(|| self.ledger.clone())
-    }
-
-    /// What is known of the load of a slot.
-    pub(super) fn learnt_of(&self, slot: &Slot) -> Option<Seen> {
-        let plan = slot.running.as_ref().map_or(&slot.plan, |w| &w.plan);
-        self.ledger.line(plan).map(|line| line.seen())
+        let told = std::mem::replace(&mut self.told_lessons, self.lessons);
+        (told != self.lessons).then(|| self.ledger.clone())
     }
 
     /// A worker was looked at.
@@ -114,7 +112,7 @@ impl Machine {
         if is_idle {
             self.ledger.settled(&plan, held);
         }
-        self.has_learnt = true;
+        self.lessons += 1;
         if self.ledger.peaked(&plan, peak.max(held)) {
             self.look_ahead_for(&model, now);
         }
@@ -143,7 +141,7 @@ impl Machine {
         worker.reserved = worker.reserved.max(said);
         let plan = worker.plan.clone();
         self.ledger.loaded(&plan, ready, took);
-        self.has_learnt = true;
+        self.lessons += 1;
         self.look_ahead_for(model, now);
     }
 
@@ -161,7 +159,7 @@ impl Machine {
             } => {
                 if worker.holding.has_served {
                     self.ledger.lived(&worker.plan);
-                    self.has_learnt = true;
+                    self.lessons += 1;
                     self.look_ahead_for(model, now);
                 }
                 if *reason == UnloadReason::Memory {

@@ -335,7 +335,6 @@ impl Machine {
     /// Until when an idle model is kept for those who may come back to it, although
     /// others wait for a load.
     pub(super) fn spared_until(&self, slot: &Slot) -> Option<Instant> {
-        let oldest = self.slots.next_due(None)?;
         let Phase::Up {
             since,
             idle_since: Some(idle_since),
@@ -345,6 +344,7 @@ impl Machine {
         else {
             return None;
         };
+        let oldest = self.slots.next_due(None)?;
         let own = slot.swap_time();
         let next = self.slots.line_by_age().next();
         let next = next.and_then(|model| self.slots.get(model)?.swap_time());

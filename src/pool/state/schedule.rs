@@ -21,6 +21,19 @@ use crate::units::ByteSize;
 /// is found at the next event.
 const ROUNDS: usize = 8;
 
+/// What there is to do about workers.
+#[derive(Clone, Copy, Default)]
+struct Glance {
+    /// A load has stood still for too long.
+    late: bool,
+    /// An idle model is to be unloaded.
+    over_idle: bool,
+    /// A model drains for others.
+    making_room: bool,
+    /// Somebody queues for a model that is up.
+    queued: bool,
+}
+
 impl Machine {
     /// Draws the consequences.
     pub(super) fn pass(&mut self, now: Instant, out: &mut Vec<Effect>) {
@@ -28,20 +41,30 @@ impl Machine {
         self.slots.settle(now);
         self.slots.end_rests(now);
         self.expire_waiters(now, out);
-        self.expire_loads(now, out);
+        let glance = self.glance(now);
+        if glance.late {
+            self.expire_loads(now, out);
+        }
         if let Some(deadline) = self.shutdown {
             if deadline <= now {
                 self.revoke_everything(now, out);
             }
             return;
         }
-        self.unload_idle(now, out);
+        if glance.over_idle {
+            self.unload_idle(now, out);
+        }
         for _ in 0..ROUNDS {
-            self.reopen_what_nobody_needs(now, out);
+            let glance = self.glance(now);
+            if glance.making_room {
+                self.reopen_what_nobody_needs(now, out);
+            }
             let before = out.len();
             self.shed(now, out);
             let stays = self.keep_to_marks(now, out);
-            self.serve_open_gates(now, out);
+            if glance.queued {
+                self.serve_open_gates(now, out);
+            }
             self.bring_back(now, out);
             let gave_up = self.load_in_turn(now, out);
             if !stays && !gave_up && out.len() == before {
@@ -50,6 +73,24 @@ impl Machine {
         }
         self.slots.settle(now);
         self.slots.forget();
+    }
+
+    /// Looks at each worker once, for what most events change nothing about.
+    fn glance(&mut self, now: Instant) -> Glance {
+        self.slots.settle(now);
+        let mut glance = Glance::default();
+        for (_, slot) in self.slots.running() {
+            match slot.running.as_ref().map(|worker| &worker.phase) {
+                Some(Phase::Loading { deadline, .. }) => glance.late |= *deadline <= now,
+                Some(Phase::Up { gate, draining, .. }) => {
+                    glance.making_room |= *draining == Some(UnloadReason::Evicted);
+                    glance.queued |= gate.is_queued() || !slot.waiters.is_empty();
+                    glance.over_idle |= self.unload_at(slot).is_some_and(|at| at <= now);
+                }
+                Some(Phase::Stopping { .. }) | None => {}
+            }
+        }
+        glance
     }
 
     /// Whoever came at this moment or before has waited `switch_after`: first those

@@ -1,5 +1,6 @@
 //! The machine as it is shown to people and programs.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::Machine;
@@ -27,8 +28,8 @@ impl Machine {
         for number in self.slots.take_stale() {
             let known = self.slots.numbered(number);
             let is_known = known.is_some_and(|(model, slot)| {
-                let shown = self.model_view(model, slot, now);
-                view.models.replace(number, shown)
+                let shown = view.models.shown(number, model);
+                shown.map(|shown| self.show(slot, shown, now)).is_some()
             });
             if !is_known {
                 view.models = self.model_views(now);
@@ -55,6 +56,14 @@ impl Machine {
 
     /// One model.
     fn model_view(&self, model: &str, slot: &Slot, now: Instant) -> ModelView {
+        let mut shown = ModelView::new(model.to_owned(), slot.plan.clone());
+        self.show(slot, &mut shown, now);
+        shown
+    }
+
+    /// Brings what is shown of a model up to date. What is costly to find or to copy
+    /// and has not changed stays as it is.
+    fn show(&self, slot: &Slot, shown: &mut ModelView, now: Instant) {
         let worker = slot.running.as_ref();
         let phase = worker.map(|worker| &worker.phase);
         let (ready, since, idle_since) = match phase {
@@ -63,38 +72,42 @@ impl Machine {
                 since,
                 idle_since,
                 ..
-            }) => (Some(ready.clone()), Some(*since), *idle_since),
+            }) => (Some(ready), Some(*since), *idle_since),
             _ => (None, None, None),
         };
-        let gate = worker.and_then(|worker| worker.gate());
-        let loading = matches!(phase, Some(Phase::Loading { .. }));
-        ModelView {
-            model: model.to_owned(),
-            state: slot.state(now),
-            listed: slot.listed,
-            keep: slot.keep,
-            plan: worker.map_or(&slot.plan, |worker| &worker.plan).clone(),
-            need: ByteSize(slot.need().bytes),
-            reserved: worker.map_or(ByteSize::ZERO, |worker| worker.reserved),
-            footprint: worker.map(|worker| worker.holding.held),
-            seen: self.learnt_of(slot),
-            ready,
-            pid: worker.and_then(|worker| worker.pid),
-            generation: worker.map(|worker| worker.generation),
-            waiting: slot.waiters.len(),
-            waiting_since: slot.waiters.oldest().map(|turn| turn.since),
-            progress: worker
-                .filter(|_| loading)
-                .and_then(|worker| worker.progress),
-            loading_since: worker.filter(|_| loading).map(|worker| worker.started),
-            ready_since: since,
-            idle_since,
-            unload_at: self.unload_at(slot),
-            held: self.held_by(model),
-            held_up_until: slot.claim().and_then(|_| self.held_up_until(model)),
-            last_failure: slot.failure.clone(),
-            load_times: slot.load_times.iter().copied().collect(),
-            gate: gate.cloned(),
+        let plan = worker.map_or(&slot.plan, |worker| &worker.plan);
+        let is_same_plan = Arc::ptr_eq(plan, &shown.plan);
+        if !is_same_plan || shown.lessons != Some(self.lessons) {
+            shown.plan = plan.clone();
+            shown.seen = self.ledger.line(plan).map(|line| line.seen());
+            shown.lessons = Some(self.lessons);
         }
+        let loading = worker.filter(|_| matches!(phase, Some(Phase::Loading { .. })));
+        shown.state = slot.state(now);
+        shown.listed = slot.listed;
+        shown.keep = slot.keep;
+        shown.need = ByteSize(slot.need().bytes);
+        shown.reserved = worker.map_or(ByteSize::ZERO, |worker| worker.reserved);
+        shown.footprint = worker.map(|worker| worker.holding.held);
+        shown.ready = ready.cloned();
+        shown.pid = worker.and_then(|worker| worker.pid);
+        shown.generation = worker.map(|worker| worker.generation);
+        shown.waiting = slot.waiters.len();
+        shown.waiting_since = slot.waiters.oldest().map(|turn| turn.since);
+        shown.progress = loading.and_then(|worker| worker.progress);
+        shown.loading_since = loading.map(|worker| worker.started);
+        shown.ready_since = since;
+        shown.idle_since = idle_since;
+        shown.unload_at = self.unload_at(slot);
+        shown.held = self.held_by(&shown.model);
+        let claim = slot.claim();
+        shown.held_up_until = claim.and_then(|_| self.held_up_until(&shown.model));
+        if shown.last_failure != slot.failure {
+            shown.last_failure = slot.failure.clone();
+        }
+        if !slot.load_times.iter().eq(&shown.load_times) {
+            shown.load_times = slot.load_times.iter().copied().collect();
+        }
+        shown.gate = worker.and_then(|worker| worker.gate()).cloned();
     }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
@@ -11,6 +12,7 @@ use foldhash::HashMap;
 use super::WaiterId;
 use super::slot::Turn;
 use crate::pool::Priority;
+use crate::worker::LoadPlan;
 
 /// All who wait.
 #[derive(Debug, Default)]
@@ -29,9 +31,17 @@ pub(super) struct Waiting {
 /// Where somebody waits.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
-    pub model: String,
+    /// For whose model.
+    pub plan: Arc<LoadPlan>,
     pub turn: Turn,
     pub priority: Priority,
+}
+
+impl Place {
+    /// The model.
+    pub fn model(&self) -> &str {
+        &self.plan.model
+    }
 }
 
 impl Waiting {
@@ -106,7 +116,7 @@ impl Waiting {
     /// The model for which somebody waits.
     #[cfg(test)]
     pub fn model_of(&self, waiter: WaiterId) -> Option<&str> {
-        self.places.get(&waiter).map(|place| place.model.as_str())
+        self.places.get(&waiter).map(|place| place.model())
     }
 
     /// All of them.

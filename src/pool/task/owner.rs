@@ -29,6 +29,9 @@ use crate::worker::client::Client;
 use crate::worker::process::{Launch, Report};
 use crate::worker::{EngineKind, Leave, LoadPlan, PlannedEngine, Ready};
 
+/// How late the owner is woken when it was the router that stood still.
+const LATE: Duration = Duration::from_millis(500);
+
 /// Messages taken in before the view is made anew.
 const BURST: usize = 256;
 
@@ -51,6 +54,8 @@ pub(super) struct Owner<L> {
     told: (Settings, Vec<Resident>),
     /// The moment of the event that the machine was told last.
     told_at: Instant,
+    /// When time alone would have changed something, as of then.
+    wake: Option<Instant>,
     /// Messages that wait for a new machine.
     deferred: VecDeque<Message>,
 }
@@ -91,6 +96,7 @@ impl<L: Launch> Owner<L> {
             stopped: Vec::new(),
             told,
             told_at: now(),
+            wake: None,
             deferred: VecDeque::new(),
         }
     }
@@ -130,6 +136,7 @@ impl<L: Launch> Owner<L> {
             // What was still to come when the machine was told something last may be
             // over by now, and is to be told all the same.
             let wake = self.machine.next_wake(self.told_at);
+            self.wake = wake;
             if let Some(wake) = wake
                 && alarm.deadline() != wake.into()
             {
@@ -320,6 +327,19 @@ impl<L: Launch> Owner<L> {
     /// One event in, its effects carried out.
     fn step(&mut self, event: Event) {
         let now = now();
+        // Whoever oversleeps missed what came meanwhile: the machine hears of that first.
+        let overslept = self
+            .wake
+            .take()
+            .map(|wake| now.saturating_duration_since(wake));
+        if let Some(time) = overslept.filter(|time| *time >= LATE) {
+            self.tell(Event::StoodStill { time }, now);
+        }
+        self.tell(event, now);
+    }
+
+    /// Tells the machine of an event at this moment.
+    fn tell(&mut self, event: Event, now: Instant) {
         self.told_at = now;
         let effects = self.machine.on(event, now);
         self.witness.see(&effects, now);

@@ -504,3 +504,42 @@ async fn who_uses_a_model_can_hold_it_and_what_nobody_hears_of_is_given_back() {
     let b = waits.await.expect("no panic").expect("a lease");
     assert_eq!(b.waited(), Duration::from_secs(106));
 }
+
+#[tokio::test(start_paused = true)]
+async fn f28_a_pool_that_stood_still_fails_no_load_and_refuses_nobody_for_it() {
+    // Longer than a load may come no further, and than anybody may wait.
+    let fake = Fake::new(3_800, 1);
+    let (pool, _tasks) = pool(10, &[("a", 6)], &fake);
+    let plan = plan("a", 6);
+    let (lease, ()) = tokio::join!(pool.acquire(&plan, Terms::default()), async {
+        settle().await;
+        // The clock goes on while nothing else does.
+        tokio::time::advance(Duration::from_secs(3_700)).await;
+    });
+    assert_eq!(lease.expect("a lease").waited().as_secs(), 3_800);
+    assert_eq!(fake.starts(), ["a"]);
+    // Without that a load has its limit, and whoever waits for it hears so.
+    assert!(pool.unload("a", UnloadMode::Idle).await.is_ok());
+    let refused = pool.acquire(&plan, Terms::default()).await.err();
+    let failed = matches!(refused, Some(Refused::LoadTimeout { .. }));
+    assert!(failed, "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn f28_what_was_idle_while_the_pool_stood_still_has_its_time_anew() {
+    let fake = Fake::new(1, 1);
+    let tasks = Tasks::new();
+    let idle = Resident {
+        idle_unload: Some(Duration::from_secs(60)),
+        ..resident("a", 6)
+    };
+    let pool = Pool::start(settings(10), vec![idle], fake, &tasks);
+    drop(pool.acquire(&plan("a", 6), Terms::default()).await);
+    settle().await;
+    tokio::time::advance(Duration::from_secs(600)).await;
+    let state = || pool.view().model("a").map(|a| a.state);
+    settle().await;
+    assert_eq!(state(), Some(ModelState::Ready));
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    assert_eq!(state(), Some(ModelState::Unloaded));
+}

@@ -123,7 +123,7 @@ impl Books {
         held.leases += 1;
         held.used = self.uses;
         self.holders.insert(request, model);
-        out.push(Action::Serve { request });
+        out.push(Action::Serve { request, model });
     }
 
     /// A request has ended; answers the model that is idle by that.

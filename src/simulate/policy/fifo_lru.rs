@@ -58,7 +58,7 @@ impl FifoLru {
 }
 
 impl Policy for FifoLru {
-    fn on(&mut self, what: &Happening, _now: Instant) -> Vec<Action> {
+    fn on(&mut self, what: &Happening<'_>, _now: Instant) -> Vec<Action> {
         let mut out = Vec::new();
         match *what {
             Happening::Asked { request, model, .. } if !self.books.can_fit(model) => {

@@ -121,7 +121,7 @@ impl LlamaSwap {
 }
 
 impl Policy for LlamaSwap {
-    fn on(&mut self, what: &Happening, _now: Instant) -> Vec<Action> {
+    fn on(&mut self, what: &Happening<'_>, _now: Instant) -> Vec<Action> {
         let mut out = Vec::new();
         match *what {
             Happening::Asked { request, model, .. } if !self.books.can_fit(model) => {

@@ -54,6 +54,7 @@ impl Roundhouse {
         &mut self,
         request: RequestIndex,
         model: ModelIndex,
+        others: &[ModelIndex],
         terms: Terms,
         now: Instant,
     ) -> Vec<Action> {
@@ -63,12 +64,15 @@ impl Roundhouse {
         });
         if let Some(worker) = open {
             self.leases.insert(request, worker.generation);
-            return vec![Action::Serve { request }];
+            return vec![Action::Serve { request, model }];
         }
         let event = Event::Acquire {
             waiter: request as u64,
             plan: self.plans[model].clone(),
-            others: Vec::new(),
+            others: others
+                .iter()
+                .map(|&other| self.plans[other].clone())
+                .collect(),
             terms,
         };
         self.step(event, now)
@@ -156,8 +160,9 @@ impl Roundhouse {
                 waiter, generation, ..
             } => {
                 let request = waiter as RequestIndex;
+                let model = *self.models.get(&generation)?;
                 self.leases.insert(request, generation);
-                Some(Action::Serve { request })
+                Some(Action::Serve { request, model })
             }
             Effect::Refuse { waiter, .. } => Some(Action::Refuse {
                 request: waiter as RequestIndex,
@@ -181,11 +186,12 @@ impl Roundhouse {
 }
 
 impl Policy for Roundhouse {
-    fn on(&mut self, what: &Happening, now: Instant) -> Vec<Action> {
+    fn on(&mut self, what: &Happening<'_>, now: Instant) -> Vec<Action> {
         match *what {
             Happening::Asked {
                 request,
                 model,
+                others,
                 caller,
                 priority,
             } => {
@@ -194,7 +200,7 @@ impl Policy for Roundhouse {
                     caller,
                     ..Terms::default()
                 };
-                self.asked(request, model, terms, now)
+                self.asked(request, model, others, terms, now)
             }
             Happening::Ready { model } => self.ready(model, now),
             Happening::Gone { model } => self.gone(model, now),

@@ -14,7 +14,7 @@ fn requests_and_agents_become_what_they_say() {
     let text = format!(
         "{HEAD}\n{}\n{}\n",
         r#"{"kind":"request","at_ms":7,"model":"a","caller":"x","prompt_tokens":200,"output_tokens":30,"priority":"low"}"#,
-        r#"{"kind":"agent","caller":"y","rounds":3,"steps":[{"model":"a","think_ms":5,"times":2,"prompt_tokens":1,"output_tokens":2}]}"#,
+        r#"{"kind":"agent","caller":"y","rounds":3,"steps":[{"model":"a","think_ms":5,"times":2,"prompt_tokens":1,"output_tokens":2,"others":["a"]}]}"#,
     );
     let trace = parse(&text).expect("a trace");
     assert_eq!(trace.budget, Some(ByteSize(16_000_000_000)));
@@ -28,6 +28,10 @@ fn requests_and_agents_become_what_they_say() {
     assert_eq!(work, Duration::from_secs(5));
     assert_eq!((agent.rounds, agent.steps.len()), (3, 2));
     assert_eq!(agent.steps[1].think, Duration::from_millis(5));
+    assert_eq!(
+        (&request.steps[0].others, &agent.steps[1].others),
+        (&vec![], &vec![0])
+    );
 }
 
 #[test]
@@ -98,6 +102,14 @@ fn an_error_names_line_and_field() {
         "line 3: steps: expected a list of objects, found []",
     );
     check("", "the trace has no requests");
+    check(
+        r#"{"kind":"request","at_ms":1,"caller":"x","model":"a","others":["b"]}"#,
+        "line 3: others: no line before this one describes \"b\"",
+    );
+    check(
+        r#"{"kind":"request","at_ms":1,"caller":"x","model":"a","others":"a"}"#,
+        "line 3: others: expected a list of texts, found \"a\"",
+    );
     check(
         r#"{"kind":"agent","caller":"x","rounds":1000000,"steps":[{"model":"a","times":2,"prompt_tokens":1,"output_tokens":1}]}"#,
         "the trace has more than 1000000 requests, repetitions counted",

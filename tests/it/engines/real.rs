@@ -1,5 +1,6 @@
-//! Engines that people run, in one pool with the scripted one: `mlx_lm.server` and
-//! llama.cpp's server, each on the same real model. `make engines` installs them.
+//! Engines that people run, in one pool with our own: `mlx_lm.server` and llama.cpp's
+//! server on the same real model, beside the embedded engine with another one, or the
+//! scripted engine where there is no embedded one. `make engines` installs them.
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,12 @@ use super::{pid, python};
 
 /// The id under which the real model is imported.
 const MODEL: &str = "roundhouse/SmolLM2-135M-Instruct-4bit";
+
+/// The model of our own engine.
+#[cfg(feature = "mlx")]
+const OURS: &str = "roundhouse/SmolLM2-135M-Instruct-8bit";
+#[cfg(not(feature = "mlx"))]
+const OURS: &str = "t/a";
 
 fn packages() -> PathBuf {
     let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python-engines");
@@ -30,6 +37,12 @@ fn gguf() -> PathBuf {
     gguf.expect("a GGUF file")
 }
 
+/// The cache with the demo models, which the embedded engine wants.
+fn demo() -> PathBuf {
+    let here = || Path::new(env!("CARGO_MANIFEST_DIR")).join("data/hub");
+    std::env::var_os("ROUNDHOUSE_DEMO_CACHE").map_or_else(here, PathBuf::from)
+}
+
 /// A home with one model at three engines, of which the budget has room for one.
 fn home() -> Home {
     let home = Home::new("");
@@ -42,7 +55,7 @@ fn home() -> Home {
         .or_else(|_| std::fs::copy(gguf(), &file).map(drop))
         .expect("there");
     home.scripted("t/a", json!({"tokens": 3}));
-    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/hub");
+    let demo = demo();
     let import = [
         "import",
         file.to_str().expect("UTF-8"),
@@ -89,7 +102,7 @@ fn home() -> Home {
         "cache: {}\nmemory: 3GB\nserver: {{ limits: {{ load_time: 3m }} }}\n\
          engines:\n  llama: {{ command: {llama}, env: {env} }}\n  \
          mlx-lm: {{ command: {mlx}, env: {env}, model: default_model }}\n\
-         models:\n  t/a: {{ memory: 2GB }}\n  llama/gguf: {{ engine: llama, memory: 2GB }}\n  \
+         models:\n  {OURS}: {{ memory: 2GB }}\n  llama/gguf: {{ engine: llama, memory: 2GB }}\n  \
          {MODEL}: {{ engine: mlx-lm, memory: 2GB }}\n",
         json!([home.cache(), demo]),
     ));
@@ -111,7 +124,7 @@ async fn ask(server: &Server, model: &str, stream: bool) -> u64 {
             "{model}: {answer:?}"
         );
     }
-    if model == "t/a" {
+    if cfg!(not(feature = "mlx")) && model == OURS {
         return u64::from(pid(&answer.told()));
     }
     assert!(!answer.content().trim().is_empty(), "{model}: {answer:?}");
@@ -128,10 +141,10 @@ async fn ask(server: &Server, model: &str, stream: bool) -> u64 {
 }
 
 #[tokio::test]
-async fn mlx_lm_and_llama_cpp_swap_with_the_scripted_engine_by_name_and_nothing_is_lost() {
+async fn mlx_lm_and_llama_cpp_swap_with_our_own_engine_by_name_and_nothing_is_lost() {
     let home = home();
     let server = home.serve();
-    let names = ["llama/gguf", "t/a", MODEL];
+    let names = ["llama/gguf", OURS, MODEL];
     let swaps = if long() { 50 } else { 4 };
     let mut last = 0;
     for (swap, name) in names.iter().cycle().take(swaps).enumerate() {

@@ -144,6 +144,61 @@ fn serve(stream: impl Read + Write, answer: &Answer, asked: &Mutex<Vec<Asked>>) 
     }
 }
 
+/// A server that knows only this version of TLS, an old one: it answers the beginning of a
+/// handshake with a choice that is not on offer, and keeps what it is told.
+pub struct OldTls {
+    pub port: u16,
+    told: Arc<Mutex<Vec<u8>>>,
+}
+
+impl OldTls {
+    pub fn start(version: [u8; 2]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let old = Self {
+            port: listener.local_addr().expect("an address").port(),
+            told: Arc::default(),
+        };
+        let told = old.told.clone();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let mut head = [0; 5];
+                if stream.read_exact(&mut head).is_err() {
+                    continue;
+                }
+                let mut hello = vec![0; u16::from_be_bytes([head[3], head[4]]).into()];
+                let _ = stream.read_exact(&mut hello);
+                let _ = stream.write_all(&server_hello(version));
+                // What follows is for a handshake that came about.
+                let mut rest = Vec::new();
+                let _ = stream.read_to_end(&mut rest);
+                let mut told = told.lock().expect("kept");
+                told.extend(head.into_iter().chain(hello).chain(rest));
+            }
+        });
+        old
+    }
+
+    /// The kinds of the records that it was told, and all of what they hold.
+    pub fn told(&self) -> (Vec<u8>, Vec<u8>) {
+        let told = self.told.lock().expect("kept").clone();
+        let (mut kinds, mut at) = (Vec::new(), 0);
+        while let Some(head) = told.get(at..at + 5) {
+            kinds.push(head[0]);
+            at += 5 + usize::from(u16::from_be_bytes([head[3], head[4]]));
+        }
+        (kinds, told)
+    }
+}
+
+/// A `ServerHello` (RFC 5246, 7.4.1.3) of this version in a record of its own.
+fn server_hello(version: [u8; 2]) -> Vec<u8> {
+    // The version, random bytes, no session, TLS_RSA_WITH_AES_128_CBC_SHA, no compression.
+    let body = [&version[..], &[7; 32], &[0, 0x00, 0x2f, 0]].concat();
+    let handshake = [&[2, 0, 0, body.len() as u8], body.as_slice()].concat();
+    let record = [0x16, version[0], version[1], 0, handshake.len() as u8];
+    [&record[..], &handshake].concat()
+}
+
 /// A listener that notes whether anybody calls.
 pub struct Canary {
     listener: TcpListener,
