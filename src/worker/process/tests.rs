@@ -157,7 +157,7 @@ async fn d20_a_worker_that_may_write_is_asked_by_word_and_else_by_signal() {
     };
     for (may_write, expected) in [
         (true, "ended with code 0 when told to end"),
-        (false, "was ended by signal 15"),
+        (false, "was ended by signal 15 when told to end"),
     ] {
         let play = play_with_prompts(script);
         let (_, ready) = play.ready().await;
@@ -171,7 +171,10 @@ async fn d20_a_worker_that_may_write_is_asked_by_word_and_else_by_signal() {
     let (_, ready) = play.ready().await;
     assert!(!ready.device.contains("--prompts"), "{}", ready.device);
     play.stop.send_replace(Some(leave(true)));
-    assert_eq!(play.over().await.1, "was ended by signal 15");
+    assert_eq!(
+        play.over().await.1,
+        "was ended by signal 15 when told to end"
+    );
 }
 
 #[tokio::test]

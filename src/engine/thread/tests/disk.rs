@@ -104,11 +104,11 @@ async fn d20_damage_is_removed_and_costs_the_time_to_read_the_prompt() {
     let dir = tempfile::tempdir().expect("a folder");
     let begin = || start_at(Some(place(dir.path(), 100_000)), settings(2000), None, None);
     let whole: Vec<u32> = (200..205).collect();
-    let damages: [&dyn Fn(&mut Vec<u8>); 4] = [
-        &|bytes| bytes.truncate(bytes.len() / 2),
-        &|bytes| bytes.clear(),
-        &|bytes| bytes[700] ^= 1,
-        &|bytes| *bytes = b"something else".to_vec(),
+    let damages: [fn(&mut Vec<u8>); 4] = [
+        |bytes| bytes.truncate(bytes.len() / 2),
+        |bytes| bytes.clear(),
+        |bytes| bytes[700] ^= 1,
+        |bytes| *bytes = b"something else".to_vec(),
     ];
     for (round, damage) in damages.iter().enumerate() {
         let setup = begin();
