@@ -20,7 +20,7 @@ use roundhouse::shutdown::Tasks;
 use roundhouse::units::ByteSize;
 use roundhouse::worker::client::Client;
 use roundhouse::worker::process::{Launch, Report};
-use roundhouse::worker::{EngineKind, LoadPhases, LoadPlan, Ready};
+use roundhouse::worker::{EngineKind, Leave, LoadPhases, LoadPlan, Ready};
 use tokio::sync::watch;
 
 /// Models that are loaded at once.
@@ -52,7 +52,7 @@ impl Launch for Instantly {
         &self,
         plan: Arc<LoadPlan>,
         report: impl Fn(Report) + Send + 'static,
-        stop: watch::Receiver<Option<Duration>>,
+        stop: watch::Receiver<Option<Leave>>,
     ) -> impl Future<Output = String> + Send + 'static {
         live(plan, report, stop)
     }
@@ -62,7 +62,7 @@ impl Launch for Instantly {
 async fn live(
     plan: Arc<LoadPlan>,
     report: impl Fn(Report) + Send + 'static,
-    mut stop: watch::Receiver<Option<Duration>>,
+    mut stop: watch::Receiver<Option<Leave>>,
 ) -> String {
     report(Report::Spawned { pid: 1 });
     report(Report::Ready {
