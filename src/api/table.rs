@@ -110,6 +110,11 @@ impl Route {
         self.path.contains('{')
     }
 
+    /// Whether it is for what no other row is for.
+    fn is_rest(&self) -> bool {
+        self.path.ends_with("{*rest}")
+    }
+
     /// Whether a path is one of those that the row's pattern means. There are three
     /// kinds: `{id}` at the end is one segment, `{*id}` one or more, `{*rest}` the same of
     /// nothing but what every reader takes for the same path.
@@ -202,6 +207,8 @@ async fn handle(row: &Route, service: &Service, request: Request) -> Response {
     };
     match row.handler(request.method()) {
         Some(answer) => answer(request, service.clone()).await,
+        // Which paths there are behind it is known to engines alone.
+        None if row.is_rest() => unknown_path().into_response(),
         None => {
             let mut response = wrong_method().into_response();
             let methods: Vec<_> = row.methods.iter().map(Method::as_str).collect();

@@ -250,7 +250,7 @@ impl Store {
                 Ok(head) => head,
                 Err(error) => {
                     let name = path.file_name();
-                    tracing::warn!(?name, %error, "a prompt on disk is damaged and removed");
+                    tracing::warn!(?name, ?error, "a prompt on disk is damaged and removed");
                     remove_file(&path)?;
                     continue;
                 }
