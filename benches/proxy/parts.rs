@@ -69,7 +69,8 @@ fn main() -> Result<(), Failed> {
 /// Answers completions at once: a small JSON text, or, if it is to `stream`, as many
 /// events as `max_completion_tokens` says (some routers drop fields of our own making).
 /// Each comes `gap_us` after the one before, the second at `start_us` since 1970 if that
-/// is said; with numbers and times if they are to be `stamped`.
+/// is said; with numbers and times if they are to be `stamped`, and each in several
+/// writes if they are to be in `pieces`.
 async fn upstream(address: SocketAddr) -> Result<(), Failed> {
     let listener = TcpListener::bind(address).await?;
     loop {
@@ -126,7 +127,12 @@ async fn play(request: Request<Incoming>) -> Response<Body> {
                 Some(start) => Duration::from_micros(start.saturating_sub(streams::now_us())),
                 None => gap,
             };
-            (stream(events, pause, gap, is_stamped), "text/event-stream")
+            let body = stream(events, pause, gap, is_stamped);
+            let body = match has(b"\"pieces\":true") {
+                true => streams::in_pieces(body),
+                false => body,
+            };
+            (body, "text/event-stream")
         }
     };
     let mut response = Response::new(body);

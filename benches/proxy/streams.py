@@ -66,7 +66,7 @@ def load(part, arguments):
     """What the loader saw, with the router's memory, its processor time and the kernel's memory."""
     wish = {"models": part.models, "streams": arguments.streams, "key": part.key}
     wish |= {"gap_us": arguments.gap * 1000, "seconds": arguments.seconds}
-    wish |= {"opening_ms": arguments.opening * 1000}
+    wish |= {"opening_ms": arguments.opening * 1000, "pieces": arguments.pieces}
     command = ["taskset", "-c", arguments.cores, PARTS, "streams", f"127.0.0.1:{part.port}"]
     empty, sockets, idle = part.memory(), socket_memory(), part.processor_time()
     loader = subprocess.Popen([*map(str, command), json.dumps(wish)], stdout=subprocess.PIPE,
@@ -166,6 +166,8 @@ def main():
     parser.add_argument("--opening", type=int, default=20, help="seconds for opening all of them")
     parser.add_argument("--seconds", type=int, default=30, help="how long they last then")
     parser.add_argument("--gap", type=int, default=200, help="milliseconds between two events")
+    parser.add_argument("--pieces", action="store_true",
+                        help="the upstream writes events in pieces, every eighth byte by byte")
     parser.add_argument("--cores", default="0,1", help="the cores of all processes")
     parser.add_argument("--routers", default="direct,floor,nginx,roundhouse",
                         help=f"of {', '.join(MAKERS)}; direct always is")
@@ -194,7 +196,8 @@ def main():
     model, _ = machine.processor()
     facts = [
         ("command", f"`make bench-streams`, {arguments.seconds} seconds, cores {arguments.cores}"
-                    f", an event every {arguments.gap} ms in each stream"),
+                    f", an event every {arguments.gap} ms in each stream"
+                    f"{', in pieces' if arguments.pieces else ''}"),
         ("date", date.today().isoformat()),
         ("commit", machine.commit()),
         ("machine", f"{model}, {os.cpu_count()} cores"),

@@ -9,14 +9,16 @@ use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use futures_util::{StreamExt, stream as streams};
+use http_body_util::{BodyDataStream, BodyExt, Full, StreamBody};
+use hyper::body::Frame;
 use hyper::{Request, StatusCode, header};
 use memchr::memmem;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 
-use super::{Failed, connect};
+use super::{Body, Failed, connect};
 
 /// So many streams are being opened at the same time.
 const OPENING: usize = 64;
@@ -40,6 +42,34 @@ pub fn event(number: u64) -> Bytes {
     ))
 }
 
+/// The same bytes in pieces, each in a write of its own: every eighth frame byte by byte,
+/// the others cut where a small generator says.
+pub fn in_pieces(body: Body) -> Body {
+    let pieces = BodyDataStream::new(body)
+        .enumerate()
+        .flat_map(|(number, data)| {
+            let mut data = data.unwrap_or_default();
+            let mut state = number as u64;
+            let cut = std::iter::from_fn(move || {
+                // Knuth's MMIX generator; its upper bits are the random ones.
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                let length = match number % 8 {
+                    7 => 1,
+                    _ => 1 + (state >> 33) as usize % 100,
+                };
+                (!data.is_empty()).then(|| data.split_to(length.min(data.len())))
+            });
+            // Whoever serves the body writes what there is when nothing more is ready.
+            streams::iter(cut).then(|piece| async {
+                tokio::task::yield_now().await;
+                Ok(Frame::data(piece))
+            })
+        });
+    StreamBody::new(pieces).boxed_unsync()
+}
+
 /// Microseconds since 1970, of the clock that both processes see.
 pub fn now_us() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -54,13 +84,16 @@ pub struct Wish {
     gap: u64,
     /// For opening all of them, microseconds.
     opening: u64,
+    /// Whether the upstream writes each event in pieces.
+    pieces: bool,
     models: Vec<String>,
     key: Option<String>,
 }
 
 impl Wish {
     /// `streams`, `opening_ms` until they have to be open, `seconds` that they last then,
-    /// `gap_us` between the events of one, `models` that take turns, and `key`.
+    /// `gap_us` between the events of one, whether they come in `pieces`, `models` that
+    /// take turns, and `key`.
     pub fn read(wish: &Value) -> Self {
         let number = |name: &str, other: u64| wish[name].as_u64().unwrap_or(other);
         let gap = number("gap_us", 200_000).max(1);
@@ -70,6 +103,7 @@ impl Wish {
             events: 1 + number("seconds", 30) * 1_000_000 / gap,
             gap,
             opening: number("opening_ms", 10_000) * 1000,
+            pieces: wish["pieces"].as_bool().unwrap_or(false),
             models: models
                 .filter_map(Value::as_str)
                 .map(str::to_owned)
@@ -89,6 +123,7 @@ impl Wish {
             "gap_us": self.gap,
             "start_us": began + self.opening + phase,
             "stamped": true,
+            "pieces": self.pieces,
         });
         Bytes::from(body.to_string())
     }
