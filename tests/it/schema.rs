@@ -24,7 +24,6 @@ const ONLY_CHECK: &[&str] = &[
     "entry-with-two-sources",
     "fallback-to-an-entry",
     "name-is-no-id",
-    "name-of-two-upstreams",
     "settings-at-odds",
     "upstream-is-this-server",
 ];

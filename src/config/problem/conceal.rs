@@ -10,7 +10,6 @@ const MASK: char = '*';
 
 /// The last word of a key whose value is a secret.
 const SECRET_WORDS: &[&str] = &[
-    "apikey",
     "authorization",
     "credential",
     "credentials",
@@ -31,63 +30,83 @@ const SECRET_BEGINNINGS: &[&str] = &[
 /// The shortest text after such a beginning that is taken for a key, characters.
 const SHORTEST: usize = 8;
 
+/// The longest of which all is looked at, characters, and the most keys of secrets that are
+/// told apart in a line: a hostile line costs no more than a long one.
+const LONGEST: usize = 512;
+const MOST_KEYS: usize = 16;
+
 /// A line of the file without its secrets, as many characters as before. `above` is the
 /// last line before it that says something: a value may stand under its key.
 pub fn line(line: &str, above: Option<&str>) -> String {
+    let is_under = above.is_some_and(ends_with_secret_key);
+    let keys = secret_keys(line);
+    // Of thousands of lines, few have anything to conceal.
+    if !is_under && keys.is_empty() {
+        return message(line);
+    }
     let mut shown: Vec<char> = line.chars().collect();
-    if above.is_some_and(ends_with_secret_key) {
+    if is_under {
         let start = shown.iter().take_while(|c| c.is_whitespace()).count();
         mask(&mut shown, start, None);
     }
-    for (colon, _) in line.chars().enumerate().filter(|(_, c)| *c == ':') {
-        let value = colon + 1;
-        if !shown.get(value).is_none_or(|c| *c == ' ' || *c == '\t') {
-            continue;
-        }
-        if is_secret_key(&key_before(&shown[..colon])) {
-            let blanks = shown[value..].iter().take_while(|c| c.is_whitespace());
-            let start = value + blanks.count();
-            let flow = in_flow(&shown[..colon]);
-            mask(&mut shown, start, Some(flow));
-        }
+    for (index, colon) in keys.into_iter().enumerate() {
+        let blanks = shown[colon + 1..].iter().take_while(|c| c.is_whitespace());
+        let start = colon + 1 + blanks.count();
+        let flow = index + 1 < MOST_KEYS && in_flow(&shown[..colon]);
+        mask(&mut shown, start, Some(flow));
     }
-    conceal_users(&mut shown);
-    conceal_known(&mut shown);
-    shown.into_iter().collect()
+    message(&shown.into_iter().collect::<String>())
 }
 
-/// A message without keys of known shapes: it may quote what was found.
+/// A text without keys of known shapes: a message may quote what was found.
 pub fn message(message: &str) -> String {
+    let is_known = SECRET_BEGINNINGS
+        .iter()
+        .any(|beginning| message.contains(beginning));
+    if !is_known && !(message.contains("://") && message.contains('@')) {
+        return message.to_owned();
+    }
     let mut shown: Vec<char> = message.chars().collect();
     conceal_users(&mut shown);
     conceal_known(&mut shown);
     shown.into_iter().collect()
 }
 
+/// The colons behind keys of secrets in a line, in characters from its beginning; the
+/// first of them, if there are very many.
+fn secret_keys(line: &str) -> Vec<usize> {
+    let colons = line.match_indices(':').filter(|(at, _)| {
+        let value = line[at + 1..].chars().next();
+        value.is_none_or(|c| c == ' ' || c == '\t') && is_secret_key(key_before(&line[..*at]))
+    });
+    let colons = colons.take(MOST_KEYS);
+    colons.map(|(at, _)| line[..at].chars().count()).collect()
+}
+
 /// Whether a line is a key of a secret and nothing more but an indicator of a text below.
 fn ends_with_secret_key(line: &str) -> bool {
     let line = line.trim_end_matches(|c: char| c.is_whitespace() || "|>-+".contains(c));
-    line.strip_suffix(':').is_some_and(|key| {
-        let key: Vec<char> = key.chars().collect();
-        is_secret_key(&key_before(&key))
-    })
+    line.strip_suffix(':')
+        .is_some_and(|key| is_secret_key(key_before(key)))
 }
 
 /// The key that ends where its colon stands.
-fn key_before(text: &[char]) -> String {
-    let part_of_key = |c: &&char| c.is_alphanumeric() || matches!(c, '_' | '-' | '"' | '\'');
-    let mut key: Vec<char> = text.iter().rev().take_while(part_of_key).copied().collect();
-    key.reverse();
-    key.into_iter()
-        .filter(|c| !matches!(c, '"' | '\''))
-        .collect()
+fn key_before(text: &str) -> &str {
+    let text = text.trim_end_matches(['"', '\'']);
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
+    let other = text.char_indices().rev().find(|(_, c)| !is_part(*c));
+    other.map_or(text, |(at, c)| &text[at + c.len_utf8()..])
 }
 
 /// Whether the last word of a key names a secret; `key_env` and `key_file` name a place.
 fn is_secret_key(key: &str) -> bool {
     let last = key.rsplit(['_', '-']).next().unwrap_or(key);
-    let last = last.to_ascii_lowercase();
-    SECRET_WORDS.contains(&last.as_str()) || last.ends_with("apikey")
+    let ends = last.len().saturating_sub("apikey".len());
+    let is_api_key = last
+        .get(ends..)
+        .is_some_and(|end| end.eq_ignore_ascii_case("apikey"));
+    let is_secret = |word: &&str| word.eq_ignore_ascii_case(last);
+    is_api_key || SECRET_WORDS.iter().any(is_secret)
 }
 
 /// Whether a text ends inside `{` or `[`.
@@ -143,7 +162,8 @@ fn conceal_known(shown: &mut [char]) {
             }
             let start = at + beginning.chars().count();
             let of_a_key = |c: &&char| c.is_ascii_alphanumeric() || "_-.+/=~".contains(**c);
-            let length = shown[start..].iter().take_while(of_a_key).count();
+            let key = shown[start..].iter().take(LONGEST);
+            let length = key.take_while(of_a_key).count();
             let key = start..start + length;
             if length >= SHORTEST && !shown[key.clone()].contains(&'/') {
                 shown[key].fill(MASK);
@@ -224,6 +244,14 @@ mod tests {
         );
         check("url: https://a.b/v1?x=me@c", "url: https://a.b/v1?x=me@c");
         check("found Bearer abcdefgh", "found Bearer ********");
+    }
+
+    #[test]
+    fn a_line_full_of_keys_is_gone_through_once() {
+        let given = format!("{{{}}}", "key: canary, ".repeat(50_000));
+        assert!(!line(&given, None).contains("canary"));
+        let given = ".sk-a".repeat(200_000) + "/";
+        assert_eq!(line(&given, None).len(), given.len());
     }
 
     #[test]

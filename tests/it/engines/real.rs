@@ -109,6 +109,12 @@ fn home() -> Home {
     home
 }
 
+/// The models that are up.
+fn ready(status: &Value) -> Vec<&Value> {
+    let models = status["models"].as_array().expect("models");
+    models.iter().filter(|it| it["state"] == "ready").collect()
+}
+
 /// Asks for two tokens and answers the process that gave them.
 async fn ask(server: &Server, model: &str, stream: bool) -> u64 {
     let mut body = question(model, "n", stream);
@@ -128,15 +134,16 @@ async fn ask(server: &Server, model: &str, stream: bool) -> u64 {
         return u64::from(pid(&answer.told()));
     }
     assert!(!answer.content().trim().is_empty(), "{model}: {answer:?}");
-    let status = server.status().await;
-    let models = status["models"].as_array().expect("models");
-    let up: Vec<&Value> = models.iter().filter(|it| it["state"] == "ready").collect();
+    // What it holds is looked at now and then.
+    let status = server
+        .until("weighed", |status| {
+            let up = ready(status);
+            up.len() != 1 || up[0]["footprint_bytes"].as_u64() > Some(50_000_000)
+        })
+        .await;
+    let up = ready(&status);
     assert_eq!(up.len(), 1, "one budget: {status:#}");
     assert_eq!(up[0]["model"], model);
-    assert!(
-        up[0]["footprint_bytes"].as_u64() > Some(50_000_000),
-        "{status:#}"
-    );
     up[0]["process"].as_u64().expect("a process")
 }
 
