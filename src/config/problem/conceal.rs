@@ -63,7 +63,8 @@ pub fn message(message: &str) -> String {
     let is_known = SECRET_BEGINNINGS
         .iter()
         .any(|beginning| message.contains(beginning));
-    if !is_known && !(message.contains("://") && message.contains('@')) {
+    let has_user = message.contains("://") && message.contains('@');
+    if !is_known && !has_user {
         return message.to_owned();
     }
     let mut shown: Vec<char> = message.chars().collect();
