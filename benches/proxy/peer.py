@@ -113,7 +113,7 @@ def run(arguments, scratch):
 
 def render(names, figures, arguments, facts):
     """The table, and which goals hold."""
-    cell = lambda list_: f"{median(list_):.4g}"  # noqa: E731
+    cell = lambda list_: f"{median(list_):,.0f}" if median(list_) >= 1000 else f"{median(list_):.4g}"  # noqa: E731
     lines = ["".join(f"- {name}: {value}\n" for name, value in facts)]
     lines.append(f"Medians of {arguments.rounds} interleaved rounds.\n")
     lines.append("| | " + " | ".join(names) + f" | to {PEER} | wanted |")
