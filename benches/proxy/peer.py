@@ -151,10 +151,7 @@ def main():
     table = render(names, figures, arguments, facts)
     print(table)
     if arguments.write:
-        page = arguments.write.read_text()
-        head, _, rest = page.partition(BEGIN)
-        _, _, tail = rest.partition(END)
-        arguments.write.write_text(f"{head}{BEGIN}\n{table}{END}{tail}")
+        routers.renew(arguments.write, BEGIN, END, table)
 
 
 if __name__ == "__main__":

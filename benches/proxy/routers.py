@@ -215,6 +215,13 @@ def install():
     mark.write_text(wanted)
 
 
+def renew(page, begin, end, figures):
+    """Puts figures between two marks of a page, in the place of those that are there."""
+    head, _, rest = page.read_text().partition(begin)
+    _, _, tail = rest.partition(end)
+    page.write_text(f"{head}{begin}\n{figures}{end}{tail}")
+
+
 def versions():
     """Those of PyPI that are there, with their versions."""
     found = importlib.metadata.distributions(path=[str(PACKAGES)])

@@ -207,10 +207,7 @@ def main():
     table = render(names, told, facts)
     print(table)
     if arguments.write:
-        page = arguments.write.read_text()
-        head, _, rest = page.partition(BEGIN)
-        _, _, tail = rest.partition(END)
-        arguments.write.write_text(f"{head}{BEGIN}\n\n{table}\n{END}{tail}")
+        routers.renew(arguments.write, BEGIN, END, f"\n{table}\n")
 
 
 def ports():
