@@ -3,6 +3,7 @@
 
 pub mod arch;
 pub mod attention;
+mod decoder;
 pub mod device;
 pub mod encoder;
 pub mod kv;

@@ -2,13 +2,27 @@
 //! finds it by `model_type`.
 
 pub mod bert;
-pub mod llama;
+mod gemma2;
+mod gemma3_text;
+mod glm4;
+mod granite;
+mod llama;
+mod mistral;
+mod olmo2;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod qwen3_moe;
+mod smollm3;
 
 use mlx_rs::error::Result as MlxResult;
 use mlx_rs::{Array, Dtype};
 use serde_json::{Map, Value};
 
 use super::attention::Pass;
+use super::decoder::Decoder;
+use super::decoder::arguments::Arguments;
+use super::decoder::design::Design;
 use super::kv::CacheShape;
 use super::weights::Weights;
 use crate::engine::{EngineError, supported_architectures};
@@ -58,10 +72,35 @@ pub struct Checkpoint<'a> {
     pub context: Option<u32>,
 }
 
+impl Checkpoint<'_> {
+    /// What decoders' configurations have in common.
+    fn arguments(&self) -> Result<Arguments, EngineError> {
+        Arguments::read(self.config, self.context)
+    }
+}
+
+/// A decoder of this design with the weights of a checkpoint.
+fn decoder(checkpoint: Checkpoint, design: Design) -> Result<Box<dyn Architecture>, EngineError> {
+    Ok(Box::new(Decoder::load(checkpoint.weights, design)?))
+}
+
 type Loader = fn(Checkpoint) -> Result<Box<dyn Architecture>, EngineError>;
 
 /// Every `model_type` and who loads it.
-const LOADERS: [(&str, Loader); 2] = [("llama", llama::load), ("mistral", llama::load)];
+const LOADERS: [(&str, Loader); 12] = [
+    ("llama", llama::load),
+    ("mistral", mistral::load),
+    ("qwen2", qwen2::load),
+    ("qwen3", qwen3::load),
+    ("qwen3_moe", qwen3_moe::load),
+    ("gemma2", gemma2::load),
+    ("gemma3_text", gemma3_text::load),
+    ("phi3", phi3::load),
+    ("smollm3", smollm3::load),
+    ("granite", granite::load),
+    ("olmo2", olmo2::load),
+    ("glm4", glm4::load),
+];
 
 type EncoderLoader = fn(Checkpoint) -> Result<Box<dyn EncoderArchitecture>, EngineError>;
 
