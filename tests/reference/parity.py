@@ -58,6 +58,7 @@ EXPERTS = {
 
 GEMMA3 = {
     "model_type": "gemma3_text",
+    "hidden_size": 96,  # Its root is no number of bfloat16.
     "head_dim": 32,
     "query_pre_attn_scalar": 24,
     "rope_theta": 1000000.0,

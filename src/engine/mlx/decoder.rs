@@ -14,7 +14,6 @@ use self::design::{Design, Layer};
 use self::experts::Mixture;
 use self::feed_forward::Gated;
 use self::self_attention::SelfAttention;
-use super::arch::Architecture;
 use super::attention::Pass;
 use super::kv::CacheShape;
 use super::layers::{Embedding, Linear, RmsNorm, capped, scaled};
@@ -93,26 +92,19 @@ impl Decoder {
             design,
         })
     }
-}
 
-/// Old checkpoints keep the frequencies of the rotation, some tied ones a second
-/// copy of the embedding.
-fn clean_up(weights: &mut Weights, tied: bool) {
-    weights.drop_where(|name| {
-        name.contains("rotary_emb.inv_freq") || (tied && name.starts_with("lm_head."))
-    });
-}
-
-impl Architecture for Decoder {
-    fn vocabulary(&self) -> usize {
+    /// Tokens in the vocabulary.
+    pub fn vocabulary(&self) -> usize {
         self.design.vocabulary as usize
     }
 
-    fn cache_shape(&self) -> CacheShape {
+    /// The shape of its caches.
+    pub fn cache_shape(&self) -> CacheShape {
         self.cache_shape
     }
 
-    fn hidden(&self, tokens: &Array, pass: &mut Pass) -> MlxResult<Array> {
+    /// `tokens` `[rows]` through all layers: hidden states `[rows, hidden]`. Evaluates nothing.
+    pub fn hidden(&self, tokens: &Array, pass: &mut Pass) -> MlxResult<Array> {
         let turns: Vec<Turn> = self.ropes.iter().map(|rope| pass.turn(rope)).collect();
         let x = self.embed_tokens.vectors(tokens)?;
         let mut x = scaled(&x, self.design.embedding_factor)?;
@@ -124,7 +116,8 @@ impl Architecture for Decoder {
         Ok(x)
     }
 
-    fn logits(&self, hidden: &Array) -> MlxResult<Array> {
+    /// Hidden states to logits `[rows, vocabulary]`. Evaluates nothing.
+    pub fn logits(&self, hidden: &Array) -> MlxResult<Array> {
         let hidden = self.norm.apply(hidden)?;
         let logits = match &self.lm_head {
             Some(head) => head.apply(&hidden)?,
@@ -136,6 +129,14 @@ impl Architecture for Decoder {
             None => Ok(logits),
         }
     }
+}
+
+/// Old checkpoints keep the frequencies of the rotation, some tied ones a second
+/// copy of the embedding.
+fn clean_up(weights: &mut Weights, tied: bool) {
+    weights.drop_where(|name| {
+        name.contains("rotary_emb.inv_freq") || (tied && name.starts_with("lm_head."))
+    });
 }
 
 impl Block {

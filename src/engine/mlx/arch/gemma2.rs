@@ -7,7 +7,7 @@
 
 use serde::Deserialize;
 
-use super::{Architecture, Checkpoint, decoder};
+use super::Source;
 use crate::engine::EngineError;
 use crate::engine::mlx::decoder::arguments::own;
 use crate::engine::mlx::decoder::design::Design;
@@ -47,10 +47,10 @@ pub(super) const NORMS: Norms = Norms {
     after_feed_forward: Some("post_feedforward_layernorm"),
 };
 
-/// Takes a checkpoint's weights into a network.
-pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn Architecture>, EngineError> {
-    let args = checkpoint.arguments()?;
-    let own: Arguments = own(checkpoint.config)?;
+/// The design that a configuration asks for.
+pub fn design(source: &Source) -> Result<Design, EngineError> {
+    let args = source.arguments()?;
+    let own: Arguments = own(source.config)?;
     let mut design = Design::plain(&args)?;
     for (index, layer) in design.layers.iter_mut().enumerate() {
         let every_other = args.sliding_window.is_some() && index % 2 == 0;
@@ -63,5 +63,5 @@ pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn Architecture>, EngineError
     design.score_cap = own.attn_logit_softcapping;
     design.logits_cap = own.final_logit_softcapping;
     design.embedding_factor = (args.hidden_size as f32).sqrt();
-    decoder(checkpoint, design)
+    Ok(design)
 }

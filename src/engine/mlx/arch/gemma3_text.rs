@@ -5,7 +5,7 @@
 use serde::Deserialize;
 use serde_json::Map;
 
-use super::{Architecture, Checkpoint, decoder, gemma2};
+use super::{Source, gemma2};
 use crate::engine::EngineError;
 use crate::engine::mlx::bad_file;
 use crate::engine::mlx::decoder::arguments::own;
@@ -38,10 +38,10 @@ fn six() -> usize {
     6
 }
 
-/// Takes a checkpoint's weights into a network.
-pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn Architecture>, EngineError> {
-    let args = checkpoint.arguments()?.with_base(1_000_000.0);
-    let own: Arguments = own(checkpoint.config)?;
+/// The design that a configuration asks for.
+pub fn design(source: &Source) -> Result<Design, EngineError> {
+    let args = source.arguments()?.with_base(1_000_000.0);
+    let own: Arguments = own(source.config)?;
     if own.sliding_window_pattern == 0 {
         return Err(bad_file("config.json", "\"sliding_window_pattern\" is 0"));
     }
@@ -69,7 +69,7 @@ pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn Architecture>, EngineError
     design.feed_forward.activation = Activation::GeluByTanh;
     design.score_scale = own.query_pre_attn_scalar.powf(-0.5);
     design.embedding_factor = as_bfloat16((args.hidden_size as f32).sqrt());
-    decoder(checkpoint, design)
+    Ok(design)
 }
 
 /// The nearest number in bfloat16, the format in which the factor was trained with.

@@ -1,13 +1,13 @@
 //! `model_type: glm4`: norms before and after each part, half of a head turns, by
 //! neighbours, and gate and up are one matrix.
 
-use super::{Architecture, Checkpoint, decoder};
+use super::Source;
 use crate::engine::EngineError;
 use crate::engine::mlx::decoder::design::{Design, Norms};
 
-/// Takes a checkpoint's weights into a network.
-pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn Architecture>, EngineError> {
-    let mut design = Design::plain(&checkpoint.arguments()?)?;
+/// The design that a configuration asks for.
+pub fn design(source: &Source) -> Result<Design, EngineError> {
+    let mut design = Design::plain(&source.arguments()?)?;
     for rotation in &mut design.rotations {
         rotation.traditional = true;
     }
@@ -19,5 +19,5 @@ pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn Architecture>, EngineError
         before_feed_forward: Some("post_attention_layernorm"),
         after_feed_forward: Some("post_mlp_layernorm"),
     };
-    decoder(checkpoint, design)
+    Ok(design)
 }

@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use super::{Architecture, Checkpoint, decoder};
+use super::Source;
 use crate::engine::EngineError;
 use crate::engine::mlx::bad_file;
 use crate::engine::mlx::decoder::arguments::own;
@@ -19,17 +19,17 @@ struct Arguments {
     logits_scaling: f32,
 }
 
-/// Takes a checkpoint's weights into a network.
-pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn Architecture>, EngineError> {
-    let own: Arguments = own(checkpoint.config)?;
+/// The design that a configuration asks for.
+pub fn design(source: &Source) -> Result<Design, EngineError> {
+    let own: Arguments = own(source.config)?;
     if own.logits_scaling <= 0.0 {
         let reason = "\"logits_scaling\" is not a positive number";
         return Err(bad_file("config.json", reason));
     }
-    let mut design = Design::plain(&checkpoint.arguments()?)?;
+    let mut design = Design::plain(&source.arguments()?)?;
     design.embedding_factor = own.embedding_multiplier;
     design.score_scale = own.attention_multiplier;
     design.residual_factor = own.residual_multiplier;
     design.logits_factor = 1.0 / own.logits_scaling;
-    decoder(checkpoint, design)
+    Ok(design)
 }

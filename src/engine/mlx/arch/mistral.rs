@@ -4,16 +4,16 @@
 //! mlx-lm looks at the whole sequence where there is no such list; up to the length of
 //! the window both compute the same.
 
-use super::{Architecture, Checkpoint, decoder};
+use super::Source;
 use crate::engine::EngineError;
 use crate::engine::mlx::decoder::design::Design;
 
-/// Takes a checkpoint's weights into a network.
-pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn Architecture>, EngineError> {
-    let args = checkpoint.arguments()?;
+/// The design that a configuration asks for.
+pub fn design(source: &Source) -> Result<Design, EngineError> {
+    let args = source.arguments()?;
     let mut design = Design::plain(&args)?;
     for (index, layer) in design.layers.iter_mut().enumerate() {
         layer.window = args.window(index, args.sliding_window.is_some())?;
     }
-    decoder(checkpoint, design)
+    Ok(design)
 }

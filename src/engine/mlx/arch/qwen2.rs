@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use super::{Architecture, Checkpoint, decoder};
+use super::Source;
 use crate::engine::EngineError;
 use crate::engine::mlx::decoder::arguments::{Arguments, own};
 use crate::engine::mlx::decoder::design::Design;
@@ -18,19 +18,19 @@ struct Windows {
     max_window_layers: usize,
 }
 
-/// Takes a checkpoint's weights into a network.
-pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn Architecture>, EngineError> {
-    let args = checkpoint.arguments()?.with_base(1_000_000.0);
-    let mut design = plain(&checkpoint, &args)?;
+/// The design that a configuration asks for.
+pub fn design(source: &Source) -> Result<Design, EngineError> {
+    let args = source.arguments()?.with_base(1_000_000.0);
+    let mut design = plain(source, &args)?;
     design.projections.bias = true;
     design.projections.output_bias = false;
-    decoder(checkpoint, design)
+    Ok(design)
 }
 
 /// The plain design with the windows of this family: configurations name a length that
 /// counts only where `use_sliding_window` says so.
-pub(super) fn plain(checkpoint: &Checkpoint, args: &Arguments) -> Result<Design, EngineError> {
-    let windows: Windows = own(checkpoint.config)?;
+pub(super) fn plain(source: &Source, args: &Arguments) -> Result<Design, EngineError> {
+    let windows: Windows = own(source.config)?;
     let mut design = Design::plain(args)?;
     for (index, layer) in design.layers.iter_mut().enumerate() {
         layer.window = match windows.use_sliding_window {

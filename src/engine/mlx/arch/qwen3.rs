@@ -1,13 +1,13 @@
 //! `model_type: qwen3`: norms on each head of queries and keys (arXiv 2505.09388).
 
-use super::{Architecture, Checkpoint, decoder, qwen2};
+use super::{Source, qwen2};
 use crate::engine::EngineError;
-use crate::engine::mlx::decoder::design::QueryKeyNorm;
+use crate::engine::mlx::decoder::design::{Design, QueryKeyNorm};
 
-/// Takes a checkpoint's weights into a network.
-pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn Architecture>, EngineError> {
-    let args = checkpoint.arguments()?.with_base(1_000_000.0);
-    let mut design = qwen2::plain(&checkpoint, &args)?;
+/// The design that a configuration asks for.
+pub fn design(source: &Source) -> Result<Design, EngineError> {
+    let args = source.arguments()?.with_base(1_000_000.0);
+    let mut design = qwen2::plain(source, &args)?;
     design.query_key_norm = QueryKeyNorm::Head;
-    decoder(checkpoint, design)
+    Ok(design)
 }

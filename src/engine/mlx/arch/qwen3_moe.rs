@@ -2,11 +2,11 @@
 
 use serde::Deserialize;
 
-use super::{Architecture, Checkpoint, decoder, qwen2};
+use super::{Source, qwen2};
 use crate::engine::EngineError;
 use crate::engine::mlx::bad_file;
 use crate::engine::mlx::decoder::arguments::{own, positive};
-use crate::engine::mlx::decoder::design::{Experts, QueryKeyNorm};
+use crate::engine::mlx::decoder::design::{Design, Experts, QueryKeyNorm};
 
 /// What only this architecture says.
 #[derive(Deserialize)]
@@ -21,10 +21,10 @@ struct Arguments {
     mlp_only_layers: Vec<usize>,
 }
 
-/// Takes a checkpoint's weights into a network.
-pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn Architecture>, EngineError> {
-    let args = checkpoint.arguments()?.with_base(1_000_000.0);
-    let own: Arguments = own(checkpoint.config)?;
+/// The design that a configuration asks for.
+pub fn design(source: &Source) -> Result<Design, EngineError> {
+    let args = source.arguments()?.with_base(1_000_000.0);
+    let own: Arguments = own(source.config)?;
     positive(&[
         ("num_experts", own.num_experts),
         ("num_experts_per_tok", own.num_experts_per_tok),
@@ -35,7 +35,7 @@ pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn Architecture>, EngineError
                       \"decoder_sparse_step\" is 0";
         return Err(bad_file("config.json", reason));
     }
-    let mut design = qwen2::plain(&checkpoint, &args)?;
+    let mut design = qwen2::plain(source, &args)?;
     design.query_key_norm = QueryKeyNorm::Head;
     design.experts = Some(Experts {
         count: own.num_experts,
@@ -47,5 +47,5 @@ pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn Architecture>, EngineError
         layer.experts = (index + 1).is_multiple_of(own.decoder_sparse_step)
             && !own.mlp_only_layers.contains(&index);
     }
-    decoder(checkpoint, design)
+    Ok(design)
 }

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Architecture, Checkpoint, decoder};
+use super::Source;
 use crate::engine::EngineError;
 use crate::engine::mlx::bad_file;
 use crate::engine::mlx::decoder::arguments::own;
@@ -22,10 +22,10 @@ fn four() -> usize {
     4
 }
 
-/// Takes a checkpoint's weights into a network.
-pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn Architecture>, EngineError> {
-    let args = checkpoint.arguments()?;
-    let own: Arguments = own(checkpoint.config)?;
+/// The design that a configuration asks for.
+pub fn design(source: &Source) -> Result<Design, EngineError> {
+    let args = source.arguments()?;
+    let own: Arguments = own(source.config)?;
     let listed = own.no_rope_layers.as_ref().map(Vec::len);
     if listed.is_some_and(|count| count != args.num_hidden_layers)
         || own.no_rope_layer_interval == 0
@@ -42,5 +42,5 @@ pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn Architecture>, EngineError
         };
         layer.rotation = turns.then_some(0);
     }
-    decoder(checkpoint, design)
+    Ok(design)
 }
