@@ -42,6 +42,7 @@ pub fn supported_architectures() -> Architectures {
         ("granite", Kind::Chat),
         ("olmo2", Kind::Chat),
         ("glm4", Kind::Chat),
+        ("gpt_oss", Kind::Chat),
         ("bert", Kind::Embeddings),
         ("xlm-roberta", Kind::Embeddings),
     ]

@@ -110,6 +110,14 @@ DENSE = {
         "mlp_bias": False,
     },
     "olmo2": {"model_type": "olmo2", "tie_word_embeddings": False},
+    "gpt_oss": {
+        "model_type": "gpt_oss", "head_dim": 32, "num_local_experts": 6,
+        "num_experts_per_tok": 2, "sliding_window": 12, "tie_word_embeddings": False,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "rope_scaling": {
+            "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64,
+        },
+    },
     "glm4": {
         "model_type": "glm4", "head_dim": 32, "partial_rotary_factor": 0.5,
         "attention_bias": True, "tie_word_embeddings": False,
@@ -131,6 +139,7 @@ PACKED = {
     "llama, 4 bits with exceptions": (64, 4, DENSE["llama"], some_wider),
     "qwen3, 4 bits with exceptions": (64, 4, DENSE["qwen3"], some_wider),
     "qwen3_moe, 4 bits": (64, 4, EXPERTS, None),
+    "gpt_oss, 4 bits": (64, 4, DENSE["gpt_oss"], None),
     "gemma3_text, 8 bits": (32, 8, GEMMA3, None),
     "phi3, 4 bits with exceptions": (32, 4, DENSE["phi3"], some_wider),
 }
@@ -180,6 +189,7 @@ def write(folder, config, packing):
         weights = as_published(weights)
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
     save_config(dict(config), folder / "config.json")
+    (folder / "tokenizer.json").write_text("{}")  # No text is made; a snapshot has one.
     model, _ = load_model(folder)
     return model
 

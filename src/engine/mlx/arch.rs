@@ -5,6 +5,7 @@ pub mod bert;
 mod gemma2;
 mod gemma3_text;
 mod glm4;
+mod gpt_oss;
 mod granite;
 mod llama;
 mod mistral;
@@ -62,7 +63,7 @@ impl Source<'_> {
 type Designer = fn(&Source) -> Result<Design, EngineError>;
 
 /// Every `model_type` of a decoder and its design.
-const DECODERS: [(&str, Designer); 12] = [
+const DECODERS: [(&str, Designer); 13] = [
     ("llama", llama::design),
     ("mistral", mistral::design),
     ("qwen2", qwen2::design),
@@ -75,6 +76,7 @@ const DECODERS: [(&str, Designer); 12] = [
     ("granite", granite::design),
     ("olmo2", olmo2::design),
     ("glm4", glm4::design),
+    ("gpt_oss", gpt_oss::design),
 ];
 
 /// What the loader of an encoder gets.
@@ -193,6 +195,10 @@ mod tests {
         check("qwen3", upper, [0, 0, 0, 8]);
         check("gemma2", length(), [8, 0, 8, 0]);
         check("gemma2", serde_json::json!({}), [0; 4]);
+        let experts = serde_json::json!({
+            "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8,
+        });
+        check("gpt_oss", experts, [8, 0, 8, 0]);
         let pattern = serde_json::json!({"sliding_window": 8, "sliding_window_pattern": 3});
         check("gemma3_text", pattern, [8, 8, 0, 8]);
         let (slides, full) = ("sliding_attention", "full_attention");
@@ -223,6 +229,10 @@ mod tests {
             "norm_topk_prob": true, "decoder_sparse_step": 1, "mlp_only_layers": [],
         });
         check("qwen3_moe", experts, "\"num_experts_per_tok\"");
+        let few = serde_json::json!({
+            "num_local_experts": 4, "num_experts_per_tok": 5, "sliding_window": 8,
+        });
+        check("gpt_oss", few, "\"num_experts_per_tok\"");
         let part = serde_json::json!({"partial_rotary_factor": 0.01});
         check("glm4", part, "cannot turn in pairs");
     }

@@ -82,18 +82,19 @@ fn parse(value: &Value, trusted: bool) -> Result<Config, Reason> {
 }
 
 /// The measures that memory follows from; nothing unless all are there and sane.
-/// Keys of experts: `Qwen3MoeConfig` in transformers.
+/// Keys of experts: `Qwen3MoeConfig` and `GptOssConfig` in transformers.
 fn geometry(number: &dyn Fn(&str) -> Option<u64>, caps_scores: bool) -> Option<Geometry> {
     let sane = |key: &str| number(key).filter(|n| (1..=1 << 24).contains(n));
     let (hidden, heads) = (sane("hidden_size")?, sane("num_attention_heads")?);
-    let experts = sane("moe_intermediate_size").zip(sane("num_experts_per_tok"));
-    let (expert_intermediate, experts) = experts.unwrap_or_default();
+    let intermediate = sane("intermediate_size")?;
+    let experts = sane("num_experts_per_tok").unwrap_or(0);
+    let inside = sane("moe_intermediate_size").unwrap_or(intermediate);
     Some(Geometry {
         experts,
-        expert_intermediate,
+        expert_intermediate: if experts > 0 { inside } else { 0 },
         caps_scores,
         hidden,
-        intermediate: sane("intermediate_size")?,
+        intermediate,
         vocabulary: sane("vocab_size")?,
         layers: sane("num_hidden_layers")?,
         heads,

@@ -6,7 +6,9 @@ use super::{Source, qwen2};
 use crate::engine::EngineError;
 use crate::engine::mlx::bad_file;
 use crate::engine::mlx::decoder::arguments::{own, positive};
-use crate::engine::mlx::decoder::design::{Design, Experts, QueryKeyNorm};
+use crate::engine::mlx::decoder::design::{
+    Activation, Design, ExpertNames, Experts, QueryKeyNorm, Shares,
+};
 
 /// What only this architecture says.
 #[derive(Deserialize)]
@@ -41,7 +43,17 @@ pub fn design(source: &Source) -> Result<Design, EngineError> {
         count: own.num_experts,
         chosen: own.num_experts_per_tok,
         inner: own.moe_intermediate_size,
-        normalised: own.norm_topk_prob,
+        shares: match own.norm_topk_prob {
+            true => Shares::OfChosen,
+            false => Shares::OfAll,
+        },
+        activation: Activation::Swish,
+        bias: false,
+        names: ExpertNames {
+            router: "gate",
+            together: "switch_mlp",
+            apart: Some("experts"),
+        },
     });
     for (index, layer) in design.layers.iter_mut().enumerate() {
         layer.experts = (index + 1).is_multiple_of(own.decoder_sparse_step)

@@ -29,6 +29,8 @@ pub struct Design {
     pub score_scale: f32,
     /// Scores are bent to stay within this.
     pub score_cap: Option<f32>,
+    /// Each head of queries has a sink, `sinks`.
+    pub sinks: bool,
     /// The dense feed-forward part.
     pub feed_forward: FeedForward,
     /// The one that has experts, for layers that say so.
@@ -116,6 +118,9 @@ pub enum Activation {
     Swish,
     /// The Gaussian error linear unit by tanh (arXiv 1606.08415).
     GeluByTanh,
+    /// gpt-oss's: the gate at most 7 and through x · sigmoid(1.702 x), what goes through
+    /// it between -7 and 7 and one more.
+    Clamped,
 }
 
 /// A feed-forward part of which each token takes a few experts (arXiv 2101.03961).
@@ -127,8 +132,34 @@ pub struct Experts {
     pub chosen: i32,
     /// Numbers inside each.
     pub inner: i32,
-    /// The shares of those chosen are brought to a sum of 1.
-    pub normalised: bool,
+    /// How much each of those chosen counts.
+    pub shares: Shares,
+    /// What the gates go through.
+    pub activation: Activation,
+    /// Router and experts have biases.
+    pub bias: bool,
+    /// What checkpoints call the parts.
+    pub names: ExpertNames,
+}
+
+/// From what the router says of each expert to how much those chosen count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shares {
+    /// Their share of all.
+    OfAll,
+    /// Their share of those chosen.
+    OfChosen,
+}
+
+/// The names of the parts of a feed-forward part with experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertNames {
+    /// What chooses.
+    pub router: &'static str,
+    /// All experts in one array, as mlx-lm writes them.
+    pub together: &'static str,
+    /// Each by itself, under this and its number, as Hugging Face has them.
+    pub apart: Option<&'static str>,
 }
 
 /// The names of a layer's norms, where it has them.
@@ -179,6 +210,7 @@ impl Design {
             query_key_norm: QueryKeyNorm::None,
             score_scale: (heads.size as f32).powf(-0.5),
             score_cap: None,
+            sinks: false,
             feed_forward: FeedForward {
                 inner: args.intermediate_size,
                 joined: false,

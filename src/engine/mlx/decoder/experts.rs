@@ -1,16 +1,15 @@
 //! The feed-forward part with experts: a router gives each token a share of every
 //! expert, and the few with the largest shares are computed.
 //!
-//! Weights as mlx-lm writes them (`switch_mlp`, the experts of a layer in one array) or
-//! as they come from Hugging Face (`experts.N`, each by itself), which are put together
-//! at load.
+//! The experts of a layer are one array, as mlx-lm writes them; where Hugging Face has
+//! each by itself they are put together at load.
 
 use mlx_rs::Array;
 use mlx_rs::error::Result as MlxResult;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{argpartition_axis, gather_mm, gather_qmm, softmax_axis};
 
-use super::design::{Activation, Experts};
+use super::design::{Experts, Shares};
 use super::feed_forward::gated;
 use crate::engine::EngineError;
 use crate::engine::mlx::device::Device;
@@ -22,10 +21,17 @@ use crate::engine::mlx::weights::Weights;
 pub struct Mixture {
     device: Device,
     design: Experts,
-    gate: Linear,
-    gate_proj: Matrices,
-    up_proj: Matrices,
-    down_proj: Matrices,
+    router: Linear,
+    gate_proj: Layer,
+    up_proj: Layer,
+    down_proj: Layer,
+}
+
+/// A linear layer of each expert.
+struct Layer {
+    matrices: Matrices,
+    /// `[experts, outputs]`
+    bias: Option<Array>,
 }
 
 /// A matrix of each expert, `[experts, outputs, inputs]`.
@@ -48,16 +54,16 @@ impl Mixture {
         design: Experts,
     ) -> Result<Self, EngineError> {
         let inner = design.inner;
-        let gate = format!("{path}.gate");
-        let gate = Linear::load(weights, &gate, hidden, design.count, false)?;
-        let mut matrices = |name: &str, inputs: i32, outputs: i32| {
-            Matrices::load(weights, path, name, [design.count, outputs, inputs])
+        let router = format!("{path}.{}", design.names.router);
+        let router = Linear::load(weights, &router, hidden, design.count, design.bias)?;
+        let mut layer = |name: &str, inputs: i32, outputs: i32| {
+            Layer::load(weights, path, name, design, [outputs, inputs])
         };
         Ok(Self {
-            gate_proj: matrices("gate_proj", hidden, inner)?,
-            up_proj: matrices("up_proj", hidden, inner)?,
-            down_proj: matrices("down_proj", inner, hidden)?,
-            gate,
+            gate_proj: layer("gate_proj", hidden, inner)?,
+            up_proj: layer("up_proj", hidden, inner)?,
+            down_proj: layer("down_proj", inner, hidden)?,
+            router,
             device: weights.device(),
             design,
         })
@@ -66,64 +72,80 @@ impl Mixture {
     /// `x` `[rows, hidden]` to `[rows, hidden]`.
     pub fn apply(&self, x: &Array) -> MlxResult<Array> {
         let chosen = self.design.chosen;
-        let all = softmax_axis(self.gate.apply(x)?, -1, true)?;
+        let all = self.router.apply(x)?;
         let order = argpartition_axis(&all, -chosen, -1)?;
         let experts = order.try_index((.., self.design.count - chosen..))?;
-        let mut shares = all.take_along_axis(&experts, -1)?;
-        if self.design.normalised {
-            shares = shares.divide(shares.sum_axes(&[-1], true)?)?;
-        }
+        let shares = match self.design.shares {
+            Shares::OfAll => softmax_axis(&all, -1, true)?.take_along_axis(&experts, -1)?,
+            Shares::OfChosen => softmax_axis(all.take_along_axis(&experts, -1)?, -1, true)?,
+        };
         // A matrix of one row for each expert of each token: [rows, chosen, 1, …].
         let x = x.expand_dims_axes(&[1, 2])?;
-        let gate = self.gate_proj.product(&x, &experts)?;
-        let up = self.up_proj.product(&x, &experts)?;
-        let inner = gated(self.device, Activation::Swish, &gate, &up)?;
-        let each = self
-            .down_proj
-            .product(&inner, &experts)?
-            .squeeze_axes(&[2])?;
+        let gate = self.gate_proj.apply(&x, &experts)?;
+        let up = self.up_proj.apply(&x, &experts)?;
+        let inner = gated(self.device, self.design.activation, &gate, &up)?;
+        let each = self.down_proj.apply(&inner, &experts)?.squeeze_axes(&[2])?;
         each.multiply(shares.expand_dims(-1)?)?
             .sum_axes(&[1], false)
     }
 }
 
-impl Matrices {
+impl Layer {
     fn load(
         weights: &mut Weights,
         path: &str,
         name: &str,
-        [count, outputs, inputs]: [i32; 3],
+        design: Experts,
+        [outputs, inputs]: [i32; 2],
     ) -> Result<Self, EngineError> {
-        let together = format!("{path}.switch_mlp.{name}");
-        let apart = |expert: i32| format!("{path}.experts.{expert}.{name}");
-        let is_together = weights.has(&format!("{together}.weight"));
-        let first = if is_together { &together } else { &apart(0) };
-        let packing = weights.packing(first)?;
-        let mut take = |kind: &str, columns: i32| {
-            if is_together {
-                let name = format!("{together}.{kind}");
-                return weights.take(&name, &[count, outputs, columns]);
+        let count = design.count;
+        let together = format!("{path}.{}.{name}", design.names.together);
+        // What is put together here, unless it is already.
+        let apart = design.names.apart;
+        let apart = apart.filter(|_| !weights.has(&format!("{together}.weight")));
+        let part = |apart: &str, expert: i32| format!("{path}.{apart}.{expert}.{name}");
+        let first = apart.map_or_else(|| together.clone(), |apart| part(apart, 0));
+        let packing = weights.packing(&first)?;
+        let mut take = |kind: &str, shape: &[i32]| match apart {
+            Some(apart) => {
+                let names = (0..count).map(|expert| format!("{}.{kind}", part(apart, expert)));
+                weights.take_together(names, shape)
             }
-            let names = (0..count).map(|expert| format!("{}.{kind}", apart(expert)));
-            weights.take_together(names, &[outputs, columns])
+            None => weights.take(&format!("{together}.{kind}"), &[&[count], shape].concat()),
         };
-        Ok(match packing {
-            None => Self::Dense(take("weight", inputs)?),
+        let matrices = match packing {
+            None => Matrices::Dense(take("weight", &[outputs, inputs])?),
             Some(packing) => {
-                let words = packing.words(first, inputs)?;
+                let words = packing.words(&first, inputs)?;
                 let groups = inputs / packing.group_size;
-                Self::Packed {
-                    packed: take("weight", words)?,
-                    scales: take("scales", groups)?,
-                    biases: take("biases", groups)?,
+                Matrices::Packed {
+                    packed: take("weight", &[outputs, words])?,
+                    scales: take("scales", &[outputs, groups])?,
+                    biases: take("biases", &[outputs, groups])?,
                     packing,
                 }
             }
-        })
+        };
+        let bias = match design.bias {
+            true => Some(take("bias", &[outputs])?),
+            false => None,
+        };
+        Ok(Self { matrices, bias })
     }
 
-    /// `x` `[rows, chosen or 1, 1, inputs]` times the matrices of `experts`
+    /// `x` `[rows, chosen or 1, 1, inputs]` through the layers of `experts`
     /// `[rows, chosen]`: `[rows, chosen, 1, outputs]`.
+    fn apply(&self, x: &Array, experts: &Array) -> MlxResult<Array> {
+        let product = self.matrices.product(x, experts)?;
+        match &self.bias {
+            Some(bias) => product.add(bias.take_axis(experts, 0)?.expand_dims(2)?),
+            None => Ok(product),
+        }
+    }
+}
+
+impl Matrices {
+    /// `x` times the matrices of `experts`, shapes as in [`Layer::apply`].
     fn product(&self, x: &Array, experts: &Array) -> MlxResult<Array> {
         match self {
             Self::Dense(dense) => gather_mm(x, dense.swap_axes(1, 2)?, None, experts, false),

@@ -4,11 +4,12 @@ use mlx_rs::Array;
 use mlx_rs::error::Result as MlxResult;
 use mlx_rs::nn::gelu_approximate;
 use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::ops::{maximum, minimum, sigmoid};
 
 use super::design::{Activation, FeedForward};
 use crate::engine::EngineError;
 use crate::engine::mlx::device::Device;
-use crate::engine::mlx::layers::Linear;
+use crate::engine::mlx::layers::{Linear, scaled};
 use crate::engine::mlx::weights::Weights;
 
 /// The dense feed-forward part of one layer.
@@ -83,5 +84,12 @@ pub fn gated(device: Device, activation: Activation, gate: &Array, up: &Array) -
     match activation {
         Activation::Swish => device.swiglu(gate, up),
         Activation::GeluByTanh => gelu_approximate(gate)?.multiply(up),
+        Activation::Clamped => {
+            let number = |number: f32| Array::from_f32(number).as_dtype(gate.dtype());
+            let gate = minimum(gate, number(7.0)?)?;
+            let up = maximum(minimum(up, number(7.0)?)?, number(-7.0)?)?;
+            let open = gate.multiply(sigmoid(scaled(&gate, 1.702)?)?)?;
+            open.multiply(up.add(number(1.0)?)?)
+        }
     }
 }

@@ -59,6 +59,10 @@ impl SelfAttention {
             },
         };
         let o_proj = linear("o_proj", queries, hidden, how.output_bias)?;
+        let sinks = match design.sinks {
+            true => Some(weights.take(&format!("{path}.sinks"), &[heads.queries])?),
+            false => None,
+        };
         let mut norm = |name: &str, size: i32| {
             let path = format!("{path}.{name}");
             RmsNorm::load(weights, &path, size, design.epsilon, design.gain)
@@ -82,7 +86,7 @@ impl SelfAttention {
                 scale: design.score_scale,
                 window: layer.window,
                 cap: design.score_cap,
-                sinks: None,
+                sinks,
             },
             o_proj,
         })

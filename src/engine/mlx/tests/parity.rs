@@ -17,7 +17,9 @@ use crate::engine::mlx::device::Device;
 use crate::engine::mlx::kv::Piece;
 use crate::engine::mlx::{MlxNetwork, Settings, load_on};
 use crate::engine::{Network, supported_architectures};
+use crate::model::estimate::{DeviceRule, estimate};
 use crate::model::kind::Kind;
+use crate::model::manifest::{Rules, inspect_folder};
 
 /// Largest distance of two log-probabilities, from mlx-lm's or between two ways.
 const CLOSE: f64 = 3e-4;
@@ -74,7 +76,7 @@ type Cell = Result<f64, String>;
 type Find = fn(&mut Case) -> Cell;
 
 /// The columns.
-const COLUMNS: [(&str, Find); 7] = [
+const COLUMNS: [(&str, Find); 8] = [
     ("logits", Case::logits),
     ("greedy 64", Case::greedy),
     ("batch", Case::batch),
@@ -82,6 +84,7 @@ const COLUMNS: [(&str, Find); 7] = [
     ("cached", Case::cached),
     ("from disk", Case::through_files),
     ("operations of a GPU", Case::by_mlx),
+    ("room", Case::room),
 ];
 
 /// A snapshot, its reference and its network.
@@ -148,6 +151,21 @@ impl Case {
     fn greedy(&mut self) -> Cell {
         let cache = self.network.new_cache();
         self.reference.goes_on(&mut self.network, cache)
+    }
+
+    /// Whether the router takes the snapshot, and reckons with the room that caches take.
+    fn room(&mut self) -> Cell {
+        let rules = Rules {
+            architectures: supported_architectures(),
+            trust_remote_code: false,
+        };
+        let manifest = inspect_folder(&self.folder, &rules).map_err(|why| why.to_string())?;
+        let rule = DeviceRule::here(Settings::default().compute);
+        let reckoned = estimate(&manifest, 512, rule).kv_per_token.0;
+        match self.network.kv_bytes_per_token() {
+            held if held == reckoned => Ok(0.0),
+            held => Err(format!("{reckoned} reckoned, {held} held")),
+        }
     }
 
     /// Prompt and answer beside two sequences of other lengths.
