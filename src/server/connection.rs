@@ -51,7 +51,10 @@ impl Connection {
             Secured::Plain(stream) => self.serve_http1(stream, stop).await,
             #[cfg(feature = "tls")]
             Secured::Tls(stream) => match stream.get_ref().1.alpn_protocol() {
-                Some(super::tls::HTTP2) => super::http2::serve(self, stream, stop).await,
+                // Its own is larger than what most connections need.
+                Some(super::tls::HTTP2) => {
+                    Box::pin(super::http2::serve(self, stream, stop)).await;
+                }
                 _ => self.serve_http1(stream, stop).await,
             },
         }
