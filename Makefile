@@ -7,7 +7,7 @@ XTASK = $(CARGO) run $(if $(wildcard target/xtask/debug/xtask),--quiet) --locked
 # The pool's gate under a model checker, a package of its own: seconds.
 LOOM = $(CARGO) test --locked --manifest-path loom/Cargo.toml --target-dir target/loom
 
-.PHONY: build mlx demo run clients engines test test-router test-long soak simulate coverage bench-engine bench-swap bench-proxy bench-streams bench-pool bench-names editor-picture bench-cache fuzz lint supply-chain secrets sbom
+.PHONY: build mlx demo run clients engines test test-router test-long parity soak simulate coverage bench-engine bench-swap bench-proxy bench-streams bench-pool bench-names editor-picture bench-cache fuzz lint supply-chain secrets sbom
 
 # target/release/roundhouse
 build: mlx
@@ -69,6 +69,10 @@ test-long: mlx clients engines
 	@$(XTASK) demo --debug
 	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --test it engines::real -- --nocapture
 
+# Every architecture beside mlx-lm on small models: the table of docs/PARITY.md anew.
+parity: mlx engines
+	ROUNDHOUSE_PARITY=write $(CARGO) test --locked --lib every_architecture_answers_as_with_mlx_lm -- --nocapture
+
 # Many streams, kills, unloads and edits at once, for MINUTES (ten).
 MINUTES ?= 10
 soak:
@@ -84,7 +88,7 @@ simulate:
 
 # The share of lines that the whole suite runs. ARGS="--write" renews the figures
 # in docs/EVIDENCE.md, ARGS="--last" tells those of the last run.
-coverage: demo clients
+coverage: demo clients engines
 	@$(XTASK) coverage $(ARGS)
 
 # The engine beside mlx-lm on one core; wants a quiet machine and half an hour.

@@ -220,6 +220,8 @@ pub struct Pool {
     pub contention: Contention,
     /// `pool.autoload`: whether requests load models.
     pub autoload: bool,
+    /// `pool.prefetch`: whether files of the model that probably comes next are read ahead.
+    pub prefetch: bool,
     /// `pool.lease_ceiling`: the longest residency lease.
     pub lease_ceiling: Duration,
     /// `pool.prompts_on_disk`: most bytes of prompts on disk; nothing means none.

@@ -34,6 +34,16 @@ pub fn supported_architectures() -> Architectures {
     &[
         ("llama", Kind::Chat),
         ("mistral", Kind::Chat),
+        ("qwen2", Kind::Chat),
+        ("qwen3", Kind::Chat),
+        ("qwen3_moe", Kind::Chat),
+        ("gemma2", Kind::Chat),
+        ("gemma3_text", Kind::Chat),
+        ("phi3", Kind::Chat),
+        ("smollm3", Kind::Chat),
+        ("granite", Kind::Chat),
+        ("olmo2", Kind::Chat),
+        ("glm4", Kind::Chat),
         ("bert", Kind::Embeddings),
         ("xlm-roberta", Kind::Embeddings),
     ]

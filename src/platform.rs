@@ -6,6 +6,7 @@ pub mod family;
 pub mod footprint;
 pub mod oom;
 pub mod pressure;
+pub mod read_ahead;
 
 use std::path::{Path, PathBuf};
 

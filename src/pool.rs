@@ -9,6 +9,7 @@ pub mod forecast;
 pub mod gate;
 pub mod lease;
 pub mod ledger;
+pub mod prefetch;
 pub mod residency;
 pub mod state;
 pub mod swaps;

@@ -8,6 +8,7 @@ pub mod counters;
 pub mod entry;
 pub mod events;
 pub mod file;
+mod line;
 pub mod private;
 pub mod redact;
 pub mod requests;

@@ -1,6 +1,7 @@
 //! What the handlers of both ports share, and what the pool is told of a
 //! configuration. How one takes the place of another is in `reload`.
 
+pub mod prefetch;
 pub mod reload;
 pub mod seen;
 

@@ -8,7 +8,8 @@ token while another one is loaded and idle, and then once more while it is loade
 itself. The least is what no program can save: mapping the same file and touching
 its pages (touch.c), and the model's own first token when it is loaded. Parts come
 from the server's status; what the client saw and they do not explain is a row of
-its own. Linux only, as peer.py.
+its own. Then the same with files that have to come from the disk: each is put out of
+the page cache before its turn, and read ahead by the server or not. Linux only, as peer.py.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from pathlib import Path
 from statistics import median
@@ -34,6 +36,9 @@ END = "<!-- end of the swaps -->"
 # What the dense snapshot may take beyond the least, in milliseconds.
 ALLOWED = {"f32": 150}
 PROMPT = "Hello"
+# Between a model's first token and the question to the next one, in seconds: an agent's
+# answer and the work of its tool.
+PAUSE = 1.0
 
 ROWS = {
     "total": "**request to first token, through the swap**",
@@ -105,8 +110,36 @@ def measure(process, port, scratch, model, touch):
     }
 
 
-def run(arguments, scratch):
-    models = [find_model(arguments.cache, kind) for kind in MODELS]
+def forget(model):
+    """Puts a model's weights out of the page cache; nobody may have them mapped."""
+    with open(model.snapshot / "model.safetensors", "rb") as weights:
+        os.posix_fadvise(weights.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def from_disk(arguments, scratch, models, prefetch):
+    """The first token through swaps to files that are on the disk alone when the model
+    before them comes up, by kind in milliseconds."""
+    pool = f"max_models: 1, prefetch: {str(prefetch).lower()}"
+    ours = Roundhouse(arguments.binary, arguments.cache, arguments.core, scratch, pool)
+    found = defaultdict(list)
+    process, client = ours.start(models[0])
+    try:
+        # What comes after what is learnt in the first rounds.
+        for number in range(-3, arguments.rounds):
+            for index, model in enumerate(models):
+                total, _ = first_token(client.port, model)
+                if number >= 0:
+                    found[model.kind].append(total)
+                time.sleep(PAUSE)
+                forget(models[(index + 2) % len(models)])
+    except (Refused, OSError) as problem:
+        raise Refused(f"{problem}\n{process.last_words()}") from problem
+    finally:
+        process.end()
+    return found
+
+
+def run(arguments, scratch, models):
     touch = scratch / "touch"
     subprocess.run(["cc", "-O2", HERE / "touch.c", "-o", touch], check=True)
     ours = Roundhouse(arguments.binary, arguments.cache, arguments.core, scratch, "max_models: 1")
@@ -135,7 +168,7 @@ def run(arguments, scratch):
     return found
 
 
-def render(found, arguments, facts):
+def render(found, disk, arguments, facts):
     lines = ["".join(f"- {name}: {value}\n" for name, value in facts)]
     lines.append(
         f"Swaps of each model: {arguments.rounds}; server and workers on core {arguments.core}, "
@@ -152,6 +185,16 @@ def render(found, arguments, facts):
         verdict = "holds" if beyond <= allowed else "**missed**"
         title = report.TITLES[kind]
         lines.append(f"\n{title}: wanted at most {allowed} ms beyond the least: {verdict}.")
+    lines.append(
+        "\nRequest to first token through the swap, with the file put out of the page cache "
+        f"before the model ahead of it came up, and {PAUSE:.0f} s between that one's first token and "
+        "the request:\n"
+    )
+    lines.append("| | " + " | ".join(report.TITLES[kind] for kind in MODELS) + " |")
+    lines.append("|---" * (len(MODELS) + 1) + "|")
+    for prefetch, title in [(False, "`prefetch: false`"), (True, "`prefetch: true`")]:
+        cells = " | ".join(report.spread(disk[prefetch][kind]) for kind in MODELS)
+        lines.append(f"| {title} | {cells} |")
     return "\n".join(lines) + "\n"
 
 
@@ -171,10 +214,12 @@ def main():
     before = machine.load()
     with tempfile.TemporaryDirectory(prefix="rh-") as name:
         scratch = Path(name)
-        found = run(arguments, scratch)
+        models = [find_model(arguments.cache, kind) for kind in MODELS]
+        found = run(arguments, scratch, models)
+        disk = {on: from_disk(arguments, scratch, models, on) for on in (False, True)}
         command = f'make bench-swap ARGS="--rounds {arguments.rounds}"'
         facts = machine.facts(arguments, command, scratch, before)
-    text = render(found, arguments, facts)
+    text = render(found, disk, arguments, facts)
     print(text)
     if arguments.write:
         report.write(arguments.write, text, BEGIN, END)

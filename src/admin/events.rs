@@ -90,6 +90,8 @@ impl Follower {
                 happened = self.pool.recv() => match happened {
                     Ok(Happened::Swap(swap)) => event("swap", &json!(*swap)),
                     Ok(Happened::Exit(exit)) => event("worker_exit", &json!(*exit)),
+                    // States are told by views.
+                    Ok(Happened::Loads(_) | Happened::Ready(_)) => continue,
                     Err(RecvError::Lagged(count)) => missed(count),
                     Err(RecvError::Closed) => return None,
                 },

@@ -90,6 +90,7 @@ fn pool(pool: &Pool) -> Value {
             Contention::Preempt => "preempt",
         },
         "autoload": pool.autoload,
+        "prefetch": pool.prefetch,
         "lease_ceiling": duration(pool.lease_ceiling),
         "prompts_on_disk": pool.prompts_on_disk.map_or(json!("off"), |most| json!(most.to_string())),
         "prompts_on_disk_per_model": pool.prompts_on_disk_per_model.to_string(),

@@ -157,7 +157,7 @@ async fn forward(
         ),
     };
     entry.received(body.len());
-    let request = Request {
+    let request = Box::new(Request {
         endpoint,
         path: match endpoint {
             Endpoint::Other => uri.path().to_owned().into(),
@@ -172,7 +172,7 @@ async fn forward(
         terms,
         explain,
         is_passed_on,
-    };
+    });
     service.dispatch.answer(request).await
 }
 

@@ -36,6 +36,7 @@ use crate::registry::{Machine, MachineMemory, Registry};
 use crate::server::descriptors::{self, Share};
 use crate::server::tls::Certificate;
 use crate::server::{Bound, Limits, Settings, Times};
+use crate::service::prefetch::Prefetch;
 use crate::service::reload::{self, Reload, ReloadError};
 use crate::service::seen::Seen;
 use crate::service::{self, Service};
@@ -227,6 +228,12 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         Ok(config)
     });
     audit.sum_up(&counters, &owner);
+    let prefetch = Prefetch {
+        pool: pool.clone(),
+        registry: registry.clone(),
+        counters: counters.clone(),
+    };
+    prefetch.start(&tasks);
     let records = Arc::new(Records {
         // Its task ends last: requests are written down while the others end.
         requests: RequestLog::start(snapshot.config.request_log.clone(), &counters, &owner),

@@ -199,6 +199,8 @@ pub const KEYS: &[Key] = &[
         "a request that only busy models could make room for waits until they are free (from `switch_after` on they are drained), is refused at once (503), or takes their place after `switch_after`, and whoever used them gets an error"),
     key("pool.autoload", Switch, Value("true"), Live,
         "whether a request loads a model that is not loaded; otherwise it is refused (409), as it is with `?autoload=false`"),
+    key("pool.prefetch", Switch, Value("true"), Live,
+        "whether the weights of the model that will probably be loaded next, by the order of the loads before, are read from the disk ahead of that, into memory that is free and not promised to any model"),
     key("pool.lease_ceiling", Duration, Value("1h"), Live,
         "longest residency lease: so long may somebody hold a model however long others wait for its room"),
     key("pool.prompts_on_disk", Any(&[Size, Word("off")]), Value("8GB"), Restart,
@@ -314,7 +316,7 @@ mod tests {
         assert!(children("").starts_with(&["memory", "allow", "deny"]));
         assert_eq!(children("").iter().filter(|k| **k == "server").count(), 1);
         assert_eq!(children("models"), [NAME]);
-        assert_eq!(children("pool").len(), 12);
+        assert_eq!(children("pool").len(), 13);
         assert!(children("server").contains(&"limits"));
         assert_eq!(children("server.limits").len(), 22);
         assert_eq!(

@@ -147,6 +147,7 @@ impl Pool {
             queue_timeout: Duration::from_secs(600),
             contention: Contention::Wait,
             autoload: true,
+            prefetch: true,
             lease_ceiling: Duration::from_secs(3600),
             prompts_on_disk: Some(ByteSize(8_000_000_000)),
             prompts_on_disk_per_model: ByteSize(4_000_000_000),

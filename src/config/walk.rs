@@ -188,6 +188,7 @@ impl Walker<'_> {
                 "queue_timeout" => set(&mut pool.queue_timeout, self.duration(at, Zero::Refused)),
                 "contention" => set(&mut pool.contention, self.contention(at)),
                 "autoload" => set(&mut pool.autoload, self.boolean(at)),
+                "prefetch" => set(&mut pool.prefetch, self.boolean(at)),
                 "lease_ceiling" => set(&mut pool.lease_ceiling, self.duration(at, Zero::Refused)),
                 "prompts_on_disk" => set(&mut pool.prompts_on_disk, self.size_or_off(at)),
                 "prompts_on_disk_per_model" => {

@@ -1,6 +1,7 @@
 //! Requests that leave this machine: because their name is an upstream's, or because
 //! the model it names could not answer and its entry says who is to.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -23,14 +24,13 @@ impl Routed {
     pub(super) fn away(&self) -> Option<Away> {
         match &self.target {
             Target::Away(away) => Some(away.clone()),
-            Target::Here(_) => Some(self.fallen.load().as_ref()?.away.clone()),
+            Target::Here(_) => Some(self.fallen.get()?.away.clone()),
         }
     }
 
     /// Why the model that answers is the one.
     pub(super) fn why(&self) -> Why {
-        let fallen = self.fallen.load();
-        fallen.as_ref().map_or(self.why, |fallen| fallen.why)
+        self.fallen.get().map_or(self.why, |fallen| fallen.why)
     }
 
     /// Whether an upstream is to answer after this failure, of which the client has
@@ -90,7 +90,7 @@ impl Routed {
                 if sent.is_ok() {
                     self.tried_in_vain(fallback.upstream());
                 }
-                self.fallen.store(None);
+                self.fallen.set(None);
                 self.request.entry.stayed();
                 None
             }
@@ -99,12 +99,12 @@ impl Routed {
 
     /// Remembers an upstream that was asked and did not answer, for the reply.
     fn tried_in_vain(&self, upstream: &str) {
-        let tried = match self.tried.load_full() {
+        let tried = match self.tried.get() {
             None => upstream.to_owned(),
             Some(before) if before.split(", ").any(|name| name == upstream) => return,
             Some(before) => format!("{before}, {upstream}"),
         };
-        self.tried.store(Some(Arc::new(tried)));
+        self.tried.set(Some(Arc::new(tried)));
     }
 
     /// An upstream is asked in the place of a model of this machine.
@@ -115,7 +115,7 @@ impl Routed {
             away: fallback.clone(),
             why,
         };
-        self.fallen.store(Some(Arc::new(fallen)));
+        self.fallen.set(Some(Arc::new(fallen)));
         tracing::warn!(
             request.id = id,
             model.id = failed,
@@ -199,14 +199,14 @@ impl Routed {
                     upstreams.send(upstream, path, headers, body)
                 };
                 let strip = &self.rules.strip;
-                let heard = upload.hand_over(id, payload, strip, limit, send).await;
+                let heard = Box::pin(upload.hand_over(id, payload, strip, limit, send)).await;
                 heard.map_err(Unanswered::Client)?
             }
             None => {
                 let kind = HeaderValue::from_static("application/json");
                 let headers = headers::to_engine(kind, id);
                 let sent = dispatch.upstreams.send(upstream, path, headers, payload);
-                within(limit, sent).await
+                within(limit, pin!(sent)).await
             }
         };
         match sent {
@@ -236,7 +236,7 @@ impl Routed {
     /// The body as the upstream gets it: the name that it has for the model is spliced in.
     fn payload_away(&self, away: &Away) -> Payload {
         let model = away.model();
-        let is_fallen = self.fallen.load().is_some();
+        let is_fallen = self.fallen.is_known();
         let naming = match is_fallen || away.target().sent_as.is_some() {
             true => Naming::Always(model),
             false => Naming::IfMissing(model),

@@ -15,7 +15,7 @@ use crate::route::Why;
 use crate::worker::LoadPlan;
 
 /// Asked with `1`; answered with a line.
-pub(super) const HEADER: &str = "x-roundhouse-explain";
+pub(super) const HEADER: HeaderName = HeaderName::from_static("x-roundhouse-explain");
 
 impl Dispatch {
     /// What is going to be done for a request that has not asked the pool yet.
@@ -43,12 +43,10 @@ impl Dispatch {
         );
         let eta = passes.then(|| self.pool.view().eta(model, Instant::now()));
         let eta = eta.flatten().map(|eta| eta.as_millis() as u64);
-        error
-            .header(HeaderName::from_static(HEADER), explained)
-            .header(
-                HeaderName::from_static("x-roundhouse-eta-ms"),
-                eta.map(HeaderValue::from),
-            )
+        error.header(HEADER, explained).header(
+            HeaderName::from_static("x-roundhouse-eta-ms"),
+            eta.map(HeaderValue::from),
+        )
     }
 }
 

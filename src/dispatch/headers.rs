@@ -5,21 +5,28 @@
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Says what was lowered: by a rule of the entry, or by the engine.
-pub const LIMITED: &str = "x-roundhouse-limited";
+pub const LIMITED: HeaderName = HeaderName::from_static("x-roundhouse-limited");
 
 /// Fields of an engine's answer that reach the client. What its body is, is told by
 /// whoever has looked at it.
-const PASSED: [&str; 5] = [
-    "retry-after",
-    "x-should-retry",
-    "x-roundhouse-ignored",
+const PASSED: [HeaderName; 5] = [
+    header::RETRY_AFTER,
+    SHOULD_RETRY,
+    HeaderName::from_static("x-roundhouse-ignored"),
     LIMITED,
-    "cache-control",
+    header::CACHE_CONTROL,
 ];
+
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// As many fields as an answer has on its way to the client, ours included: the table
 /// of them does not grow then.
 const USUAL: usize = 16;
+
+/// As many as a request to an engine has.
+const USUAL_TO_ENGINE: usize = 6;
 
 /// Longest value of an engine that is passed on, bytes.
 const LONGEST: usize = 4096;
@@ -31,10 +38,11 @@ const LONGEST_RETRY: u64 = 120;
 /// under which it is logged. `host` and what our own workers want besides is the
 /// client's to add.
 pub fn to_engine(kind: HeaderValue, request_id: &str) -> HeaderMap {
-    let mut headers = HeaderMap::new();
+    // With what the client adds.
+    let mut headers = HeaderMap::with_capacity(USUAL_TO_ENGINE);
     headers.insert(header::CONTENT_TYPE, kind);
     if let Ok(id) = HeaderValue::from_str(request_id) {
-        headers.insert("x-request-id", id);
+        headers.insert(REQUEST_ID, id);
     }
     headers
 }
@@ -42,11 +50,11 @@ pub fn to_engine(kind: HeaderValue, request_id: &str) -> HeaderMap {
 /// What an engine says in headers that the client is told too: each field once, none
 /// that belongs to the connection to the engine.
 pub fn to_client(from: &HeaderMap) -> HeaderMap {
-    let passed = PASSED.iter().filter_map(|&name| {
-        let value = from.get(name)?;
-        let is_kept = value.len() <= LONGEST && !is_nominated(from, name);
-        let value = is_kept.then(|| sound(name, value))??;
-        Some((HeaderName::from_static(name), value))
+    let passed = PASSED.into_iter().filter_map(|name| {
+        let value = from.get(&name)?;
+        let is_kept = value.len() <= LONGEST && !is_nominated(from, &name);
+        let value = is_kept.then(|| sound(&name, value))??;
+        Some((name, value))
     });
     let mut headers = HeaderMap::with_capacity(USUAL);
     headers.extend(passed);
@@ -79,13 +87,13 @@ fn is_media(kind: &HeaderValue) -> bool {
 }
 
 /// A value as it may be passed on, if it may.
-fn sound(name: &str, value: &HeaderValue) -> Option<HeaderValue> {
+fn sound(name: &HeaderName, value: &HeaderValue) -> Option<HeaderValue> {
     match name {
-        "retry-after" => {
+        name if name == header::RETRY_AFTER => {
             let seconds: u64 = value.to_str().ok()?.parse().ok()?;
             Some(seconds.min(LONGEST_RETRY).into())
         }
-        "x-should-retry" => ["true", "false"]
+        name if name == SHOULD_RETRY => ["true", "false"]
             .contains(&value.to_str().ok()?)
             .then(|| value.clone()),
         _ => Some(value.clone()),
@@ -93,10 +101,14 @@ fn sound(name: &str, value: &HeaderValue) -> Option<HeaderValue> {
 }
 
 /// Whether `Connection` names a field as one of its own (RFC 9110, 7.6.1).
-fn is_nominated(headers: &HeaderMap, name: &str) -> bool {
+fn is_nominated(headers: &HeaderMap, name: &HeaderName) -> bool {
     let values = headers.get_all(header::CONNECTION).into_iter();
     let mut options = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
-    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+    options.any(|option| {
+        option
+            .trim_ascii()
+            .eq_ignore_ascii_case(name.as_str().as_bytes())
+    })
 }
 
 #[cfg(test)]

@@ -1,16 +1,26 @@
 //! What an answer is read from: a model of this machine, by a lease, or an upstream.
 //! Whoever reads one does not ask which; what differs when it ends badly is here.
 
+use std::future::{pending, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use super::{SETTLING, ended_early, shortage, shutting_down};
+use futures_util::FutureExt;
+use futures_util::future::Either;
+
+use super::refusals::{ended_early, shutting_down};
+use super::shortage;
 use crate::api::error::{ApiError, Code};
 use crate::pool::{Ending, Lease, Refused, UnloadReason};
 use crate::registry::Remote;
 use crate::registry::remote::Target;
 use crate::upstream::Asked;
 use crate::worker::client::Failure;
+
+/// How long the pool may take to learn that a worker died: it is told when the
+/// process has been reaped.
+const SETTLING: Duration = Duration::from_secs(1);
 
 /// What an answer is read from. It ends with this.
 #[derive(Debug)]
@@ -80,7 +90,7 @@ impl Away {
     }
 
     /// It failed so often lately that it is left alone for so long.
-    pub(super) fn rests(&self, wait: std::time::Duration) -> ApiError {
+    pub(super) fn rests(&self, wait: Duration) -> ApiError {
         let upstream = self.upstream();
         let message = format!("the upstream {upstream} failed again and again and is left alone");
         ApiError::new(Code::Overloaded, message).retry_after(wait)
@@ -104,15 +114,9 @@ impl Away {
 /// Waits until a running answer is taken away, and says so. Nobody takes away an
 /// upstream's.
 pub(super) fn revoked(hold: &Hold) -> impl Future<Output = ApiError> + Send + use<> {
-    let taken_away = match hold {
-        Hold::Here(lease) => Some(taken_away(lease)),
-        Hold::Away(..) => None,
-    };
-    async move {
-        match taken_away {
-            Some(taken_away) => taken_away.await,
-            None => std::future::pending().await,
-        }
+    match hold {
+        Hold::Here(lease) => Either::Left(taken_away(lease)),
+        Hold::Away(..) => Either::Right(pending()),
     }
 }
 
@@ -120,13 +124,14 @@ pub(super) fn revoked(hold: &Hold) -> impl Future<Output = ApiError> + Send + us
 /// A crash is not told here: the connection breaks off by itself, after what
 /// the worker still had to say.
 pub(super) fn taken_away(lease: &Lease) -> impl Future<Output = ApiError> + Send + use<> {
-    let (plan, ended) = (lease.plan().clone(), lease.ended());
-    async move {
-        match withdrawal(&plan.model, &ended.await) {
-            Some(error) => error,
-            None => std::future::pending().await,
-        }
-    }
+    let plan = lease.plan().clone();
+    // Put together rather than awaited in a block, which would hold it twice.
+    lease
+        .ended()
+        .then(move |ending| match withdrawal(&plan.model, &ending) {
+            Some(error) => Either::Left(ready(error)),
+            None => Either::Right(pending()),
+        })
 }
 
 /// What an answer that the pool ended is told; nothing if the worker ended by itself.

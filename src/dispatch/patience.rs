@@ -19,11 +19,11 @@ const LATE: Duration = Duration::from_millis(100);
 pub struct TooLate;
 
 /// Waits for `what` for as long as `limit`, in which the router was running.
-pub async fn within<F: Future>(limit: Duration, what: F) -> Result<F::Output, TooLate> {
-    let mut what = std::pin::pin!(what);
+/// Whoever asks pins it: taken by value it would stand twice in the future of whoever waits.
+pub async fn within<F: Future + Unpin>(limit: Duration, mut what: F) -> Result<F::Output, TooLate> {
     loop {
         let deadline = Instant::now() + limit;
-        match timeout_at(deadline, what.as_mut()).await {
+        match timeout_at(deadline, &mut what).await {
             Ok(came) => return Ok(came),
             Err(_) if Instant::now() >= deadline + LATE => {}
             Err(_) => return Err(TooLate),
@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(within(LIMIT, never).await, Err(TooLate));
         assert!(start.elapsed() < LIMIT + LATE);
         let soon = tokio::time::sleep(LIMIT / 2);
-        assert_eq!(within(LIMIT, soon).await, Ok(()));
+        assert_eq!(within(LIMIT, pin!(soon)).await, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]

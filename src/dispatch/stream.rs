@@ -24,10 +24,12 @@ use super::heartbeat::Heartbeat;
 use super::hold::{Hold, crashed, cut_short, ended_well, give_up, revoked};
 use super::observer::Observer;
 use super::patience::{Patience, within};
+use super::refusals::cancelled;
 use super::relay::Relay;
-use super::spool::{self, Writer};
+use super::reply::Wait;
+use super::spool::{self, NotNow, Writer};
 use super::whole::{collect, is_compressed, json_headers, usage_of};
-use super::{Dispatch, Routed, Wait, cancelled, headers};
+use super::{Dispatch, Routed, headers};
 use crate::api::error::{ApiError, Code};
 use crate::config;
 use crate::shutdown::Place;
@@ -56,7 +58,7 @@ enum Ending {
 /// Starts the reading half and answers with the other.
 pub(super) async fn answer(
     dispatch: Arc<Dispatch>,
-    routed: Routed,
+    routed: Arc<Routed>,
 ) -> Result<Response<Body>, ApiError> {
     let server = &routed.snapshot.config.server;
     let (patience, every) = match server.heartbeat {
@@ -69,7 +71,6 @@ pub(super) async fn answer(
     let gone = CancellationToken::new();
     // Dropped with this future or with the body: either way the client is gone.
     let leave = gone.clone().drop_guard();
-    let routed = Arc::new(routed);
     let heartbeat = Heartbeat {
         form: routed.snapshot.config.server.heartbeat,
         endpoint: routed.request.endpoint,
@@ -95,7 +96,8 @@ pub(super) async fn answer(
                 Ok(began) => Some(began),
                 Err(_) => {
                     let held = heartbeat.headers();
-                    let first = comment(&[routed.headers(), held.clone()].concat());
+                    let said = routed.headers().chain(held.iter().cloned());
+                    let first = comment(&said.collect::<Vec<_>>());
                     let held = held.into_iter().collect();
                     let body = EventBody::new(reader, every, heartbeat.beat(), leave, Some(first));
                     return Ok(routed.finish(event_stream(body, held), None));
@@ -209,36 +211,38 @@ impl ReadingHalf {
     /// Waits for the model, asks it, and passes on what it says.
     async fn pass_on_one(&mut self, usage: &mut Option<String>) -> Result<(), Ending> {
         let routed = self.routed.clone();
-        let (lease, response) = routed.send(&self.dispatch).await.map_err(Ending::Failed)?;
-        let (head, body) = response.into_parts();
+        // What the way to an engine needs is not there any more while the answer passes.
+        let sent = Box::pin(routed.send(&self.dispatch)).await;
+        let (lease, response) = sent.map_err(Ending::Failed)?;
+        let (head, mut body) = response.into_parts();
         let events = head
             .headers
             .get(header::CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
         if head.status == StatusCode::OK && events && !is_compressed(&head.headers) {
-            self.pass_events(lease, head.headers, body, usage).await
-        } else {
-            self.pass_plain(lease, head.status, head.headers, body)
+            self.pass_events(&lease, &head.headers, &mut body, usage)
                 .await
+        } else {
+            Box::pin(self.pass_plain(lease, head.status, head.headers, body)).await
         }
     }
 
     /// Passes on whole events until the engine ends.
     async fn pass_events(
         &mut self,
-        lease: Hold,
-        headers: HeaderMap,
-        mut body: client::Body,
+        lease: &Hold,
+        headers: &HeaderMap,
+        body: &mut client::Body,
         usage: &mut Option<String>,
     ) -> Result<(), Ending> {
-        let model = self.routed.model();
-        let limits = self.routed.snapshot.config.server.limits.clone();
+        let routed = self.routed.clone();
+        let limits = &routed.snapshot.config.server.limits;
         let mut relay = Relay::default();
         let mut observer = Observer::new(self.routed.is_foreign());
         let mut silence = (limits.first_token, Code::FirstTokenTimeout);
         let mut come = BytesMut::new();
         let mut patience = Patience::default();
-        let mut taken_away = pin!(revoked(&lease));
+        let mut taken_away = pin!(revoked(lease));
         let mut goes_on = true;
         while goes_on {
             come.clear();
@@ -249,8 +253,9 @@ impl ReadingHalf {
                 error = &mut taken_away => return Err(Ending::Failed(error)),
             };
             let arrived = arrived.map_err(|_| {
-                give_up(&lease);
-                Ending::Failed(ApiError::new(silence.1, format!("{model} fell silent")))
+                give_up(lease);
+                let message = format!("{} fell silent", routed.model());
+                Ending::Failed(ApiError::new(silence.1, message))
             })?;
             silence = (limits.between_tokens, Code::UpstreamTimeout);
             let events = relay.push(&come).map_err(|too_long| {
@@ -263,7 +268,9 @@ impl ReadingHalf {
                     *usage = Some(said.to_owned());
                 }
                 self.has_begun = true;
-                self.begin_events(&headers, Wait::of(&lease)).await?;
+                if self.begin.is_some() {
+                    Box::pin(self.begin_events(headers, Wait::of(lease))).await?;
+                }
                 self.events += seen;
                 self.routed.place.running().passed(seen);
                 self.write(events, limits.write_stall).await?;
@@ -276,17 +283,18 @@ impl ReadingHalf {
                 Arrived::Failure(_) if observer.ended() => goes_on = false,
                 Arrived::Failure(failure) => {
                     let id = &self.routed.request.request_id;
-                    return Err(Ending::Failed(crashed(id, &lease, &failure).await));
+                    let crashed = Box::pin(crashed(id, lease, &failure));
+                    return Err(Ending::Failed(crashed.await));
                 }
             }
         }
         // The engine's last byte: what the client has not taken yet drains from the spool.
         match observer.ended() || !self.routed.request.endpoint.says_done() {
             true => {
-                ended_well(&lease);
+                ended_well(lease);
                 Ok(())
             }
-            false => Err(Ending::Failed(cut_short(&lease))),
+            false => Err(Ending::Failed(cut_short(lease))),
         }
     }
 
@@ -315,7 +323,13 @@ impl ReadingHalf {
     async fn write(&self, events: Bytes, stall: Duration) -> Result<(), Ending> {
         let id = &self.routed.request.request_id;
         self.dispatch.log_body(id, "events of an answer", &events);
-        match within(stall, self.writer.write(events)).await {
+        let events = match self.writer.try_write(events) {
+            Ok(()) => return Ok(()),
+            Err(NotNow::Gone) => return Err(Ending::ClientGone),
+            Err(NotNow::Full(events)) => events,
+        };
+        let written = Box::pin(within(stall, Box::pin(self.writer.write(events))));
+        match written.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(spool::Gone)) => Err(Ending::ClientGone),
             Err(_) => Err(Ending::Failed(ApiError::new(

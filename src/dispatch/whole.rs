@@ -2,6 +2,7 @@
 //! goes out, so that an answer cut short becomes an honest refusal.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -9,7 +10,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::hold::{Hold, crashed, ended_well, give_up, revoked};
 use super::patience::within;
-use super::{Dispatch, Routed, Wait, cancelled, foreign, headers};
+use super::refusals::cancelled;
+use super::reply::Wait;
+use super::{Dispatch, Routed, foreign, headers};
 use crate::api::error::{ApiError, Code};
 use crate::worker::USAGE_TRAILER;
 use crate::worker::client::{self, Arrived};
@@ -22,7 +25,7 @@ const LARGEST: usize = 64 * 1024 * 1024;
 /// to the worker, which cancels the generation.
 pub(super) async fn answer(
     dispatch: &Dispatch,
-    routed: Routed,
+    routed: Arc<Routed>,
 ) -> Result<Response<Body>, ApiError> {
     let running = routed.place.running();
     let answered = tokio::select! {
@@ -127,7 +130,8 @@ pub(super) async fn collect(
                 return Ok((bytes.freeze(), usage));
             }
             Arrived::Failure(failure) => {
-                return Err(crashed(&routed.request.request_id, lease, &failure).await);
+                let id = &routed.request.request_id;
+                return Err(Box::pin(crashed(id, lease, &failure)).await);
             }
         }
     }

@@ -3,6 +3,7 @@
 
 pub mod arch;
 pub mod attention;
+mod decoder;
 pub mod device;
 pub mod encoder;
 pub mod kv;
@@ -24,8 +25,9 @@ use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Dtype};
 use serde_json::{Map, Value};
 
-use self::arch::{Architecture, Checkpoint};
+use self::arch::Source;
 use self::attention::Pass;
+use self::decoder::Decoder;
 use self::device::Device;
 use self::kv::{Cache, Piece};
 use self::quantization::Quantization;
@@ -46,7 +48,7 @@ pub struct Settings {
 
 /// A model on MLX's device. It belongs to the thread that loaded it.
 pub struct MlxNetwork {
-    model: Box<dyn Architecture>,
+    model: Decoder,
     device: Device,
     bytes_held: u64,
     load_times: LoadTimes,
@@ -80,14 +82,13 @@ fn load_on(
 ) -> Result<MlxNetwork, EngineError> {
     let began = Instant::now();
     let config = read_config(dir)?;
-    let loader = arch::loader(&config)?;
-    let quantization = Quantization::from_config(&config)?;
-    let mut weights = Weights::open(dir, quantization, device)?;
-    let model = loader(Checkpoint {
+    let design = arch::design(&Source {
         config: &config,
-        weights: &mut weights,
         context: settings.context,
     })?;
+    let quantization = Quantization::from_config(&config)?;
+    let mut weights = Weights::open(dir, quantization, device)?;
+    let model = Decoder::load(&mut weights, design)?;
     let map = began.elapsed();
     let bytes_held = weights.evaluate_taken(loading)?;
     let load_times = LoadTimes {

@@ -89,7 +89,9 @@ pub fn estimate(manifest: &Manifest, context: u32, rule: DeviceRule) -> MemoryNe
             kv_per_token: ByteSize::ZERO,
         };
     };
-    let widened = match rule.widens_weights {
+    // Products with experts are MLX's own, which reads numbers of one format alone.
+    let widens = rule.widens_weights || geometry.experts > 0 && rule.number == 4;
+    let widened = match widens {
         true => manifest.half_bytes,
         false => 0,
     };
@@ -125,14 +127,20 @@ fn kv_per_token(geometry: &Geometry, rule: DeviceRule) -> u64 {
 }
 
 /// The arrays of the largest step, a chunk of a prompt through one layer: what
-/// stands between layers (input, norm, sum), the three of the feed-forward part,
+/// stands between layers (input, norm, sum), the three of the feed-forward part (with
+/// experts, those of each that a token takes, what each gives and its share of that),
 /// queries and the attended; attention scores and their softmax where they are
-/// kept; the logits of one position.
+/// kept; the logits of one position. A sliding window makes nothing smaller: a cache
+/// keeps all tokens of every layer.
 fn step(geometry: &Geometry, context: u64, rule: DeviceRule) -> u64 {
     let attention = geometry.heads.saturating_mul(geometry.head_dim);
-    let per_token = (3 * geometry.hidden + 3 * geometry.intermediate)
+    let each = 3 * geometry.expert_intermediate + 2 * geometry.hidden;
+    let inner = (3 * geometry.intermediate).max(geometry.experts.saturating_mul(each));
+    let per_token = (3 * geometry.hidden)
+        .saturating_add(inner)
         .saturating_add(attention.saturating_mul(2));
-    let scores = match rule.keeps_scores {
+    // A fused attention knows no cap.
+    let scores = match rule.keeps_scores || geometry.caps_scores {
         true => geometry
             .heads
             .saturating_mul(2)
@@ -180,6 +188,9 @@ mod tests {
                 heads: 9,
                 kv_heads: 3,
                 head_dim: 64,
+                experts: 0,
+                expert_intermediate: 0,
+                caps_scores: false,
             }),
             weight_files: Vec::new(),
             weight_bytes: 98_000_000,
@@ -229,6 +240,44 @@ mod tests {
         check(100, false, (100 * (7488 + 1800) + 49152) * 4);
     }
 
+    /// What a change to the demo model's geometry adds to a step of 100 tokens of a context
+    /// of 100, in numbers for each token, and to the weights.
+    fn check_change(gpu: bool, change: impl Fn(&mut Geometry), numbers: u64, weights: u64) {
+        let rule = DeviceRule::of(gpu, Compute::Float32);
+        let before = estimate(&demo(), 100, rule);
+        let mut changed = demo();
+        change(changed.geometry.as_mut().expect("measures"));
+        let after = estimate(&changed, 100, rule);
+        let more = after.transient.0 - before.transient.0;
+        assert_eq!(more, numbers * 100 * 4);
+        assert_eq!(after.weights.0 - before.weights.0, weights);
+        assert_eq!(after.kv_per_token, before.kv_per_token);
+    }
+
+    #[test]
+    fn experts_count_by_those_that_a_token_takes_and_are_widened() {
+        let experts = |geometry: &mut Geometry| {
+            geometry.experts = 8;
+            geometry.expert_intermediate = 768;
+        };
+        // 8 · (3 · 768 + 2 · 576) instead of 3 · 1536.
+        check_change(false, experts, 8 * (2304 + 1152) - 4608, 12_000_000);
+        check_change(true, experts, 8 * (2304 + 1152) - 4608, 0);
+        // Small ones: the dense part of other layers is the larger.
+        let few = |geometry: &mut Geometry| {
+            geometry.experts = 1;
+            geometry.expert_intermediate = 10;
+        };
+        check_change(true, few, 0, 0);
+    }
+
+    #[test]
+    fn capped_scores_are_kept_on_any_device() {
+        let caps = |geometry: &mut Geometry| geometry.caps_scores = true;
+        check_change(true, caps, 2 * 9 * 100, 0);
+        check_change(false, caps, 0, 0);
+    }
+
     #[test]
     fn an_encoder_keeps_nothing_and_takes_a_batch_at_once() {
         let mut encoder = demo();
@@ -241,6 +290,9 @@ mod tests {
             heads: 12,
             kv_heads: 12,
             head_dim: 32,
+            experts: 0,
+            expert_intermediate: 0,
+            caps_scores: false,
         });
         let need = estimate(&encoder, 256, DeviceRule::of(false, Compute::Auto));
         assert_eq!(need.kv_per_token, ByteSize::ZERO);
@@ -261,6 +313,9 @@ mod tests {
             heads: most,
             kv_heads: most,
             head_dim: most,
+            experts: most,
+            expert_intermediate: most,
+            caps_scores: true,
         });
         let rule = DeviceRule::of(false, Compute::Auto);
         let need = estimate(&hostile, u32::MAX, rule);

@@ -92,6 +92,12 @@ pub struct Geometry {
     pub kv_heads: u64,
     /// Numbers of one head.
     pub head_dim: u64,
+    /// Experts that a token takes in a layer that has them; 0 if none has.
+    pub experts: u64,
+    /// Numbers inside one expert.
+    pub expert_intermediate: u64,
+    /// Attention scores are bent to stay within a cap.
+    pub caps_scores: bool,
 }
 
 /// How quantised weights are stored.

@@ -170,6 +170,7 @@ impl Witness {
 
     /// A process is started. It ends a swap if anything went for it.
     fn started(&mut self, generation: Generation, model: &str, now: Instant) {
+        self.book.loads(model);
         let mut swap = self.coming.remove(model);
         if let Some(swap) = &mut swap {
             swap.victims.retain(|victim| victim.gone.is_some());
@@ -198,6 +199,7 @@ impl Witness {
         if let Some(loading) = self.loading.remove(&generation) {
             let took = now.saturating_duration_since(loading.started);
             self.book.took(&loading.model, "load", took);
+            self.book.ready(&loading.model);
             self.over(loading, &waits, true, now);
         }
     }

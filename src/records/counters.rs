@@ -30,6 +30,28 @@ type Word = [(&'static str, &'static str); 1];
 type Model = [(&'static str, String); 1];
 type ModelAndWord = [(&'static str, String); 2];
 
+/// What became of a guess at the next load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guessed {
+    /// The model was the next to be loaded.
+    Right,
+    /// Another one was.
+    Wrong,
+    /// There was no memory to read its weights into.
+    NoRoom,
+}
+
+impl Guessed {
+    /// The word for it in metrics.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Right => "right",
+            Self::Wrong => "wrong",
+            Self::NoRoom => "no_room",
+        }
+    }
+}
+
 /// Counters that only rise. Cloning gives another handle to the same ones.
 #[derive(Clone, Debug)]
 pub struct Counters {
@@ -41,6 +63,8 @@ pub struct Counters {
     upstream_tokens: Family<ModelAndWord, Counter>,
     panics: Family<Word, Counter>,
     overhead: Histogram,
+    guesses: Family<Word, Counter>,
+    prefetched_bytes: Counter,
     audit_failures: Counter,
     lost_lines: Counter,
     lost_log_lines: Counter,
@@ -73,6 +97,8 @@ impl Default for Counters {
             upstream_tokens: Family::default(),
             panics: Family::default(),
             overhead: Histogram::new(OVERHEAD),
+            guesses: Family::default(),
+            prefetched_bytes: Counter::default(),
             audit_failures: Counter::default(),
             lost_lines: Counter::default(),
             lost_log_lines: Counter::default(),
@@ -210,6 +236,17 @@ impl Counters {
         self.overhead.observe(time.as_secs_f64());
     }
 
+    /// What became of a guess at the next load.
+    pub fn guessed(&self, guessed: Guessed) {
+        let label = [("outcome", guessed.as_str())];
+        self.guesses.get_or_create(&label).inc();
+    }
+
+    /// So many bytes of weights were asked for ahead of a load.
+    pub fn prefetched(&self, bytes: u64) {
+        self.prefetched_bytes.inc_by(bytes);
+    }
+
     /// Something panicked and was caught.
     pub fn panicked(&self, place: &'static str) {
         self.panics.get_or_create(&[("place", place)]).inc();
@@ -281,6 +318,16 @@ impl Counters {
             "router_overhead_seconds",
             "From a whole request to its engine, less the wait for the model",
             self.overhead.clone(),
+        );
+        registry.register(
+            "prefetches",
+            "Guesses at the next load: right, wrong, or without memory to read its weights into",
+            self.guesses.clone(),
+        );
+        registry.register(
+            "prefetched_bytes",
+            "Bytes of weights that the system was asked to read ahead of loads",
+            self.prefetched_bytes.clone(),
         );
         registry.register(
             "audit_failures",

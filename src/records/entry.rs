@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde::{Serialize, Serializer};
 use serde_json::json;
 
 use super::Records;
 use super::counters::{OTHER, OfModel};
+use super::line::Line;
 use crate::pool::Priority;
 use crate::shutdown::Place;
 
@@ -30,8 +30,8 @@ struct Open {
     is_delivered: AtomicBool,
 }
 
-/// What is known. In a line it stands in this order.
-#[derive(Debug, Default, Serialize)]
+/// What is known.
+#[derive(Debug, Default)]
 struct Facts {
     request_id: String,
     peer: String,
@@ -42,7 +42,6 @@ struct Facts {
     path: Option<String>,
     /// Which configuration it was answered by: the number of its reload.
     generation: u64,
-    #[serde(serialize_with = "name")]
     model: Option<Arc<OfModel>>,
     route: Option<&'static str>,
     /// The upstream that it left this machine for.
@@ -61,19 +60,38 @@ struct Facts {
     cached_tokens: Option<u64>,
     completion_tokens: Option<u64>,
     request_bytes: Option<u64>,
-    #[serde(skip)]
     is_refused_by_engine: bool,
 }
 
-/// What a model is called.
-fn name<S: Serializer>(model: &Option<Arc<OfModel>>, serializer: S) -> Result<S::Ok, S::Error> {
-    let name = model.as_ref().map(|model| model.name.as_str());
-    name.serialize(serializer)
+impl Facts {
+    /// Puts them into a line.
+    fn write(&self, line: &mut Line) {
+        let model = self.model.as_ref().map(|model| model.name.as_str());
+        line.text("request_id", Some(&self.request_id))
+            .text("peer", Some(&self.peer))
+            .text("caller", self.caller.as_deref())
+            .text("method", Some(&self.method))
+            .text("path", self.path.as_deref())
+            .number("generation", Some(self.generation))
+            .text("model", model)
+            .text("route", self.route)
+            .text("upstream", self.upstream.as_deref())
+            .text("priority", self.priority.map(Priority::as_str))
+            .number("status", self.status.map(u64::from))
+            .text("code", self.code)
+            .number("worker", self.worker)
+            .number("load_ms", self.load_ms)
+            .number("wait_ms", self.wait_ms)
+            .number("first_event_ms", self.first_event_ms)
+            .number("prompt_tokens", self.prompt_tokens)
+            .number("cached_tokens", self.cached_tokens)
+            .number("completion_tokens", self.completion_tokens)
+            .number("request_bytes", self.request_bytes);
+    }
 }
 
 /// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// The whole answer went out.
     Complete,
@@ -107,18 +125,6 @@ impl Ending {
             Self::Failed => "failed",
         }
     }
-}
-
-/// One line of the request log.
-#[derive(Serialize)]
-struct Line<'a> {
-    /// Milliseconds since 1970 when the request came.
-    time_ms: u64,
-    #[serde(flatten)]
-    facts: &'a Facts,
-    response_bytes: u64,
-    duration_ms: u64,
-    ending: Ending,
 }
 
 impl Entry {
@@ -303,15 +309,17 @@ impl Drop for Open {
             self.records.counters.left(upstream, ending.as_str());
         }
         let time = self.time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let line = Line {
-            time_ms: milliseconds(time),
-            facts,
-            response_bytes: *self.sent.get_mut(),
-            duration_ms: milliseconds(self.began.elapsed()),
-            ending,
+        let (sent, duration) = (*self.sent.get_mut(), milliseconds(self.began.elapsed()));
+        let text = || {
+            let mut line = Line::begin();
+            line.number("time_ms", Some(milliseconds(time)));
+            facts.write(&mut line);
+            line.number("response_bytes", Some(sent))
+                .number("duration_ms", Some(duration))
+                .text("ending", Some(ending.as_str()));
+            line.end()
         };
-        let text = || serde_json::to_string(&line).unwrap_or_default();
-        if line.facts.route.is_some() {
+        if facts.route.is_some() {
             self.records.events.tell("request_end", text);
         }
         self.records.requests.write(text);

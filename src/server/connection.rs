@@ -22,9 +22,6 @@ use super::tls::Secured;
 use crate::access::Door;
 use crate::shutdown::Tasks;
 
-/// Most header fields of a request.
-const MOST_HEADERS: usize = 100;
-
 /// Largest head of a request, bytes; the smallest that hyper takes is 8 KiB.
 pub(super) const LARGEST_HEAD: usize = 64 * 1024;
 
@@ -51,7 +48,10 @@ impl Connection {
             Secured::Plain(stream) => self.serve_http1(stream, stop).await,
             #[cfg(feature = "tls")]
             Secured::Tls(stream) => match stream.get_ref().1.alpn_protocol() {
-                Some(super::tls::HTTP2) => super::http2::serve(self, stream, stop).await,
+                // Its own is larger than what most connections need.
+                Some(super::tls::HTTP2) => {
+                    Box::pin(super::http2::serve(self, stream, stop)).await;
+                }
                 _ => self.serve_http1(stream, stop).await,
             },
         }
@@ -67,7 +67,8 @@ impl Connection {
             .timer(TokioTimer::new())
             // The pace of heads and of idle connections is kept below.
             .header_read_timeout(None)
-            .max_headers(MOST_HEADERS)
+            // Of fields it takes 100 unless it is told another number, and then it makes
+            // two lists ready for that many before it reads a head.
             .max_header_size(LARGEST_HEAD)
             .max_buf_size(LARGEST_HEAD)
             .serve_connection(TokioIo::new(stream), service(self.app, self.door, activity));

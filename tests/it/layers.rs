@@ -32,6 +32,7 @@ const PURE: &[&str] = &[
     "pool/evict.rs",
     "pool/eta.rs",
     "pool/ledger.rs",
+    "pool/prefetch.rs",
     "pool/residency.rs",
     "registry/change",
     "registry/fit.rs",

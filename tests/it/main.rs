@@ -43,6 +43,8 @@ mod names;
 mod openapi;
 mod panics;
 mod pool;
+#[cfg(target_os = "linux")]
+mod prefetch;
 mod profiles;
 mod prompts;
 mod proxies;

@@ -3,7 +3,8 @@
 use mlx_rs::Array;
 use mlx_rs::error::Result;
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
-use mlx_rs::ops::{concatenate, split_equal};
+use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::ops::{arange, concatenate, matmul, select, softmax_axis, split_equal, tanh};
 
 use super::device::Device;
 use super::kv::Cache;
@@ -18,6 +19,20 @@ pub struct Heads {
     pub key_values: i32,
     /// Numbers in each.
     pub size: i32,
+}
+
+/// How the products of a query with keys become shares of their values.
+#[derive(Clone, Debug)]
+pub struct Scores {
+    /// Factor on each product.
+    pub scale: f32,
+    /// Most tokens that one sees, itself among them; nothing means all before it.
+    pub window: Option<u32>,
+    /// A score s counts as `cap · tanh(s / cap)` (Gemma 2, arXiv 2408.00118).
+    pub cap: Option<f32>,
+    /// For each query head a score that takes its share and gives nothing, float32
+    /// `[heads]` (attention sinks, arXiv 2309.17453, as gpt-oss learns them).
+    pub sinks: Option<Array>,
 }
 
 /// One pass over the network: the sequences, and how many rows each brings.
@@ -49,19 +64,19 @@ impl<'a> Pass<'a> {
     pub fn attend(
         &mut self,
         layer: usize,
-        heads: Heads,
+        scores: &Scores,
         queries: &Array,
         keys: &Array,
         values: &Array,
     ) -> Result<Array> {
         let count = self.caches.len();
         if count == 1 {
-            return self.attend_one(0, layer, heads, queries, keys, values);
+            return self.attend_one(0, layer, scores, queries, keys, values);
         }
         let parts = |array: &Array| split_equal(array, count as i32, 0);
         let (queries, keys, values) = (parts(queries)?, parts(keys)?, parts(values)?);
         let results: Result<Vec<Array>> = (0..count)
-            .map(|i| self.attend_one(i, layer, heads, &queries[i], &keys[i], &values[i]))
+            .map(|i| self.attend_one(i, layer, scores, &queries[i], &keys[i], &values[i]))
             .collect();
         concatenate(&results?, 0)
     }
@@ -70,28 +85,17 @@ impl<'a> Pass<'a> {
         &mut self,
         sequence: usize,
         layer: usize,
-        heads: Heads,
+        scores: &Scores,
         queries: &Array,
         keys: &Array,
         values: &Array,
     ) -> Result<Array> {
-        let by_head = |array: &Array| array.swap_axes(0, 1);
         let (keys, values) =
             self.caches[sequence].update(layer, &by_head(keys)?, &by_head(values)?)?;
-        let scale = (heads.size as f32).powf(-0.5);
-        if let Some(result) = self.device.attention(queries, &keys, &values, scale) {
+        if let Some(result) = self.device.attention(queries, &keys, &values, scores) {
             return result;
         }
-        let mask = (self.rows > 1).then_some(ScaledDotProductAttentionMask::Causal);
-        let result = scaled_dot_product_attention(
-            by_head(queries)?.expand_dims(0)?,
-            keys.expand_dims(0)?,
-            values.expand_dims(0)?,
-            scale,
-            mask,
-            None,
-        )?;
-        by_head(&result.squeeze_axes(&[0])?)?.reshape(&[-1, heads.queries * heads.size])
+        attend_with_mlx(queries, &keys, &values, scores)
     }
 
     /// Says that all layers have their rows.
@@ -100,4 +104,98 @@ impl<'a> Pass<'a> {
             cache.advance(self.rows);
         }
     }
+}
+
+/// From `[rows, heads, size]` to `[heads, rows, size]`, or back.
+fn by_head(array: &Array) -> Result<Array> {
+    array.swap_axes(0, 1)
+}
+
+/// Attention of the last rows of one sequence by MLX's operations, the way of a GPU.
+/// Shapes as in [`Device::attention`].
+pub(super) fn attend_with_mlx(
+    queries: &Array,
+    keys: &Array,
+    values: &Array,
+    scores: &Scores,
+) -> Result<Array> {
+    let (rows, tokens) = (queries.dim(0), keys.dim(1));
+    // What even the first row does not see is left out; what is left may be all that
+    // each sees but for what comes after it.
+    let window = scores.window.and_then(|window| i32::try_from(window).ok());
+    let window = window.filter(|window| *window < tokens);
+    let seen = window.map_or(tokens, |window| tokens.min(window + rows - 1));
+    let last = |array: &Array| array.try_index((.., tokens - seen.., ..));
+    let (keys, values) = (last(keys)?, last(values)?);
+    let cut = window.filter(|window| rows > 1 && *window < seen);
+    let queries = by_head(queries)?;
+    let result = match scores.cap {
+        Some(cap) => {
+            let mask = match rows > 1 {
+                true => Some(mask(rows, seen, cut)?),
+                false => None,
+            };
+            attend_capped(&queries, &keys, &values, scores.scale, cap, mask.as_ref())?
+        }
+        None => {
+            let mask = match cut {
+                Some(_) => Some(mask(rows, seen, cut)?),
+                None => None,
+            };
+            let mask = match &mask {
+                Some(mask) => Some(ScaledDotProductAttentionMask::Array(mask)),
+                None => (rows > 1).then_some(ScaledDotProductAttentionMask::Causal),
+            };
+            let sinks = match &scores.sinks {
+                Some(sinks) => Some(sinks.as_dtype(queries.dtype())?),
+                None => None,
+            };
+            scaled_dot_product_attention(
+                queries.expand_dims(0)?,
+                keys.expand_dims(0)?,
+                values.expand_dims(0)?,
+                scores.scale,
+                mask,
+                sinks.as_ref(),
+            )?
+            .squeeze_axes(&[0])?
+        }
+    };
+    by_head(&result)?.reshape(&[rows, -1])
+}
+
+/// Which of the last `seen` tokens each of the last `rows` sees: `[rows, seen]`.
+fn mask(rows: i32, seen: i32, window: Option<i32>) -> Result<Array> {
+    let of = arange::<_, i32>(seen - rows, seen, None)?.reshape(&[rows, 1])?;
+    let at = arange::<_, i32>(0, seen, None)?.reshape(&[1, seen])?;
+    let before = at.le(&of)?;
+    match window {
+        Some(window) => before.logical_and(of.lt(at.add(Array::from_int(window))?)?),
+        None => Ok(before),
+    }
+}
+
+/// Attention with capped scores, which MLX has no kernel for: `queries`
+/// `[heads, rows, size]`, `keys` and `values` `[key heads, tokens, size]`.
+fn attend_capped(
+    queries: &Array,
+    keys: &Array,
+    values: &Array,
+    scale: f32,
+    cap: f32,
+    mask: Option<&Array>,
+) -> Result<Array> {
+    let number = |number: f32| Array::from_f32(number).as_dtype(queries.dtype());
+    let (heads, rows, size) = (queries.dim(0), queries.dim(1), queries.dim(2));
+    let shared = keys.dim(0);
+    let queries = queries.reshape(&[shared, heads / shared, rows, size])?;
+    let (keys, values) = (keys.expand_dims(1)?, values.expand_dims(1)?);
+    let scores = matmul(queries.multiply(number(scale)?)?, keys.swap_axes(2, 3)?)?;
+    let mut scores = tanh(scores.divide(number(cap)?)?)?.multiply(number(cap)?)?;
+    if let Some(mask) = mask {
+        // Scores lie within the cap, so this is nothing beside them.
+        scores = select(mask, &scores, number(-1e4 - cap)?)?;
+    }
+    let shares = softmax_axis(&scores, -1, true)?;
+    matmul(shares, values)?.reshape(&[heads, rows, size])
 }

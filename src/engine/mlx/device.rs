@@ -12,10 +12,10 @@ use mlx_rs::error::Result;
 use mlx_rs::ops::{matmul, quantized_matmul, sigmoid};
 use mlx_rs::{Array, Device as MlxDevice, DeviceType, Dtype, fast};
 
+use super::attention::Scores;
 #[cfg(target_os = "linux")]
 use super::native;
 use super::quantization::Packing;
-
 use crate::config::Compute;
 
 /// Bytes of freed buffers that MLX may keep for its next arrays. A decode step
@@ -82,10 +82,10 @@ impl Device {
         self.compute.unwrap_or(found)
     }
 
-    /// `array` in the number format of the device.
+    /// `array` in the number format of the device. Packed words are no numbers and stay.
     pub fn convert(&self, array: Array) -> Result<Array> {
         let format = self.format(array.dtype());
-        if array.dtype() == format {
+        if array.dtype() == format || array.dtype() == Dtype::Uint32 {
             return Ok(array);
         }
         array.as_dtype(format)
@@ -166,13 +166,13 @@ impl Device {
         queries: &Array,
         keys: &Array,
         values: &Array,
-        scale: f32,
+        scores: &Scores,
     ) -> Option<Result<Array>> {
         #[cfg(target_os = "linux")]
         if self.is_own() {
-            return Some(native::attention(queries, keys, values, scale).map_err(failed));
+            return Some(native::attention(queries, keys, values, scores).map_err(failed));
         }
-        let _ = (queries, keys, values, scale);
+        let _ = (queries, keys, values, scores);
         None
     }
 

@@ -3,7 +3,7 @@
 
 use mlx_rs::error::Result as MlxResult;
 use mlx_rs::fast::layer_norm;
-use mlx_rs::ops::dequantize;
+use mlx_rs::ops::{dequantize, tanh};
 use mlx_rs::{Array, Dtype};
 
 use super::device::Device;
@@ -165,6 +165,29 @@ impl Embedding {
     }
 }
 
+/// `x` times `factor`, in the number format of `x`.
+pub fn scaled(x: &Array, factor: f32) -> MlxResult<Array> {
+    if factor == 1.0 {
+        return Ok(x.clone());
+    }
+    x.multiply(Array::from_f32(factor).as_dtype(x.dtype())?)
+}
+
+/// `x` bent to stay between `-cap` and `cap`: `cap · tanh(x / cap)`.
+pub fn capped(x: &Array, cap: f32) -> MlxResult<Array> {
+    scaled(&tanh(scaled(x, 1.0 / cap)?)?, cap)
+}
+
+/// What the weight of a norm says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gain {
+    /// The factor itself.
+    #[default]
+    Whole,
+    /// How much more than 1 the factor is.
+    FromOne,
+}
+
 /// Root mean square norm (arXiv 1910.07467).
 pub struct RmsNorm {
     weight: Array,
@@ -179,8 +202,16 @@ impl RmsNorm {
         path: &str,
         size: i32,
         epsilon: f32,
+        gain: Gain,
     ) -> Result<Self, EngineError> {
-        let weight = weights.take(&format!("{path}.weight"), &[size])?;
+        let name = format!("{path}.weight");
+        let weight = match gain {
+            Gain::Whole => weights.take(&name, &[size])?,
+            Gain::FromOne => weights.take_changed(&name, &[size], |weight| {
+                let one = Array::from_f32(1.0).as_dtype(weight.dtype())?;
+                weight.add(one)
+            })?,
+        };
         Ok(Self {
             weight,
             epsilon,

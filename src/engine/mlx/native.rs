@@ -11,6 +11,8 @@ use std::path::Path;
 use mlx_rs::{Array, Dtype};
 use mlx_sys::mlx_array;
 
+use super::attention::Scores;
+
 /// Why a native function failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NativeError {
@@ -63,6 +65,9 @@ unsafe extern "C" {
         keys: mlx_array,
         values: mlx_array,
         scale: f32,
+        window: c_int,
+        cap: f32,
+        sinks: *const mlx_array,
     ) -> c_int;
     fn roundhouse_map_open(path: *const c_char) -> *mut c_void;
     fn roundhouse_map_length(map: *const c_void) -> usize;
@@ -186,23 +191,30 @@ pub fn rotate(
 
 /// Attention of the last rows of one sequence, each over itself and what is before
 /// it: `queries` `[rows, heads, size]`, `keys` and `values`
-/// `[key heads, tokens, size]`, all float32, the scores times `scale`. Gives
-/// `[rows, heads · size]`. Keys and values are read in place also when they are
-/// the first tokens of a larger array.
+/// `[key heads, tokens, size]`, all float32. Gives `[rows, heads · size]`. Keys and
+/// values are read in place also when they are the first tokens of a larger array.
 pub fn attention(
     queries: &Array,
     keys: &Array,
     values: &Array,
-    scale: f32,
+    scores: &Scores,
 ) -> Result<Array, NativeError> {
-    // SAFETY: as in `quantized_matmul`.
+    let window = scores.window.unwrap_or(0);
+    let window = c_int::try_from(window).unwrap_or(c_int::MAX);
+    let sinks = scores.sinks.as_ref().map(Array::as_ptr);
+    let sinks = sinks.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: as in `quantized_matmul`; `sinks` is null or a handle that lives
+    // across the call.
     array_of(|result| unsafe {
         roundhouse_attention(
             result,
             queries.as_ptr(),
             keys.as_ptr(),
             values.as_ptr(),
-            scale,
+            scores.scale,
+            window,
+            scores.cap.unwrap_or(0.0),
+            sinks,
         )
     })
 }

@@ -2,6 +2,7 @@
 //! seeded weights, written as an ordinary snapshot, is loaded and held against
 //! itself: whatever way tokens go in, the logits are the same.
 
+mod parity;
 mod reference;
 mod tiny;
 mod vectors;
@@ -436,18 +437,27 @@ fn what_does_not_fit_is_refused_with_its_name() {
     );
     check_refused(
         "rope",
-        &config("rope_scaling", json!({"type": "su"})),
-        "\"su\"",
+        &config("rope_scaling", json!({"type": "mrope"})),
+        "\"mrope\"",
     );
     check_refused(
         "zero",
         &config("num_attention_heads", json!(0)),
         "num_attention_heads",
     );
+    let slides = json!(["sliding_attention", "full_attention"]);
+    check_refused("window", &config("layer_types", slides), "sliding window");
+    let short = json!(["full_attention"]);
     check_refused(
-        "window",
-        &config("sliding_window", json!(64)),
-        "sliding window",
+        "layers' kinds",
+        &config("layer_types", short),
+        "layer_types",
+    );
+    let strange = json!(["linear_attention", "full_attention"]);
+    check_refused(
+        "strange layers",
+        &config("layer_types", strange),
+        "linear_attention",
     );
     check_refused("extra", &with("model.layers.0.router.weight"), "router");
     let mut wrong = with("model.layers.0.self_attn.rotary_emb.inv_freq");

@@ -5,6 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::Path;
 
+use mlx_rs::error::Result as MlxResult;
+use mlx_rs::ops::stack;
 use mlx_rs::{Array, Dtype};
 use serde::Deserialize;
 
@@ -87,11 +89,37 @@ impl Weights {
         Ok(self.keep(array))
     }
 
+    /// The same, with `change` made to it once for all.
+    pub fn take_changed(
+        &mut self,
+        name: &str,
+        shape: &[i32],
+        change: impl FnOnce(&Array) -> MlxResult<Array>,
+    ) -> Result<Array, EngineError> {
+        let array = self.remove(name, shape)?;
+        let array = self.device.convert(array).and_then(|array| change(&array));
+        Ok(self.keep(array.map_err(device_failed)?))
+    }
+
+    /// Weights of one shape put together, `[names, …]`: packed words as they are,
+    /// numbers in the format of the device.
+    pub fn take_together(
+        &mut self,
+        names: impl Iterator<Item = String>,
+        shape: &[i32],
+    ) -> Result<Array, EngineError> {
+        let parts: Result<Vec<Array>, EngineError> =
+            names.map(|name| self.remove(&name, shape)).collect();
+        let parts = parts?;
+        let together = stack(&parts, 0).and_then(|array| self.device.convert(array));
+        Ok(self.keep(together.map_err(device_failed)?))
+    }
+
     /// A weight that is only multiplied with: packed words as they are, numbers in
     /// a format that the products of the device read.
     pub fn take_for_product(&mut self, name: &str, shape: &[i32]) -> Result<Array, EngineError> {
         let array = self.remove(name, shape)?;
-        if array.dtype() == Dtype::Uint32 || self.device.is_own() {
+        if self.device.is_own() {
             return Ok(self.keep(array));
         }
         let array = self.device.convert(array).map_err(device_failed)?;

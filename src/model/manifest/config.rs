@@ -76,16 +76,22 @@ fn parse(value: &Value, trusted: bool) -> Result<Config, Reason> {
                 _ => positions,
             })
             .and_then(|n| u32::try_from(n).ok()),
-        geometry: geometry(&number),
+        geometry: geometry(&number, object.contains_key("attn_logit_softcapping")),
         quantization: quantization(value),
     })
 }
 
 /// The measures that memory follows from; nothing unless all are there and sane.
-fn geometry(number: &dyn Fn(&str) -> Option<u64>) -> Option<Geometry> {
+/// Keys of experts: `Qwen3MoeConfig` in transformers.
+fn geometry(number: &dyn Fn(&str) -> Option<u64>, caps_scores: bool) -> Option<Geometry> {
     let sane = |key: &str| number(key).filter(|n| (1..=1 << 24).contains(n));
     let (hidden, heads) = (sane("hidden_size")?, sane("num_attention_heads")?);
+    let experts = sane("moe_intermediate_size").zip(sane("num_experts_per_tok"));
+    let (expert_intermediate, experts) = experts.unwrap_or_default();
     Some(Geometry {
+        experts,
+        expert_intermediate,
+        caps_scores,
         hidden,
         intermediate: sane("intermediate_size")?,
         vocabulary: sane("vocab_size")?,
@@ -164,9 +170,24 @@ mod tests {
         let config = parse(&config, false).expect("a configuration");
         let geometry = config.geometry.expect("measures");
         assert_eq!((geometry.kv_heads, geometry.head_dim), (9, 64));
+        assert_eq!((geometry.experts, geometry.caps_scores), (0, false));
         assert_eq!(config.context, Some(8192));
         let quantization = config.quantization.expect("quantised");
         assert_eq!((quantization.bits, quantization.group_size), (4, 32));
+    }
+
+    #[test]
+    fn experts_and_caps_are_measures() {
+        let config = json!({
+            "model_type": "qwen3_moe", "hidden_size": 2048, "intermediate_size": 6144,
+            "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128,
+            "num_hidden_layers": 48, "vocab_size": 151_936, "num_experts_per_tok": 8,
+            "moe_intermediate_size": 768, "attn_logit_softcapping": 50.0,
+        });
+        let config = parse(&config, false).expect("a configuration");
+        let geometry = config.geometry.expect("measures");
+        assert_eq!((geometry.experts, geometry.expert_intermediate), (8, 768));
+        assert!(geometry.caps_scores);
     }
 
     #[test]

@@ -85,6 +85,10 @@ pub struct Exit {
 /// What followers hear.
 #[derive(Clone, Debug)]
 pub enum Happened {
+    /// The load of this model begins.
+    Loads(Arc<str>),
+    /// The load of this model is done.
+    Ready(Arc<str>),
     /// A swap is over.
     Swap(Arc<Swap>),
     /// A process has ended.
@@ -171,6 +175,16 @@ impl Book {
         drop(pages);
         // Nobody may follow.
         let _ = self.0.happened.send(Happened::Swap(swap));
+    }
+
+    /// A load begins.
+    pub(super) fn loads(&self, model: &str) {
+        let _ = self.0.happened.send(Happened::Loads(model.into()));
+    }
+
+    /// A load is done.
+    pub(super) fn ready(&self, model: &str) {
+        let _ = self.0.happened.send(Happened::Ready(model.into()));
     }
 
     /// A phase of a load is over.

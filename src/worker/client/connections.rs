@@ -128,7 +128,8 @@ impl Connections {
                 return Ok(this.connection(way, true, is_head));
             }
         }
-        let opened = timeout(CONNECT_TIME, this.open()).await;
+        // Rare, and large with the handshake in it.
+        let opened = timeout(CONNECT_TIME, Box::pin(this.open())).await;
         let way = opened.map_err(|_| Failure::Timeout)??;
         Ok(this.connection(way, false, is_head))
     }

@@ -45,7 +45,7 @@ fn c03_every_problem_is_told_at_once() {
             r#"1:9 memory: expected a size such as 48GB, a percentage or auto, found "48" without a unit"#,
             r#"2:1 "memory" is there twice: at line 1 and at line 2 | keep one of them"#,
             r#"2:9 memory: expected more than nothing, found "0B""#,
-            r#"3:7 pool: expected keys with values, found "3" | its keys are max_models, idle_unload, switch_after, min_residency, queue, queue_per_caller, queue_timeout, contention, autoload, lease_ceiling, prompts_on_disk, prompts_on_disk_per_model"#,
+            r#"3:7 pool: expected keys with values, found "3" | its keys are max_models, idle_unload, switch_after, min_residency, queue, queue_per_caller, queue_timeout, contention, autoload, prefetch, lease_ceiling, prompts_on_disk, prompts_on_disk_per_model"#,
         ],
     );
 }

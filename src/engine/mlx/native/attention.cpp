@@ -1,6 +1,7 @@
 #include "attention.h"
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 
 #include "blas.h"
@@ -23,22 +24,51 @@ Buffer buffer(int64_t floats) {
   return Buffer(new float[std::max<int64_t>(floats, 1)]);
 }
 
+// The first row that is seen by the one behind which `own` rows end.
+int64_t first_seen(const Attention& a, int64_t own) {
+  return a.window == 0 ? 0 : std::max<int64_t>(0, own - a.window);
+}
+
+// Scores of one query head to their shares.
+void shares(const Attention& a, int64_t head, float* scores, int64_t count) {
+  if (a.cap != 0) {
+    for (int64_t i = 0; i < count; ++i) {
+      scores[i] = a.cap * std::tanh(scores[i] / a.cap);
+    }
+  }
+  if (a.sinks == nullptr) {
+    loops().softmax(scores, count);
+    return;
+  }
+  // The largest share is one over the sum of the exponentials, each divided by
+  // the largest; to that sum comes the sink's.
+  int64_t largest = std::max_element(scores, scores + count) - scores;
+  float distance = a.sinks[head] - scores[largest];
+  loops().softmax(scores, count);
+  float left = 1 / (1 + scores[largest] * std::exp(distance));
+  for (int64_t i = 0; i < count; ++i) {
+    scores[i] *= left;
+  }
+}
+
 // One row: all query heads that share a key head go through its keys and values
 // once.
 void one_row(const Attention& a, int64_t head, float* scores, float* out) {
   int64_t shared = a.query_heads / a.key_heads;
+  int64_t from = first_seen(a, a.tokens), seen = a.tokens - from;
   const float* queries = a.queries + head * shared * a.size;
-  Weights keys{a.keys + head * a.keys_step, a.tokens, a.size, Format::float32};
-  product_of_rows(keys, 0, a.tokens, queries, shared, scores);
-  for (int64_t i = 0; i < shared * a.tokens; ++i) {
+  const float* first_key = a.keys + head * a.keys_step + from * a.size;
+  Weights keys{first_key, seen, a.size, Format::float32};
+  product_of_rows(keys, 0, seen, queries, shared, scores);
+  for (int64_t i = 0; i < shared * seen; ++i) {
     scores[i] *= a.scale;
   }
   for (int64_t i = 0; i < shared; ++i) {
-    loops().softmax(scores + i * a.tokens, a.tokens);
+    shares(a, head * shared + i, scores + i * seen, seen);
   }
   loops().weigh(
-      scores, shared, a.values + head * a.values_step, a.tokens, a.size,
-      out + head * shared * a.size);
+      scores, shared, a.values + head * a.values_step + from * a.size, seen,
+      a.size, out + head * shared * a.size);
 }
 
 // Rows first..last of one query head.
@@ -48,22 +78,28 @@ void block(
   int64_t key_head = head / (a.query_heads / a.key_heads);
   int64_t step = a.query_heads * a.size;
   int64_t at = first * step + head * a.size;
-  int64_t seen = a.tokens - a.rows + last;
+  int64_t before = a.tokens - a.rows;
+  int64_t from = first_seen(a, before + first + 1);
+  int64_t seen = before + last - from;
   int rows = int(last - first);
   blas_sgemm_alone(
       kRowMajor, kNoTranspose, kTranspose, rows, int(seen), int(a.size),
-      a.scale, a.queries + at, int(step), a.keys + key_head * a.keys_step,
-      int(a.size), 0, scores, int(seen));
+      a.scale, a.queries + at, int(step),
+      a.keys + key_head * a.keys_step + from * a.size, int(a.size), 0, scores,
+      int(seen));
   for (int64_t row = first; row < last; ++row) {
     float* line = scores + (row - first) * seen;
-    int64_t own = a.tokens - a.rows + row + 1;
-    loops().softmax(line, own);
-    std::fill(line + own, line + seen, 0.0f);
+    int64_t end = before + row + 1;
+    int64_t begin = first_seen(a, end) - from;
+    end -= from;
+    std::fill(line, line + begin, 0.0f);
+    shares(a, head, line + begin, end - begin);
+    std::fill(line + end, line + seen, 0.0f);
   }
   blas_sgemm_alone(
       kRowMajor, kNoTranspose, kNoTranspose, rows, int(a.size), int(seen), 1,
-      scores, int(seen), a.values + key_head * a.values_step, int(a.size), 0,
-      out + at, int(step));
+      scores, int(seen), a.values + key_head * a.values_step + from * a.size,
+      int(a.size), 0, out + at, int(step));
 }
 
 } // namespace

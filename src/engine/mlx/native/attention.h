@@ -6,7 +6,9 @@
 namespace roundhouse {
 
 // `rows` new rows of a sequence with `tokens` rows in all, the new ones last.
-// Each sees itself and what is before it.
+// Each sees itself and what is before it, `window` rows in all at most unless that
+// is 0. If `cap` is not 0 a score s counts as cap · tanh(s / cap). `sinks`, if
+// any, is a score for each query head that takes its share and gives nothing.
 //
 // Queries are [rows, query_heads, size]; keys and values [key_heads, tokens,
 // size], heads `keys_step` and `values_step` numbers apart. Query heads share
@@ -24,6 +26,9 @@ struct Attention {
   int64_t key_heads;
   int64_t size;
   float scale;
+  int64_t window;
+  float cap;
+  const float* sinks;
 };
 
 void attend(const Attention& a, float* out);

@@ -43,10 +43,11 @@ int roundhouse_rotate(
     int neighbours);
 
 // Attention of the last rows of a sequence: queries [rows, heads, size], keys and
-// values [key heads, tokens, size], all float32. Gives [rows, heads · size].
+// values [key heads, tokens, size], all float32. `window` and `cap` may be 0, `sinks`
+// [heads] null; see `Attention`. Gives [rows, heads · size].
 int roundhouse_attention(
     mlx_array* result, mlx_array queries, mlx_array keys, mlx_array values,
-    float scale);
+    float scale, int window, float cap, const mlx_array* sinks);
 
 // A file in memory, and arrays over parts of it. The arrays keep the mapping.
 void* roundhouse_map_open(const char* path);

@@ -226,7 +226,15 @@ struct Heads {
   }
 };
 
-void run_attention(const Arrays& in, mx::array& out, float scale) {
+// How scores become shares; what `Attention` says of them.
+struct Scores {
+  float scale;
+  int64_t window;
+  float cap;
+};
+
+// The sinks are the fourth array, if there is one.
+void run_attention(const Arrays& in, mx::array& out, Scores scores) {
   Rows queries(in[0]);
   Heads keys(in[1]), values(in[2]);
   Attention a{};
@@ -240,7 +248,12 @@ void run_attention(const Arrays& in, mx::array& out, float scale) {
   a.size = in[0].shape(2);
   a.key_heads = in[1].shape(0);
   a.tokens = in[1].shape(1);
-  a.scale = scale;
+  a.scale = scores.scale;
+  a.window = scores.window;
+  a.cap = scores.cap;
+  if (in.size() == 4) {
+    a.sinks = in[3].data<float>();
+  }
   attend(a, out.data<float>());
 }
 
@@ -408,7 +421,8 @@ int roundhouse_rotate(
 
 int roundhouse_attention(
     mlx_array* result, mlx_array queries_handle, mlx_array keys_handle,
-    mlx_array values_handle, float scale) {
+    mlx_array values_handle, float scale, int window, float cap,
+    const mlx_array* sinks_handle) {
   return guarded([&] {
     const auto& queries = mlx_array_get_(queries_handle);
     const auto& keys = mlx_array_get_(keys_handle);
@@ -427,13 +441,24 @@ int roundhouse_attention(
     require(
         keys.shape(1) >= queries.shape(0),
         "keys must hold at least the rows of queries");
+    require(window >= 0, "a window cannot be negative");
+    std::vector<mx::array> inputs{queries, keys, values};
+    if (sinks_handle != nullptr) {
+      const auto& sinks = mlx_array_get_(*sinks_handle);
+      require(
+          sinks.ndim() == 1 && sinks.shape(0) == queries.shape(1) &&
+              sinks.dtype() == mx::float32,
+          "sinks must be float32, one for each query head");
+      inputs.push_back(in_order(sinks));
+    }
     mx::Shape shape{queries.shape(0), queries.shape(1) * queries.shape(2)};
+    Scores scores{scale, window, cap};
     mlx_array_set_(
         *result,
         make(
-            "RoundhouseAttention", std::move(shape), {queries, keys, values},
-            [scale](const Arrays& in, mx::array& out) {
-              run_attention(in, out, scale);
+            "RoundhouseAttention", std::move(shape), std::move(inputs),
+            [scores](const Arrays& in, mx::array& out) {
+              run_attention(in, out, scores);
             }));
   });
 }

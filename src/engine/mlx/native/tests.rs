@@ -7,6 +7,8 @@ use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Device, DeviceType, Dtype, fast, ops, random};
 
+use crate::engine::mlx::attention::{Scores, attend_with_mlx};
+
 use super::{
     MappedFile, attention, dense_matmul, prepare, quantized_matmul, rms_norm, rotate, swiglu,
     use_instructions,
@@ -212,12 +214,49 @@ fn attention_agrees_with_mlx() {
             let expected = expected.unwrap().squeeze_axes(&[0]).unwrap();
             let expected = expected.swap_axes(0, 1).unwrap();
             let expected = expected.reshape(&[rows, heads * size]).unwrap();
-            let found = attention(&queries, &keys, &values, scale).unwrap();
+            let scores = Scores {
+                scale,
+                window: None,
+                cap: None,
+                sinks: None,
+            };
+            let found = attention(&queries, &keys, &values, &scores).unwrap();
             let error = difference(&found, &expected);
             assert!(
                 error < 1e-5,
                 "{rows} of {tokens}, {heads}/{shared} × {size}: {error}"
             );
+        }
+    });
+}
+
+/// Windows, caps and sinks in all combinations, against the operations that a GPU takes.
+#[test]
+fn scores_become_shares_as_with_mlx() {
+    with_each_instruction_set(|| {
+        let [heads, shared, size] = [6, 3, 24];
+        let sinks = normal(&[heads], 4);
+        let choices = [None, Some(1), Some(7), Some(64), Some(500)];
+        for (rows, tokens) in [(1, 1), (1, 90), (5, 40), (130, 150), (130, 130)] {
+            let room = normal(&[shared, tokens + 3, size], 1);
+            let keys = room.try_index((.., ..tokens, ..)).unwrap();
+            let values = normal(&[shared, tokens, size], 2);
+            let queries = normal(&[rows, heads, size], 3);
+            for (window, cap, with_sinks) in choices.iter().flat_map(|window| {
+                let plain = [(*window, None, false), (*window, Some(0.7), false)];
+                plain.into_iter().chain([(*window, None, true)])
+            }) {
+                let scores = Scores {
+                    scale: 0.3,
+                    window,
+                    cap,
+                    sinks: with_sinks.then(|| sinks.clone()),
+                };
+                let expected = attend_with_mlx(&queries, &keys, &values, &scores).unwrap();
+                let found = attention(&queries, &keys, &values, &scores).unwrap();
+                let error = difference(&found, &expected);
+                assert!(error < 1e-5, "{rows} of {tokens}, {scores:?}: {error}");
+            }
         }
     });
 }

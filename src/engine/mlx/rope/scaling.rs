@@ -3,7 +3,8 @@
 //! Sources of the formulas: linear, Chen et al. (arXiv 2306.15595); dynamic,
 //! the "NTK-aware" base of Peng et al. (arXiv 2309.00071, section 3.1) as Hugging
 //! Face transformers names it; yarn, the same paper, sections 3.2 and 3.4; llama3,
-//! the reference code of Llama 3.1. Constants and names of keys as in transformers
+//! the reference code of Llama 3.1; longrope, which Phi 3 calls su, Ding et al. (arXiv
+//! 2402.13753) with the magnitude of Phi 3's reference code. Constants and names of keys as in transformers
 //! (`modeling_rope_utils`) and mlx-lm (`rope_utils`).
 
 use std::f64::consts::PI;
@@ -50,10 +51,11 @@ impl Scaling {
             "dynamic" => plain(self.dynamic_base(f64::from(dimensions))?),
             "llama3" => self.llama3(&plain(self.base))?,
             "yarn" => return self.yarn(&plain(self.base)),
+            "longrope" | "su" => return self.longrope(&plain(self.base)),
             other => {
                 return Err(format!(
                     "rope_scaling of type \"{other}\" is not supported; supported are default, \
-                     linear, dynamic, llama3 and yarn"
+                     linear, dynamic, llama3, yarn and longrope"
                 ));
             }
         };
@@ -145,6 +147,39 @@ impl Scaling {
         let above = self.number("mscale").unwrap_or(1.0);
         let below = self.number("mscale_all_dim").unwrap_or(0.0);
         magnitude(above) / magnitude(below)
+    }
+
+    /// Each pair is slowed down by a number of its own, of which there are two lists:
+    /// one for sequences within the original positions, one for longer ones. Reference
+    /// code changes the list while a sequence grows; here, as with the dynamic base,
+    /// the context decides. (mlx-lm always takes the long list.)
+    fn longrope(&self, plain: &[f64]) -> Result<Frequencies, String> {
+        let original = self.required("original_max_position_embeddings")?;
+        let list = match f64::from(self.context) > original {
+            true => "long_factor",
+            false => "short_factor",
+        };
+        let factors = self.settings.get(list).and_then(Value::as_array);
+        let factors: Option<Vec<f64>> = factors
+            .filter(|factors| factors.len() == plain.len())
+            .and_then(|factors| factors.iter().map(Value::as_f64).collect())
+            .filter(|factors: &Vec<f64>| factors.iter().all(|factor| *factor > 0.0));
+        let factors = factors.ok_or_else(|| {
+            format!(
+                "rope_scaling of type \"{}\" needs {} positive numbers as \"{list}\"",
+                self.kind(),
+                plain.len()
+            )
+        })?;
+        let stretch = f64::from(self.positions) / original;
+        let magnitude = self
+            .number("attention_factor")
+            .unwrap_or_else(|| match stretch > 1.0 {
+                true => (1.0 + stretch.ln() / original.ln()).sqrt(),
+                false => 1.0,
+            });
+        let slowed = plain.iter().zip(&factors).map(|(f, factor)| f / factor);
+        Ok(narrow(&slowed.collect::<Vec<f64>>(), magnitude))
     }
 
     fn number(&self, key: &str) -> Option<f64> {
@@ -252,10 +287,34 @@ mod tests {
         );
     }
 
+    /// A list for each length of context, and the magnitude of both.
+    #[test]
+    fn the_context_chooses_the_list_of_a_long_rotation() {
+        let settings = json!({
+            "type": "longrope", "original_max_position_embeddings": 512,
+            "short_factor": vec![1.0; 32], "long_factor": vec![4.0; 32],
+        });
+        let last = 10_000f64.powf(-62.0 / 64.0);
+        // A fourfold stretch: √(1 + ln 4 / ln 512) = √(1 + 2 / 9).
+        let magnitude = (11f32 / 9.0).sqrt();
+        check(settings.clone(), 512, [1.0, 0.01, last], magnitude);
+        let slowed = [0.25, 0.0025, last / 4.0];
+        check(settings, 513, slowed, magnitude);
+    }
+
     #[test]
     fn settings_that_cannot_be_followed_are_named() {
         for (settings, part) in [
-            (json!({"type": "longrope"}), "\"longrope\" is not supported"),
+            (json!({"type": "mrope"}), "\"mrope\" is not supported"),
+            (
+                json!({"type": "su"}),
+                "\"original_max_position_embeddings\"",
+            ),
+            (
+                json!({"type": "su", "original_max_position_embeddings": 64,
+                    "long_factor": [1.0, 2.0]}),
+                "needs 32 positive numbers as \"long_factor\"",
+            ),
             (json!({"type": "linear"}), "\"factor\""),
             (json!({"type": "yarn", "factor": 0}), "\"factor\""),
         ] {

@@ -18,24 +18,24 @@ const CLOSE: f64 = 1e-3;
 /// Where the reference's best logit is no more above its second, either may win.
 const NEAR_TIE: f64 = 1e-3;
 
-fn project() -> &'static Path {
+pub(super) fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> T {
+pub(super) fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> T {
     let text = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// Natural logarithms of the probabilities.
-fn log_softmax(logits: &[f32]) -> Vec<f64> {
+pub(super) fn log_softmax(logits: &[f32]) -> Vec<f64> {
     let most = f64::from(logits.iter().copied().fold(f32::MIN, f32::max));
     let sum: f64 = logits.iter().map(|l| (f64::from(*l) - most).exp()).sum();
     let total = most + sum.ln();
     logits.iter().map(|l| f64::from(*l) - total).collect()
 }
 
-fn best(logits: &[f32]) -> u32 {
+pub(super) fn best(logits: &[f32]) -> u32 {
     let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
     best.unwrap().0 as u32
 }

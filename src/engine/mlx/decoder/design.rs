@@ -1,0 +1,204 @@
+//! What tells one decoder from another. An architecture's file takes the plain
+//! design, which is Llama's, and changes what it does differently. Pure.
+
+use super::arguments::Arguments;
+use crate::engine::EngineError;
+use crate::engine::mlx::attention::Heads;
+use crate::engine::mlx::layers::Gain;
+use crate::engine::mlx::rope::Frequencies;
+
+/// The design of a decoder: a stack of layers, each attention and then a feed-forward
+/// part, both added to what went in.
+#[derive(Clone, Debug)]
+pub struct Design {
+    /// Numbers that stand for a token between layers.
+    pub hidden: i32,
+    /// Tokens in the vocabulary.
+    pub vocabulary: i32,
+    /// Heads of each layer.
+    pub heads: Heads,
+    /// The layers, first to last.
+    pub layers: Vec<Layer>,
+    /// The rotations that layers name.
+    pub rotations: Vec<Rotation>,
+    /// How queries, keys and values are made.
+    pub projections: Projections,
+    /// Norms on queries and keys before they turn.
+    pub query_key_norm: QueryKeyNorm,
+    /// Factor on the product of a query and a key.
+    pub score_scale: f32,
+    /// Scores are bent to stay within this.
+    pub score_cap: Option<f32>,
+    /// The dense feed-forward part.
+    pub feed_forward: FeedForward,
+    /// The one that has experts, for layers that say so.
+    pub experts: Option<Experts>,
+    /// Where norms stand.
+    pub norms: Norms,
+    /// What the weights of norms say.
+    pub gain: Gain,
+    /// Keeps norms from dividing by nothing.
+    pub epsilon: f32,
+    /// Factor on the vectors of tokens.
+    pub embedding_factor: f32,
+    /// Factor on what attention and feed-forward part add.
+    pub residual_factor: f32,
+    /// Factor on the logits.
+    pub logits_factor: f32,
+    /// Logits are bent to stay within this.
+    pub logits_cap: Option<f32>,
+    /// Whether the table of tokens' vectors is the head too; nothing means that it is
+    /// if the checkpoint has no other.
+    pub tied: Option<bool>,
+}
+
+/// What is particular to one layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Layer {
+    /// Most tokens that one sees; nothing means all before it.
+    pub window: Option<u32>,
+    /// Which of the rotations its heads turn by, if they turn.
+    pub rotation: Option<usize>,
+    /// Its feed-forward part has experts.
+    pub experts: bool,
+}
+
+/// How heads turn.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rotation {
+    /// Numbers of a head that turn, from its first on.
+    pub turned: i32,
+    /// Pairs are neighbours instead of halves.
+    pub traditional: bool,
+    /// How fast.
+    pub frequencies: Frequencies,
+}
+
+/// How queries, keys and values are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Projections {
+    /// One matrix for all three, `qkv_proj`, instead of `q_proj`, `k_proj`, `v_proj`.
+    pub joined: bool,
+    /// They have biases.
+    pub bias: bool,
+    /// What brings the attended back, `o_proj`, has one.
+    pub output_bias: bool,
+}
+
+/// Norms `q_norm` and `k_norm`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueryKeyNorm {
+    /// None.
+    None,
+    /// Of each head by itself.
+    Head,
+    /// Of all heads of a token together.
+    Whole,
+}
+
+/// A feed-forward part with a gate (arXiv 2002.05202).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FeedForward {
+    /// Numbers inside it.
+    pub inner: i32,
+    /// One matrix for gate and up, `gate_up_proj`.
+    pub joined: bool,
+    /// Its matrices have biases.
+    pub bias: bool,
+    /// What the gate goes through.
+    pub activation: Activation,
+}
+
+/// What a gate goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// x · sigmoid(x)
+    Swish,
+    /// The Gaussian error linear unit by tanh (arXiv 1606.08415).
+    GeluByTanh,
+}
+
+/// A feed-forward part of which each token takes a few experts (arXiv 2101.03961).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Experts {
+    /// Of them there are.
+    pub count: i32,
+    /// A token takes.
+    pub chosen: i32,
+    /// Numbers inside each.
+    pub inner: i32,
+    /// The shares of those chosen are brought to a sum of 1.
+    pub normalised: bool,
+}
+
+/// The names of a layer's norms, where it has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Norms {
+    /// Of what goes into attention.
+    pub before_attention: Option<&'static str>,
+    /// Of what comes out of it.
+    pub after_attention: Option<&'static str>,
+    /// Of what goes into the feed-forward part.
+    pub before_feed_forward: Option<&'static str>,
+    /// Of what comes out of it.
+    pub after_feed_forward: Option<&'static str>,
+}
+
+impl Design {
+    /// Llama's: norms before, heads turn by halves, a swish gate, a window where
+    /// `layer_types` says so.
+    ///
+    /// # Errors
+    /// The rotation or a layer's kind is not known.
+    pub fn plain(args: &Arguments) -> Result<Self, EngineError> {
+        let heads = args.heads();
+        let layer = |index: usize| -> Result<Layer, EngineError> {
+            Ok(Layer {
+                window: args.window(index, false)?,
+                rotation: Some(0),
+                experts: false,
+            })
+        };
+        let layers: Result<Vec<Layer>, EngineError> =
+            (0..args.num_hidden_layers).map(layer).collect();
+        Ok(Self {
+            hidden: args.hidden_size,
+            vocabulary: args.vocab_size,
+            heads,
+            layers: layers?,
+            rotations: vec![Rotation {
+                turned: args.turned(),
+                traditional: args.rope_traditional,
+                frequencies: args.frequencies()?,
+            }],
+            projections: Projections {
+                joined: false,
+                bias: args.attention_bias,
+                output_bias: args.attention_bias,
+            },
+            query_key_norm: QueryKeyNorm::None,
+            score_scale: (heads.size as f32).powf(-0.5),
+            score_cap: None,
+            feed_forward: FeedForward {
+                inner: args.intermediate_size,
+                joined: false,
+                bias: args.mlp_bias,
+                activation: Activation::Swish,
+            },
+            experts: None,
+            norms: Norms {
+                before_attention: Some("input_layernorm"),
+                after_attention: None,
+                before_feed_forward: Some("post_attention_layernorm"),
+                after_feed_forward: None,
+            },
+            gain: Gain::Whole,
+            epsilon: args.rms_norm_eps,
+            embedding_factor: 1.0,
+            residual_factor: 1.0,
+            logits_factor: 1.0,
+            logits_cap: None,
+            tied: args.tie_word_embeddings,
+        })
+    }
+}
