@@ -103,8 +103,10 @@ impl Compiler {
         let shared = Arc::clone(&self.shared);
         let (done, result) = mpsc::sync_channel(1);
         let work = move || {
-            let _place = place;
-            drop(done.send(shared.compile(source)));
+            let compiled = shared.compile(source);
+            // Free before the one who waits goes on, who may want it again at once.
+            drop(place);
+            drop(done.send(compiled));
         };
         std::thread::Builder::new()
             .name("grammar".to_owned())
