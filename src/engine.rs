@@ -2,9 +2,11 @@
 //! text machines around it. What a network is, is the [`Network`] trait; MLX is
 //! named only in `engine/mlx`, and `engine/scripted` plays a file instead.
 
+pub mod constraint;
 #[cfg(feature = "mlx")]
 pub mod detokenizer;
 pub mod encoder;
+pub mod guide;
 #[cfg(feature = "mlx")]
 pub mod mlx;
 pub mod prefix;
@@ -200,6 +202,9 @@ pub enum EngineError {
     /// There was not enough memory.
     #[error("out of memory: {0}")]
     OutOfMemory(String),
+    /// The answer cannot be kept within its grammar.
+    #[error(transparent)]
+    Guide(#[from] guide::GuideError),
 }
 
 impl EngineError {
@@ -215,7 +220,7 @@ impl EngineError {
         match self {
             Self::OutOfMemory(_) => true,
             Self::Device(said) => WORDS.iter().any(|words| said.contains(words)),
-            Self::Unsupported(_) | Self::BadFile { .. } => false,
+            Self::Unsupported(_) | Self::BadFile { .. } | Self::Guide(_) => false,
         }
     }
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::error::{ApiError, Code};
 use crate::config::engine::Use;
 
+pub mod format;
 mod shapes;
 pub mod stay;
 
@@ -90,8 +91,18 @@ pub enum Shape {
     Biases,
     /// `{"include_usage": …}`
     StreamOptions,
-    /// `{"type": "text"}`
+    /// `{"type": …}`: text, any JSON object, or JSON of a schema.
     Format,
+    /// A JSON Schema, also as JSON in a string.
+    Schema,
+    /// A regular expression.
+    Pattern,
+    /// Texts, of which an answer is one.
+    Choice,
+    /// A grammar.
+    Grammar,
+    /// An object with one of the four before.
+    Structured,
     /// A string, strings, token ids, or arrays of token ids.
     Prompt,
     /// A string or strings.
@@ -100,6 +111,21 @@ pub enum Shape {
     Seconds,
     /// A duration, seconds, or less than nothing.
     Duration,
+}
+
+impl Shape {
+    /// Whether it says what an answer has to be.
+    pub fn constrains(self) -> bool {
+        matches!(
+            self,
+            Self::Format
+                | Self::Schema
+                | Self::Pattern
+                | Self::Choice
+                | Self::Grammar
+                | Self::Structured
+        )
+    }
 }
 
 use Takes::{Array, Flag, Name, Nothing, Number, Object, Whole, Words};
@@ -123,7 +149,6 @@ const BOTH: &[Endpoint] = &[Endpoint::Chat, Endpoint::Completions];
 const CHAT: &[Endpoint] = &[Endpoint::Chat];
 const COMPLETIONS: &[Endpoint] = &[Endpoint::Completions];
 
-const UNCONSTRAINED: &str = "the model's answer cannot be constrained yet";
 const NOT_BY_REQUEST: &str = "cannot be set by a request";
 
 const fn field(name: &'static str, on: &'static [Endpoint], takes: Takes) -> Field {
@@ -166,6 +191,12 @@ pub const FIELDS: &[Field] = &[
     field("add_generation_prompt", CHAT, Flag),
     field("continue_final_message", CHAT, Flag),
     field("response_format", BOTH, Takes::Shape(Shape::Format)),
+    field("structured_outputs", BOTH, Takes::Shape(Shape::Structured)),
+    field("guided_json", BOTH, Takes::Shape(Shape::Schema)),
+    field("guided_regex", BOTH, Takes::Shape(Shape::Pattern)),
+    field("guided_choice", BOTH, Takes::Shape(Shape::Choice)),
+    field("guided_grammar", BOTH, Takes::Shape(Shape::Grammar)),
+    field("grammar", BOTH, Takes::Shape(Shape::Grammar)),
     field("ttl", ALL, Takes::Shape(Shape::Seconds)),
     field("keep_alive", ALL, Takes::Shape(Shape::Duration)),
     field("functions", BOTH, Nothing(&["[]"], "use tools instead")),
@@ -176,11 +207,6 @@ pub const FIELDS: &[Field] = &[
     field("echo", BOTH, Nothing(&["false"], "the prompt cannot be repeated in the answer")),
     field("suffix", BOTH, Nothing(&["\"\""], "text cannot be filled in before a suffix")),
     field("best_of", BOTH, Nothing(&["1"], "only n is supported")),
-    field("grammar", BOTH, Nothing(&[], UNCONSTRAINED)),
-    field("guided_json", BOTH, Nothing(&[], UNCONSTRAINED)),
-    field("guided_regex", BOTH, Nothing(&[], UNCONSTRAINED)),
-    field("guided_choice", BOTH, Nothing(&[], UNCONSTRAINED)),
-    field("guided_grammar", BOTH, Nothing(&[], UNCONSTRAINED)),
     field("chat_template", STREAMED, Nothing(&["[]"], NOT_BY_REQUEST)),
     field("adapter", ALL, Nothing(&["[]"], NOT_BY_REQUEST)),
     field("adapters", ALL, Nothing(&["[]"], NOT_BY_REQUEST)),
@@ -200,7 +226,8 @@ impl Field {
     /// refuses for that reason, another may know.
     pub fn depends_on_engine(&self) -> bool {
         match self.takes {
-            Words(..) | Takes::Shape(Shape::Format) => true,
+            Words(..) => true,
+            Takes::Shape(shape) => shape.constrains(),
             Nothing(_, why) => why != NOT_BY_REQUEST,
             _ => false,
         }

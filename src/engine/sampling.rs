@@ -9,7 +9,7 @@
 //! generated, none of the prompt (mlx-lm counts the last 20 of both).
 //!
 //! Log-probabilities are the log-softmax of the network's own logits, before
-//! bias, penalties and temperature. mlx-lm reports them before temperature and
+//! bias, penalties, a grammar and temperature. mlx-lm reports them before temperature and
 //! filters too, but after bias and penalties. They are the same unless a bias or
 //! a penalty is set; where one is, what the model thinks is the useful answer, it
 //! is what OpenAI returns, and it lets nobody read logits through a bias.
@@ -22,6 +22,8 @@ mod tests;
 use std::collections::{HashMap, VecDeque};
 
 use rand::{Rng, SeedableRng, TryRng, rngs::SysRng, rngs::Xoshiro256PlusPlus};
+
+use crate::engine::guide::Allowed;
 
 /// OpenAI's API reference: the value that stands for "very unlikely", since JSON
 /// has no minus infinity.
@@ -128,7 +130,8 @@ impl Sampler {
     }
 
     /// Chooses the next token. `logits` is one row, as long as the vocabulary; its
-    /// content is used up. `top_logprobs` (0..=20) asks for that many of the most
+    /// content is used up. Only a token that is `allowed` is chosen; log-probabilities
+    /// are the network's own all the same. `top_logprobs` (0..=20) asks for that many of the most
     /// likely tokens. A logit that is no number counts as impossible.
     ///
     /// # Panics
@@ -136,16 +139,21 @@ impl Sampler {
     pub fn sample(
         &mut self,
         logits: &mut [f32],
+        allowed: Option<&Allowed>,
         top_logprobs: usize,
         want_logprob: bool,
     ) -> Sampled {
-        // Choosing uses the row up, and bias and penalties are no part of what is told.
+        // Choosing uses the row up, and bias, penalties and a grammar are no part of what
+        // is told.
         let tells = want_logprob || top_logprobs > 0;
         if tells {
             self.raw.clear();
             self.raw.extend_from_slice(logits);
         }
         self.adjust(logits);
+        if let Some(allowed) = allowed {
+            allowed.apply(logits);
+        }
         let token = self.choose(logits);
         self.observe_generated(token);
         if tells {

@@ -8,6 +8,7 @@
 //! holds its [`Ended`] ends the process.
 
 mod kept;
+mod masks;
 pub mod outlet;
 mod step;
 
@@ -19,6 +20,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use self::outlet::{Inlet, Said, outlet};
+use crate::engine::guide::Grammar;
 use crate::engine::prefix::Owner;
 use crate::engine::sampling::Sampling;
 use crate::engine::scheduler::{Id, Limits};
@@ -74,6 +76,8 @@ pub struct Job {
     pub end_tokens: Arc<[u32]>,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// What the tokens have to keep to.
+    pub grammar: Option<Arc<dyn Grammar>>,
     /// How many alternatives are told beside each token's log-probability; nothing
     /// means that none is told.
     pub logprobs: Option<usize>,

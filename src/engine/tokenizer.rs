@@ -187,6 +187,19 @@ impl Tokenizer {
         }
     }
 
+    /// Whether the text of tokens is what [`Self::token_bytes`] tells of each, one after
+    /// the other: what a grammar over bytes needs. A space that some tokenizers leave out
+    /// at the start of a text is no matter.
+    pub fn is_bytewise(&self) -> bool {
+        let pieces = self.pieces.as_ref();
+        pieces.is_some_and(Pieces::is_bytewise)
+    }
+
+    /// The highest token there is, ids without one below it included.
+    pub fn highest(&self) -> Option<u32> {
+        self.inner.get_vocab(true).into_values().max()
+    }
+
     /// How many tokens there are. A network's row of logits is often longer, filled up
     /// to a round number.
     pub fn vocabulary(&self) -> usize {

@@ -296,18 +296,32 @@ async fn j04_large_strings_pass_and_half_characters_are_400_where_they_are_read(
 #[tokio::test]
 async fn j06_patterns_are_never_compiled_here() {
     let (_home, server, last) = one_model("");
-    for pattern in ["(a+)+$", "foo**", "(?<=a)b", &"(a|".repeat(30_000)] {
-        for name in ["guided_regex", "grammar", "guided_json"] {
+    let fields = ["guided_regex", "grammar", "guided_json"];
+    let schema =
+        |pattern| json!({"type": "json_schema", "json_schema": {"schema": {"pattern": pattern}}});
+    let place = "response_format.json_schema.schema";
+    let endless = "(a|".repeat(50_000);
+    for name in fields {
+        let answer = server.chat(&chat(json!({name: endless}))).await;
+        check_refused(&answer, 400, "invalid_value", Some(name));
+    }
+    let long = json!({"response_format": schema(endless.as_str())});
+    let answer = server.chat(&chat(long)).await;
+    check_refused(&answer, 400, "invalid_value", Some(place));
+    assert!(!last.exists());
+    check_nothing_loaded(&server).await;
+    // Short ones are the engine's to judge, and this one knows none.
+    for pattern in ["(a+)+$", "foo**", "(?<=a)b"] {
+        for name in ["guided_regex", "grammar"] {
             let answer = server.chat(&chat(json!({name: pattern}))).await;
             check_refused(&answer, 400, "invalid_value", Some(name));
+            assert!(answer.text.contains("scripted"), "{answer:?}");
         }
-        let schema =
-            json!({"type": "json_schema", "json_schema": {"schema": {"pattern": pattern}}});
-        let answer = server.chat(&chat(json!({"response_format": schema}))).await;
-        check_refused(&answer, 400, "invalid_value", Some("response_format"));
-        assert!(!last.exists());
+        let short = json!({"response_format": schema(pattern)});
+        let answer = server.chat(&chat(short)).await;
+        check_refused(&answer, 400, "invalid_value", Some(place));
+        assert!(answer.text.contains("scripted"), "{answer:?}");
     }
-    check_nothing_loaded(&server).await;
     // In a tool's schema it is nobody's but the template's.
     let tool = json!({"type": "function", "function": {"name": "f", "parameters":
         {"type": "object", "properties": {"a": {"type": "string", "pattern": "(a+)+$"}}}}});

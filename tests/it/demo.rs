@@ -8,6 +8,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::clients::say;
 use super::embeddings::{embed, vectors};
 use super::harness::{Answer, Home, PATIENCE, Server, lives};
 use super::keys::{chat, new_key};
@@ -307,6 +308,49 @@ async fn d20_what_was_read_is_there_after_a_swap_and_after_a_restart_within_the_
     // The salt stays, whose bytes are those left out above.
     assert_eq!(on_disk(&folder), 32);
     assert_eq!(asked(&server, &anne, EIGHT).await, (Some(0), cold));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_within_a_schema_are_documents_of_it() {
+    let home = home(&format!("models: {{ {FOUR}: {{parallel: 4}} }}\n"));
+    let server = home.serve();
+    let inference = server.inference.clone();
+    let said =
+        tokio::task::spawn_blocking(move || say("constrained.py", &[&inference, FOUR, "40"]))
+            .await
+            .expect("the client's script");
+    assert_eq!(said, "40 of 40 answers valid\n");
+    let check = |more: Value, param: &'static str| {
+        let body = ask(FOUR, "hello", more);
+        let server = &server;
+        async move {
+            let answer = server.chat(&body).await;
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (400, "invalid_value")
+            );
+            assert_eq!(answer.json()["error"]["param"], param, "{answer:?}");
+        }
+    };
+    check(json!({"guided_regex": "("}), "guided_regex").await;
+    check(json!({"grammar": "start: nowhere"}), "grammar").await;
+    let schema = json!({"type": "json_schema", "json_schema": {"schema": {"type": "tree"}}});
+    let param = "response_format.json_schema.schema";
+    check(json!({"response_format": schema}), param).await;
+    // Beside others that may say anything, and with alternatives told as the model has them.
+    let free = ask(FOUR, "What is the capital of France?", json!({}));
+    let one_of = json!({"guided_choice": ["Lisbon", "Rome"], "logprobs": true, "top_logprobs": 3});
+    let within = ask(FOUR, "What is the capital of France?", one_of);
+    let (free, within) = tokio::join!(server.chat(&free), server.chat(&within));
+    assert!(free.content().contains("Paris"), "{free:?}");
+    assert!(
+        ["Lisbon", "Rome"].contains(&within.content().as_str()),
+        "{within:?}"
+    );
+    let first = &within.json()["choices"][0]["logprobs"]["content"][0];
+    let likeliest = &first["top_logprobs"][0];
+    assert_ne!(first["token"], likeliest["token"], "{within:?}");
+    assert!(first["logprob"].as_f64() < likeliest["logprob"].as_f64());
 }
 
 #[tokio::test]

@@ -171,7 +171,7 @@ async fn a_socket_serves_streams_and_another_kind_is_refused() {
     let server = home.serve();
     let mut body = question("tiny", "n", true);
     body["stream_options"] = json!({"include_usage": true});
-    // Our own engine does not know how; this one may.
+    // Whether it can do this is for it to say.
     body["response_format"] = json!({"type": "json_schema", "json_schema": {"schema": {}}});
     let answer = server.chat(&body).await;
     assert_eq!(answer.status, 200, "{answer:?}");

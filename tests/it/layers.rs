@@ -12,6 +12,8 @@ const BORDERS: &[(&[&str], &[&str])] = &[
     ),
     // Only the MLX engine knows MLX.
     (&["mlx_rs", "mlx_sys"], &["engine/mlx"]),
+    // Only the compiler of grammars knows the library for them.
+    (&["llguidance"], &["engine/constraint"]),
     // Only one file knows the YAML library.
     (&["saphyr"], &["config/file.rs"]),
     // Unsafe code stays at the edge to MLX.
@@ -42,6 +44,9 @@ const PURE: &[&str] = &[
     "dispatch/upload/parts.rs",
     "dispatch/relay.rs",
     "dispatch/rules",
+    "engine/guide.rs",
+    "engine/constraint.rs",
+    "engine/constraint/vocabulary.rs",
     "engine/stop.rs",
     "engine/prefix",
     "engine/stored/index.rs",

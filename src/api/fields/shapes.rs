@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{Shape, TEXTS, invalid, stay, wrong};
+use super::{Shape, TEXTS, format, invalid, stay, wrong};
 use crate::api::error::ApiError;
 
 /// Longest stop string, bytes.
@@ -18,7 +18,12 @@ pub(super) fn check(shape: Shape, name: &str, value: &Value) -> Result<(), ApiEr
         Shape::Stops => stops(name, value),
         Shape::Biases => biases(name, value),
         Shape::StreamOptions => stream_options(name, value),
-        Shape::Format => format(name, value),
+        Shape::Format => format::format(name, value),
+        Shape::Schema => format::any_schema(name, value),
+        Shape::Pattern => format::pattern(name, value),
+        Shape::Choice => format::choice(name, value),
+        Shape::Grammar => format::grammar(name, value),
+        Shape::Structured => format::structured(name, value),
         Shape::Seconds => stay::ttl(value).map(drop),
         Shape::Duration => stay::keep_alive(value).map(drop),
         Shape::Prompt | Shape::Texts => match value {
@@ -34,7 +39,12 @@ pub(super) fn expected(shape: Shape) -> &'static str {
         Shape::Stops => "a string or an array of strings",
         Shape::Biases => "an object of token ids and numbers",
         Shape::StreamOptions => "an object",
-        Shape::Format => "{\"type\": \"text\"} (the model's answer cannot be constrained yet)",
+        Shape::Format => "an object with a type",
+        Shape::Schema => "a JSON Schema",
+        Shape::Pattern => "a regular expression",
+        Shape::Choice => "an array of strings",
+        Shape::Grammar => "a grammar in Lark's form",
+        Shape::Structured => "an object",
         Shape::Seconds => stay::SECONDS,
         Shape::Duration => stay::DURATION,
         Shape::Texts => TEXTS,
@@ -92,18 +102,5 @@ fn stream_options(name: &str, value: &Value) -> Result<(), ApiError> {
             "true or false",
             other,
         )),
-    }
-}
-
-/// Only plain text, until output can be constrained.
-fn format(name: &str, value: &Value) -> Result<(), ApiError> {
-    match value.as_object().map(|map| map.get("type")) {
-        Some(Some(Value::String(kind))) if kind == "text" => Ok(()),
-        Some(kind) => Err(wrong(
-            name,
-            expected(Shape::Format),
-            kind.unwrap_or(&Value::Null),
-        )),
-        None => Err(wrong(name, "an object", value)),
     }
 }

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::api::fields::{Endpoint, FIELDS, Field, Shape, Takes};
+use crate::api::fields::{Endpoint, FIELDS, Field, Shape, Takes, format};
 use crate::config::Counts;
 
 /// The schemas of the inference port.
@@ -306,6 +306,11 @@ fn property(field: &Field, counts: &Counts) -> Value {
     }
 }
 
+/// A text with something in it, or null.
+fn text(longest: usize) -> Value {
+    json!({"type": ["string", "null"], "minLength": 1, "maxLength": longest})
+}
+
 /// One of these values, or null.
 fn only(mut values: Vec<Value>, why: &str) -> Value {
     values.push(Value::Null);
@@ -332,7 +337,39 @@ fn shaped(shape: Shape, counts: &Counts) -> Value {
         Shape::Format => json!({
             "type": ["object", "null"],
             "required": ["type"],
-            "properties": {"type": {"const": "text"}},
+            "properties": {
+                "type": {"enum": ["text", "json_object", "json_schema"]},
+                "json_schema": {
+                    "type": "object",
+                    "required": ["schema"],
+                    "properties": {
+                        "schema": {"type": ["object", "boolean"]},
+                        "strict": {"type": ["boolean", "null"]},
+                    },
+                },
+            },
+        }),
+        Shape::Schema => json!({"type": ["object", "boolean", "null"]}),
+        Shape::Pattern => text(format::LONGEST_PATTERN),
+        Shape::Grammar => text(format::LONGEST_GRAMMAR),
+        Shape::Choice => json!({
+            "type": ["array", "null"],
+            "minItems": 1,
+            "maxItems": format::MOST_CHOICES,
+            "items": {"type": "string", "minLength": 1},
+        }),
+        Shape::Structured => json!({
+            "type": ["object", "null"],
+            "minProperties": 1,
+            "maxProperties": 1,
+            "additionalProperties": false,
+            "properties": {
+                "json": {"type": "object"},
+                "json_object": {"const": true},
+                "regex": text(format::LONGEST_PATTERN),
+                "choice": {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+                "grammar": text(format::LONGEST_GRAMMAR),
+            },
         }),
         Shape::Seconds => json!({"type": ["number", "null"], "minimum": 0}),
         Shape::Duration => json!({

@@ -104,6 +104,11 @@ impl Pieces {
         Some(())
     }
 
+    /// Whether a text is the bytes of its tokens and nothing between them.
+    pub(in crate::engine) fn is_bytewise(&self) -> bool {
+        self.between.is_empty()
+    }
+
     /// The bytes of a token in the middle of a text.
     pub(in crate::engine) fn bytes(&self, word: &str) -> Vec<u8> {
         self.piece(word, false)

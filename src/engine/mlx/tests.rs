@@ -186,6 +186,7 @@ async fn answered(engine: &Engine, owner: Option<u128>, prompt: &[u32]) -> (Vec<
             temperature: 0.0,
             ..Sampling::default()
         },
+        grammar: None,
         logprobs: None,
         owner: owner.map(Owner),
     });

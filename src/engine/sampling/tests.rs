@@ -8,6 +8,35 @@ use serde_json::Value;
 
 use super::*;
 
+proptest! {
+    #[test]
+    fn only_what_is_allowed_is_chosen_and_the_probabilities_stay_the_networks(
+        row in prop::collection::vec(-8.0f32..8.0, 40),
+        allowed in prop::collection::btree_set(0u32..40, 1..6),
+        temperature in 0.0f32..2.0,
+        top_p in 0.0f32..1.0,
+        top_k in 0u32..8,
+        min_p in 0.0f32..1.0,
+        seed in any::<u64>(),
+    ) {
+        let sampling = Sampling {
+            temperature,
+            top_p,
+            top_k,
+            min_p,
+            seed: Some(seed),
+            logit_bias: vec![(0, 100.0)],
+            ..Sampling::default()
+        };
+        let set = allowed.iter().copied().collect();
+        let mut sampler = Sampler::new(sampling);
+        let sampled = sampler.sample(&mut row.clone(), Some(&set), 3, true);
+        prop_assert!(allowed.contains(&sampled.token));
+        let free = told(sampled.token, &row, 3);
+        prop_assert_eq!(sampled, free);
+    }
+}
+
 /// The probability of each token that remains, as the sampler will draw it.
 fn distribution(sampler: &Sampler, logits: &[f32]) -> Vec<(u32, f32)> {
     let mut row = logits.to_vec();
@@ -109,7 +138,7 @@ fn greedy() -> Sampling {
 #[test]
 fn takes_the_first_of_the_most_likely_at_temperature_zero() {
     let mut sampler = Sampler::new(greedy());
-    let sampled = sampler.sample(&mut [0.0, 2.0, 2.0, 1.0], 3, false);
+    let sampled = sampler.sample(&mut [0.0, 2.0, 2.0, 1.0], None, 3, false);
     assert_eq!(sampled.token, 1);
     let ids: Vec<u32> = sampled.top.iter().map(|entry| entry.0).collect();
     assert_eq!(ids, [1, 2, 3]);
@@ -125,12 +154,12 @@ fn logprobs_are_those_of_the_network() {
         temperature: 0.1,
         ..Sampling::default()
     });
-    let sampled = sampler.sample(&mut row.to_vec(), 2, true);
+    let sampled = sampler.sample(&mut row.to_vec(), None, 2, true);
     assert_eq!(sampled.token, 0);
     assert!((sampled.logprob.unwrap() - (1.0 - normaliser)).abs() < 1e-6);
     assert_eq!(sampled.top[0].0, 2);
     assert!((sampled.top[0].1 - (3.0 - normaliser)).abs() < 1e-6);
-    let sampled = Sampler::new(greedy()).sample(&mut row.to_vec(), 0, false);
+    let sampled = Sampler::new(greedy()).sample(&mut row.to_vec(), None, 0, false);
     assert_eq!((sampled.logprob, sampled.top), (None, vec![]));
 }
 
@@ -165,7 +194,7 @@ fn bears_logits_that_are_no_numbers() {
     ];
     for (row, expected) in rows {
         for sampling in &filters {
-            let sampled = Sampler::new(sampling.clone()).sample(&mut row.to_vec(), 20, true);
+            let sampled = Sampler::new(sampling.clone()).sample(&mut row.to_vec(), None, 20, true);
             assert_eq!(sampled.token, expected, "row {row:?}, {sampling:?}");
             let told = sampled
                 .logprob
@@ -196,7 +225,7 @@ fn the_exponential_is_exact_enough() {
 fn draws(sampling: &Sampling, row: &[f32], count: usize) -> Vec<u32> {
     let mut sampler = Sampler::new(sampling.clone());
     (0..count)
-        .map(|_| sampler.sample(&mut row.to_vec(), 0, false).token)
+        .map(|_| sampler.sample(&mut row.to_vec(), None, 0, false).token)
         .collect()
 }
 

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
 use super::kept::Keeper;
+use super::masks::{Coming, Masks};
 use super::outlet::{Inlet, Said};
 use super::{Command, Counts, Job};
 use crate::engine::sampling::Sampler;
@@ -22,6 +23,7 @@ pub(super) struct Stepping<N: Network> {
     orders: Receiver<Command>,
     sequences: BTreeMap<Id, Open<N::Cache>>,
     kept: Keeper<N>,
+    masks: Masks,
     counts: Arc<Counts>,
     /// Set when it is to end: until when it may write.
     leaves: Option<Instant>,
@@ -34,6 +36,8 @@ struct Open<C> {
     made: u32,
     job: Job,
     sampler: Sampler,
+    /// Which tokens may come next, if it has a grammar.
+    allowed: Option<Coming>,
     inlet: Inlet,
     /// Nothing while it waits.
     cache: Option<C>,
@@ -55,6 +59,7 @@ impl<N: Network> Stepping<N> {
             orders,
             sequences: BTreeMap::new(),
             kept,
+            masks: Masks::default(),
             counts,
             leaves: None,
         }
@@ -147,6 +152,16 @@ impl<N: Network> Stepping<N> {
             let _ = inlet.say(Said::Failed(EngineError::Unsupported(reason)));
             return;
         }
+        // Worked out while the prompt is read.
+        let grammar = job.grammar.take();
+        let allowed = match grammar.map(|grammar| self.masks.begin(grammar)).transpose() {
+            Ok(allowed) => allowed,
+            Err(error) => {
+                self.scheduler.leave(id);
+                let _ = inlet.say(Said::Failed(error));
+                return;
+            }
+        };
         let mut sampler = Sampler::new(job.sampling.clone());
         sampler.observe_prompt(&job.prompt);
         let open = Open {
@@ -154,6 +169,7 @@ impl<N: Network> Stepping<N> {
             made: 0,
             job,
             sampler,
+            allowed,
             inlet,
             cache: None,
             has_begun: false,
@@ -231,22 +247,40 @@ impl<N: Network> Stepping<N> {
     }
 
     /// Chooses the next token of a sequence and says it.
-    fn choose(&mut self, id: Id, mut logits: Vec<f32>) {
+    fn choose(&mut self, id: Id, logits: Vec<f32>) {
+        if let Err(error) = self.try_choose(id, logits) {
+            self.fail(id, &error);
+        }
+    }
+
+    fn try_choose(&mut self, id: Id, mut logits: Vec<f32>) -> Result<(), EngineError> {
         let Some(open) = self.sequences.get_mut(&id) else {
-            return;
+            return Ok(());
         };
         let alternatives = open.job.logprobs.unwrap_or(0);
         let told = open.job.logprobs.is_some();
-        let sampled = open.sampler.sample(&mut logits, alternatives, told);
+        let guided = open.allowed.take().map(Coming::wait).transpose()?;
+        let allowed = guided.as_ref().map(|(_, allowed)| allowed);
+        let sampled = open
+            .sampler
+            .sample(&mut logits, allowed, alternatives, told);
         self.counts.made.fetch_add(1, Ordering::Relaxed);
         open.made += 1;
         open.tokens.push(sampled.token);
         let end_token = open.job.end_tokens.contains(&sampled.token);
+        let mut whole = end_token;
+        if let Some((mut guide, _)) = guided
+            && !end_token
+        {
+            whole = guide.take(sampled.token)?;
+            // Worked out while the next step is made.
+            open.allowed = (!whole).then(|| self.masks.go_on(guide)).transpose()?;
+        }
         let mut full = false;
         if !end_token {
             full = open.inlet.say(Said::Token(sampled));
         }
-        let finish = match end_token {
+        let finish = match whole {
             true => Some(Finish::Stop),
             false => (open.made == open.job.max_tokens).then_some(Finish::Length),
         };
@@ -255,6 +289,7 @@ impl<N: Network> Stepping<N> {
         } else if full {
             self.scheduler.pause(id);
         }
+        Ok(())
     }
 
     /// Nothing is kept of what the device has failed at.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::engine::Finish;
+use crate::engine::guide::{Allowed, Guide, GuideError};
 use crate::engine::stored::Tensor;
 use crate::model::safetensors::{Dtype, Header};
 
@@ -14,6 +15,8 @@ struct Counting {
     /// Lets one call through for each message; nothing lets all through.
     gate: Option<mpsc::Receiver<()>>,
     breaks_at: Option<u32>,
+    /// Whether the sequence may have gaps.
+    gaps: bool,
 }
 
 const VOCABULARY: u32 = 1000;
@@ -59,7 +62,7 @@ impl Network for Counting {
         cache.extend(tokens);
         // What is in the cache is the sequence without a gap.
         assert!(
-            cache.windows(2).all(|pair| pair[1] == pair[0] + 1),
+            self.gaps || cache.windows(2).all(|pair| pair[1] == pair[0] + 1),
             "{cache:?}"
         );
         want_logits.then(|| self.after(cache)).transpose()
@@ -70,7 +73,7 @@ impl Network for Counting {
         let step = |(cache, token): &mut (&mut Vec<u32>, u32)| {
             cache.push(*token);
             assert!(
-                cache.windows(2).all(|pair| pair[1] == pair[0] + 1),
+                self.gaps || cache.windows(2).all(|pair| pair[1] == pair[0] + 1),
                 "{cache:?}"
             );
             self.after(cache)
@@ -161,16 +164,29 @@ fn start_at(
     gate: Option<mpsc::Receiver<()>>,
     breaks_at: Option<u32>,
 ) -> Setup {
-    let calls = Arc::new(Mutex::new(Vec::new()));
-    let noted = Arc::clone(&calls);
-    let build = move || {
-        Ok(Counting {
-            calls: noted,
-            gate,
-            breaks_at,
-        })
+    let network = Counting {
+        calls: Arc::default(),
+        gate,
+        breaks_at,
+        gaps: false,
     };
-    let (engine, ended) = Engine::start(settings, place, build).expect("built");
+    start_network(place, settings, network)
+}
+
+/// With a network that any token may follow on any other.
+fn start_free() -> Setup {
+    let network = Counting {
+        calls: Arc::default(),
+        gate: None,
+        breaks_at: None,
+        gaps: true,
+    };
+    start_network(None, settings(2000), network)
+}
+
+fn start_network(place: Option<Place>, settings: Settings, network: Counting) -> Setup {
+    let calls = Arc::clone(&network.calls);
+    let (engine, ended) = Engine::start(settings, place, move || Ok(network)).expect("built");
     Setup {
         engine,
         calls,
@@ -196,6 +212,7 @@ fn job(prompt: std::ops::Range<u32>, max_tokens: u32) -> Job {
             temperature: 0.0,
             ..Sampling::default()
         },
+        grammar: None,
         logprobs: None,
         owner: None,
     }
@@ -249,11 +266,78 @@ async fn an_end_token_ends_and_is_not_told() {
     assert_eq!(ended, end(Finish::Stop, true));
 }
 
+/// These tokens and no others, one after the other.
+#[derive(Debug, Clone)]
+struct Exactly(Vec<u32>);
+
+impl Grammar for Exactly {
+    fn begin(&self) -> Box<dyn Guide> {
+        Box::new(self.clone())
+    }
+}
+
+impl Guide for Exactly {
+    fn allowed(&mut self) -> Result<Allowed, GuideError> {
+        match self.0.first() {
+            Some(token) => Ok([*token].into_iter().collect()),
+            None => Err(GuideError("nothing may follow".to_owned())),
+        }
+    }
+
+    fn take(&mut self, token: u32) -> Result<bool, GuideError> {
+        assert_eq!(self.0.remove(0), token);
+        Ok(self.0.is_empty())
+    }
+}
+
+/// As [`job`], within a grammar of these tokens.
+fn job_within(tokens: &[u32], prompt: std::ops::Range<u32>, max_tokens: u32) -> Job {
+    Job {
+        grammar: Some(Arc::new(Exactly(tokens.to_vec()))),
+        ..job(prompt, max_tokens)
+    }
+}
+
+#[tokio::test]
+async fn only_what_is_allowed_is_said_and_others_in_the_batch_are_left_alone() {
+    let setup = start_free();
+    let within = setup.engine.begin(job_within(&[7, 3, 900, 5], 0..20, 100));
+    let free = setup.engine.begin(job(0..20, 50));
+    let cut = setup.engine.begin(job_within(&[1, 2, 3], 0..5, 2));
+    let (within, free, cut) = tokio::join!(said(within), said(free), said(cut));
+    assert_eq!(within, (vec![7, 3, 900, 5], end(Finish::Stop, false)));
+    assert_eq!(free, ((20..70).collect(), end(Finish::Length, false)));
+    assert_eq!(cut, (vec![1, 2], end(Finish::Length, false)));
+    // An end token ends within a grammar too.
+    let (tokens, ended) = said(setup.engine.begin(job_within(&[4, 600, 8], 0..3, 9))).await;
+    assert_eq!((tokens, ended), (vec![4], end(Finish::Stop, true)));
+}
+
+#[tokio::test]
+async fn an_answer_without_a_way_on_fails_alone() {
+    let setup = start_free();
+    let stuck = setup.engine.begin(job_within(&[], 0..20, 100));
+    let free = setup.engine.begin(job(0..20, 5));
+    let (stuck, free) = tokio::join!(said(stuck), said(free));
+    assert!(
+        matches!(&stuck.1, Some(Said::Failed(EngineError::Guide(_)))),
+        "{stuck:?}"
+    );
+    assert_eq!(free.0.len(), 5);
+    assert_eq!(setup.engine.counted().running, 0);
+}
+
 #[tokio::test]
 async fn sequences_put_back_for_lack_of_room_lose_nothing() {
     // Two sequences start with a block each, and both cannot grow to their ends.
     let setup = start(settings(1600), None, None);
-    let sequences = [0u32, 1, 2].map(|n| said(setup.engine.begin(job(n..n + 100, 350))));
+    let sequences = [0u32, 1, 2].map(|n| {
+        let within: Vec<u32> = (n + 100..n + 600).collect();
+        said(setup.engine.begin(match n {
+            0 => job(n..n + 100, 350),
+            _ => job_within(&within, n..n + 100, 350),
+        }))
+    });
     // Read side by side, so that none is paused.
     let told = futures_util::future::join_all(sequences).await;
     for (n, (tokens, ended)) in (0u32..).zip(told) {

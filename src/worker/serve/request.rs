@@ -2,6 +2,7 @@
 //! API, by which the router has refused already. What has no effect is remembered
 //! and told. It does not know which engine will answer.
 
+mod constraint;
 mod wishes;
 
 use serde_json::{Map, Value};
@@ -11,6 +12,7 @@ use super::fields::Fields;
 use super::messages;
 use crate::api::error::ApiError;
 use crate::api::fields::{COMPLETIONS_MAX_TOKENS, Endpoint, invalid, wrong};
+use crate::engine::constraint::Constraint;
 use crate::engine::prefix::Owner;
 
 /// A checked request.
@@ -38,6 +40,8 @@ pub struct Asked {
         expect(dead_code, reason = "the scripted engine chooses nothing")
     )]
     pub ignore_end: bool,
+    /// What the answer has to be, and the field that says so.
+    pub constraint: Option<(String, Constraint)>,
     /// How many alternatives are told beside each token's log-probability;
     /// nothing means that no log-probabilities are told.
     pub logprobs: Option<usize>,
@@ -104,7 +108,6 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Asked, ApiError> {
     // The pool has acted on them.
     fields.take("ttl")?;
     fields.take("keep_alive")?;
-    fields.take("response_format")?;
     let input = match endpoint {
         Endpoint::Chat => Input::Chat(chat(&mut fields)?),
         _ => Input::Prompts(prompts(&mut fields)?),
@@ -121,6 +124,7 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Asked, ApiError> {
         max_tokens: max_tokens(endpoint, &mut fields)?,
         stops: stops(&mut fields)?,
         ignore_end: fields.flag("ignore_eos")?.unwrap_or(false),
+        constraint: constraint::read(&mut fields)?,
         logprobs: logprobs(endpoint, &mut fields)?,
         wishes: wishes::read(&mut fields)?,
         ignored: fields.ignored(),

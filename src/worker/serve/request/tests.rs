@@ -44,6 +44,11 @@ fn refusals_name_the_field() {
     check(json!({"stop": [1]}), "stop");
     check(json!({"top_logprobs": 2}), "top_logprobs");
     check(json!({"response_format": "text"}), "response_format");
+    check(
+        json!({"response_format": {"type": "json_object"}, "guided_choice": ["a"]}),
+        "guided_choice",
+    );
+    check(json!({"guided_regex": 5}), "guided_regex");
     check(json!({"tool_choice": "required"}), "tool_choice");
     check(json!({"adapters": "/etc"}), "adapters");
     check(json!({"messages": []}), "messages");
@@ -114,6 +119,89 @@ fn values_arrive() {
     assert!(chat.continue_final_message && !chat.add_generation_prompt);
     assert_eq!(asked.nonce.as_deref(), Some("n"));
     assert!(asked.ignored.is_empty(), "{:?}", asked.ignored);
+}
+
+#[test]
+fn a_constraint_comes_in_several_fields() {
+    let check = |more: Value, expected: Option<(&str, Constraint)>| {
+        for endpoint in [Endpoint::Chat, Endpoint::Completions] {
+            let found = accepted(endpoint, more.clone()).constraint;
+            let expected = expected
+                .clone()
+                .map(|(place, what)| (place.to_owned(), what));
+            assert_eq!(found, expected, "{more}");
+        }
+    };
+    let schema = |strict| Constraint::Schema {
+        schema: json!({"type": "null"}),
+        strict,
+    };
+    let kind = json!({"type": "null"});
+    check(json!({}), None);
+    check(json!({"response_format": {"type": "text"}}), None);
+    check(
+        json!({"response_format": {"type": "json_object"}}),
+        Some(("response_format", Constraint::Object)),
+    );
+    check(
+        json!({"response_format": {"type": "json_object", "schema": {"type": "null"}}}),
+        Some(("response_format.schema", schema(false))),
+    );
+    let place = "response_format.json_schema.schema";
+    for (strict, expected) in [
+        (json!(true), true),
+        (json!(false), false),
+        (Value::Null, false),
+    ] {
+        let described = json!({"name": "n", "schema": kind, "strict": strict});
+        check(
+            json!({"response_format": {"type": "json_schema", "json_schema": described}}),
+            Some((place, schema(expected))),
+        );
+    }
+    check(
+        json!({"guided_json": kind}),
+        Some(("guided_json", schema(true))),
+    );
+    check(
+        json!({"guided_json": (kind.to_string())}),
+        Some(("guided_json", schema(true))),
+    );
+    let pattern = || Constraint::Pattern("a+".to_owned());
+    check(
+        json!({"guided_regex": "a+"}),
+        Some(("guided_regex", pattern())),
+    );
+    let choice = || Constraint::Choice(vec!["a".to_owned(), "b".to_owned()]);
+    check(
+        json!({"guided_choice": ["a", "b"]}),
+        Some(("guided_choice", choice())),
+    );
+    let grammar = || Constraint::Grammar("start: \"a\"".to_owned());
+    for name in ["grammar", "guided_grammar"] {
+        check(json!({name: "start: \"a\""}), Some((name, grammar())));
+    }
+    let structured = |more: Value, expected| check(json!({"structured_outputs": more}), expected);
+    structured(
+        json!({"json": null, "regex": "a+"}),
+        Some(("structured_outputs.regex", pattern())),
+    );
+    structured(
+        json!({"json": {"type": "null"}}),
+        Some(("structured_outputs.json", schema(true))),
+    );
+    structured(
+        json!({"choice": ["a", "b"]}),
+        Some(("structured_outputs.choice", choice())),
+    );
+    structured(
+        json!({"grammar": "start: \"a\""}),
+        Some(("structured_outputs.grammar", grammar())),
+    );
+    structured(
+        json!({"json_object": true}),
+        Some(("structured_outputs.json_object", Constraint::Object)),
+    );
 }
 
 #[test]

@@ -62,6 +62,10 @@ impl Source {
 
     /// Begins an answer; see [`super::Engine::begin`].
     pub fn begin(&self, asked: Asked) -> Result<Begun, ApiError> {
+        if let Some((param, _)) = &asked.constraint {
+            let message = format!("{param}: the scripted engine says what its file says");
+            return Err(invalid(param.as_str(), message));
+        }
         let script = self.script(asked.script)?;
         let nonce = asked.nonce.unwrap_or_default();
         let prompts = prompt_tokens(&asked.input);

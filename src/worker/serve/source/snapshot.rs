@@ -11,8 +11,11 @@ use serde_json::Value;
 
 use super::text::{Defaults, Growing, Language, LanguageError, Source};
 use super::vectors;
+use crate::engine::constraint::compiler::Compiler;
+use crate::engine::constraint::{Constraint, ConstraintError};
 use crate::engine::detokenizer::Detokenizer;
 use crate::engine::encoder::Handle;
+use crate::engine::guide::Grammar;
 use crate::engine::mlx;
 use crate::engine::progress::Progress;
 use crate::engine::stored::Place;
@@ -35,6 +38,7 @@ const CHUNK: NonZeroU32 = NonZeroU32::new(256).expect("not 0");
 /// The tokenizer and the template of a snapshot.
 struct Snapshot {
     tokenizer: Arc<Tokenizer>,
+    compiler: Compiler,
     template: Option<ChatTemplate>,
 }
 
@@ -188,8 +192,10 @@ fn contents(dir: &Path) -> std::io::Result<String> {
 
 impl Snapshot {
     fn load(dir: &Path) -> Result<Self, EngineError> {
+        let tokenizer = Arc::new(Tokenizer::load(dir).map_err(in_snapshot)?);
         Ok(Self {
-            tokenizer: Arc::new(Tokenizer::load(dir).map_err(in_snapshot)?),
+            compiler: Compiler::new(Arc::clone(&tokenizer)),
+            tokenizer,
             template: ChatTemplate::load(dir).map_err(in_snapshot)?,
         })
     }
@@ -221,6 +227,10 @@ impl Language for Snapshot {
     fn told(&self, token: u32) -> (String, Vec<u8>) {
         let text = self.tokenizer.token_text(token);
         (text, self.tokenizer.token_bytes(token))
+    }
+
+    fn grammar(&self, constraint: &Constraint) -> Result<Arc<dyn Grammar>, ConstraintError> {
+        self.compiler.compile(constraint)
     }
 
     fn growing(&self) -> Box<dyn Growing> {

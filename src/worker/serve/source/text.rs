@@ -14,6 +14,8 @@ use self::telling::Telling;
 use super::{Allowance, Begun, Status, allowance};
 use crate::api::error::{ApiError, Code};
 use crate::api::fields::invalid;
+use crate::engine::constraint::{Constraint, ConstraintError};
+use crate::engine::guide::Grammar;
 use crate::engine::sampling::Sampling;
 use crate::engine::thread::{Engine, Job};
 use crate::worker::serve::request::{Asked, Chat, Input, Prompt, Wishes};
@@ -36,6 +38,9 @@ pub trait Language: Send + Sync + 'static {
 
     /// How a token is told beside its log-probability: as text, and its bytes.
     fn told(&self, token: u32) -> (String, Vec<u8>);
+
+    /// The grammar that comes to a constraint. Blocks while it is compiled.
+    fn grammar(&self, constraint: &Constraint) -> Result<Arc<dyn Grammar>, ConstraintError>;
 
     /// The text of one answer while it grows.
     fn growing(&self) -> Box<dyn Growing>;
@@ -123,10 +128,15 @@ impl Source {
                 format!("logit_bias: expected token ids below {vocabulary}, found {token}"),
             ));
         }
+        let grammar = match asked.constraint {
+            Some((param, constraint)) => Some(self.grammar(param, constraint).await?),
+            None => None,
+        };
         let prompts = self.tokens(asked.input).await?;
         let mut jobs = Vec::new();
         let mut limited = None;
-        let end_tokens: Arc<[u32]> = match asked.ignore_end {
+        // Within a grammar only the end token tells that the answer is whole.
+        let end_tokens: Arc<[u32]> = match asked.ignore_end && grammar.is_none() {
             true => Arc::from([]),
             false => Arc::from(self.language.end_tokens()),
         };
@@ -142,6 +152,7 @@ impl Source {
                     max_tokens: allowed.max_tokens,
                     end_tokens: Arc::clone(&end_tokens),
                     sampling: sampling(&asked.wishes, &self.defaults, choice as u64),
+                    grammar: grammar.clone(),
                     logprobs: asked.logprobs,
                     owner: asked.owner,
                 });
@@ -176,6 +187,26 @@ impl Source {
             tracing::error!(?error, "a prompt could not be made");
             ApiError::new(Code::InternalError, "the prompt could not be made")
         })?
+    }
+
+    /// The grammar of a constraint that the field `param` names.
+    async fn grammar(
+        &self,
+        param: String,
+        constraint: Constraint,
+    ) -> Result<Arc<dyn Grammar>, ApiError> {
+        let language = Arc::clone(&self.language);
+        let work = move || language.grammar(&constraint);
+        let compiled = tokio::task::spawn_blocking(work).await;
+        let compiled = compiled.unwrap_or(Err(ConstraintError::Failed));
+        compiled.map_err(|error| match &error {
+            ConstraintError::Refused(_) | ConstraintError::Unsupported(_) => {
+                let message = format!("{param}: {error}");
+                invalid(param, message)
+            }
+            ConstraintError::Busy => ApiError::new(Code::Overloaded, error.to_string()),
+            ConstraintError::Failed => ApiError::new(Code::InternalError, error.to_string()),
+        })
     }
 
     fn check(&self, prompt: &Tokens, max_tokens: Option<u32>) -> Result<Allowance, ApiError> {

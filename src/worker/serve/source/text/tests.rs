@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::api::fields::Endpoint;
+use crate::engine::guide::{Allowed, Guide, GuideError};
 use crate::engine::thread::Settings;
 use crate::engine::{EngineError, Finish, LoadTimes, Network};
 use crate::worker::serve::body::Event;
@@ -106,6 +107,37 @@ fn after(cache: &[u32]) -> Vec<f32> {
 /// A token is a byte; `z` ends; a chat is its messages one after the other.
 struct Bytes;
 
+/// A grammar of one text.
+#[derive(Debug)]
+struct Spelt(String);
+
+/// What is left of the text.
+struct Spelling(std::collections::VecDeque<u8>);
+
+impl Grammar for Spelt {
+    fn begin(&self) -> Box<dyn Guide> {
+        Box::new(Spelling(self.0.bytes().collect()))
+    }
+}
+
+impl Guide for Spelling {
+    fn allowed(&mut self) -> Result<Allowed, GuideError> {
+        Ok(self
+            .0
+            .front()
+            .map(|byte| u32::from(*byte))
+            .into_iter()
+            .collect())
+    }
+
+    fn take(&mut self, token: u32) -> Result<bool, GuideError> {
+        match self.0.pop_front().map(u32::from) == Some(token) {
+            true => Ok(self.0.is_empty()),
+            false => Err(GuideError("spelt wrongly".to_owned())),
+        }
+    }
+}
+
 /// Holds nothing back.
 struct AsItComes;
 
@@ -132,6 +164,13 @@ impl Language for Bytes {
     fn told(&self, token: u32) -> (String, Vec<u8>) {
         let byte = u8::try_from(token).unwrap_or(b'?');
         (char::from(byte).to_string(), vec![byte])
+    }
+
+    fn grammar(&self, constraint: &Constraint) -> Result<Arc<dyn Grammar>, ConstraintError> {
+        match constraint {
+            Constraint::Choice(choices) => Ok(Arc::new(Spelt(choices[0].clone()))),
+            _ => Err(ConstraintError::Refused("not in this language".to_owned())),
+        }
     }
 
     fn growing(&self) -> Box<dyn Growing> {
@@ -287,6 +326,22 @@ async fn log_probabilities_go_out_with_their_text() {
     let more = json!({"logprobs": true, "stop": "fZ", "max_tokens": 3});
     let heard = hear(source().begin(asked("abc", more)).await.expect("begun")).await;
     assert_eq!(heard.tokens, ["d", "e", "f"]);
+}
+
+#[tokio::test]
+async fn a_grammar_holds_for_each_choice() {
+    let more = json!({"guided_choice": ["hello"], "n": 2, "logprobs": true, "ignore_eos": true});
+    let heard = hear(source().begin(asked("abc", more)).await.expect("begun")).await;
+    assert_eq!(heard.text, ["hello", "hello"]);
+    assert_eq!(heard.finish, [Some(Finish::Stop); 2]);
+    assert_eq!((heard.tokens.len(), heard.count), (10, 10));
+    let refused = source()
+        .begin(asked("abc", json!({"guided_regex": "a"})))
+        .await;
+    let error = refused.err().expect("refused");
+    assert_eq!(error.code, Code::InvalidValue);
+    assert_eq!(error.param.as_deref(), Some("guided_regex"));
+    assert_eq!(error.message, "guided_regex: not in this language");
 }
 
 #[tokio::test]

@@ -1,0 +1,102 @@
+//! What keeps an answer within a grammar, as the engine's thread sees it: the tokens
+//! that may come next, and what has come. It knows no grammars.
+
+use std::fmt::Debug;
+
+/// Why an answer cannot be kept within its grammar any longer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the answer cannot be kept within its grammar: {0}")]
+pub struct GuideError(pub String);
+
+/// A grammar that answers can be kept within.
+pub trait Grammar: Debug + Send + Sync {
+    /// A guide for one answer. May take a while.
+    fn begin(&self) -> Box<dyn Guide>;
+}
+
+/// How far one answer has come in its grammar.
+pub trait Guide: Send {
+    /// The tokens that may come next; the end tokens are among them where the answer may
+    /// end. May take a while.
+    ///
+    /// # Errors
+    /// If there are none, or finding them costs more than it may.
+    fn allowed(&mut self) -> Result<Allowed, GuideError>;
+
+    /// Takes in what has come, which is no end token. Quick. Answers whether the answer
+    /// is whole and nothing may follow.
+    ///
+    /// # Errors
+    /// If the token was not allowed.
+    fn take(&mut self, token: u32) -> Result<bool, GuideError>;
+}
+
+/// A set of tokens.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Allowed(Vec<u32>);
+
+impl Allowed {
+    /// From bits, the lowest of the first word for token 0.
+    pub fn of_bits(words: Vec<u32>) -> Self {
+        Self(words)
+    }
+
+    /// Whether `token` is in it.
+    pub fn contains(&self, token: u32) -> bool {
+        let word = self.0.get(token as usize / 32);
+        word.is_some_and(|word| word >> (token % 32) & 1 == 1)
+    }
+
+    /// Makes all other tokens impossible in a row of logits.
+    pub fn apply(&self, logits: &mut [f32]) {
+        let mut words = self.0.iter();
+        for logits in logits.chunks_mut(32) {
+            let word = words.next().copied().unwrap_or(0);
+            if word == u32::MAX {
+                continue;
+            }
+            for (bit, logit) in logits.iter_mut().enumerate() {
+                if word >> bit & 1 == 0 {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+        }
+    }
+}
+
+impl FromIterator<u32> for Allowed {
+    fn from_iter<T: IntoIterator<Item = u32>>(tokens: T) -> Self {
+        let mut words = Vec::new();
+        for token in tokens {
+            let at = token as usize / 32;
+            if words.len() <= at {
+                words.resize(at + 1, 0);
+            }
+            words[at] |= 1 << (token % 32);
+        }
+        Self(words)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_not_allowed_is_impossible(
+            tokens in prop::collection::btree_set(0u32..130, 0..40),
+            length in 0usize..150,
+        ) {
+            let allowed: Allowed = tokens.iter().copied().collect();
+            let mut logits = vec![0.5; length];
+            allowed.apply(&mut logits);
+            for (token, logit) in (0u32..).zip(logits) {
+                prop_assert_eq!(allowed.contains(token), tokens.contains(&token));
+                prop_assert_eq!(logit == 0.5, tokens.contains(&token));
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+"""Answers within schemas, from a model behind a running server.
+
+usage: constrained.py BASE_URL MODEL SCHEMAS [--overhead ROUNDS SERVER_PID]
+
+Makes SCHEMAS JSON Schemas from a fixed seed, asks the model for a document of each, drawn at
+temperature 1, four at a time and half of them streamed, and holds every answer to its schema with
+`jsonschema_rs`, which is no part of what is tested. Says how many were valid. All documents of
+these schemas are short: numbers and texts without an end are for a model to end, and a small one
+may not before its tokens do. With --overhead (Linux) it asks for texts of the same length with and
+without a grammar, in turn, and says what a token cost the thread that evaluates and the one beside
+it, in time of a processor, which a busy machine disturbs little.
+Ends with exit code 0 only if every answer was valid.
+"""
+
+import concurrent.futures
+import json
+import os
+import random
+import statistics
+import sys
+import urllib.request
+
+import jsonschema_rs
+
+base, model, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+rounds, server = (int(sys.argv[5]), sys.argv[6]) if sys.argv[4:5] == ["--overhead"] else (0, None)
+WORDS = "name size colour price city tags date owner rank note state count".split()
+
+
+def ask(body):
+    """(text, finish reason, tokens made)"""
+    body = {"model": model, **body}
+    request = urllib.request.Request(
+        f"{base}/v1/chat/completions",
+        json.dumps(body).encode(),
+        {"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=300) as response:
+        said = response.read().decode()
+    if not body.get("stream"):
+        answer = json.loads(said)
+        choice = answer["choices"][0]
+        text, finish = choice["message"]["content"], choice["finish_reason"]
+        return text, finish, answer["usage"]["completion_tokens"]
+    text, finish = "", None
+    for event in said.split("\n\n"):
+        data = event.removeprefix("data: ")
+        if not data or data == "[DONE]":
+            continue
+        choice = json.loads(data)["choices"][0]
+        text += choice["delta"].get("content") or ""
+        finish = choice["finish_reason"] or finish
+    return text, finish, None
+
+
+def scalar(dice):
+    low = dice.randint(-20, 20)
+    return dice.choice(
+        [
+            {"type": "boolean"},
+            {"type": "null"},
+            {"type": "integer", "minimum": low, "maximum": low + dice.randint(0, 300)},
+            {"type": "number", "multipleOf": 0.25, "exclusiveMinimum": low, "maximum": low + 5},
+            {"type": "integer", "multipleOf": 5, "minimum": 0, "maximum": 100},
+            {"type": "string", "minLength": dice.randint(0, 3), "maxLength": 12},
+            {"type": "string", "pattern": dice.choice(["^[A-Z]{2}-[0-9]{3}$", "^(red|green)ish?$"])},
+            {"type": "string", "format": dice.choice(["date", "uuid", "ipv4"])},
+            {"enum": dice.sample(WORDS, 3)},
+            {"const": dice.choice([7, "é", None, ["a", 1]])},
+            {"type": ["string", "null"], "maxLength": 8},
+        ]
+    )
+
+
+def schema(dice, depth):
+    """A schema whose documents are short."""
+    kind = dice.choice(["object", "object", "array", "any", "ref"]) if depth else "scalar"
+    if kind == "object":
+        names = dice.sample(WORDS, dice.randint(1, 3))
+        made = {
+            "type": "object",
+            "properties": {name: schema(dice, depth - 1) for name in names},
+            "required": dice.sample(names, dice.randint(0, len(names))),
+            "additionalProperties": False,
+        }
+        return made
+    if kind == "array":
+        least = dice.randint(0, 2)
+        made = {"type": "array", "items": schema(dice, depth - 1), "minItems": least}
+        made["maxItems"] = least + dice.randint(0, 2)
+        if dice.random() < 0.3:
+            made["prefixItems"] = [scalar(dice)]
+        return made
+    if kind == "any":
+        return {"anyOf": [schema(dice, depth - 1), scalar(dice)]}
+    if kind == "ref":
+        return {"allOf": [{"$ref": "#/$defs/shared"}]}
+    return scalar(dice)
+
+
+def whole(number):
+    dice = random.Random(number)
+    made = schema(dice, dice.randint(1, 3))
+    return {**made, "$defs": {"shared": scalar(dice)}}
+
+
+def check(number):
+    """What is wrong with the answer to a schema; nothing if it is valid."""
+    made = whole(number)
+    described = {"name": "document", "schema": made, "strict": True}
+    text, finish, _ = ask(
+        {
+            "messages": [{"role": "user", "content": "Describe something as JSON."}],
+            "response_format": {"type": "json_schema", "json_schema": described},
+            "temperature": 1,
+            "seed": number,
+            "max_tokens": 1000,
+            "stream": number % 2 == 0,
+        }
+    )
+    try:
+        value = json.loads(text)
+        jsonschema_rs.Draft202012Validator(made, validate_formats=True).validate(value)
+    except ValueError as error:
+        return f"{number}: {finish}: {text!r} of {json.dumps(made)}: {error}"
+    return None if finish == "stop" else f"{number}: it ended by {finish}"
+
+
+with concurrent.futures.ThreadPoolExecutor(4) as threads:
+    wrong = [what for what in threads.map(check, range(count)) if what]
+for what in wrong[:5]:
+    print(what, file=sys.stderr)
+print(f"{count - len(wrong)} of {count} answers valid")
+
+
+def thread_seconds(server):
+    """Seconds of CPU that the engine's threads of a server's workers have had, by name."""
+    workers = []
+    for task in os.listdir(f"/proc/{server}/task"):
+        with open(f"/proc/{server}/task/{task}/children", encoding="ascii") as children:
+            workers += children.read().split()
+    found = dict.fromkeys(("engine", "masks"), 0.0)
+    for worker in workers:
+        for task in os.listdir(f"/proc/{worker}/task"):
+            with open(f"/proc/{worker}/task/{task}/stat", encoding="utf-8") as stat:
+                name, _, rest = stat.read().partition("(")[2].rpartition(")")
+            if name in found:
+                user, system = rest.split()[11:13]
+                found[name] += (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return found
+
+
+def cost(constraint):
+    """Milliseconds of CPU for a token, by thread."""
+    asked = {
+        "messages": [{"role": "user", "content": "Tell a long story."}],
+        "temperature": 0,
+        "max_tokens": 256,
+        **constraint,
+    }
+    before = thread_seconds(server)
+    made = ask(asked)[2]
+    after = thread_seconds(server)
+    if made != 256:
+        raise SystemExit(f"failed: {made} tokens for {constraint}")
+    return {name: 1000 * (after[name] - before[name]) / made for name in after}
+
+
+if rounds:
+    # As long as one likes, so that all make as many tokens.
+    story = {"type": "object", "required": ["story"], "additionalProperties": False}
+    story["properties"] = {"story": {"type": "string", "minLength": 5000}}
+    page = {"type": "array", "minItems": 200, "items": schema(random.Random(1), 3)}
+    ways = {
+        "no grammar": {"ignore_eos": True},
+        "a schema with a long text": {"guided_json": story},
+        "a schema with many members": {"guided_json": {**page, "$defs": {"shared": {"type": "null"}}}},
+        "a regular expression": {"guided_regex": "[A-Z][a-z ,.']{2000,}"},
+    }
+    costs = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, constraint in ways.items():
+            costs[name].append(cost(constraint))
+    median = {
+        name: {
+            thread: statistics.median(one[thread] for one in found) for thread in found[0]
+        }
+        for name, found in costs.items()
+    }
+    free = median["no grammar"]["engine"]
+    for name, found in median.items():
+        share = 100 * (found["engine"] - free) / free
+        print(
+            f"{name}: engine {found['engine']:.2f} ms a token ({share:+.1f} %), "
+            f"beside it {found['masks']:.2f} ms ({100 * found['masks'] / free:.1f} %)"
+        )
+sys.exit(1 if wrong else 0)
