@@ -80,6 +80,9 @@ fn parse_status(text: &str) -> Option<Footprint> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -97,15 +100,36 @@ mod tests {
         assert_eq!(parse_status("Name:\tsh\nState:\tZ (zombie)\n"), None);
     }
 
+    /// Of another process: tests beside this one take and give back memory.
     #[test]
-    fn this_process_holds_what_it_takes() {
-        let before = of(std::process::id()).expect("own process");
-        let taken = std::hint::black_box(vec![1_u8; 64 << 20]);
-        let after = of(std::process::id()).expect("own process");
-        drop(taken);
-        let grown = after.private.saturating_sub(before.private);
-        // Other tests of this process take and free memory meanwhile.
-        assert!(grown.0 > 32 << 20, "{before:?} {after:?}");
-        assert!(after.peak >= after.private);
+    fn a_process_holds_what_it_takes_and_remembers_the_most() {
+        const TAKEN: u64 = 64 << 20;
+        let script = format!(
+            "taken = None; input(); taken = b'1' * {TAKEN}; print(flush=True); \
+             input(); del taken; print(flush=True); open(0).read()"
+        );
+        let mut process = Command::new("python3")
+            .args(["-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3");
+        let mut orders = process.stdin.take().expect("a pipe");
+        let mut answers = BufReader::new(process.stdout.take().expect("a pipe")).lines();
+        let mut step = || {
+            writeln!(orders).expect("it reads");
+            answers.next().expect("it answers").expect("a line");
+            of(process.id()).expect("it runs")
+        };
+        let (with, without) = (step(), step());
+        drop(orders);
+        process.wait().expect("it ends");
+        assert!(with.private.0 > TAKEN, "{with:?}");
+        let given_back = with.private.saturating_sub(without.private);
+        assert!(given_back.0 > TAKEN / 2, "{with:?} {without:?}");
+        for footprint in [with, without] {
+            // The two are not read at one moment.
+            assert!(footprint.peak.0 > TAKEN, "{footprint:?}");
+        }
     }
 }
