@@ -46,6 +46,8 @@ pub struct Pressure {
     pub level: Level,
     /// What can be had without anybody giving up what it uses.
     pub free: Option<ByteSize>,
+    /// All memory of the machine or cgroup.
+    pub total: Option<ByteSize>,
     /// Time lost, where the kernel tells.
     pub stalls: Option<Stalls>,
 }
@@ -58,6 +60,7 @@ pub fn now() -> Pressure {
     Pressure {
         level: level(figures, stalls).max(system_level().unwrap_or(Level::Normal)),
         free: figures.map(|figures| figures.free),
+        total: figures.map(|figures| figures.total),
         stalls,
     }
 }

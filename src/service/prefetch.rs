@@ -9,7 +9,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::platform::pressure::{self, Level};
-use crate::platform::{self, read_ahead};
+use crate::platform::read_ahead;
 use crate::pool::prefetch::{Transitions, room};
 use crate::pool::swaps::Happened;
 use crate::pool::{ModelState, ModelView, Pool};
@@ -108,13 +108,14 @@ impl Prefetch {
         let (pool, registry) = (self.pool.clone(), self.registry.clone());
         let counters = self.counters.clone();
         tasks.spawn(tokio::task::spawn_blocking(move || {
-            let goes_on = || {
-                let is_wanted = registry.load().config.pool.prefetch;
-                is_wanted && !stopped.is_cancelled() && has_room(&pool, &plan)
-            };
+            let goes_on = || registry.load().config.pool.prefetch && !stopped.is_cancelled();
             let model = plan.model.as_str();
             let mut bytes = 0;
             for path in weight_files(&plan) {
+                // Asked before each file and not before each piece: on a Mac it takes a process.
+                if !has_room(&pool, &plan) {
+                    break;
+                }
                 match read_ahead::read_ahead(&path, goes_on) {
                     Ok(read) => bytes += read,
                     Err(error) => {
@@ -135,7 +136,7 @@ impl Prefetch {
 /// Whether all of a model's weights find memory that is free and promised to nobody.
 fn has_room(pool: &Pool, plan: &LoadPlan) -> bool {
     let pressure = pressure::now();
-    let figures = pressure.free.zip(platform::machine_memory());
+    let figures = pressure.free.zip(pressure.total);
     pressure.level == Level::Normal
         && figures.is_some_and(|(free, total)| room(free, total, &pool.view()) >= plan.weights)
 }
