@@ -2,7 +2,7 @@
 //! anything. It only asks: the system may read less.
 //!
 //! Sources: posix_fadvise(2), `POSIX_FADV_WILLNEED`, of which Linux says that it begins to read and
-//! does not wait; fcntl(2) of macOS, `F_RDADVISE`.
+//! does not wait, mm/readahead.c; fcntl(2) of macOS, `F_RDADVISE`.
 
 use std::fs::File;
 use std::io;
@@ -11,8 +11,11 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, open};
 
-/// What is asked for at once, bytes. After each piece the caller may call it off.
-const PIECE: u64 = 8 * 1024 * 1024;
+/// What is asked for at once, bytes. After each piece the caller may call it off. Linux reads no
+/// more for one call than the device's read-ahead window or its largest transfer and says
+/// nothing of the rest (`force_page_cache_ra` of mm/readahead.c), so a piece is as
+/// large as the window that a device has by default.
+const PIECE: u64 = 128 * 1024;
 
 /// Asks for a file's pages until all were asked for or `goes_on` says no. Answers how many
 /// bytes were asked for. What is no regular file is not touched.
