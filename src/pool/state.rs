@@ -19,6 +19,7 @@ mod memory;
 mod patience;
 mod progress;
 mod queue;
+mod rivals;
 mod rollback;
 mod room;
 mod schedule;

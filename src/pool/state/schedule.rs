@@ -185,7 +185,7 @@ impl Machine {
                 self.start(&model, now, out);
                 prospect.look_again();
             } else {
-                prospect.promise(self.slots[&model].need());
+                prospect.promise(&self.slots[&model]);
             }
             self.slots.settle(now);
         }
