@@ -18,6 +18,7 @@ mod index;
 mod memory;
 mod patience;
 mod progress;
+mod prospect;
 mod queue;
 mod rivals;
 mod rollback;

@@ -10,8 +10,8 @@
 use std::time::Instant;
 
 use super::memory::Holding;
+use super::prospect::Prospect;
 use super::queue::Waiter;
-use super::room::Prospect;
 use super::slot::{Phase, Slot, Worker};
 use super::{Effect, Generation, Machine};
 use crate::pool::{Refused, UnloadReason};
