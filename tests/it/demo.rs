@@ -20,7 +20,7 @@ const DENSE: &str = "roundhouse/SmolLM2-135M-Instruct-f32";
 const ENCODER: &str = "sentence-transformers/all-MiniLM-L6-v2";
 
 /// The cache with the demo models.
-fn cache() -> PathBuf {
+pub fn cache() -> PathBuf {
     let cache = std::env::var_os("ROUNDHOUSE_DEMO_CACHE").map_or_else(
         || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/data/hub")),
         PathBuf::from,

@@ -1,9 +1,11 @@
 //! The embedded engine on a real model for a length of time: whether the prompt cache
 //! ever changes an answer or crosses from caller to caller, and whether memory stays
-//! where the reservation has it. Seconds in every run of the tests; `make test-long` has
-//! ten minutes and a thousand requests.
+//! where the reservation has it; and a very long prompt on a small one. Seconds in every
+//! run of the tests; `make test-long` has ten minutes, a thousand requests and a hundred
+//! thousand tokens.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -12,8 +14,8 @@ use reqwest::Method;
 use roundhouse::platform::resident_memory;
 use serde_json::{Value, json};
 
-use super::demo::{EIGHT, FOUR, ask, home, workers};
-use super::harness::{Answer, Server, long};
+use super::demo::{EIGHT, FOUR, ask, cache, home, workers};
+use super::harness::{Answer, Home, PATIENCE, Server, long};
 use super::keys::{chat, new_key};
 use super::sampler::sample;
 
@@ -189,6 +191,137 @@ async fn two_callers_with_one_prefix_hear_what_a_cold_model_says_whatever_become
 /// Parts of the requests of random length, after each of which memory is looked at.
 const PARTS: usize = 4;
 
+/// A network too small to say anything, with the tokenizer of a demo model and a context
+/// of 131,072 tokens, of which its makers would have taught it 8,192.
+fn small_network(folder: &Path) {
+    let snapshots = cache().join(format!("models--{}/snapshots", FOUR.replace('/', "--")));
+    let mut snapshots = std::fs::read_dir(snapshots).expect("the demo model");
+    let demo = snapshots
+        .next()
+        .expect("a snapshot")
+        .expect("a folder")
+        .path();
+    std::fs::create_dir_all(folder).expect("a folder");
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(demo.join(file), folder.join(file)).expect("copied");
+    }
+    let template = demo.join("chat_template.jinja");
+    if template.exists() {
+        std::fs::copy(template, folder.join("chat_template.jinja")).expect("copied");
+    }
+    let (vocabulary, hidden, inner, layers) = (49_152, 64, 128, 2);
+    let config = json!({
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": hidden,
+        "num_hidden_layers": layers, "intermediate_size": inner, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "rms_norm_eps": 1e-5, "vocab_size": vocabulary,
+        "max_position_embeddings": 131_072, "rope_theta": 100_000.0, "tie_word_embeddings": true,
+        "rope_scaling": {"rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 8192},
+    });
+    std::fs::write(folder.join("config.json"), config.to_string()).expect("written");
+    let mut shapes = vec![
+        (
+            "model.embed_tokens.weight".to_owned(),
+            vec![vocabulary, hidden],
+        ),
+        ("model.norm.weight".to_owned(), vec![hidden]),
+    ];
+    for layer in 0..layers {
+        let parts = [
+            ("self_attn.q_proj", vec![hidden, hidden]),
+            ("self_attn.k_proj", vec![32, hidden]),
+            ("self_attn.v_proj", vec![32, hidden]),
+            ("self_attn.o_proj", vec![hidden, hidden]),
+            ("mlp.gate_proj", vec![inner, hidden]),
+            ("mlp.up_proj", vec![inner, hidden]),
+            ("mlp.down_proj", vec![hidden, inner]),
+            ("input_layernorm", vec![hidden]),
+            ("post_attention_layernorm", vec![hidden]),
+        ];
+        let named =
+            parts.map(|(name, shape)| (format!("model.layers.{layer}.{name}.weight"), shape));
+        shapes.extend(named);
+    }
+    let mut random = StdRng::seed_from_u64(3);
+    let (mut header, mut numbers) = (serde_json::Map::new(), Vec::<u8>::new());
+    for (name, shape) in shapes {
+        let begin = numbers.len();
+        for _ in 0..shape.iter().product::<usize>() {
+            let number: f32 = random.random_range(-0.5..0.5);
+            numbers.extend(number.to_le_bytes());
+        }
+        let offsets = [begin, numbers.len()];
+        header.insert(
+            name,
+            json!({"dtype": "F32", "shape": shape, "data_offsets": offsets}),
+        );
+    }
+    let header = Value::Object(header).to_string();
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.as_bytes());
+    file.extend(numbers);
+    std::fs::write(folder.join("model.safetensors"), file).expect("written");
+}
+
+#[tokio::test]
+async fn a_very_long_prompt_fits_with_packed_keys_and_values_within_the_reservation() {
+    let tokens: usize = if long() { 100_000 } else { 6_000 };
+    let home = Home::new("");
+    let folder = home.path().join("small");
+    small_network(&folder);
+    // Room for the prompt and little more, packed: a quarter and an eighth of 4-byte numbers.
+    let packed = 2 * 2 * (32 + 2 * 4);
+    let room = (tokens + 512) * packed;
+    home.configure(&format!(
+        "models:\n  small: {{ path: {}, kv: {room}B, kv_format: 8bit }}\n",
+        json!(folder)
+    ));
+    let server = home.serve();
+    let sampled = sample(&server, 20 * PATIENCE);
+    let body = json!({
+        "model": "small", "prompt": " roundhouse".repeat(tokens / 2), "max_tokens": 8, "temperature": 0,
+    });
+    let asked = async || {
+        let request = server.request(Method::POST, "/v1/completions");
+        let request = request
+            .timeout(20 * PATIENCE)
+            .header("content-type", "application/json")
+            .body(body.to_string());
+        let answer = Answer::read(request.send().await.expect("an answer")).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    };
+    let began = Instant::now();
+    let first = asked().await;
+    let took = began.elapsed();
+    let again = asked().await;
+    let samples = sampled.stop();
+    let read = first["usage"]["prompt_tokens"].as_u64().expect("a number");
+    let peak = samples.iter().map(|sample| sample.resident).max();
+    let reserved = samples.iter().map(|sample| sample.reserved).max();
+    println!("{read} tokens in {took:?}, peak {peak:?} of {reserved:?}");
+    assert!(read >= tokens as u64, "{read} tokens");
+    assert!(
+        peak > Some(0) && peak <= reserved,
+        "{peak:?} of {reserved:?}"
+    );
+    assert_eq!(first["choices"][0]["text"], again["choices"][0]["text"]);
+    let cached = &again["usage"]["prompt_tokens_details"]["cached_tokens"];
+    assert_eq!(cached.as_u64(), Some(read - 1), "{again}");
+    // As numbers of four bytes they would not fit.
+    home.configure(&format!(
+        "models:\n  small: {{ path: {}, kv: {room}B }}\n",
+        json!(folder)
+    ));
+    let (status, answer) = server.control(Method::POST, "/admin/reload", None).await;
+    assert_eq!(status, 200, "{answer}");
+    let unload = json!({"model": "small", "mode": "now"});
+    server
+        .control(Method::POST, "/admin/models/unload", Some(unload))
+        .await;
+    let refused = server.post("/v1/completions", &body).await;
+    assert_eq!(refused.status(), 400);
+}
+
 /// Words in a random order, as many.
 fn words(random: &mut StdRng, count: usize) -> String {
     let all: Vec<&str> = TOGETHER.split(' ').collect();
@@ -214,7 +347,7 @@ async fn ask_at_random(server: &Server, seed: u64, requests: usize, longest: usi
 #[tokio::test]
 async fn requests_of_random_length_stay_within_the_reservation_and_leave_nothing_behind() {
     let (before, requests, kv, longest) = match long() {
-        true => (200, 1000, "200MB", 500),
+        true => (100, 1000, "60MB", 120),
         false => (16, 16, "40MB", 120),
     };
     // The reservation is what the pool reckons; nothing is said of it.
