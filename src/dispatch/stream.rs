@@ -32,6 +32,7 @@ use super::whole::{collect, is_compressed, json_headers, usage_of};
 use super::{Dispatch, Routed, headers};
 use crate::api::error::{ApiError, Code};
 use crate::config;
+use crate::records::usage::Usage;
 use crate::shutdown::Place;
 use crate::worker::client::{self, Arrived};
 
@@ -171,8 +172,8 @@ impl ReadingHalf {
             Err(Ending::Told) => "refused_by_engine",
             Err(Ending::Failed(error)) => error.code.facts().0,
         };
-        self.routed.count(usage.as_deref(), self.events);
-        self.routed.log(outcome, usage.as_deref());
+        self.routed.count(usage.as_ref(), self.events);
+        self.routed.log(outcome, usage.as_ref());
         match ended {
             Err(Ending::Failed(error)) => {
                 entry.failed(error.code.facts().0);
@@ -198,7 +199,7 @@ impl ReadingHalf {
 
     /// Passes on what whoever the name leads to says; if that fails before a byte of it
     /// has gone out and the entry says so, what its upstream says.
-    async fn pass_on(&mut self, usage: &mut Option<String>) -> Result<(), Ending> {
+    async fn pass_on(&mut self, usage: &mut Option<Usage>) -> Result<(), Ending> {
         self.dispatch.tasks.pass(Place::Stream);
         match self.pass_on_one(usage).await {
             Err(Ending::Failed(error)) if !self.has_begun && self.routed.falls_back(&error) => {
@@ -209,7 +210,7 @@ impl ReadingHalf {
     }
 
     /// Waits for the model, asks it, and passes on what it says.
-    async fn pass_on_one(&mut self, usage: &mut Option<String>) -> Result<(), Ending> {
+    async fn pass_on_one(&mut self, usage: &mut Option<Usage>) -> Result<(), Ending> {
         let routed = self.routed.clone();
         // What the way to an engine needs is not there any more while the answer passes.
         let sent = Box::pin(routed.send(&self.dispatch)).await;
@@ -233,7 +234,7 @@ impl ReadingHalf {
         lease: &Hold,
         headers: &HeaderMap,
         body: &mut client::Body,
-        usage: &mut Option<String>,
+        usage: &mut Option<Usage>,
     ) -> Result<(), Ending> {
         let routed = self.routed.clone();
         let limits = &routed.snapshot.config.server.limits;
@@ -265,7 +266,7 @@ impl ReadingHalf {
             if let Some(events) = events {
                 let seen = observer.see(&events);
                 if let Some(said) = observer.usage() {
-                    *usage = Some(said.to_owned());
+                    *usage = Some(said.clone());
                 }
                 self.has_begun = true;
                 if self.begin.is_some() {

@@ -111,6 +111,7 @@ const DATED: &[&str] = &[
     "pool/swaps.rs",
     "records/audit.rs",
     "records/entry.rs",
+    "telemetry/json.rs",
     "worker/serve/answer.rs",
 ];
 
