@@ -69,7 +69,8 @@ pub(super) async fn answer(
     };
     let (writer, reader) = spool::spool(&dispatch.spools);
     let (begin, mut beginning) = oneshot::channel();
-    let gone = CancellationToken::new();
+    // One thing to wait for beside each event.
+    let gone = routed.place.running().token();
     // Dropped with this future or with the body: either way the client is gone.
     let leave = gone.clone().drop_guard();
     let heartbeat = Heartbeat {
@@ -159,12 +160,15 @@ impl ReadingHalf {
         let running = self.routed.place.running().clone();
         let passing = AssertUnwindSafe(self.pass_on(&mut usage)).catch_unwind();
         let ended = tokio::select! {
+            biased;
             ended = passing => ended.unwrap_or_else(|_| {
                 entry.panicked(Place::Stream);
                 Err(Ending::Failed(panicked()))
             }),
-            () = gone.cancelled() => Err(Ending::ClientGone),
-            () = running.cancelled() => Err(Ending::Failed(cancelled())),
+            () = gone.cancelled() => Err(match running.is_cancelled() {
+                true => Ending::Failed(cancelled()),
+                false => Ending::ClientGone,
+            }),
         };
         let outcome = match &ended {
             Ok(()) => "complete",
@@ -250,6 +254,7 @@ impl ReadingHalf {
             // All that has arrived is looked at once and leaves in one write.
             let arrived = poll_fn(|context| body.poll_arrived(context, &mut come));
             let arrived = tokio::select! {
+                biased;
                 arrived = patience.within(silence.0, arrived) => arrived,
                 error = &mut taken_away => return Err(Ending::Failed(error)),
             };
