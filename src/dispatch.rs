@@ -39,6 +39,7 @@ mod foreign;
 pub mod headers;
 mod heartbeat;
 mod hold;
+pub mod json;
 mod late;
 pub mod live;
 mod meaning;

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
+use super::json::{self, Unread};
 use crate::api::error::{ApiError, Code};
 use crate::records::usage::Usage;
 
@@ -38,21 +39,21 @@ struct Tokens {
 
 /// The usage of a whole answer, as our own workers report it beside theirs.
 pub fn usage_of_answer(answer: &[u8]) -> Option<Usage> {
-    usage_of(serde_json::from_slice(answer).ok()?)
+    usage_of(json::read_bytes(answer).ok()?)
 }
 
 /// Whether an answer is JSON, and the same of it, read once.
 pub fn usage_if_json(answer: &[u8]) -> Result<Option<Usage>, NoJson> {
-    match serde_json::from_slice(answer) {
+    match json::read_bytes(answer) {
         Ok(answer) => Ok(usage_of(answer)),
-        Err(error) if error.is_data() && is_json(answer) => Ok(None),
+        Err(Unread::Other(_)) if is_json(answer) => Ok(None),
         Err(_) => Err(NoJson),
     }
 }
 
 /// Whether an answer is JSON.
 pub fn is_json(answer: &[u8]) -> bool {
-    serde_json::from_slice::<IgnoredAny>(answer).is_ok()
+    json::read_bytes::<IgnoredAny>(answer).is_ok()
 }
 
 fn usage_of(Answer { usage }: Answer) -> Option<Usage> {

@@ -40,6 +40,7 @@ const PURE: &[&str] = &[
     "simulate",
     "dispatch/peek.rs",
     "dispatch/headers.rs",
+    "dispatch/json",
     "dispatch/observer.rs",
     "dispatch/upload/parts.rs",
     "dispatch/relay.rs",
