@@ -137,8 +137,9 @@ bench-cache:
 	$(CARGO) bench --locked --no-default-features --features tls --bench cache
 
 # libFuzzer on one of fuzz/targets.rs for MINUTES (ten) or SECONDS, with the compiler
-# that builds everything else. What is found new is kept in target/fuzz/corpus, a
-# crash is a file in target/fuzz/TARGET-crash-*. ARGS go to libFuzzer.
+# that builds everything else; on several of them, one after the other, if TARGET names
+# several. What is found new is kept in target/fuzz/corpus, a crash is a file in
+# target/fuzz/TARGET-crash-*. ARGS go to libFuzzer.
 TARGET ?= config
 SECONDS ?= $(shell expr $(MINUTES) '*' 60)
 FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')
@@ -150,12 +151,16 @@ FUZZ_COVERAGE = -Cpasses=sancov-module \
 # With --target the build scripts are left without what only the targets link.
 fuzz:
 	RUSTFLAGS="--cfg fuzzing $(FUZZ_COVERAGE)" $(CARGO) build --release --locked --manifest-path fuzz/Cargo.toml \
-		--target-dir target/fuzz --target $(FUZZ_HOST) --bin $(TARGET)
-	@mkdir -p target/fuzz/corpus/$(TARGET)
-	target/fuzz/$(FUZZ_HOST)/release/$(TARGET) -max_total_time=$(SECONDS) -timeout=10 -max_len=16384 \
-		-artifact_prefix=target/fuzz/$(TARGET)- -print_final_stats=1 \
-		$(addprefix -dict=,$(wildcard fuzz/dictionaries/$(TARGET))) $(ARGS) \
-		target/fuzz/corpus/$(TARGET) fuzz/seeds/$(TARGET)
+		--target-dir target/fuzz --target $(FUZZ_HOST) $(addprefix --bin ,$(TARGET))
+	@for target in $(TARGET); do \
+		mkdir -p target/fuzz/corpus/$$target; \
+		dictionary=fuzz/dictionaries/$$target; \
+		test -f $$dictionary && dictionary=-dict=$$dictionary || dictionary=; \
+		echo "fuzzing $$target for $(SECONDS) seconds"; \
+		target/fuzz/$(FUZZ_HOST)/release/$$target -max_total_time=$(SECONDS) -timeout=10 -max_len=16384 \
+			-artifact_prefix=target/fuzz/$$target- -print_final_stats=1 \
+			$$dictionary $(ARGS) target/fuzz/corpus/$$target fuzz/seeds/$$target || exit 1; \
+	done
 
 lint: mlx
 	$(CARGO) fmt --check
