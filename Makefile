@@ -60,14 +60,15 @@ test-router: clients engines
 
 # What is too large for every run, at its whole size: the properties of the pool
 # over a hundred thousand sequences of events, the cases that name large numbers. The
-# last of them swap between engines with the embedded one among them.
+# last of them swap between engines with the embedded one among them, and have it at
+# work on real models for a length of time: one after the other, since memory is looked at.
 test-long: mlx clients engines
 	PROPTEST_CASES=100000 $(CARGO) test --locked --no-default-features --features tls --release --lib pool::state
 	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --no-default-features --features tls --release --lib access:: -- --nocapture
 	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --no-default-features --features tls --release --test it -- --nocapture
 	$(CARGO) build --locked
 	@$(XTASK) demo --debug
-	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --test it engines::real -- --nocapture
+	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --test it -- --nocapture --test-threads=1 engines::real endurance
 
 # Every architecture beside mlx-lm on small models: the table of docs/PARITY.md anew.
 parity: mlx engines
