@@ -3,6 +3,7 @@
 //! and told. It does not know which engine will answer.
 
 mod constraint;
+mod tools;
 mod wishes;
 
 use serde_json::{Map, Value};
@@ -42,6 +43,12 @@ pub struct Asked {
     pub ignore_end: bool,
     /// What the answer has to be, and the field that says so.
     pub constraint: Option<(String, Constraint)>,
+    /// Whether the answer ends with its first call of a tool.
+    #[cfg_attr(
+        not(any(feature = "mlx", test)),
+        expect(dead_code, reason = "the scripted engine calls nothing")
+    )]
+    pub one_call: bool,
     /// How many alternatives are told beside each token's log-probability;
     /// nothing means that no log-probabilities are told.
     pub logprobs: Option<usize>,
@@ -108,8 +115,20 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Asked, ApiError> {
     // The pool has acted on them.
     fields.take("ttl")?;
     fields.take("keep_alive")?;
+    let tools = match endpoint {
+        Endpoint::Chat => tools::read(&mut fields)?,
+        _ => tools::Wanted::default(),
+    };
+    let one_call = tools.one_call;
+    let constraint = match (constraint::read(&mut fields)?, tools.forced) {
+        (Some((place, _)), Some(_)) => {
+            let message = format!("tool_choice: expected no forced call beside {place}");
+            return Err(invalid("tool_choice", message));
+        }
+        (constraint, forced) => constraint.or(forced),
+    };
     let input = match endpoint {
-        Endpoint::Chat => Input::Chat(chat(&mut fields)?),
+        Endpoint::Chat => Input::Chat(chat(&mut fields, tools.shown)?),
         _ => Input::Prompts(prompts(&mut fields)?),
     };
     let choices = fields.whole("n")?.unwrap_or(1) as usize;
@@ -124,7 +143,8 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Asked, ApiError> {
         max_tokens: max_tokens(endpoint, &mut fields)?,
         stops: stops(&mut fields)?,
         ignore_end: fields.flag("ignore_eos")?.unwrap_or(false),
-        constraint: constraint::read(&mut fields)?,
+        constraint,
+        one_call,
         logprobs: logprobs(endpoint, &mut fields)?,
         wishes: wishes::read(&mut fields)?,
         ignored: fields.ignored(),
@@ -134,15 +154,8 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Asked, ApiError> {
     })
 }
 
-fn chat(fields: &mut Fields) -> Result<Chat, ApiError> {
+fn chat(fields: &mut Fields, tools: Option<Vec<Value>>) -> Result<Chat, ApiError> {
     let messages = messages::check(fields.array("messages")?)?;
-    // Whether the model is shown the tools. Whether it calls one is its own choice.
-    let tools_shown = fields.text("tool_choice")?.as_deref() != Some("none");
-    let tools = fields.array("tools")?;
-    if let Some(index) = tools.iter().flatten().position(|tool| !tool.is_object()) {
-        let place = format!("tools[{index}]");
-        return Err(invalid(&place, format!("{place}: expected an object")));
-    }
     let mut kwargs = fields.object("chat_template_kwargs")?.unwrap_or_default();
     if let Some(thinking) = fields.flag("enable_thinking")? {
         kwargs.insert("enable_thinking".to_owned(), thinking.into());
@@ -157,7 +170,7 @@ fn chat(fields: &mut Fields) -> Result<Chat, ApiError> {
     }
     Ok(Chat {
         messages,
-        tools: tools.filter(|tools| tools_shown && !tools.is_empty()),
+        tools,
         kwargs,
         add_generation_prompt: add_generation_prompt.unwrap_or(!continue_final_message),
         continue_final_message,

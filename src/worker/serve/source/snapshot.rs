@@ -17,6 +17,7 @@ use crate::engine::detokenizer::Detokenizer;
 use crate::engine::encoder::Handle;
 use crate::engine::guide::Grammar;
 use crate::engine::mlx;
+use crate::engine::parts::format::Format;
 use crate::engine::progress::Progress;
 use crate::engine::stored::Place;
 use crate::engine::stored::room::Quota;
@@ -230,11 +231,24 @@ impl Language for Snapshot {
     }
 
     fn grammar(&self, constraint: &Constraint) -> Result<Arc<dyn Grammar>, ConstraintError> {
-        self.compiler.compile(constraint)
+        let Constraint::Calls { tools, several } = constraint else {
+            return self.compiler.compile(constraint);
+        };
+        let grammar = self.format().grammar(tools, *several).ok_or_else(|| {
+            let reason = "its chat template shows no calls of tools that could be forced";
+            ConstraintError::Unsupported(reason.to_owned())
+        })?;
+        self.compiler.compile(&Constraint::Grammar(grammar))
     }
 
-    fn growing(&self) -> Box<dyn Growing> {
-        Box::new(Detokenizer::new(Arc::clone(&self.tokenizer)))
+    fn format(&self) -> Format {
+        let template = self.template.as_ref();
+        template.map(ChatTemplate::format).unwrap_or_default()
+    }
+
+    fn growing(&self, marks: &[&str]) -> Box<dyn Growing> {
+        let tokenizer = Arc::clone(&self.tokenizer);
+        Box::new(Detokenizer::with_marks(tokenizer, marks))
     }
 }
 

@@ -173,7 +173,11 @@ impl Language for Bytes {
         }
     }
 
-    fn growing(&self) -> Box<dyn Growing> {
+    fn format(&self) -> Format {
+        Format::of(["<tool_call></think>"])
+    }
+
+    fn growing(&self, _marks: &[&str]) -> Box<dyn Growing> {
         Box::new(AsItComes)
     }
 }
