@@ -5,6 +5,7 @@
 use super::kind::Kind;
 use super::manifest::{Geometry, Manifest};
 use crate::config::Compute;
+use crate::config::kv::KvFormat;
 use crate::engine::encoder::BATCH_TOKENS;
 use crate::units::ByteSize;
 
@@ -37,6 +38,8 @@ pub struct DeviceRule {
     pub number: u64,
     /// Whether attention keeps its scores in memory, or fuses them away.
     pub keeps_scores: bool,
+    /// In which form keys and values are kept.
+    pub kv_format: KvFormat,
 }
 
 /// Bytes that a model needs besides the room for KV caches.
@@ -69,7 +72,13 @@ impl DeviceRule {
             widens_weights: gpu && wide,
             number: if wide { 4 } else { 2 },
             keeps_scores: !gpu,
+            kv_format: KvFormat::Auto,
         }
+    }
+
+    /// The same with keys and values in this form.
+    pub fn keeping(self, kv_format: KvFormat) -> Self {
+        Self { kv_format, ..self }
     }
 }
 
@@ -121,7 +130,8 @@ pub fn of_engine(weights: ByteSize) -> ByteSize {
 
 /// Keys and values of every layer for one token.
 fn kv_per_token(geometry: &Geometry, rule: DeviceRule) -> u64 {
-    [geometry.kv_heads, geometry.head_dim, 2, rule.number]
+    let row = rule.kv_format.bytes(geometry.head_dim, rule.number);
+    [geometry.kv_heads, row, 2]
         .into_iter()
         .fold(geometry.layers, u64::saturating_mul)
 }
@@ -139,8 +149,9 @@ fn step(geometry: &Geometry, context: u64, rule: DeviceRule) -> u64 {
     let per_token = (3 * geometry.hidden)
         .saturating_add(inner)
         .saturating_add(attention.saturating_mul(2));
-    // A fused attention knows no cap.
-    let scores = match rule.keeps_scores || geometry.caps_scores {
+    // A fused attention knows no cap and no packed keys.
+    let is_packed = rule.kv_format.bits().is_some();
+    let scores = match rule.keeps_scores || geometry.caps_scores || is_packed {
         true => geometry
             .heads
             .saturating_mul(2)
@@ -212,6 +223,23 @@ mod tests {
         check(true, Compute::Auto, 23_040);
         check(true, Compute::Float32, 46_080);
         check(false, Compute::Bfloat16, 23_040);
+    }
+
+    #[test]
+    fn packed_keys_and_values_take_less_and_their_scores_are_kept() {
+        let (plain, packed) = [KvFormat::Auto, KvFormat::EightBit]
+            .map(|format| {
+                estimate(
+                    &demo(),
+                    100,
+                    DeviceRule::of(true, Compute::Auto).keeping(format),
+                )
+            })
+            .into();
+        // 30 · 3 · 2 rows of 64 integers of a byte and two numbers of two bytes.
+        assert_eq!(packed.kv_per_token, ByteSize(180 * (64 + 4)));
+        // 2 · 9 · 100 numbers for each of 100 tokens.
+        assert_eq!(packed.transient.0 - plain.transient.0, 1800 * 100 * 2);
     }
 
     #[test]

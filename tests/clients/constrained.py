@@ -8,7 +8,7 @@ part of what is tested. The schemas are made from a fixed seed; all their docume
 numbers and texts without an end are for a model to end, and a small one may not before its tokens
 do. With --schemas they are drawn, from a fixed seed, from the *.json files below a folder, such as
 `data` of JSONSchemaBench (https://github.com/guidance-ai/jsonschemabench), which are people's own:
-what is refused, and what ran to its last token, is counted apart. With --overhead (Linux) it asks
+what is refused, and what had too few tokens to end, is counted apart. With --overhead (Linux) it asks
 for texts of the same length with and without a grammar, in turn, and says what a token cost the
 thread that evaluates and the one beside it, in time of a processor, which a busy machine disturbs
 little. Ends with exit code 0 only if every answer that came to its end was valid.
@@ -149,13 +149,19 @@ def check(number, whole, asked):
         )
     except urllib.error.HTTPError as error:
         return "refused", json.loads(error.read())["error"]["message"]
-    if finish == "length":
-        return "unfinished", f"{text[-80:]!r}"
     try:
-        validator.validate(json.loads(text))
+        document = json.loads(text)
+    except ValueError as error:
+        # Its required parts take more tokens than there were.
+        word = "unfinished" if finish == "length" else "wrong"
+        return word, f"{finish}: {text[-200:]!r} of {json.dumps(whole)[:300]}: {error}"
+    try:
+        validator.validate(document)
     except ValueError as error:
         return "wrong", f"{finish}: {text!r} of {json.dumps(whole)}: {error}"
-    return ("valid", "") if finish == "stop" else ("wrong", f"it ended by {finish}")
+    # Brought to its end before its tokens were.
+    shortened = " (shortened)" if finish == "length" else ""
+    return f"valid{shortened}", ""
 
 
 schemas = found() if arguments.schemas else map(made, range(count))
@@ -163,7 +169,7 @@ with concurrent.futures.ThreadPoolExecutor(4) as threads:
     became = [threads.submit(check, number, *one) for number, one in enumerate(schemas)]
     became = [one.result() for one in became]
 counts = collections.Counter(word for word, _ in became)
-told = [(number, word, more) for number, (word, more) in enumerate(became) if word != "valid"]
+told = [(number, word, more) for number, (word, more) in enumerate(became) if more]
 for number, word, more in told[: None if arguments.schemas else 5]:
     print(f"{number}: {word}: {more[:2000]}", file=sys.stderr)
 print(f"{counts.pop('valid', 0)} of {count} answers valid")

@@ -40,12 +40,14 @@ const PURE: &[&str] = &[
     "simulate",
     "dispatch/peek.rs",
     "dispatch/headers.rs",
+    "dispatch/json",
     "dispatch/observer.rs",
     "dispatch/upload/parts.rs",
     "dispatch/relay.rs",
     "dispatch/rules",
     "engine/guide.rs",
     "engine/constraint.rs",
+    "engine/constraint/closing.rs",
     "engine/constraint/vocabulary.rs",
     "engine/stop.rs",
     "engine/prefix",
@@ -111,6 +113,7 @@ const DATED: &[&str] = &[
     "pool/swaps.rs",
     "records/audit.rs",
     "records/entry.rs",
+    "telemetry/json.rs",
     "worker/serve/answer.rs",
 ];
 

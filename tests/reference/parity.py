@@ -5,7 +5,8 @@
 needs PyPI's `mlx-lm` and `mlx[cpu]`, as `make engines` installs them; the parity test of
 src/engine/mlx/tests/parity.rs runs it. Each case becomes FOLDER/N: an ordinary
 snapshot, and `reference.json` with the case's name, a prompt, the log-probabilities
-after each of its tokens, and the 64 tokens that follow when the best is always taken.
+after each of its tokens, and the 64 tokens that follow when the best is always taken. Some cases have their keys
+and values packed, as `kv_bits` says.
 
 Weights are seeded and never trained, so an answer may hinge on two logits that are all
 but equal, where float32 decides by the order of sums. Of some prompts the first is
@@ -31,6 +32,11 @@ STEPS = 64
 CLEAR = 2e-3
 DISTINCT = 6
 PROMPTS = 40
+
+# Where a number lies between two integers, packing rounds it by the order of sums. One such
+# integer more or less moves a logit by as much, so that packed cases need clearer answers.
+CLEAR_PACKED = {8: 4e-3, 4: 2e-2}
+GROUP = 32
 
 BASE = {
     "hidden_size": 64,
@@ -125,6 +131,13 @@ DENSE = {
 }
 
 
+# Cases whose caches mlx-lm packs, with the bits.
+PACKED_KEYS = {
+    "llama, keys and values of 8 bits": ({"model_type": "llama", "head_dim": 32}, 8),
+    "qwen3, keys and values of 4 bits": ({"model_type": "qwen3", "head_dim": 32}, 4),
+}
+
+
 def some_wider(path, _):
     """Two layers with settings of their own, and one left dense."""
     if path.endswith("layers.0.mlp.down_proj"):
@@ -194,15 +207,18 @@ def write(folder, config, packing):
     return model
 
 
-def answer(model, prompt):
+def answer(model, prompt, kv_bits):
     """The log-probabilities of a prompt and its greedy continuation; nothing if that has
     a near-tie."""
-    cache = make_prompt_cache(model)
+    cache, clear = make_prompt_cache(model), CLEAR
+    if kv_bits:
+        cache = [layer.to_quantized(group_size=GROUP, bits=kv_bits) for layer in cache]
+        clear = CLEAR_PACKED[kv_bits]
     rows = model(mx.array([prompt]), cache=cache)[0].astype(mx.float32)
     logits, tokens = rows[-1], []
     for _ in range(STEPS):
         second, best = mx.topk(logits, 2).tolist()[:2]
-        if abs(best - second) < CLEAR:
+        if abs(best - second) < clear:
             return None
         tokens.append(int(mx.argmax(logits)))
         logits = model(mx.array([[tokens[-1]]]), cache=cache)[0, -1].astype(mx.float32)
@@ -227,14 +243,16 @@ def main(out):
     mx.gather_qmm = without_global_scale(mx.gather_qmm)
     cases = [(name, changes, None) for name, changes in DENSE.items()]
     cases += [(name, changes, (*packing, rule)) for name, (*packing, changes, rule) in PACKED.items()]
-    for i, (name, changes, packing) in enumerate(cases):
+    cases = [(*case, None) for case in cases]
+    cases += [(name, changes, None, bits) for name, (changes, bits) in PACKED_KEYS.items()]
+    for i, (name, changes, packing, kv_bits) in enumerate(cases):
         folder = out / f"{i:02}"
         model = write(folder, BASE | changes, packing)
         prompts = ([(i * 37 + seed * 11 + 3) % VOCABULARY for i in range(LENGTH)] for seed in range(PROMPTS))
-        found = next(filter(None, (answer(model, prompt) for prompt in prompts)), None)
+        found = next(filter(None, (answer(model, prompt, kv_bits) for prompt in prompts)), None)
         if found is None:
             sys.exit(f"{name}: every answer has a near-tie or stands still")
-        reference = {"name": name, "version": __version__} | found
+        reference = {"name": name, "version": __version__, "kv_bits": kv_bits} | found
         (folder / "reference.json").write_text(json.dumps(reference))
 
 

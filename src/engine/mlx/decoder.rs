@@ -17,8 +17,10 @@ use self::self_attention::SelfAttention;
 use super::attention::Pass;
 use super::kv::CacheShape;
 use super::layers::{Embedding, Linear, RmsNorm, capped, scaled};
+use super::quantization::Packing;
 use super::rope::{Rope, Turn};
 use super::weights::Weights;
+use crate::config::kv::KvFormat;
 use crate::engine::EngineError;
 
 /// A decoder with its weights.
@@ -50,11 +52,17 @@ enum FeedForward {
 }
 
 impl Decoder {
-    /// Takes a checkpoint's weights into a decoder of this design.
+    /// Takes a checkpoint's weights into a decoder of this design, whose caches are of
+    /// this form.
     ///
     /// # Errors
-    /// A weight is missing or has another shape.
-    pub fn load(weights: &mut Weights, design: Design) -> Result<Self, EngineError> {
+    /// A weight is missing or has another shape, or heads are of no size that can be packed.
+    pub fn load(
+        weights: &mut Weights,
+        design: Design,
+        kv_format: KvFormat,
+    ) -> Result<Self, EngineError> {
+        let packing = packing(kv_format, design.heads.size)?;
         let tied = design
             .tied
             .unwrap_or_else(|| !weights.has("lm_head.weight"));
@@ -84,6 +92,7 @@ impl Decoder {
                 heads: design.heads.key_values,
                 head: design.heads.size,
                 format: embed_tokens.format(),
+                packing,
             },
             norm: RmsNorm::load(weights, "model.norm", hidden, design.epsilon, design.gain)?,
             layers: layers?,
@@ -129,6 +138,23 @@ impl Decoder {
             None => Ok(logits),
         }
     }
+}
+
+/// How keys and values of heads of this size are packed, if they are to be.
+fn packing(format: KvFormat, head: i32) -> Result<Option<Packing>, EngineError> {
+    let Some(bits) = format.bits() else {
+        return Ok(None);
+    };
+    let group = KvFormat::group(u64::try_from(head).unwrap_or(0)).ok_or_else(|| {
+        EngineError::Unsupported(format!(
+            "kv_format is {} and heads have {head} numbers, no multiple of 32",
+            format.as_str()
+        ))
+    })?;
+    Ok(Some(Packing {
+        group_size: group as i32,
+        bits: bits as i32,
+    }))
 }
 
 /// Old checkpoints keep the frequencies of the rotation, some tied ones a second

@@ -6,11 +6,12 @@ use std::path::Path;
 
 use mlx_rs::error::Result;
 use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
-use mlx_rs::ops::{concatenate, stack, zeros_dtype};
+use mlx_rs::ops::{concatenate, quantize, stack, zeros_dtype};
 use mlx_rs::transforms::eval;
 use mlx_rs::{Array, Dtype};
 
 use super::device::Device;
+use super::quantization::Packing;
 use super::weights;
 use crate::engine::stored::Tensor;
 use crate::model::safetensors::Dtype as Stored;
@@ -27,16 +28,78 @@ pub struct CacheShape {
     pub heads: i32,
     /// Numbers in each head.
     pub head: i32,
-    /// Their number format.
+    /// Their number format; packed, that of scales and biases.
     pub format: Dtype,
+    /// How they are packed, if they are.
+    pub packing: Option<Packing>,
 }
 
 impl CacheShape {
     /// Bytes for one token of one sequence: keys and values of all layers.
     pub fn bytes_per_token(&self) -> u64 {
-        let bytes = if self.format == Dtype::Float32 { 4 } else { 2 };
-        2 * self.layers as u64 * self.heads as u64 * self.head as u64 * bytes
+        let number = if self.format == Dtype::Float32 { 4 } else { 2 };
+        let bytes = |part: &Part| {
+            let each = if part.dtype == Dtype::Uint32 {
+                4
+            } else {
+                number
+            };
+            part.width as u64 * each
+        };
+        let row: u64 = self.parts().iter().map(bytes).sum();
+        2 * self.layers as u64 * self.heads as u64 * row
     }
+
+    /// The arrays that keys, or values, of a layer lie in.
+    fn parts(&self) -> Vec<Part> {
+        let part = |name, width, dtype| Part { name, width, dtype };
+        match self.packing {
+            None => vec![part("", self.head, self.format)],
+            Some(Packing { group_size, bits }) => vec![
+                part("", self.head * bits / 32, Dtype::Uint32),
+                part(".scales", self.head / group_size, self.format),
+                part(".biases", self.head / group_size, self.format),
+            ],
+        }
+    }
+
+    /// `numbers` `[heads, rows, head]` as they are kept, an array for each part.
+    fn taken_apart(&self, numbers: &Array) -> Result<Vec<Array>> {
+        let Some(Packing { group_size, bits }) = self.packing else {
+            return Ok(vec![numbers.clone()]);
+        };
+        let (words, scales, biases) = quantize(numbers, group_size, bits)?;
+        Ok(vec![words, scales, biases])
+    }
+
+    /// The reverse of [`CacheShape::parts`], for rows of a cache of this shape.
+    fn rows(&self, mut parts: Vec<Array>) -> Rows {
+        match (self.packing, parts.len()) {
+            (Some(packing), 3) => {
+                let (biases, scales, words) = (parts.remove(2), parts.remove(1), parts.remove(0));
+                Rows::Packed([words, scales, biases], packing)
+            }
+            _ => Rows::Plain(parts.remove(0)),
+        }
+    }
+}
+
+/// One of the arrays that keys or values lie in, `[heads, tokens, width]`.
+struct Part {
+    /// Behind the name of the layer in a file.
+    name: &'static str,
+    width: i32,
+    dtype: Dtype,
+}
+
+/// Keys or values of one sequence in one layer.
+#[derive(Clone, Debug)]
+pub enum Rows {
+    /// `[heads, tokens, head]`.
+    Plain(Array),
+    /// MLX's affine quantisation along the head: words `[heads, tokens, head · bits / 32]`,
+    /// scales and biases `[heads, tokens, head / group_size]`.
+    Packed([Array; 3], Packing),
 }
 
 /// The cache of one sequence.
@@ -48,27 +111,32 @@ pub struct Cache {
     tokens: usize,
 }
 
-/// Keys and values of one layer, each `[heads, room, head]`.
+/// Keys and values of one layer, each in its parts, `[heads, room, width]`.
 #[derive(Debug)]
 struct Layer {
-    keys: Array,
-    values: Array,
+    keys: Vec<Array>,
+    values: Vec<Array>,
 }
 
 /// Keys and values of some tokens in a row, apart from any sequence. They are never
 /// written to, so clones share them.
 #[derive(Clone, Debug)]
 pub struct Piece {
-    /// Of each layer `[2, heads, tokens, head]`: keys, then values.
-    layers: Vec<Array>,
+    /// Of each layer its parts, `[2, heads, tokens, width]`: keys, then values.
+    layers: Vec<Vec<Array>>,
 }
 
 impl Piece {
     /// Its numbers by layer, as they are written to a file.
-    pub fn tensors(&self) -> std::result::Result<Vec<Tensor>, String> {
-        let layers = self.layers.iter().enumerate();
-        let tensor = |(index, layer): (usize, &Array)| {
+    pub fn tensors(&self, shape: CacheShape) -> std::result::Result<Vec<Tensor>, String> {
+        let parts = shape.parts();
+        let named = self.layers.iter().enumerate().flat_map(|(index, layer)| {
+            let names = parts.iter().map(move |part| layer_name(index, part));
+            names.zip(layer)
+        });
+        let tensor = |(name, layer): (String, &Array)| {
             let dtype = match layer.dtype() {
+                Dtype::Uint32 => Stored::U32,
                 Dtype::Float32 => Stored::F32,
                 Dtype::Float16 => Stored::F16,
                 Dtype::Bfloat16 => Stored::Bf16,
@@ -82,13 +150,13 @@ impl Piece {
                 .map_err(|e| e.to_string())?
                 .to_vec();
             Ok(Tensor {
-                name: layer_name(index),
+                name,
                 dtype,
                 shape: layer.shape().iter().map(|&length| length as u64).collect(),
                 bytes,
             })
         };
-        layers.map(tensor).collect()
+        named.map(tensor).collect()
     }
 
     /// The piece that a file of [`Piece::tensors`] holds, for caches of this shape.
@@ -99,20 +167,25 @@ impl Piece {
         tokens: usize,
     ) -> std::result::Result<Self, String> {
         let mut arrays = weights::read_now(file, device, |name| name.starts_with(LAYER))?;
-        let expected = [2, shape.heads, tokens as i32, shape.head];
-        let layer = |index: usize| {
-            let name = layer_name(index);
+        let mut array = |name: String, part: &Part| {
             let array = arrays
                 .remove(&name)
                 .ok_or_else(|| format!("{name} is missing"))?;
-            match array.shape() == expected && array.dtype() == shape.format {
+            let expected = [2, shape.heads, tokens as i32, part.width];
+            match array.shape() == expected && array.dtype() == part.dtype {
                 true => Ok(array),
                 false => Err(format!("{name} is not what this model's caches hold")),
             }
         };
+        let parts = shape.parts();
+        let layer = |index: usize| {
+            let parts = parts.iter();
+            let parts = parts.map(|part| array(layer_name(index, part), part));
+            parts.collect::<std::result::Result<Vec<Array>, String>>()
+        };
         let layers = (0..shape.layers).map(layer);
         Ok(Self {
-            layers: layers.collect::<std::result::Result<_, String>>()?,
+            layers: layers.collect::<std::result::Result<_, _>>()?,
         })
     }
 }
@@ -120,8 +193,8 @@ impl Piece {
 /// What the names of a piece's tensors begin with.
 const LAYER: &str = "layers.";
 
-fn layer_name(index: usize) -> String {
-    format!("{LAYER}{index}")
+fn layer_name(index: usize, part: &Part) -> String {
+    format!("{LAYER}{index}{}", part.name)
 }
 
 impl Cache {
@@ -145,30 +218,39 @@ impl Cache {
     }
 
     /// Writes `keys` and `values`, `[heads, rows, head]`, after what layer `index`
-    /// holds, and answers all of it: `[heads, tokens + rows, head]`. Layers come
-    /// in order the first time.
-    pub fn update(&mut self, index: usize, keys: &Array, values: &Array) -> Result<(Array, Array)> {
-        let end = self.tokens + keys.dim(1) as usize;
+    /// holds, and answers all of it, tokens + rows of each. Layers come in order the
+    /// first time.
+    pub fn update(&mut self, index: usize, keys: &Array, values: &Array) -> Result<(Rows, Rows)> {
+        let (first, end) = (self.tokens, self.tokens + keys.dim(1) as usize);
         if index == self.layers.len() {
             self.layers.push(Layer {
                 keys: self.blank(end)?,
                 values: self.blank(end)?,
             });
         }
-        let first = self.tokens;
-        if end > self.layers[index].keys.dim(1) as usize {
-            let more = self.blank(end - self.layers[index].keys.dim(1) as usize)?;
+        let held = self.layers[index].keys[0].dim(1) as usize;
+        if end > held {
+            let more = self.blank(end - held)?;
             let layer = &mut self.layers[index];
-            layer.keys = concatenate(&[&layer.keys, &more], 1)?;
-            layer.values = concatenate(&[&layer.values, &more], 1)?;
+            for rows in [&mut layer.keys, &mut layer.values] {
+                for (part, more) in rows.iter_mut().zip(&more) {
+                    *part = concatenate(&[&*part, more], 1)?;
+                }
+            }
         }
         let layer = &mut self.layers[index];
-        write(&mut layer.keys, first, end, keys)?;
-        write(&mut layer.values, first, end, values)?;
-        let end = end as i32;
+        let taken = |rows: &mut Vec<Array>, new: &Array| {
+            let new = self.shape.taken_apart(new)?;
+            let mut all = Vec::with_capacity(rows.len());
+            for (part, new) in rows.iter_mut().zip(&new) {
+                write(part, first, end, new)?;
+                all.push(part.try_index((.., ..end as i32, ..))?);
+            }
+            Ok::<_, mlx_rs::error::Exception>(self.shape.rows(all))
+        };
         Ok((
-            layer.keys.try_index((.., ..end, ..))?,
-            layer.values.try_index((.., ..end, ..))?,
+            taken(&mut layer.keys, keys)?,
+            taken(&mut layer.values, values)?,
         ))
     }
 
@@ -176,17 +258,20 @@ impl Cache {
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.layers
             .iter()
-            .flat_map(|layer| [&layer.keys, &layer.values])
+            .flat_map(|layer| layer.keys.iter().chain(&layer.values))
     }
 
-    /// Zeros for at least `rows`.
-    fn blank(&self, rows: usize) -> Result<Array> {
+    /// Zeros for at least `rows`, an array for each part.
+    fn blank(&self, rows: usize) -> Result<Vec<Array>> {
         self.zeros(rows.div_ceil(STEP) * STEP)
     }
 
-    fn zeros(&self, rows: usize) -> Result<Array> {
-        let shape = [self.shape.heads, rows as i32, self.shape.head];
-        zeros_dtype(&shape, self.shape.format)
+    fn zeros(&self, rows: usize) -> Result<Vec<Array>> {
+        let zeros = |part: Part| {
+            let shape = [self.shape.heads, rows as i32, part.width];
+            zeros_dtype(&shape, part.dtype)
+        };
+        self.shape.parts().into_iter().map(zeros).collect()
     }
 
     /// Takes apart what it holds from token `from` on, into pieces of these `lengths`.
@@ -201,13 +286,18 @@ impl Cache {
             for (piece, length) in pieces.iter_mut().zip(lengths) {
                 let end = begin + *length as i32;
                 let rows = |array: &Array| array.try_index((.., begin..end, ..));
-                // Always an array of its own: a part would hold on to the whole.
-                piece
-                    .layers
-                    .push(stack(&[rows(&keys)?, rows(&values)?], 0)?);
+                // Always arrays of their own: a slice would hold on to the whole.
+                let parts = keys.iter().zip(&values);
+                let parts = parts.map(|(keys, values)| stack(&[rows(keys)?, rows(values)?], 0));
+                piece.layers.push(parts.collect::<Result<_>>()?);
                 begin = end;
             }
-            eval(pieces.iter().filter_map(|piece| piece.layers.last()))?;
+            eval(
+                pieces
+                    .iter()
+                    .filter_map(|piece| piece.layers.last())
+                    .flatten(),
+            )?;
         }
         Ok(pieces)
     }
@@ -224,20 +314,27 @@ impl Cache {
             piece.layers.reverse();
         }
         for _ in 0..shape.layers {
-            let parts: Vec<(Array, i32)> = pieces
+            let layers: Vec<(Vec<Array>, i32)> = pieces
                 .iter_mut()
                 .filter_map(|(piece, tokens)| Some((piece.layers.pop()?, *tokens as i32)))
                 .collect();
+            let rest = cache.zeros(room - tokens)?;
             let joined = |which: i32| {
-                let rows = parts
-                    .iter()
-                    .map(|(part, tokens)| part.try_index((which, .., ..*tokens, ..)));
-                let mut rows = rows.collect::<Result<Vec<Array>>>()?;
-                rows.push(cache.zeros(room - tokens)?);
-                concatenate(&rows, 1)
+                let part = |(index, rest): (usize, &Array)| {
+                    let rows = layers
+                        .iter()
+                        .map(|(parts, tokens)| parts[index].try_index((which, .., ..*tokens, ..)));
+                    let mut rows = rows.collect::<Result<Vec<Array>>>()?;
+                    rows.push(rest.clone());
+                    concatenate(&rows, 1)
+                };
+                rest.iter()
+                    .enumerate()
+                    .map(part)
+                    .collect::<Result<Vec<Array>>>()
             };
             let (keys, values) = (joined(0)?, joined(1)?);
-            eval([&keys, &values])?;
+            eval(keys.iter().chain(&values))?;
             cache.layers.push(Layer { keys, values });
         }
         cache.advance(tokens);
