@@ -11,8 +11,6 @@ mod vocabulary;
 
 use serde_json::Value;
 
-use super::parts::Tools;
-
 /// What an answer has to be.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Constraint {
@@ -32,13 +30,6 @@ pub enum Constraint {
     Choice(Vec<String>),
     /// Text of a grammar in llguidance's form of Lark.
     Grammar(String),
-    /// Calls of these tools, as the model writes them.
-    Calls {
-        /// The tools, as the request describes them.
-        tools: Tools,
-        /// Whether there may be several calls.
-        several: bool,
-    },
 }
 
 /// Why there is no grammar for a constraint.

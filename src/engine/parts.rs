@@ -10,8 +10,10 @@
 mod call;
 pub mod format;
 mod harmony;
+mod head;
 mod held;
 mod json;
+mod python;
 mod tagged;
 #[cfg(test)]
 mod tests;
@@ -64,6 +66,15 @@ impl Tools {
         self.find(name)
             .is_some_and(|tool| tool["parameters"]["properties"][argument]["type"] == "string")
     }
+}
+
+/// Calls that an answer has to be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Forced {
+    /// The tools that may be called; at least one.
+    pub tools: Tools,
+    /// Whether there may be several calls.
+    pub several: bool,
 }
 
 /// What there is to know before an answer begins.

@@ -260,8 +260,6 @@ fn source(constraint: &Constraint) -> Result<Source, ConstraintError> {
             Source::Lark(format!("start: {}", choices.join(" | ")))
         }
         Constraint::Grammar(grammar) => Source::Lark(grammar.clone()),
-        // Which form calls have is the template's to say.
-        Constraint::Calls { .. } => return refused("this model calls no tools"),
     })
 }
 

@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use super::Tools;
+use super::Forced;
 
 /// The marks of one model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -16,55 +16,80 @@ pub struct Format {
     pub calls: Option<Calls>,
 }
 
-/// What stands before and behind.
+/// What stands before and behind reasoning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tags {
     /// Before.
     pub open: &'static str,
-    /// Behind; may be empty.
+    /// Behind.
     pub close: &'static str,
+}
+
+/// The marks around calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marks {
+    /// Each of them may begin a call.
+    pub open: &'static [&'static str],
+    /// These may follow a call, in this order; each may be left out.
+    pub close: &'static [&'static str],
 }
 
 /// How tools are called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Calls {
-    /// JSON between tags: Hermes, Qwen, SmolLM3, Granite, Phi 4 mini, older Mistral.
-    Tagged(Tags),
+    /// JSON between marks: Hermes, Qwen, SmolLM3, Granite, Phi 4 mini, older Mistral.
+    Tagged(Marks),
     /// JSON alone, or after `<|python_tag|>`: Llama 3.
     Bare,
     /// `[TOOL_CALLS]name[ARGS]{…}`: newer Mistral.
     Named,
+    /// `<｜tool▁call▁begin｜>name<｜tool▁sep｜>{…}<｜tool▁call▁end｜>`: DeepSeek.
+    Separated,
     /// `<tool_call>name<arg_key>…</arg_key><arg_value>…</arg_value></tool_call>`: GLM 4.5.
     Keys,
     /// `<tool_call><function=name><parameter=key>…</parameter></function></tool_call>`: Qwen
     /// coders.
     Functions,
+    /// `<|tool_call_start|>[name(key='…')]<|tool_call_end|>`: LFM2.
+    Python,
     /// Channels: gpt-oss.
     Channels,
 }
 
 /// What Hermes, Qwen and many after them write.
-pub(super) const TOOL_CALL: Tags = Tags {
-    open: "<tool_call>",
-    close: "</tool_call>",
+pub(super) const TOOL_CALL: Marks = Marks {
+    open: &["<tool_call>"],
+    close: &["</tool_call>"],
 };
 
 /// What Mistral writes.
-pub(super) const TOOL_CALLS: Tags = Tags {
-    open: "[TOOL_CALLS]",
-    close: "",
+pub(super) const TOOL_CALLS: Marks = Marks {
+    open: &["[TOOL_CALLS]"],
+    close: &[],
 };
 
 /// What Phi 4 mini and Granite 3 write.
-const TOOL_CALL_TOKEN: Tags = Tags {
-    open: "<|tool_call|>",
-    close: "<|/tool_call|>",
+pub(super) const TOOL_CALL_TOKEN: Marks = Marks {
+    open: &["<|tool_call|>"],
+    close: &["<|/tool_call|>"],
 };
 
 /// What Llama 3 may write before a call, and between two.
-pub(super) const PYTHON: Tags = Tags {
-    open: "<|python_tag|>",
-    close: ";",
+const PYTHON_TAG: Marks = Marks {
+    open: &["<|python_tag|>"],
+    close: &[";"],
+};
+
+/// What DeepSeek writes; the older models put the arguments into a block of code.
+const SECTION: Marks = Marks {
+    open: &["<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"],
+    close: &["```", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"],
+};
+
+/// What LFM2 writes.
+const START_AND_END: Marks = Marks {
+    open: &["<|tool_call_start|>"],
+    close: &["<|tool_call_end|>"],
 };
 
 const THINK: Tags = Tags {
@@ -76,6 +101,20 @@ const BRACKETED_THINK: Tags = Tags {
     open: "[THINK]",
     close: "[/THINK]",
 };
+
+impl Calls {
+    /// The marks around them. Channels have none: they are marks all through.
+    pub(super) fn marks(self) -> Marks {
+        match self {
+            Self::Tagged(marks) => marks,
+            Self::Bare => PYTHON_TAG,
+            Self::Named => TOOL_CALLS,
+            Self::Separated => SECTION,
+            Self::Keys | Self::Functions | Self::Channels => TOOL_CALL,
+            Self::Python => START_AND_END,
+        }
+    }
+}
 
 impl Format {
     /// The marks that the texts of a model's templates speak of.
@@ -99,6 +138,11 @@ impl Format {
             })
         } else if says("<|tool_call|>") || says("<|tool|>") {
             Some(Calls::Tagged(TOOL_CALL_TOKEN))
+        } else if says("<｜tool▁calls▁begin｜>") {
+            Some(Calls::Separated)
+        } else if says("<|tool_call_start|>") || says("List of tools: ") {
+            // LFM2's templates show the tools, and not all of them a call.
+            Some(Calls::Python)
         } else if says("<|python_tag|>") || says("\"name\": function name, \"parameters\"") {
             Some(Calls::Bare)
         } else {
@@ -110,16 +154,28 @@ impl Format {
         Self { reasoning, calls }
     }
 
+    /// The form of calls that are forced: the model's own if a grammar of text can say it,
+    /// else that of Hermes, which a grammar makes of any model. Reasoning is never forced.
+    pub fn forced(self) -> Self {
+        let calls = self.calls.filter(|calls| *calls == Calls::Bare);
+        Self {
+            reasoning: None,
+            calls: calls.or(Some(Calls::Tagged(TOOL_CALL))),
+        }
+    }
+
     /// Marks that may be special tokens, which are left out of text otherwise.
     pub fn marks(&self) -> Vec<&'static str> {
-        let mut marks: Vec<&str> = match self.calls {
-            Some(Calls::Tagged(tags)) => vec![tags.open, tags.close],
-            Some(Calls::Keys | Calls::Functions) => vec![TOOL_CALL.open, TOOL_CALL.close],
-            Some(Calls::Bare) => vec![PYTHON.open],
-            Some(Calls::Named) => vec![TOOL_CALLS.open, super::tagged::ARGUMENTS],
+        let mut marks = match self.calls {
             Some(Calls::Channels) => super::harmony::MARKS.to_vec(),
+            Some(calls) => [calls.marks().open, calls.marks().close].concat(),
             None => Vec::new(),
         };
+        match self.calls {
+            Some(Calls::Named) => marks.extend(super::head::MISTRAL),
+            Some(Calls::Separated) => marks.push(super::head::SEPARATOR),
+            _ => {}
+        }
         marks.extend(
             self.reasoning
                 .iter()
@@ -133,44 +189,38 @@ impl Format {
         let end = prompt.trim_end();
         self.reasoning.is_some_and(|tags| end.ends_with(tags.open))
     }
+}
 
-    /// A grammar, in llguidance's form of Lark, of calls of these tools: one, or where
-    /// `several` may be called one or more. Nothing if calls of this form cannot be forced.
-    pub fn grammar(&self, tools: &Tools, several: bool) -> Option<String> {
-        let (open, key, close) = match self.calls? {
-            Calls::Tagged(tags) if tags == TOOL_CALL => {
-                ("<tool_call>\n", "arguments", "}\n</tool_call>")
-            }
-            Calls::Bare => ("", "parameters", "}"),
-            _ => return None,
+/// A grammar, in llguidance's form of Lark, of forced calls in the form that
+/// [`Format::forced`] told.
+pub fn grammar(format: Format, forced: &Forced) -> String {
+    let is_bare = format.calls == Some(Calls::Bare);
+    let (open, key, close) = match is_bare {
+        true => ("", "parameters", "}"),
+        false => ("<tool_call>\n", "arguments", "}\n</tool_call>"),
+    };
+    // Llama 3 calls one at a time.
+    let start = match forced.several && !is_bare {
+        true => "start: call (\"\\n\" call)*",
+        false => "start: call",
+    };
+    let names: Vec<String> = (0..forced.tools.0.len())
+        .map(|index| format!("call_{index}"))
+        .collect();
+    let mut lines = vec![start.to_owned(), format!("call: {}", names.join(" | "))];
+    for (index, tool) in forced.tools.0.iter().enumerate() {
+        let function = &tool["function"];
+        let head = format!("{open}{{\"name\": {}, \"{key}\": ", function["name"]);
+        let schema = match &function["parameters"] {
+            Value::Object(schema) => Value::Object(schema.clone()),
+            _ => json!({"type": "object"}),
         };
-        // Llama 3 calls one at a time.
-        let several = several && self.calls != Some(Calls::Bare);
-        let mut lines = vec![
-            match several {
-                true => "start: call (\"\\n\" call)*",
-                false => "start: call",
-            }
-            .to_owned(),
-        ];
-        let functions: Vec<&Value> = tools.0.iter().map(|tool| &tool["function"]).collect();
-        let names: Vec<String> = (0..functions.len())
-            .map(|index| format!("call_{index}"))
-            .collect();
-        lines.push(format!("call: {}", names.join(" | ")));
-        for (index, function) in functions.into_iter().enumerate() {
-            let head = format!("{open}{{\"name\": {}, \"{key}\": ", function["name"]);
-            let schema = match &function["parameters"] {
-                Value::Object(schema) => Value::Object(schema.clone()),
-                _ => json!({"type": "object"}),
-            };
-            lines.push(format!(
-                "call_{index}: {} arguments_{index} {}",
-                json!(head),
-                json!(close)
-            ));
-            lines.push(format!("arguments_{index}: %json {schema}"));
-        }
-        Some(lines.join("\n"))
+        lines.push(format!(
+            "call_{index}: {} arguments_{index} {}",
+            json!(head),
+            json!(close)
+        ));
+        lines.push(format!("arguments_{index}: %json {schema}"));
     }
+    lines.join("\n")
 }

@@ -59,7 +59,7 @@ impl Machine {
                     .iter()
                     .any(|word| begins.starts_with(word) || word.starts_with(begins));
                 if let Some(head) = self.held.strip_suffix(MESSAGE) {
-                    self.state = self.begin(&head.to_owned(), out);
+                    self.state = self.begin(head, out);
                     self.held.clear();
                 } else if !may_be || self.held.len() > LONGEST_HEAD {
                     self.state = State::Content;

@@ -1,4 +1,4 @@
-//! Calls that are not JSON: a name and marked-up arguments, read when they are whole.
+//! Calls that are marked up all through, read when they are whole.
 
 use serde_json::{Map, Value};
 

@@ -2,12 +2,10 @@
 //! is a word of it.
 
 use super::call::{self, Read};
-use super::format::{Calls, PYTHON, TOOL_CALL, TOOL_CALLS, Tags};
+use super::format::{Calls, Tags};
+use super::head::{self, Head};
 use super::json::{Scanner, Step};
-use super::{Beginning, Delta, LONGEST_HELD, Part, Tools, held, say, say_content};
-
-/// Between a name and its arguments, as newer Mistral models write it.
-pub(super) const ARGUMENTS: &str = "[ARGS]";
+use super::{Beginning, Delta, LONGEST_HELD, Part, Tools, held, python, say, say_content};
 
 /// Tells the parts of one answer apart.
 #[derive(Debug)]
@@ -25,8 +23,8 @@ pub(super) struct Machine {
     fresh: bool,
     /// Space that is next belongs to a mark before it.
     after_mark: bool,
-    /// A call has just ended: the mark behind it may come.
-    after_call: bool,
+    /// The marks that belong to the call before, if they come next.
+    closing: &'static [&'static str],
 }
 
 #[derive(Debug)]
@@ -39,8 +37,8 @@ enum State {
     Json(call::Calls),
     /// A call up to the mark behind it, with all that is held.
     Held(String),
-    /// The name of a call, up to the mark between, with all that is held.
-    Name(String),
+    /// A call up to the brace of its arguments, with all that is held.
+    Head(String),
     /// The arguments of a call.
     Arguments(Scanner),
     Over,
@@ -62,7 +60,7 @@ impl Machine {
             begun: String::new(),
             fresh: true,
             after_mark: in_reasoning,
-            after_call: false,
+            closing: &[],
         }
     }
 
@@ -89,7 +87,8 @@ impl Machine {
             },
             State::Held(mut text) => {
                 text.push(letter);
-                if text.ends_with(TOOL_CALL.close) {
+                let close = self.calls.and_then(|calls| calls.marks().close.first());
+                if close.is_some_and(|close| text.ends_with(close)) {
                     self.whole(&text, out);
                 } else if text.len() > LONGEST_HELD {
                     self.no_call(&text, out);
@@ -97,9 +96,9 @@ impl Machine {
                     self.state = State::Held(text);
                 }
             }
-            State::Name(mut text) => {
+            State::Head(mut text) => {
                 text.push(letter);
-                self.name(text, out);
+                self.head(text, out);
             }
             State::Arguments(mut scanner) => match scanner.step(letter) {
                 Step::Bad => {
@@ -125,7 +124,7 @@ impl Machine {
     pub(super) fn finish(&mut self, out: &mut Vec<Delta>) {
         let held = match std::mem::replace(&mut self.state, State::Over) {
             State::Json(calls) => calls.held(),
-            State::Held(text) | State::Name(text) => text,
+            State::Held(text) | State::Head(text) => text,
             State::Reasoning => {
                 let text = std::mem::take(&mut self.begun);
                 if !text.is_empty() {
@@ -180,12 +179,8 @@ impl Machine {
         if matches!(self.state, State::Start) {
             marks.extend(self.reasoning.map(|tags| tags.open));
         }
-        if let Some(tags) = self.calls.map(tags) {
-            marks.push(tags.open);
-            if self.after_call && !tags.close.is_empty() {
-                marks.push(tags.close);
-            }
-        }
+        marks.extend(self.calls.iter().flat_map(|calls| calls.marks().open));
+        marks.extend(self.closing);
         marks
     }
 
@@ -201,17 +196,16 @@ impl Machine {
             self.state = State::Reasoning;
             self.space.clear();
             self.after_mark = true;
-        } else if self.after_call && self.calls.map(tags).is_some_and(|tags| tags.close == mark) {
+        } else if let Some(at) = self.closing.iter().position(|close| *close == mark) {
             self.space.clear();
-            // One alone belongs to the call.
-            self.after_call = false;
+            self.closing = &self.closing[at + 1..];
             self.after_mark = true;
         } else {
             let held = std::mem::take(&mut self.space) + mark;
-            self.after_call = false;
+            self.closing = &[];
             self.state = match self.calls {
-                Some(Calls::Keys | Calls::Functions) => State::Held(held),
-                Some(Calls::Named) => State::Name(held),
+                Some(Calls::Keys | Calls::Functions | Calls::Python) => State::Held(held),
+                Some(Calls::Named | Calls::Separated) => State::Head(held),
                 Some(Calls::Bare) => State::Json(call::Calls::after(held, true)),
                 _ => State::Json(call::Calls::after(held, false)),
             };
@@ -234,47 +228,50 @@ impl Machine {
         }
         self.state = State::Content;
         self.fresh = false;
-        self.after_call = false;
+        self.closing = &[];
         say_content(out, &text);
     }
 
-    /// A call that was held is whole, with the marks around it.
+    /// Calls that were held are whole, with the marks around them.
     fn whole(&mut self, text: &str, out: &mut Vec<Delta>) {
-        let inner = text.trim_start().strip_prefix(TOOL_CALL.open);
-        let inner = inner.and_then(|text| text.strip_suffix(TOOL_CALL.close));
-        let read = match self.calls {
-            Some(Calls::Keys) => held::keys,
-            _ => held::functions,
+        let Some(form) = self.calls else { return };
+        let marks = form.marks();
+        let inner = text.trim_start().strip_prefix(marks.open[0]);
+        let inner = inner.and_then(|text| text.strip_suffix(marks.close[0]));
+        let calls = inner.and_then(|inner| match form {
+            Calls::Keys => Some(vec![held::keys(inner, &self.tools)?]),
+            Calls::Functions => Some(vec![held::functions(inner, &self.tools)?]),
+            _ => python::calls(inner),
+        });
+        let Some(calls) = calls else {
+            return self.no_call(text, out);
         };
-        match inner.and_then(|inner| read(inner, &self.tools)) {
-            Some((name, arguments)) => {
-                say(out, Part::Call(name));
-                say(out, Part::Arguments(arguments));
-                self.end_call();
-            }
-            None => self.no_call(text, out),
+        let wanted = if self.one_call { 1 } else { calls.len() };
+        for (name, arguments) in calls.into_iter().take(wanted) {
+            say(out, Part::Call(name));
+            say(out, Part::Arguments(arguments));
         }
+        self.end_call();
+        // The mark behind has been read.
+        self.closing = &[];
     }
 
-    /// The name of a call goes on; `text` is all that is held of it.
-    fn name(&mut self, text: String, out: &mut Vec<Delta>) {
-        let inner = text.trim_start().strip_prefix(TOOL_CALLS.open);
-        let inner = inner.unwrap_or_default().trim_start();
-        // The older form has a list here.
-        if inner.starts_with('[') {
-            let held = text[..text.len() - 1].to_owned();
-            self.state = State::Json(call::Calls::after(held, false));
-            return self.push('[', out);
-        }
-        match inner.strip_suffix(ARGUMENTS) {
-            Some(name) => {
-                say(out, Part::Call(name.trim().to_owned()));
+    /// The head of a call goes on; `text` is all that is held of it.
+    fn head(&mut self, mut text: String, out: &mut Vec<Delta>) {
+        let Some(form) = self.calls else { return };
+        match head::read(form, &text) {
+            Head::More => self.state = State::Head(text),
+            Head::List => {
+                text.pop();
+                self.state = State::Json(call::Calls::after(text, false));
+                self.push('[', out);
+            }
+            Head::Whole(name) => {
+                say(out, Part::Call(name));
                 self.state = State::Arguments(Scanner::default());
+                self.push('{', out);
             }
-            None if inner.len() > 256 || inner.contains(['{', '"', '<']) => {
-                self.no_call(&text, out);
-            }
-            None => self.state = State::Name(text),
+            Head::Bad => self.no_call(&text, out),
         }
     }
 
@@ -285,21 +282,11 @@ impl Machine {
     }
 
     fn end_call(&mut self) {
-        self.after_call = true;
+        self.closing = self.calls.map_or(&[], |calls| calls.marks().close);
         self.after_mark = true;
         self.state = match self.one_call {
             true => State::Over,
             false => State::Content,
         };
-    }
-}
-
-/// The marks around calls.
-fn tags(calls: Calls) -> Tags {
-    match calls {
-        Calls::Tagged(tags) => tags,
-        Calls::Bare => PYTHON,
-        Calls::Named => TOOL_CALLS,
-        Calls::Keys | Calls::Functions | Calls::Channels => TOOL_CALL,
     }
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::format::{Calls, Format, TOOL_CALL, TOOL_CALLS};
+use super::format::{Calls, Format, TOOL_CALL, TOOL_CALL_TOKEN, TOOL_CALLS};
 use super::*;
 
 /// What an answer comes to, whatever the pieces.
@@ -21,6 +21,8 @@ const MISTRAL: &str = "[TOOL_CALLS] [";
 const NEWER_MISTRAL: &str = "[TOOL_CALLS] [ARGS] [THINK] [/THINK]";
 const GLM: &str = "<tool_call> <arg_key> <think></think>";
 const CODER: &str = "<tool_call> <function=";
+const DEEPSEEK: &str = "<｜tool▁calls▁begin｜> </think>";
+const LFM: &str = "List of tools: [";
 const PHI: &str = "<|tool|> <|/tool|>";
 const GPT_OSS: &str = "<|start|> <|channel|> <|message|>";
 
@@ -112,6 +114,14 @@ const FIXTURES: &[Fixture] = &[
     (MISTRAL, "[TOOL_CALLS] [1]", "[TOOL_CALLS] [1]", "", &[]),
     (NEWER_MISTRAL, "[THINK]a[/THINK]b[TOOL_CALLS]weather[ARGS]{\"place\": \"Rome\"}[TOOL_CALLS]time[ARGS]{}", "b", "a", &[("weather", r#"{"place": "Rome"}"#), ("time", "{}")]),
     (NEWER_MISTRAL, "[TOOL_CALLS]wea", "[TOOL_CALLS]wea", "", &[]),
+    (NEWER_MISTRAL, "[TOOL_CALLS]weather[CALL_ID]abc123XYZ[ARGS]{\"place\": \"Rome\"}", "", "", ONE),
+    (NEWER_MISTRAL, "[TOOL_CALLS]weather {\"place\": 1}", "[TOOL_CALLS]weather {\"place\": 1}", "", &[]),
+    (NEWER_MISTRAL, "[TOOL_CALLS][{\"name\": \"weather\", \"arguments\": {\"place\": \"Rome\"}}]", "", "", ONE),
+    (DEEPSEEK, "</think>a<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{\"place\": \"Rome\"}<｜tool▁call▁end｜><｜tool▁call▁begin｜>time<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>", "</think>a", "", &[("weather", r#"{"place": "Rome"}"#), ("time", "{}")]),
+    (DEEPSEEK, "<think>a</think><｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n{\"place\": \"Rome\"}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>time\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜> b", "b", "a", &[("weather", r#"{"place": "Rome"}"#), ("time", "{}")]),
+    (DEEPSEEK, "<｜tool▁calls▁begin｜>none", "<｜tool▁calls▁begin｜>none", "", &[]),
+    (LFM, "Now:\n<|tool_call_start|>[weather(place='Rome'), time()]<|tool_call_end|>Soon.", "Now:Soon.", "", &[("weather", r#"{"place":"Rome"}"#), ("time", "{}")]),
+    (LFM, "<|tool_call_start|>[weather]<|tool_call_end|>", "<|tool_call_start|>[weather]<|tool_call_end|>", "", &[]),
     (GLM, "<think>a</think>\n<tool_call>weather\n<arg_key>place</arg_key>\n<arg_value>5</arg_value>\n<arg_key>days</arg_key>\n<arg_value>5</arg_value>\n</tool_call>", "", "a", &[("weather", r#"{"place":"5","days":5}"#)]),
     (GLM, "<tool_call>time</tool_call>\n<tool_call>a b</tool_call>", "<tool_call>a b</tool_call>", "", &[("time", "{}")]),
     (CODER, "<tool_call>\n<function=weather>\n<parameter=place>\nRome\n</parameter>\n<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>", "", "", &[("weather", r#"{"place":"Rome","days":3}"#)]),
@@ -156,13 +166,14 @@ proptest! {
     /// Any mixture of marks, calls and text, cut anywhere, comes to the same as whole.
     #[test]
     fn cuts_do_not_matter(
-        template in prop::sample::select(vec![QWEN, LLAMA, MISTRAL, NEWER_MISTRAL, GLM, CODER, PHI, GPT_OSS]),
+        template in prop::sample::select(vec![QWEN, LLAMA, MISTRAL, NEWER_MISTRAL, DEEPSEEK, LFM, GLM, CODER, PHI, GPT_OSS]),
         parts in prop::collection::vec(prop::sample::select(vec![
             "<tool_call>", "</tool_call>", "<think>", "</think>", "{\"name\": \"time\", \"arguments\": ",
             "{\"a\": [1, \"}\"]}", "}", "\n", " é", "[TOOL_CALLS]", "time[ARGS]", "[", "]", ", ", "<", ";",
             "<arg_key>a</arg_key>", "<arg_value>1</arg_value>", "<function=time>", "</function>",
             "<|tool_call|>", "<|channel|>analysis", "<|message|>", "<|end|>", "<|start|>assistant",
-            " to=functions.time", "<|python_tag|>", "{\"name\": \"time\", \"parameters\": {}}",
+            " to=functions.time", "<|python_tag|>", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>time<｜tool▁sep｜>",
+            "\n```", "<｜tool▁call▁end｜>", "<|tool_call_start|>", "time(a='b')", "<|tool_call_end|>", "{\"name\": \"time\", \"parameters\": {}}",
         ]), 0..12),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
         in_reasoning: bool,
@@ -180,7 +191,7 @@ proptest! {
     /// Text without a mark goes out as it is.
     #[test]
     fn plain_text_is_content(text in "[a-zé \n.,]{0,40}") {
-        for template in [QWEN, LLAMA, MISTRAL, GLM, CODER, PHI] {
+        for template in [QWEN, LLAMA, MISTRAL, DEEPSEEK, LFM, GLM, CODER, PHI] {
             prop_assert_eq!(&hear(template, beginning(), [text.as_str()]).content, &text);
         }
     }
@@ -242,6 +253,7 @@ fn a_prompt_may_open_reasoning_and_an_answer_may_end_with_a_call() {
             NEWER_MISTRAL,
             "[TOOL_CALLS]time[ARGS]{}[TOOL_CALLS]time[ARGS]{}",
         ),
+        (LFM, "<|tool_call_start|>[time(), time()]<|tool_call_end|>"),
     ] {
         let found = hear(template, one.clone(), [text]);
         assert_eq!(
@@ -270,9 +282,21 @@ fn templates_tell_their_formats() {
     assert_eq!(calls(LLAMA), Some(Calls::Bare));
     assert_eq!(calls(MISTRAL), Some(Calls::Tagged(TOOL_CALLS)));
     assert_eq!(calls(NEWER_MISTRAL), Some(Calls::Named));
+    assert_eq!(calls(DEEPSEEK), Some(Calls::Separated));
+    assert_eq!(calls(LFM), Some(Calls::Python));
+    assert_eq!(calls(PHI), Some(Calls::Tagged(TOOL_CALL_TOKEN)));
     assert_eq!(calls(GLM), Some(Calls::Keys));
     assert_eq!(calls(CODER), Some(Calls::Functions));
     assert_eq!(calls(GPT_OSS), Some(Calls::Channels));
     assert_eq!(Format::of(["{{ messages }}"]), Format::default());
     assert!(Format::of(["x", QWEN]).reasoning.is_some());
+}
+
+#[test]
+fn forced_calls_have_a_form_that_a_grammar_can_say() {
+    let own = |template: &str| Format::of([template]).forced().calls;
+    assert_eq!(own(LLAMA), Some(Calls::Bare));
+    for template in [QWEN, NEWER_MISTRAL, GLM, GPT_OSS, "no marks"] {
+        assert_eq!(own(template), Some(Calls::Tagged(TOOL_CALL)), "{template}");
+    }
 }

@@ -14,6 +14,7 @@ use super::messages;
 use crate::api::error::ApiError;
 use crate::api::fields::{COMPLETIONS_MAX_TOKENS, Endpoint, invalid, wrong};
 use crate::engine::constraint::Constraint;
+use crate::engine::parts::Forced;
 use crate::engine::prefix::Owner;
 
 /// A checked request.
@@ -43,6 +44,9 @@ pub struct Asked {
     pub ignore_end: bool,
     /// What the answer has to be, and the field that says so.
     pub constraint: Option<(String, Constraint)>,
+    /// The calls of tools that the answer has to be (`tool_choice`); then there is no other
+    /// constraint.
+    pub forced: Option<Forced>,
     /// Whether the answer ends with its first call of a tool.
     #[cfg_attr(
         not(any(feature = "mlx", test)),
@@ -119,14 +123,11 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Asked, ApiError> {
         Endpoint::Chat => tools::read(&mut fields)?,
         _ => tools::Wanted::default(),
     };
-    let one_call = tools.one_call;
-    let constraint = match (constraint::read(&mut fields)?, tools.forced) {
-        (Some((place, _)), Some(_)) => {
-            let message = format!("tool_choice: expected no forced call beside {place}");
-            return Err(invalid("tool_choice", message));
-        }
-        (constraint, forced) => constraint.or(forced),
-    };
+    let constraint = constraint::read(&mut fields)?;
+    if let (Some((place, _)), Some(_)) = (&constraint, &tools.forced) {
+        let message = format!("tool_choice: expected no forced call beside {place}");
+        return Err(invalid("tool_choice", message));
+    }
     let input = match endpoint {
         Endpoint::Chat => Input::Chat(chat(&mut fields, tools.shown)?),
         _ => Input::Prompts(prompts(&mut fields)?),
@@ -144,7 +145,8 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Asked, ApiError> {
         stops: stops(&mut fields)?,
         ignore_end: fields.flag("ignore_eos")?.unwrap_or(false),
         constraint,
-        one_call,
+        forced: tools.forced,
+        one_call: tools.one_call,
         logprobs: logprobs(endpoint, &mut fields)?,
         wishes: wishes::read(&mut fields)?,
         ignored: fields.ignored(),

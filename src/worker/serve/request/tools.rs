@@ -5,8 +5,7 @@ use serde_json::Value;
 
 use crate::api::error::ApiError;
 use crate::api::fields::invalid;
-use crate::engine::constraint::Constraint;
-use crate::engine::parts::Tools;
+use crate::engine::parts::{Forced, Tools};
 use crate::worker::serve::fields::Fields;
 
 /// What a request says about tools.
@@ -14,8 +13,8 @@ use crate::worker::serve::fields::Fields;
 pub(super) struct Wanted {
     /// The tools that the model is shown; nothing if it may call none.
     pub(super) shown: Option<Vec<Value>>,
-    /// What the answer has to be if a call is forced, and the field that says so.
-    pub(super) forced: Option<(String, Constraint)>,
+    /// The calls that the answer has to be.
+    pub(super) forced: Option<Forced>,
     /// Whether the answer ends with its first call.
     pub(super) one_call: bool,
 }
@@ -55,12 +54,11 @@ pub(super) fn read(fields: &mut Fields) -> Result<Wanted, ApiError> {
         }
         Some(forced) => {
             check(&forced)?;
-            let constraint = Constraint::Calls {
+            Some(Forced {
                 // The API documents one call where the tool is named.
                 several: !one_call && !choice.is_object(),
                 tools: Tools(forced),
-            };
-            Some(("tool_choice".to_owned(), constraint))
+            })
         }
     };
     Ok(Wanted {
@@ -74,13 +72,13 @@ pub(super) fn read(fields: &mut Fields) -> Result<Wanted, ApiError> {
 fn check(tools: &[Value]) -> Result<(), ApiError> {
     let all = Value::Array(tools.to_vec());
     crate::api::fields::format::bounded("tools", &all)?;
-    for tool in tools {
-        if !tool["function"]["name"]
-            .as_str()
-            .is_some_and(|name| !name.is_empty())
-        {
-            return Err(invalid("tools", "tools: expected functions with a name"));
-        }
+    let is_named = |tool: &Value| {
+        let name = tool["function"]["name"].as_str();
+        name.is_some_and(|name| !name.is_empty())
+    };
+    if !tools.iter().all(is_named) {
+        let message = "tools: expected functions with a name";
+        return Err(invalid("tools", message));
     }
     Ok(())
 }

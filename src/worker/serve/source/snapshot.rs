@@ -233,14 +233,7 @@ impl Language for Snapshot {
     }
 
     fn grammar(&self, constraint: &Constraint) -> Result<Arc<dyn Grammar>, ConstraintError> {
-        let Constraint::Calls { tools, several } = constraint else {
-            return self.compiler.compile(constraint);
-        };
-        let grammar = self.format().grammar(tools, *several).ok_or_else(|| {
-            let reason = "its chat template shows no calls of tools that could be forced";
-            ConstraintError::Unsupported(reason.to_owned())
-        })?;
-        self.compiler.compile(&Constraint::Grammar(grammar))
+        self.compiler.compile(constraint)
     }
 
     fn format(&self) -> Format {

@@ -16,7 +16,7 @@ use crate::api::error::{ApiError, Code};
 use crate::api::fields::invalid;
 use crate::engine::constraint::{Constraint, ConstraintError};
 use crate::engine::guide::Grammar;
-use crate::engine::parts::format::Format;
+use crate::engine::parts::format::{self, Format};
 use crate::engine::parts::{Beginning, Parser, Tools};
 use crate::engine::sampling::Sampling;
 use crate::engine::stop::StopStrings;
@@ -136,15 +136,20 @@ impl Source {
                 format!("logit_bias: expected token ids below {vocabulary}, found {token}"),
             ));
         }
-        let grammar = match asked.constraint {
+        let format = match (&asked.input, &asked.forced) {
+            (Input::Prompts(_), _) => Format::default(),
+            (Input::Chat(_), None) => self.language.format(),
+            (Input::Chat(_), Some(_)) => self.language.format().forced(),
+        };
+        let calls = asked.forced.map(|forced| {
+            let calls = format::grammar(format, &forced);
+            ("tool_choice".to_owned(), Constraint::Grammar(calls))
+        });
+        let grammar = match asked.constraint.or(calls) {
             Some((param, constraint)) => Some(self.grammar(param, constraint).await?),
             None => None,
         };
         let is_constrained = grammar.is_some();
-        let format = match asked.input {
-            Input::Chat(_) => self.language.format(),
-            Input::Prompts(_) => Format::default(),
-        };
         let tools = match &asked.input {
             Input::Chat(chat) => chat.tools.clone().map(Tools),
             Input::Prompts(_) => None,
