@@ -411,9 +411,11 @@ fn forced_calls_are_calls() {
         let format = Format::of([template]).forced();
         let grammar = |several| Constraint::Grammar(calls(format, &forced(several)));
         let mut found = 0;
-        for pick in 0..20 {
+        for first in 0..20_u32 {
+            let mut dice = first;
             let answered = answer(&compiler, &grammar(false), 400, |tokens| {
-                tokens[pick % tokens.len()]
+                dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                tokens[(dice >> 16) as usize % tokens.len()]
             });
             let Some(text) = answered else { continue };
             let text = String::from_utf8(text).expect("text");
