@@ -7,7 +7,9 @@ that models of widely used families are published with.
     /tmp/reference/bin/python tests/reference/make_families.py
 
 Made with transformers 5.23.0, jinja2 3.1.6. The templates are their makers' and lie in
-data/templates, not here. Messages are put in shape as in make_text.py.
+data/templates, not here. Messages are put in shape as in make_text.py. The package that
+they come from has none of Gemma 3, OLMo 2 and Phi 4 mini, and SmolLM3's as it first was,
+without calls.
 """
 
 import json
