@@ -46,13 +46,11 @@ impl Reader<'_> {
 
     /// A name; dots may stand within that of a function.
     fn name(&mut self, dotted: bool) -> Option<String> {
-        let ends = |letter: char| {
-            let belongs = letter.is_alphanumeric() || letter == '_' || letter == '-';
-            !belongs && !(dotted && letter == '.')
+        let belongs = |letter: char| {
+            letter.is_alphanumeric() || "_-".contains(letter) || dotted && letter == '.'
         };
-        let (name, rest) = self
-            .rest
-            .split_at(self.rest.find(ends).unwrap_or(self.rest.len()));
+        let end = self.rest.find(|letter| !belongs(letter));
+        let (name, rest) = self.rest.split_at(end.unwrap_or(self.rest.len()));
         self.rest = rest.trim_start();
         (!name.is_empty()).then(|| name.to_owned())
     }

@@ -38,6 +38,10 @@ pub enum Event {
         count: u64,
     },
     /// A choice goes on with something that is not its content.
+    #[cfg_attr(
+        not(any(feature = "mlx", test)),
+        expect(dead_code, reason = "the scripted engine tells text alone")
+    )]
     Part {
         /// Which choice.
         choice: usize,
