@@ -9,6 +9,7 @@ pub mod encoder;
 pub mod guide;
 #[cfg(feature = "mlx")]
 pub mod mlx;
+pub mod parts;
 pub mod prefix;
 pub mod progress;
 pub mod sampling;
@@ -170,6 +171,8 @@ pub enum Finish {
     Stop,
     /// `max_tokens`, the context or the room for caches was used up.
     Length,
+    /// The model was done, and calls tools.
+    ToolCalls,
 }
 
 impl Finish {
@@ -178,6 +181,7 @@ impl Finish {
         match self {
             Finish::Stop => "stop",
             Finish::Length => "length",
+            Finish::ToolCalls => "tool_calls",
         }
     }
 }

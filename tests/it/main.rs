@@ -11,6 +11,8 @@ mod access;
 mod background;
 mod bodies;
 mod browser;
+#[cfg(feature = "mlx")]
+mod calls;
 mod checking;
 mod clients;
 mod command_line;
