@@ -4,8 +4,9 @@
 
 needs PyPI's `mlx-lm` and `mlx[cpu]`, as `make engines` installs them; the parity test of
 src/engine/mlx/tests/parity.rs runs it. Each case becomes FOLDER/N: an ordinary
-snapshot, and `reference.json` with the case's name, a prompt, the log-probabilities
-after each of its tokens, and the 64 tokens that follow when the best is always taken.
+snapshot, and `reference.json` with the case's name, a prompt, the vectors below the head
+and the log-probabilities after each of its tokens, and the 64 tokens that follow when the
+best is always taken.
 
 Weights are seeded and never trained, so an answer may hinge on two logits that are all
 but equal, where float32 decides by the order of sums. Of some prompts the first is
@@ -234,7 +235,8 @@ def main(out):
         found = next(filter(None, (answer(model, prompt) for prompt in prompts)), None)
         if found is None:
             sys.exit(f"{name}: every answer has a near-tie or stands still")
-        reference = {"name": name, "version": __version__} | found
+        vectors = model.model(mx.array([found["prompt"]]))[0].astype(mx.float32).tolist()
+        reference = {"name": name, "version": __version__, "vectors": vectors} | found
         (folder / "reference.json").write_text(json.dumps(reference))
 
 

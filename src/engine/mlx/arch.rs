@@ -22,6 +22,7 @@ use serde_json::{Map, Value};
 
 use super::decoder::arguments::Arguments;
 use super::decoder::design::Design;
+use super::decoder::vectors::TokenVectors;
 use super::weights::Weights;
 use crate::engine::{EngineError, supported_architectures};
 use crate::model::kind::Kind;
@@ -99,30 +100,52 @@ const ENCODERS: [(&str, EncoderLoader); 2] = [("bert", bert::load), ("xlm-robert
 /// # Errors
 /// The architecture is not known, or its configuration makes no network.
 pub fn design(source: &Source) -> Result<Design, EngineError> {
-    find(source.config, &DECODERS, Kind::Chat)?(source)
+    known(source.config, &DECODERS, Kind::Chat)?(source)
 }
 
-/// Finds the loader of a checkpoint's encoder.
-pub fn encoder_loader(config: &Map<String, Value>) -> Result<EncoderLoader, EngineError> {
-    find(config, &ENCODERS, Kind::Embeddings)
+/// Loads a checkpoint as an encoder: one that is, or a decoder without its head.
+///
+/// # Errors
+/// The architecture is not known, its configuration makes no network, or its weights are
+/// not all there.
+pub fn load_encoder(checkpoint: Checkpoint) -> Result<Box<dyn EncoderArchitecture>, EngineError> {
+    let config = checkpoint.config;
+    if let Some(load) = find(&ENCODERS, model_type(config)?) {
+        return load(checkpoint);
+    }
+    let source = Source {
+        config,
+        context: checkpoint.context,
+    };
+    let designer = known(config, &DECODERS, Kind::Embeddings)?;
+    let vectors = TokenVectors::load(checkpoint, designer(&source)?)?;
+    Ok(Box::new(vectors))
 }
 
-fn find<L: Copy>(
+fn model_type(config: &Map<String, Value>) -> Result<&str, EngineError> {
+    let name = config.get("model_type").and_then(Value::as_str);
+    name.ok_or_else(|| super::bad_file("config.json", "\"model_type\" is missing"))
+}
+
+fn find<L: Copy>(table: &[(&str, L)], name: &str) -> Option<L> {
+    let found = table.iter().find(|(known, _)| *known == name);
+    found.map(|(_, loader)| *loader)
+}
+
+/// What `table` has of the checkpoint's architecture, or an error that says what
+/// makes a model of this kind.
+fn known<L: Copy>(
     config: &Map<String, Value>,
-    loaders: &[(&str, L)],
+    table: &[(&str, L)],
     kind: Kind,
 ) -> Result<L, EngineError> {
-    let name = config
-        .get("model_type")
-        .and_then(Value::as_str)
-        .ok_or_else(|| super::bad_file("config.json", "\"model_type\" is missing"))?;
-    let found = loaders.iter().find(|(known, _)| *known == name);
-    found.map(|(_, loader)| *loader).ok_or_else(|| {
-        let known = supported_architectures().iter();
-        let known = known.filter(|(_, of)| *of == kind).map(|(name, _)| *name);
+    let name = model_type(config)?;
+    find(table, name).ok_or_else(|| {
         EngineError::Unsupported(format!(
             "the architecture \"{name}\" is not supported; supported are {}",
-            known.collect::<Vec<_>>().join(", ")
+            kind.made_by(supported_architectures())
+                .collect::<Vec<_>>()
+                .join(", ")
         ))
     })
 }

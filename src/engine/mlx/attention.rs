@@ -38,16 +38,33 @@ pub struct Scores {
 /// One pass over the network: the sequences, and how many rows each brings.
 /// Arrays have the rows of all sequences one after the other.
 pub struct Pass<'a> {
-    caches: Vec<&'a mut Cache>,
+    sequences: Sequences<'a>,
     rows: usize,
     device: Device,
+}
+
+/// The sequences of a pass.
+enum Sequences<'a> {
+    /// They go on after what these hold.
+    Cached(Vec<&'a mut Cache>),
+    /// So many that begin and end with the pass: of them nothing is kept.
+    Whole(usize),
 }
 
 impl<'a> Pass<'a> {
     /// A pass that brings `rows` to each of `caches`.
     pub fn new(caches: Vec<&'a mut Cache>, rows: usize, device: Device) -> Self {
         Self {
-            caches,
+            sequences: Sequences::Cached(caches),
+            rows,
+            device,
+        }
+    }
+
+    /// A pass over `count` whole sequences of `rows` each.
+    pub fn without_caches(count: usize, rows: usize, device: Device) -> Self {
+        Self {
+            sequences: Sequences::Whole(count),
             rows,
             device,
         }
@@ -55,7 +72,10 @@ impl<'a> Pass<'a> {
 
     /// The turn of its rows.
     pub fn turn(&self, rope: &Rope) -> Turn {
-        let offsets: Vec<usize> = self.caches.iter().map(|cache| cache.tokens()).collect();
+        let offsets: Vec<usize> = match &self.sequences {
+            Sequences::Cached(caches) => caches.iter().map(|cache| cache.tokens()).collect(),
+            Sequences::Whole(count) => vec![0; *count],
+        };
         rope.turn(&offsets, self.rows)
     }
 
@@ -69,7 +89,10 @@ impl<'a> Pass<'a> {
         keys: &Array,
         values: &Array,
     ) -> Result<Array> {
-        let count = self.caches.len();
+        let count = match &self.sequences {
+            Sequences::Cached(caches) => caches.len(),
+            Sequences::Whole(count) => *count,
+        };
         if count == 1 {
             return self.attend_one(0, layer, scores, queries, keys, values);
         }
@@ -90,8 +113,10 @@ impl<'a> Pass<'a> {
         keys: &Array,
         values: &Array,
     ) -> Result<Array> {
-        let (keys, values) =
-            self.caches[sequence].update(layer, &by_head(keys)?, &by_head(values)?)?;
+        let (mut keys, mut values) = (by_head(keys)?, by_head(values)?);
+        if let Sequences::Cached(caches) = &mut self.sequences {
+            (keys, values) = caches[sequence].update(layer, &keys, &values)?;
+        }
         if let Some(result) = self.device.attention(queries, &keys, &values, scores) {
             return result;
         }
@@ -100,8 +125,10 @@ impl<'a> Pass<'a> {
 
     /// Says that all layers have their rows.
     pub fn finish(self) {
-        for cache in self.caches {
-            cache.advance(self.rows);
+        if let Sequences::Cached(caches) = self.sequences {
+            for cache in caches {
+                cache.advance(self.rows);
+            }
         }
     }
 }

@@ -102,6 +102,11 @@ impl Arguments {
         }
     }
 
+    /// Most tokens of a sequence that the checkpoint was made for.
+    pub fn positions(&self) -> u32 {
+        self.max_position_embeddings.unwrap_or(POSITIONS)
+    }
+
     /// Numbers of a head that turn.
     pub fn turned(&self) -> i32 {
         let share = self.partial_rotary_factor.unwrap_or(1.0);
@@ -145,7 +150,7 @@ impl Arguments {
         base: f64,
         settings: Map<String, Value>,
     ) -> Result<Frequencies, EngineError> {
-        let positions = self.max_position_embeddings.unwrap_or(POSITIONS);
+        let positions = self.positions();
         let scaling = Scaling {
             base,
             settings,

@@ -9,17 +9,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use mlx_rs::Array;
 use serde::Deserialize;
 
 use super::reference::{best, log_softmax, project, read};
 use super::{through_the_disk, tokens};
+use crate::engine::encoder::Encoder;
 use crate::engine::mlx::device::Device;
+use crate::engine::mlx::encoder::{self, MlxEncoder};
 use crate::engine::mlx::kv::Piece;
 use crate::engine::mlx::{MlxNetwork, Settings, load_on};
 use crate::engine::{Network, supported_architectures};
 use crate::model::estimate::{DeviceRule, estimate};
 use crate::model::kind::Kind;
 use crate::model::manifest::{Rules, inspect_folder};
+use crate::model::sentence::{Pooling, Recipe};
 
 /// Largest distance of two log-probabilities, from mlx-lm's or between two ways.
 const CLOSE: f64 = 3e-4;
@@ -35,6 +39,8 @@ struct Reference {
     name: String,
     version: String,
     prompt: Vec<u32>,
+    /// Of each token of the prompt, what the head is given.
+    vectors: Vec<Vec<f64>>,
     /// After each token of the prompt.
     logprobs: Vec<Vec<f64>>,
     /// What follows if the best is always taken.
@@ -76,7 +82,7 @@ type Cell = Result<f64, String>;
 type Find = fn(&mut Case) -> Cell;
 
 /// The columns.
-const COLUMNS: [(&str, Find); 8] = [
+const COLUMNS: [(&str, Find); 9] = [
     ("logits", Case::logits),
     ("greedy 64", Case::greedy),
     ("batch", Case::batch),
@@ -84,6 +90,7 @@ const COLUMNS: [(&str, Find); 8] = [
     ("cached", Case::cached),
     ("from disk", Case::through_files),
     ("operations of a GPU", Case::by_mlx),
+    ("vectors", Case::vectors),
     ("room", Case::room),
 ];
 
@@ -102,6 +109,36 @@ fn opened(folder: &Path, own: bool) -> MlxNetwork {
     let device = if own { device } else { device.without_own() };
     load_on(device, folder, &settings, &|_| {})
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+}
+
+/// The same as an encoder that takes the last token's vector as it is.
+fn encoder(folder: &Path, own: bool) -> MlxEncoder {
+    let settings = Settings::default();
+    let device = Device::prepare(settings.compute).unwrap();
+    let device = if own { device } else { device.without_own() };
+    let recipe = Recipe {
+        pooling: Pooling::Last,
+        normalise: false,
+        tokens: None,
+        lower_case: false,
+        prompt: String::new(),
+    };
+    encoder::load_on(device, folder, &settings, recipe, &|_| {})
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+}
+
+/// Writes the snapshot in `from` without its head and what the names of all weights begin
+/// with, and answers whether it is packed.
+fn without_head(from: &Path, to: &Path) -> bool {
+    let config: serde_json::Value = read(&from.join("config.json"));
+    fs::copy(from.join("config.json"), to.join("config.json")).unwrap();
+    let weights = Array::load_safetensors(from.join("model.safetensors")).unwrap();
+    let weights = weights.iter().filter_map(|(name, array)| {
+        let name = name.strip_prefix("model.")?;
+        Some((name, array))
+    });
+    Array::save_safetensors(weights, None, to.join("model.safetensors")).unwrap();
+    config.get("quantization").is_some()
 }
 
 /// The larger of what is found and of how far two rows of log-probabilities are apart.
@@ -151,6 +188,34 @@ impl Case {
     fn greedy(&mut self) -> Cell {
         let cache = self.network.new_cache();
         self.reference.goes_on(&mut self.network, cache)
+    }
+
+    /// The vectors of the last tokens of texts of several lengths in one batch, from the
+    /// snapshot as it is and as embedding models have it: no head, and shorter names.
+    fn vectors(&mut self) -> Cell {
+        let bare = tempfile::tempdir().unwrap();
+        let is_packed = without_head(&self.folder, bare.path());
+        let prompt = &self.reference.prompt;
+        let lengths = [prompt.len(), 1, 17];
+        let texts = lengths.map(|length| &prompt[..length]);
+        let mut most = 0.0;
+        for (folder, own) in [
+            (&*self.folder, true),
+            (&*self.folder, false),
+            (bare.path(), true),
+        ] {
+            // Settings of packed layers go by their names.
+            if is_packed && folder == bare.path() {
+                continue;
+            }
+            let mut encoder = encoder(folder, own);
+            let found = encoder.encode(&texts).map_err(|error| error.to_string())?;
+            for (vector, length) in found.iter().zip(lengths) {
+                let vector: Vec<f64> = vector.iter().copied().map(f64::from).collect();
+                most = farther(most, &vector, &self.reference.vectors[length - 1]);
+            }
+        }
+        close(most)
     }
 
     /// Whether the router takes the snapshot, and reckons with the room that caches take.

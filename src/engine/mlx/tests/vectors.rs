@@ -190,11 +190,8 @@ fn what_an_encoder_cannot_be_loaded_from_is_told() {
         let error = error.expect("refused").to_string();
         assert!(error.contains(part), "{error}");
     };
-    check(
-        "model_type",
-        "llama".into(),
-        "supported are bert, xlm-roberta",
-    );
+    check("model_type", "rwkv9".into(), "gpt_oss, bert, xlm-roberta");
+    check("model_type", "llama".into(), "rms_norm_eps");
     check("hidden_act", "swish".into(), "swish");
     check(
         "position_embedding_type",
