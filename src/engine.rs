@@ -47,6 +47,7 @@ pub fn supported_architectures() -> Architectures {
         ("gpt_oss", Kind::Chat),
         ("bert", Kind::Embeddings),
         ("xlm-roberta", Kind::Embeddings),
+        ("modernbert", Kind::Embeddings),
     ]
 }
 

@@ -9,6 +9,7 @@ mod gpt_oss;
 mod granite;
 mod llama;
 mod mistral;
+mod modernbert;
 mod olmo2;
 mod phi3;
 mod qwen2;
@@ -93,7 +94,11 @@ pub struct Checkpoint<'a> {
 type EncoderLoader = fn(Checkpoint) -> Result<Box<dyn EncoderArchitecture>, EngineError>;
 
 /// Every `model_type` of an encoder and who loads it.
-const ENCODERS: [(&str, EncoderLoader); 2] = [("bert", bert::load), ("xlm-roberta", bert::load)];
+const ENCODERS: [(&str, EncoderLoader); 3] = [
+    ("bert", bert::load),
+    ("xlm-roberta", bert::load),
+    ("modernbert", modernbert::load),
+];
 
 /// The design of a checkpoint's decoder.
 ///

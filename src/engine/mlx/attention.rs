@@ -191,6 +191,25 @@ pub(super) fn attend_with_mlx(
     by_head(&result)?.reshape(&[rows, -1])
 }
 
+/// Attention of whole texts whose tokens see each other both ways: `queries`, `keys`
+/// and `values` are `[texts, tokens, heads, size]`, `mask` says what is seen where it is
+/// not all, as a form of `[texts, heads, tokens, tokens]`. Gives
+/// `[texts, tokens, heads · size]`.
+pub fn attend_both_ways(
+    queries: &Array,
+    keys: &Array,
+    values: &Array,
+    mask: Option<&Array>,
+) -> Result<Array> {
+    let by_head = |array: &Array| array.swap_axes(1, 2);
+    let (texts, tokens) = (queries.dim(0), queries.dim(1));
+    let scale = (queries.dim(3) as f32).powf(-0.5);
+    let mask = mask.map(ScaledDotProductAttentionMask::Array);
+    let (queries, keys, values) = (by_head(queries)?, by_head(keys)?, by_head(values)?);
+    let seen = scaled_dot_product_attention(queries, keys, values, scale, mask, None)?;
+    by_head(&seen)?.reshape(&[texts, tokens, -1])
+}
+
 /// Which of the last `seen` tokens each of the last `rows` sees: `[rows, seen]`.
 fn mask(rows: i32, seen: i32, window: Option<i32>) -> Result<Array> {
     let of = arange::<_, i32>(seen - rows, seen, None)?.reshape(&[rows, 1])?;
