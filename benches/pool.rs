@@ -135,6 +135,7 @@ impl Bench {
             keep: false,
             preload: false,
             idle_unload: Some(Duration::from_secs(900)),
+            never_with: Default::default(),
         });
         let tasks = Tasks::new();
         let pool = Pool::start(settings(), residents.collect(), Instantly, &tasks);

@@ -313,6 +313,8 @@ pub struct Entry {
     pub variants: IndexMap<String, request::Parameters>,
     /// `tags`: words to filter lists by.
     pub tags: Vec<String>,
+    /// `never_with`: entries that are never in memory beside it.
+    pub never_with: Vec<Name>,
     /// `fallback`: the name of an upstream that answers where this machine cannot.
     pub fallback: Option<Name>,
     /// `spill_after`: how long a request may wait here before that answers instead.

@@ -16,6 +16,7 @@ pub mod swaps;
 pub mod task;
 pub mod view;
 
+use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::str::FromStr;
@@ -192,6 +193,8 @@ pub struct Resident {
     pub preload: bool,
     /// Unloaded after this long without a lease; nothing means never.
     pub idle_unload: Option<Duration>,
+    /// The keys of models that are never in memory beside it, nor it beside them.
+    pub never_with: BTreeSet<String>,
 }
 
 /// How an unload treats the leases that are out.
@@ -329,6 +332,14 @@ pub enum Refused {
         budget: ByteSize,
         /// What of the budget is held for good, as words; may be empty.
         held: String,
+    },
+    /// It is never in memory beside a model that is always kept.
+    #[error("{model} is never in memory beside {kept}, which is kept")]
+    NeverBeside {
+        /// The model asked for.
+        model: String,
+        /// The one that is kept.
+        kept: String,
     },
     /// The model's queue has no room, or not for this caller.
     #[error("{} already wait for {model}", match own {

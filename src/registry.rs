@@ -87,6 +87,8 @@ pub struct Served {
     pub request: Arc<Rules>,
     /// Words to filter lists by.
     pub tags: Vec<String>,
+    /// `never_with`: the names of entries that are never in memory beside it.
+    pub never_with: Vec<String>,
     /// What answers where this machine cannot.
     pub fallback: Option<Fallback>,
     /// How long a request may wait here before that answers instead.

@@ -90,11 +90,16 @@ pub fn residents(snapshot: &Snapshot) -> Vec<Resident> {
         .served
         .values()
         .filter_map(|served| {
+            let key = |name: &String| {
+                let other = snapshot.served.get(name)?.plan.as_ref().ok()?;
+                Some(other.model.clone())
+            };
             Some(Resident {
                 plan: served.plan.as_ref().ok()?.clone(),
                 keep: served.keep,
                 preload: served.preload,
                 idle_unload: served.idle_unload,
+                never_with: served.never_with.iter().filter_map(key).collect(),
             })
         })
         .collect()

@@ -80,6 +80,7 @@ pub fn resident(model: &Model, idle_unload: Option<std::time::Duration>) -> Resi
         keep: false,
         preload: false,
         idle_unload,
+        never_with: Default::default(),
     }
 }
 

@@ -228,6 +228,7 @@ fn entry(entry: &Entry) -> Value {
         },
         "variants": entry.variants,
         "tags": entry.tags,
+        "never_with": entry.never_with.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "fallback": entry.fallback.as_ref().map(ToString::to_string),
         "spill_after": entry.spill_after.map(duration),
     })

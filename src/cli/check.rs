@@ -223,8 +223,22 @@ fn needs(snapshot: &Snapshot, ledger: &Ledger) -> Vec<Need> {
                     name: served.name.clone(),
                     memory: reserve(snapshot, ledger, plan),
                     keep: served.keep,
+                    never_with: Vec::new(),
                 });
             }
+        }
+    }
+    // A rival may be known by the name of another entry that shares its load.
+    for served in snapshot.served.values() {
+        let place = |name: &str| {
+            let plan = snapshot.served.get(name)?.plan.as_ref().ok()?;
+            known.get(plan.model.as_str()).copied()
+        };
+        if let Some(own) = place(&served.name) {
+            let rivals = served.never_with.iter().filter_map(|name| place(name));
+            let rivals = rivals.filter(|rival| *rival != own);
+            let names: Vec<_> = rivals.map(|rival| needs[rival].name.clone()).collect();
+            needs[own].never_with.extend(names);
         }
     }
     needs

@@ -143,6 +143,8 @@ pub const KEYS: &[Key] = &[
         "`NAME:VARIANT` is the same load, with these values where a request does not say; they count before `request.defaults`"),
     key("models.NAME.tags", List(&Tag), Value("[]"), Live,
         "to filter lists by: `GET /v1/models?tag=`, `GET /admin/models?tag=`, `roundhouse models --tag TAG`"),
+    key("models.NAME.never_with", List(&Name), Value("[]"), Live,
+        "entries that are never in memory at the same time as this one, nor this one beside them, whatever room there is: what waits for one has the others go first, as if memory lacked; of two that are both there when this is written, one goes after its last answer"),
     key("models.NAME.fallback", Name, Absent, Live,
         "a name of an upstream that answers, once, where this machine fails before its first byte; the answer says so in `x-roundhouse-fallback`. Without it no prompt of this entry leaves the machine"),
     key("models.NAME.spill_after", Duration, Absent, Live,

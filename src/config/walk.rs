@@ -9,6 +9,7 @@ mod engines;
 mod meant;
 mod models;
 mod request;
+mod rivals;
 mod server;
 mod upstreams;
 mod values;

@@ -9,6 +9,11 @@ pub fn refused(refused: Refused) -> ApiError {
     let message = refused.to_string();
     match refused {
         Refused::NeverFits { .. } => ApiError::new(Code::InsufficientMemory, message),
+        // Which one that is may be none of the caller's business.
+        Refused::NeverBeside { model, .. } => {
+            let message = format!("{model} is never in memory beside a model that is kept");
+            ApiError::new(Code::Conflict, message).param("model")
+        }
         Refused::QueueFull { retry_after, .. } => {
             ApiError::new(Code::QueueFull, message).retry_after(retry_after)
         }

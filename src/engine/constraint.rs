@@ -3,6 +3,8 @@
 //! of fields.
 
 #[cfg(feature = "mlx")]
+mod closing;
+#[cfg(feature = "mlx")]
 pub mod compiler;
 #[cfg(feature = "mlx")]
 mod vocabulary;

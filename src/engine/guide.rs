@@ -17,11 +17,12 @@ pub trait Grammar: Debug + Send + Sync {
 /// How far one answer has come in its grammar.
 pub trait Guide: Send {
     /// The tokens that may come next; the end tokens are among them where the answer may
-    /// end. May take a while.
+    /// end. `left` is how many there may still be, the next one among them: towards the end
+    /// those may be left out that lead away from it. May take a while.
     ///
     /// # Errors
     /// If there are none, or finding them costs more than it may.
-    fn allowed(&mut self) -> Result<Allowed, GuideError>;
+    fn allowed(&mut self, left: u32) -> Result<Allowed, GuideError>;
 
     /// Takes in what has come, which is no end token. Quick. Answers whether the answer
     /// is whole and nothing may follow.
@@ -29,6 +30,9 @@ pub trait Guide: Send {
     /// # Errors
     /// If the token was not allowed.
     fn take(&mut self, token: u32) -> Result<bool, GuideError>;
+
+    /// Whether the answer was brought to an end because its tokens came to theirs.
+    fn is_cut_short(&self) -> bool;
 }
 
 /// A set of tokens.
@@ -39,6 +43,18 @@ impl Allowed {
     /// From bits, the lowest of the first word for token 0.
     pub fn of_bits(words: Vec<u32>) -> Self {
         Self(words)
+    }
+
+    /// Those that are in both.
+    pub fn and(&self, other: &Self) -> Self {
+        let others = other.0.iter().chain(std::iter::repeat(&0));
+        let both = self.0.iter().zip(others);
+        Self(both.map(|(one, other)| one & other).collect())
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
     }
 
     /// Whether `token` is in it.
@@ -85,6 +101,23 @@ mod tests {
     use super::*;
 
     proptest! {
+        #[test]
+        fn what_is_in_both_is_in_each(
+            one in prop::collection::btree_set(0u32..130, 0..40),
+            other in prop::collection::btree_set(0u32..130, 0..40),
+        ) {
+            let all = |tokens: &std::collections::BTreeSet<u32>| -> Allowed {
+                tokens.iter().copied().collect()
+            };
+            let both = all(&one).and(&all(&other));
+            for token in 0..130 {
+                let expected = one.contains(&token) && other.contains(&token);
+                prop_assert_eq!(both.contains(token), expected);
+            }
+            prop_assert_eq!(both.is_empty(), one.is_disjoint(&other));
+            prop_assert_eq!(all(&one).and(&all(&one)), all(&one));
+        }
+
         #[test]
         fn what_is_not_allowed_is_impossible(
             tokens in prop::collection::btree_set(0u32..130, 0..40),

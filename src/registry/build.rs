@@ -191,6 +191,7 @@ impl Builder<'_> {
             request: Arc::new(entry.request.clone()),
             variants: variants(entry),
             tags: entry.tags.clone(),
+            never_with: entry.never_with.iter().map(ToString::to_string).collect(),
             spill_after: entry.spill_after,
             fallback: entry.fallback.as_ref().and_then(|name| {
                 let remote = remote::find(self.config, name.as_str())?;
@@ -227,6 +228,7 @@ impl Builder<'_> {
             request: Arc::default(),
             variants: IndexMap::new(),
             tags: Vec::new(),
+            never_with: Vec::new(),
             fallback: None,
             spill_after: None,
             modified: found.and_then(|found| found.modified),

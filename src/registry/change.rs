@@ -178,6 +178,7 @@ fn changed_treatment(old: &Served, new: &Served) -> Vec<&'static str> {
         ("request", old.request != new.request),
         ("variants", old.variants != new.variants),
         ("tags", old.tags != new.tags),
+        ("never_with", old.never_with != new.never_with),
         ("fallback", old.fallback != new.fallback),
     ])
 }

@@ -2,6 +2,7 @@
 //! and what there is. Pure: what a load reserves is told by the caller, and what is in
 //! use at a moment is the pool's to know.
 
+use std::collections::HashSet;
 use std::fmt::{self, Write};
 
 use crate::units::ByteSize;
@@ -24,6 +25,15 @@ pub struct Need {
     pub memory: ByteSize,
     /// Whether it stays in any case: `keep: always`.
     pub keep: bool,
+    /// Names of others that are never in memory beside it: `never_with`.
+    pub never_with: Vec<String>,
+}
+
+impl Need {
+    /// Whether one of the two is never beside the other.
+    fn is_apart_from(&self, other: &Self) -> bool {
+        self.never_with.contains(&other.name) || other.never_with.contains(&self.name)
+    }
 }
 
 /// What there is for all loads.
@@ -104,7 +114,13 @@ fn holds(room: Room, count: usize, memory: ByteSize) -> bool {
 }
 
 fn all_fit(room: Room, needs: &[Need]) -> bool {
-    holds(room, needs.len(), sum(needs))
+    holds(room, needs.len(), sum(needs)) && !have_rivals(needs)
+}
+
+/// Whether there are two of which one is never beside the other.
+fn have_rivals(needs: &[Need]) -> bool {
+    let rivals: HashSet<_> = needs.iter().flat_map(|need| &need.never_with).collect();
+    needs.iter().any(|need| rivals.contains(&need.name))
 }
 
 /// What they need together.
@@ -122,9 +138,23 @@ fn apart(room: Room, needs: Vec<Need>) -> (Vec<Need>, Vec<Need>) {
         let of_others = usize::from(sizes.first() == Some(&need.memory));
         sizes.get(of_others).copied()
     };
-    needs.into_iter().partition(|need| {
-        smallest(need).is_none_or(|other| !holds(room, 2, need.memory.saturating_add(other)))
-    })
+    let rivals = have_rivals(&needs);
+    let fits_beside =
+        |need: &Need, other: ByteSize| holds(room, 2, need.memory.saturating_add(other));
+    let is_alone = |need: &Need| match rivals {
+        false => smallest(need).is_none_or(|other| !fits_beside(need, other)),
+        true => !needs.iter().any(|other| {
+            need.name != other.name && !need.is_apart_from(other) && fits_beside(need, other.memory)
+        }),
+    };
+    let alone: HashSet<_> = needs
+        .iter()
+        .filter(|need| is_alone(need))
+        .map(|need| need.name.clone())
+        .collect();
+    needs
+        .into_iter()
+        .partition(|need| alone.contains(&need.name))
 }
 
 /// Which of them fit together.
@@ -149,7 +179,7 @@ fn choice(room: Room, needs: &[Need]) -> Choice {
         fitting.count()
     };
     let (any, most) = (counts(true), counts(false));
-    if any == most || needs.len() > CHOICES {
+    if any == most && !have_rivals(needs) || needs.len() > CHOICES {
         return Choice::Counts { any, most };
     }
     match groups(room, needs) {
@@ -163,7 +193,9 @@ fn groups(room: Room, needs: &[Need]) -> Vec<Vec<usize>> {
     let members = |set: u32| (0..needs.len()).filter(move |index| set & (1 << index) != 0);
     let fits = |set: u32| {
         let memory = sum(members(set).map(|index| &needs[index]));
-        holds(room, set.count_ones() as usize, memory)
+        let are_apart =
+            |one: usize| members(set).any(|other| needs[one].is_apart_from(&needs[other]));
+        holds(room, set.count_ones() as usize, memory) && !members(set).any(are_apart)
     };
     let is_whole =
         |set: u32| (0..needs.len()).all(|more| set & (1 << more) != 0 || !fits(set | 1 << more));
@@ -185,6 +217,17 @@ impl Fit {
     /// What there is for those that are not always kept.
     fn left(&self) -> ByteSize {
         self.room.budget.saturating_sub(self.kept)
+    }
+
+    /// Who of those that would fit is never beside whom.
+    fn rivals(&self) -> Vec<(&str, &str)> {
+        let all = self.together.iter().enumerate();
+        let pairs = all.flat_map(|(index, one)| {
+            let others = self.together[index + 1..].iter();
+            let rivals = others.filter(|other| one.is_apart_from(other));
+            rivals.map(|other| (one.name.as_str(), other.name.as_str()))
+        });
+        pairs.collect()
     }
 
     fn group(&self, group: &[usize]) -> Vec<&str> {
@@ -257,6 +300,24 @@ impl Fit {
                 .iter()
                 .map(|group| format!("{} fit together{beside}", listed(&self.group(group))))
                 .collect(),
+            // Numbers say nothing of rivals.
+            Choice::Counts { most, .. } if have_rivals(&self.together) => {
+                let (of, names) = (self.together.len(), some(&self.together));
+                let pairs = self.rivals();
+                let mut lines = vec![format!(
+                    "at most {most} of these {of} fit together{beside}: {names}"
+                )];
+                lines.extend(
+                    pairs
+                        .iter()
+                        .take(NAMES)
+                        .map(|(one, other)| format!("never together: {one} and {other}")),
+                );
+                if pairs.len() > NAMES {
+                    lines.push(format!("{} more pairs never together", pairs.len() - NAMES));
+                }
+                lines
+            }
             Choice::Counts { any, most } => {
                 let (of, names) = (self.together.len(), some(&self.together));
                 vec![match any == most {

@@ -1,29 +1,42 @@
 """Answers within schemas, from a model behind a running server.
 
-usage: constrained.py BASE_URL MODEL SCHEMAS [--overhead ROUNDS SERVER_PID]
+usage: constrained.py BASE_URL MODEL COUNT [--schemas FOLDER] [--overhead ROUNDS SERVER_PID]
 
-Makes SCHEMAS JSON Schemas from a fixed seed, asks the model for a document of each, drawn at
-temperature 1, four at a time and half of them streamed, and holds every answer to its schema with
-`jsonschema_rs`, which is no part of what is tested. Says how many were valid. All documents of
-these schemas are short: numbers and texts without an end are for a model to end, and a small one
-may not before its tokens do. With --overhead (Linux) it asks for texts of the same length with and
-without a grammar, in turn, and says what a token cost the thread that evaluates and the one beside
-it, in time of a processor, which a busy machine disturbs little.
-Ends with exit code 0 only if every answer was valid.
+Asks the model for a document of each of COUNT JSON Schemas, drawn at temperature 1, four at a time
+and half of them streamed, and holds every answer to its schema with `jsonschema_rs`, which is no
+part of what is tested. The schemas are made from a fixed seed; all their documents are short:
+numbers and texts without an end are for a model to end, and a small one may not before its tokens
+do. With --schemas they are drawn, from a fixed seed, from the *.json files below a folder, such as
+`data` of JSONSchemaBench (https://github.com/guidance-ai/jsonschemabench), which are people's own:
+what is refused, and what had too few tokens to end, is counted apart. With --overhead (Linux) it asks
+for texts of the same length with and without a grammar, in turn, and says what a token cost the
+thread that evaluates and the one beside it, in time of a processor, which a busy machine disturbs
+little. Ends with exit code 0 only if every answer that came to its end was valid.
 """
 
+import argparse
+import collections
 import concurrent.futures
 import json
 import os
+import pathlib
 import random
 import statistics
 import sys
+import urllib.error
 import urllib.request
 
 import jsonschema_rs
 
-base, model, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-rounds, server = (int(sys.argv[5]), sys.argv[6]) if sys.argv[4:5] == ["--overhead"] else (0, None)
+arguments = argparse.ArgumentParser(usage=__doc__.split("usage: ")[1].split("\n")[0])
+arguments.add_argument("base")
+arguments.add_argument("model")
+arguments.add_argument("count", type=int)
+arguments.add_argument("--schemas", type=pathlib.Path)
+arguments.add_argument("--overhead", nargs=2, type=int, default=(0, None))
+arguments = arguments.parse_args()
+base, model, count = arguments.base, arguments.model, arguments.count
+rounds, server = arguments.overhead
 WORDS = "name size colour price city tags date owner rank note state count".split()
 
 
@@ -44,7 +57,9 @@ def ask(body):
         return text, finish, answer["usage"]["completion_tokens"]
     text, finish = "", None
     for event in said.split("\n\n"):
-        data = event.removeprefix("data: ")
+        # Comments say what goes on while there is nothing to say.
+        lines = event.split("\n")
+        data = "".join(line[6:] for line in lines if line.startswith("data: "))
         if not data or data == "[DONE]":
             continue
         choice = json.loads(data)["choices"][0]
@@ -98,39 +113,70 @@ def schema(dice, depth):
     return scalar(dice)
 
 
-def whole(number):
+def made(number):
+    """A schema of our own, and what to ask for."""
     dice = random.Random(number)
-    made = schema(dice, dice.randint(1, 3))
-    return {**made, "$defs": {"shared": scalar(dice)}}
+    whole = schema(dice, dice.randint(1, 3))
+    return {**whole, "$defs": {"shared": scalar(dice)}}, "Describe something as JSON."
 
 
-def check(number):
-    """What is wrong with the answer to a schema; nothing if it is valid."""
-    made = whole(number)
-    described = {"name": "document", "schema": made, "strict": True}
-    text, finish, _ = ask(
-        {
-            "messages": [{"role": "user", "content": "Describe something as JSON."}],
-            "response_format": {"type": "json_schema", "json_schema": described},
-            "temperature": 1,
-            "seed": number,
-            "max_tokens": 1000,
-            "stream": number % 2 == 0,
-        }
-    )
+def found():
+    """People's schemas, and what to ask for."""
+    paths = sorted(arguments.schemas.rglob("*.json"))
+    for path in random.Random(0).sample(paths, count):
+        told = path.read_text(encoding="utf-8")
+        asked = f"Write a short JSON document of this schema: {told}"
+        yield json.loads(told), asked if len(asked) < 4000 else "Write a short JSON document."
+
+
+def check(number, whole, asked):
+    """What became of a schema, in a word, and more of it."""
+    described = {"name": "document", "schema": whole, "strict": True}
     try:
-        value = json.loads(text)
-        jsonschema_rs.Draft202012Validator(made, validate_formats=True).validate(value)
+        validator = jsonschema_rs.validator_for(whole, validate_formats=True)
     except ValueError as error:
-        return f"{number}: {finish}: {text!r} of {json.dumps(made)}: {error}"
-    return None if finish == "stop" else f"{number}: it ended by {finish}"
+        return "no schema", str(error)
+    try:
+        text, finish, _ = ask(
+            {
+                "messages": [{"role": "user", "content": asked}],
+                "response_format": {"type": "json_schema", "json_schema": described},
+                "temperature": 1,
+                "seed": number,
+                "max_tokens": 1000,
+                "stream": number % 2 == 0,
+            }
+        )
+    except urllib.error.HTTPError as error:
+        return "refused", json.loads(error.read())["error"]["message"]
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        # Its required parts take more tokens than there were.
+        word = "unfinished" if finish == "length" else "wrong"
+        return word, f"{finish}: {text[-200:]!r} of {json.dumps(whole)[:300]}: {error}"
+    try:
+        validator.validate(document)
+    except ValueError as error:
+        return "wrong", f"{finish}: {text!r} of {json.dumps(whole)}: {error}"
+    # Brought to its end before its tokens were.
+    shortened = " (shortened)" if finish == "length" else ""
+    return f"valid{shortened}", ""
 
 
+schemas = found() if arguments.schemas else map(made, range(count))
 with concurrent.futures.ThreadPoolExecutor(4) as threads:
-    wrong = [what for what in threads.map(check, range(count)) if what]
-for what in wrong[:5]:
-    print(what, file=sys.stderr)
-print(f"{count - len(wrong)} of {count} answers valid")
+    became = [threads.submit(check, number, *one) for number, one in enumerate(schemas)]
+    became = [one.result() for one in became]
+counts = collections.Counter(word for word, _ in became)
+told = [(number, word, more) for number, (word, more) in enumerate(became) if more]
+for number, word, more in told[: None if arguments.schemas else 5]:
+    print(f"{number}: {word}: {more[:2000]}", file=sys.stderr)
+print(f"{counts.pop('valid', 0)} of {count} answers valid")
+if counts:
+    print(", ".join(f"{number} {word}" for word, number in counts.items()))
+# What the schemas are is ours to say only where we made them.
+is_well = not counts if not arguments.schemas else not counts["wrong"]
 
 
 def thread_seconds(server):
@@ -194,4 +240,4 @@ if rounds:
             f"{name}: engine {found['engine']:.2f} ms a token ({share:+.1f} %), "
             f"beside it {found['masks']:.2f} ms ({100 * found['masks'] / free:.1f} %)"
         )
-sys.exit(1 if wrong else 0)
+sys.exit(0 if is_well else 1)

@@ -46,6 +46,7 @@ const PURE: &[&str] = &[
     "dispatch/rules",
     "engine/guide.rs",
     "engine/constraint.rs",
+    "engine/constraint/closing.rs",
     "engine/constraint/vocabulary.rs",
     "engine/stop.rs",
     "engine/prefix",

@@ -271,3 +271,41 @@ async fn a_model_is_warmed_up_before_it_is_ready_and_a_failing_run_is_a_failing_
     );
     assert_eq!(lines(&broken), "started warmup\n");
 }
+
+#[tokio::test]
+async fn models_that_are_never_together_take_turns_though_there_is_room() {
+    let models = |rivals: &str| {
+        format!(
+            "memory: 1GB\nmodels:\n  t/a: {{ never_with: [{rivals}] }}\n  t/b: {{}}\n  t/c: {{}}\n"
+        )
+    };
+    let home = Home::new(&models("t/b"));
+    for id in ["t/a", "t/b", "t/c"] {
+        home.scripted(id, json!({"tokens": 1}));
+    }
+    let server = home.serve();
+    let ask = async |names: [&str; 3]| {
+        for name in names {
+            let answer = server.chat(&question(name, "n", false)).await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+        let status = server.status().await;
+        ["t/a", "t/b", "t/c"].map(|name| model(&status, name)["state"] == "ready")
+    };
+    assert_eq!(ask(["t/b", "t/c", "t/a"]).await, [true, false, true]);
+    assert_eq!(ask(["t/a", "t/c", "t/b"]).await, [false, true, true]);
+    let config = home.config();
+    let config = config.to_str().expect("UTF-8");
+    let (code, told, _) = home.run(&["check", config, "--scripted-engine"]);
+    assert_eq!(code, 0);
+    for line in ["t/a and t/c fit together", "t/b and t/c fit together"] {
+        assert!(told.contains(line), "{told}");
+    }
+    // Taken back while it runs.
+    home.configure(&models(""));
+    assert_eq!(
+        server.control(Method::POST, "/admin/reload", None).await.0,
+        200
+    );
+    assert_eq!(ask(["t/b", "t/c", "t/a"]).await, [true, true, true]);
+}

@@ -45,6 +45,8 @@ pub(super) struct Places {
     pub(super) given: Vec<Given>,
     /// Each `fallback` with its entry.
     pub(super) fallbacks: Vec<(Name, Place, Name)>,
+    /// Each name of `never_with` with its entry.
+    pub(super) rivals: Vec<(Name, Place, Name)>,
     /// Each `spill_after` with its entry.
     pub(super) spills: Vec<(Place, Name)>,
     /// Each URL of an upstream, with the upstream.
@@ -94,7 +96,7 @@ impl Walker<'_> {
         };
         let mut load = LoadSettings::default();
         let (mut keep, mut preload, mut warmup, mut idle_unload) = (false, false, false, None);
-        let mut aliases = Vec::new();
+        let (mut aliases, mut never_with) = (Vec::new(), Vec::new());
         let (mut idle_place, mut fallback, mut spill_after) = (None, None, None);
         let (mut request, mut given, mut tags) = (Rules::default(), Vec::new(), Vec::new());
         let mut variants = IndexMap::new();
@@ -120,6 +122,7 @@ impl Walker<'_> {
                 "warmup" => set(&mut warmup, self.boolean(at)),
                 "request" => request = self.rules(at, &mut given),
                 "tags" => tags = self.tags(at),
+                "never_with" => never_with = self.rivals(at, &name, places),
                 "fallback" => fallback = self.fallback(at, &name, places),
                 "spill_after" => {
                     spill_after = self.duration(at, Zero::Fits);
@@ -153,6 +156,7 @@ impl Walker<'_> {
             request,
             variants,
             tags,
+            never_with,
             fallback,
             spill_after,
             line: pair.place.line,
@@ -374,6 +378,7 @@ impl Walker<'_> {
     pub(super) fn check_names(&mut self, config: &Config, places: &Places) {
         self.check_wildcards(places);
         self.check_variants(config, places);
+        self.check_rivals(config, places);
         self.check_fallbacks(config, places);
         self.check_urls(config, places);
         self.check_denied(config, places);

@@ -13,6 +13,7 @@ use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
 use lru::LruCache;
 use serde_json::{Value, json};
 
+use super::closing::{Closing, Strokes};
 use super::vocabulary::Vocabulary;
 use super::{Constraint, ConstraintError};
 use crate::engine::guide::{Allowed, Grammar, Guide, GuideError};
@@ -52,6 +53,7 @@ struct Shared {
     tokenizer: Arc<Tokenizer>,
     /// Made for the first grammar: it takes time that most workers never need.
     factory: OnceLock<Result<ParserFactory, ConstraintError>>,
+    strokes: OnceLock<Arc<Strokes>>,
 }
 
 /// What has been compiled, and the bytes of its sources.
@@ -61,10 +63,19 @@ struct Kept {
 }
 
 /// A grammar, at its beginning.
-struct Compiled(Mutex<Matcher>);
+struct Compiled {
+    matcher: Mutex<Matcher>,
+    /// What brings a document to its end; nothing for what is no JSON.
+    strokes: Option<Arc<Strokes>>,
+    tokenizer: Arc<Tokenizer>,
+}
 
 /// An answer within a grammar.
-struct Following(Matcher);
+struct Following {
+    matcher: Matcher,
+    closing: Option<Closing>,
+    tokenizer: Arc<Tokenizer>,
+}
 
 impl Compiler {
     /// A compiler for the tokens of `tokenizer`.
@@ -72,6 +83,7 @@ impl Compiler {
         let shared = Shared {
             tokenizer,
             factory: OnceLock::new(),
+            strokes: OnceLock::new(),
         };
         Self {
             shared: Arc::new(shared),
@@ -168,6 +180,12 @@ impl Shared {
     fn compile(&self, source: Source) -> Result<Compiled, ConstraintError> {
         let factory = self.factory.get_or_init(|| factory(&self.tokenizer));
         let factory = factory.as_ref().map_err(Clone::clone)?;
+        let strokes = matches!(source, Source::Schema(_)).then(|| {
+            let strokes = self
+                .strokes
+                .get_or_init(|| Arc::new(Strokes::of(&self.tokenizer)));
+            Arc::clone(strokes)
+        });
         let grammar = match source {
             Source::Schema(schema) => TopLevelGrammar::from_json_schema(schema),
             Source::Lark(grammar) => TopLevelGrammar::from_lark(grammar),
@@ -178,7 +196,11 @@ impl Shared {
         matcher
             .compute_mask()
             .map_err(|error| refused(&error.to_string()))?;
-        Ok(Compiled(Mutex::new(matcher)))
+        Ok(Compiled {
+            matcher: Mutex::new(matcher),
+            strokes,
+            tokenizer: Arc::clone(&self.tokenizer),
+        })
     }
 }
 
@@ -281,21 +303,36 @@ impl fmt::Debug for Compiled {
 
 impl Grammar for Compiled {
     fn begin(&self) -> Box<dyn Guide> {
-        let matcher = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let matcher = self.matcher.lock().unwrap_or_else(PoisonError::into_inner);
         // A deep one, so that what one answer costs is gone with it.
-        Box::new(Following(matcher.deep_clone()))
+        Box::new(Following {
+            matcher: matcher.deep_clone(),
+            closing: self.strokes.clone().map(Closing::new),
+            tokenizer: Arc::clone(&self.tokenizer),
+        })
     }
 }
 
 impl Guide for Following {
-    fn allowed(&mut self) -> Result<Allowed, GuideError> {
-        let mask = self.0.compute_mask().map_err(in_answer)?;
-        Ok(Allowed::of_bits(mask.as_slice().to_vec()))
+    fn allowed(&mut self, left: u32) -> Result<Allowed, GuideError> {
+        let mask = self.matcher.compute_mask().map_err(in_answer)?;
+        let allowed = Allowed::of_bits(mask.as_slice().to_vec());
+        Ok(match &mut self.closing {
+            Some(closing) => closing.narrow(allowed, left),
+            None => allowed,
+        })
     }
 
     fn take(&mut self, token: u32) -> Result<bool, GuideError> {
-        self.0.consume_token(token).map_err(in_answer)?;
-        Ok(self.0.is_stopped())
+        self.matcher.consume_token(token).map_err(in_answer)?;
+        if let Some(closing) = &mut self.closing {
+            closing.take(&self.tokenizer.token_bytes(token));
+        }
+        Ok(self.matcher.is_stopped())
+    }
+
+    fn is_cut_short(&self) -> bool {
+        self.closing.as_ref().is_some_and(Closing::has_cut)
     }
 }
 

@@ -14,6 +14,7 @@ pub(super) struct Masks {
 
 struct Order {
     of: Of,
+    left: u32,
     back: mpsc::SyncSender<Ready>,
 }
 
@@ -33,30 +34,38 @@ struct Ready {
 pub(super) struct Coming(mpsc::Receiver<Ready>);
 
 impl Masks {
-    /// Begins on the first token of an answer within `grammar`.
+    /// Begins on the first token of an answer within `grammar`, of `left` tokens at most.
     ///
     /// # Errors
     /// If the system has no thread to give.
-    pub(super) fn begin(&mut self, grammar: Arc<dyn Grammar>) -> Result<Coming, EngineError> {
-        self.order(Of::New(grammar))
+    pub(super) fn begin(
+        &mut self,
+        grammar: Arc<dyn Grammar>,
+        left: u32,
+    ) -> Result<Coming, EngineError> {
+        self.order(Of::New(grammar), left)
     }
 
-    /// Begins on the next token of an answer.
+    /// Begins on the next token of an answer, of which `left` may still come.
     ///
     /// # Errors
     /// As [`Masks::begin`].
-    pub(super) fn go_on(&mut self, guide: Box<dyn Guide>) -> Result<Coming, EngineError> {
-        self.order(Of::Further(guide))
+    pub(super) fn go_on(
+        &mut self,
+        guide: Box<dyn Guide>,
+        left: u32,
+    ) -> Result<Coming, EngineError> {
+        self.order(Of::Further(guide), left)
     }
 
-    fn order(&mut self, of: Of) -> Result<Coming, EngineError> {
+    fn order(&mut self, of: Of, left: u32) -> Result<Coming, EngineError> {
         let orders = match self.orders.take() {
             Some(orders) => orders,
             None => start()?,
         };
         let (back, coming) = mpsc::sync_channel(1);
         // If the thread is gone, whoever waits hears it.
-        drop(orders.send(Order { of, back }));
+        drop(orders.send(Order { of, left, back }));
         self.orders = Some(orders);
         Ok(Coming(coming))
     }
@@ -83,7 +92,7 @@ fn start() -> Result<mpsc::Sender<Order>, EngineError> {
                 Of::New(grammar) => grammar.begin(),
                 Of::Further(guide) => guide,
             };
-            let allowed = guide.allowed();
+            let allowed = guide.allowed(order.left);
             // Whoever does not wait any more has been cancelled.
             drop(order.back.send(Ready { guide, allowed }));
         }

@@ -154,7 +154,8 @@ impl<N: Network> Stepping<N> {
         }
         // Worked out while the prompt is read.
         let grammar = job.grammar.take();
-        let allowed = match grammar.map(|grammar| self.masks.begin(grammar)).transpose() {
+        let begun = grammar.map(|grammar| self.masks.begin(grammar, job.max_tokens));
+        let allowed = match begun.transpose() {
             Ok(allowed) => allowed,
             Err(error) => {
                 self.scheduler.leave(id);
@@ -268,19 +269,25 @@ impl<N: Network> Stepping<N> {
         open.made += 1;
         open.tokens.push(sampled.token);
         let end_token = open.job.end_tokens.contains(&sampled.token);
-        let mut whole = end_token;
-        if let Some((mut guide, _)) = guided
-            && !end_token
-        {
-            whole = guide.take(sampled.token)?;
-            // Worked out while the next step is made.
-            open.allowed = (!whole).then(|| self.masks.go_on(guide)).transpose()?;
+        let (mut whole, mut cut_short) = (end_token, false);
+        if let Some((mut guide, _)) = guided {
+            if !end_token {
+                whole = guide.take(sampled.token)?;
+            }
+            cut_short = guide.is_cut_short();
+            let left = open.job.max_tokens - open.made;
+            if !whole && left > 0 {
+                // Worked out while the next step is made.
+                open.allowed = Some(self.masks.go_on(guide, left)?);
+            }
         }
         let mut full = false;
         if !end_token {
             full = open.inlet.say(Said::Token(sampled));
         }
         let finish = match whole {
+            // It fits its grammar, and would have been longer.
+            true if cut_short => Some(Finish::Length),
             true => Some(Finish::Stop),
             false => (open.made == open.job.max_tokens).then_some(Finish::Length),
         };

@@ -277,7 +277,7 @@ impl Grammar for Exactly {
 }
 
 impl Guide for Exactly {
-    fn allowed(&mut self) -> Result<Allowed, GuideError> {
+    fn allowed(&mut self, _: u32) -> Result<Allowed, GuideError> {
         match self.0.first() {
             Some(token) => Ok([*token].into_iter().collect()),
             None => Err(GuideError("nothing may follow".to_owned())),
@@ -288,6 +288,38 @@ impl Guide for Exactly {
         assert_eq!(self.0.remove(0), token);
         Ok(self.0.is_empty())
     }
+
+    fn is_cut_short(&self) -> bool {
+        false
+    }
+}
+
+/// A grammar that counts down what is left and ends with it.
+#[derive(Debug)]
+struct CountsDown {
+    left: u32,
+}
+
+impl Grammar for CountsDown {
+    fn begin(&self) -> Box<dyn Guide> {
+        Box::new(Self { left: u32::MAX })
+    }
+}
+
+impl Guide for CountsDown {
+    fn allowed(&mut self, left: u32) -> Result<Allowed, GuideError> {
+        self.left = left;
+        Ok([left].into_iter().collect())
+    }
+
+    fn take(&mut self, token: u32) -> Result<bool, GuideError> {
+        assert_eq!(token, self.left);
+        Ok(token == 2)
+    }
+
+    fn is_cut_short(&self) -> bool {
+        self.left == 2
+    }
 }
 
 /// As [`job`], within a grammar of these tokens.
@@ -296,6 +328,17 @@ fn job_within(tokens: &[u32], prompt: std::ops::Range<u32>, max_tokens: u32) -> 
         grammar: Some(Arc::new(Exactly(tokens.to_vec()))),
         ..job(prompt, max_tokens)
     }
+}
+
+#[tokio::test]
+async fn a_guide_knows_what_is_left_and_what_it_cut_short_ends_by_its_length() {
+    let setup = start_free();
+    let job = Job {
+        grammar: Some(Arc::new(CountsDown { left: 0 })),
+        ..job(0..20, 6)
+    };
+    let counted = said(setup.engine.begin(job)).await;
+    assert_eq!(counted, (vec![6, 5, 4, 3, 2], end(Finish::Length, false)));
 }
 
 #[tokio::test]

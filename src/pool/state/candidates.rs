@@ -122,6 +122,9 @@ impl Machine {
             places: 1,
         };
         let slot = self.slots.get(&plan.model);
+        if slot.is_some_and(|it| self.is_a_rival_there(it) || self.is_a_rival_awaited(it)) {
+            return false;
+        }
         let need = slot.map_or(own, Slot::need);
         let claim = slot.and_then(Slot::claim).map_or(Room::default(), |_| need);
         let promised = self.slots.claimed().less(claim);

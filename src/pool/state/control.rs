@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::slot::{Phase, Slot, Turn};
-use super::{Effect, GRACE, Machine, ReplyId, SHORT_GRACE};
+use super::{Effect, GRACE, Machine, ReplyId, SHORT_GRACE, rivals};
 use crate::pool::gate::Vacant;
 use crate::pool::{Ending, Refused, Resident, Settings, UnloadError, UnloadMode, UnloadReason};
 use crate::worker::Leave;
@@ -140,14 +140,16 @@ impl Machine {
                 slot.listed = false;
             }
         }
-        for resident in merge(models) {
-            self.list(&resident, now);
+        let models = merge(models);
+        for resident in &models {
+            self.list(resident, now);
         }
         for model in before {
             if !self.slots[&model].listed {
                 self.unlist(&model, now, out);
             }
         }
+        self.tell_rivals_apart(rivals::pairs(&models), now, out);
         self.look_ahead(now);
     }
 
@@ -197,7 +199,15 @@ impl Machine {
         slot.keep = false;
         slot.preload = false;
         slot.wanted = None;
-        let reason = UnloadReason::Config;
+        self.send_off(model, UnloadReason::Config, out);
+    }
+
+    /// Lets a model go that the configuration does not want any more: who waits for a
+    /// load that has begun is still served, and who uses it too.
+    pub(super) fn send_off(&mut self, model: &str, reason: UnloadReason, out: &mut Vec<Effect>) {
+        let Some(slot) = self.slots.get_mut(model) else {
+            return;
+        };
         let nobody_waits = slot.waiters.is_empty();
         match slot.running.as_mut().map(|worker| &mut worker.phase) {
             Some(Phase::Loading { .. }) if nobody_waits => self.end(model, None, SHORT_GRACE, out),
@@ -347,6 +357,7 @@ fn merge(models: Vec<Resident>) -> Vec<Resident> {
             indexmap::map::Entry::Vacant(place) => drop(place.insert(resident)),
             indexmap::map::Entry::Occupied(mut place) => {
                 let known = place.get_mut();
+                known.never_with.extend(resident.never_with);
                 known.keep |= resident.keep;
                 known.preload |= resident.preload;
                 known.idle_unload = known

@@ -8,7 +8,6 @@ use super::slot::{Phase, Slot};
 use super::slots::Place;
 use super::{Machine, waiting};
 use crate::config::Contention;
-use crate::pool::evict::Room;
 use crate::pool::forecast::{Candidate, Course, Forecast, Waiting};
 use crate::pool::{Priority, Refused, Terms};
 use crate::units::ByteSize;
@@ -145,7 +144,7 @@ impl Machine {
             _ => {}
         }
         let ahead = self.ahead(model, terms, now);
-        let outlook = self.room_for(&ahead, slot.need(), now);
+        let outlook = self.room_for(&ahead, slot, now);
         let course = match outlook.going.iter().any(|(_, _, busy)| *busy) {
             _ if outlook.is_free => Course::Load,
             false if !outlook.going.is_empty() => Course::Evict,
@@ -161,8 +160,8 @@ impl Machine {
         (course, candidates.collect())
     }
 
-    /// What those need who stand in the line before a newcomer.
-    fn ahead(&self, model: &str, terms: &Terms, now: Instant) -> Vec<Room> {
+    /// What those wait for who stand in the line before a newcomer.
+    fn ahead(&self, model: &str, terms: &Terms, now: Instant) -> Vec<&Slot> {
         let due = self.due(now);
         let (mut ahead, mut place) = (Vec::new(), None);
         while let Some((here, other)) = self.slots.next_in_line(place, due) {
@@ -170,7 +169,7 @@ impl Machine {
             if other == model || is_behind {
                 break;
             }
-            ahead.push(self.slots[other].need());
+            ahead.push(&self.slots[other]);
             place = Some(here);
         }
         ahead

@@ -109,17 +109,22 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// Five models of some sizes, some kept or preloaded or timed.
 fn models() -> impl Strategy<Value = Vec<Resident>> {
-    let one = (1..9u64, 0..6u8, prop::option::of(1..300u64), 1..5u32);
+    let rival = prop::option::weighted(0.2, 0..MODELS.len());
+    let one = (1..9u64, 0..6u8, prop::option::of(1..300u64), 1..5u32, rival);
     prop::collection::vec(one, MODELS.len()).prop_map(|all| {
         let residents = all.into_iter().zip(MODELS);
         residents
-            .map(|((size, role, idle, parallel), name)| {
+            .map(|((size, role, idle, parallel, rival), name)| {
                 let mut resident = resident(name, size);
                 Arc::make_mut(&mut resident.plan).parallel = parallel;
                 Resident {
                     keep: role == 0,
                     preload: role == 1,
                     idle_unload: idle.map(Duration::from_secs),
+                    never_with: rival
+                        .map(|rival| MODELS[rival].to_owned())
+                        .into_iter()
+                        .collect(),
                     ..resident
                 }
             })

@@ -33,7 +33,7 @@ impl Verdict {
             Refused::Unlisted { .. } => Some(Self::Unlisted),
             Refused::ShuttingDown => Some(Self::ShuttingDown),
             Refused::LoadFailed { .. } => Some(Self::LoadFailed),
-            Refused::NeverFits { .. } => Some(Self::NeverFits),
+            Refused::NeverFits { .. } | Refused::NeverBeside { .. } => Some(Self::NeverFits),
             Refused::NotLoaded { .. } => Some(Self::NotLoaded),
             Refused::Contended { .. } => Some(Self::Contended),
             Refused::QueueFull { .. } => Some(Self::QueueFull),
@@ -104,6 +104,7 @@ pub fn left_undone(machine: &Machine, now: Instant) -> Option<String> {
     }
     let mut promised = Room::default();
     let mut earmarked: Vec<String> = Vec::new();
+    let mut barred: Vec<String> = Vec::new();
     let mut stages: Vec<(Room, Vec<String>)> = Vec::new();
     for (is_due, model) in line(machine, now) {
         if !can_ever_fit(machine, &model) {
@@ -113,41 +114,57 @@ pub fn left_undone(machine: &Machine, now: Instant) -> Option<String> {
             continue;
         }
         let need = machine.slots[&model].need();
+        let rivals: Vec<_> = rivals(machine, &model).collect();
+        let promised_before = promised;
+        promised = promised.plus(need);
+        let is_barred = barred.contains(&model) || rivals.iter().any(|(_, rival)| stays(rival));
+        barred.extend(rivals.iter().map(|(name, _)| (*name).clone()));
+        if is_barred {
+            continue;
+        }
         let staying = |earmarked: &Vec<String>| {
             running(machine)
                 .filter(|(name, slot)| !is_leaving(slot) && !earmarked.contains(name))
                 .fold(Room::default(), |sum, (_, slot)| sum.plus(room(slot)))
         };
-        let there = staying(&earmarked).plus(promised).plus(need);
+        let may_go = candidates(machine, &earmarked, now);
+        let of_rivals = may_go.iter().filter(|(name, ..)| is_among(name, &rivals));
+        let freed = of_rivals
+            .clone()
+            .fold(Room::default(), |sum, (_, room, _)| sum.plus(*room));
+        let there = staying(&earmarked).less(freed).plus(promised);
         let missing = there.less(machine.limit());
         let takes_from_nobody = stages.iter().all(|(promised, earmarked)| {
             let there = staying(earmarked).plus(*promised).plus(need);
             there.fits(machine.limit())
         });
-        let promised_before = promised;
-        promised = promised.plus(need);
-        if missing == Room::default() {
+        if missing == Room::default() && of_rivals.clone().next().is_none() {
             let is_gone = machine.slots[&model].running.is_none();
             if is_gone
                 && books(machine).plus(need).fits(machine.limit())
                 && takes_from_nobody
+                && rivals.iter().all(|(_, rival)| rival.running.is_none())
                 && !waits_for_calm(machine, &model)
             {
                 return Some(format!("{model} could be started"));
             }
             continue;
         }
-        let may_go = candidates(machine, &earmarked, now);
-        let rooms: Vec<_> = may_go.iter().map(|(_, room, _)| *room).collect();
-        let idle = may_go.iter().take_while(|(_, _, busy)| !busy).count();
-        if victims(missing, &rooms[..idle]).is_some() {
+        let others = may_go.iter().filter(|(name, ..)| !is_among(name, &rivals));
+        let others: Vec<_> = others.collect();
+        let rooms: Vec<_> = others.iter().map(|(_, room, _)| *room).collect();
+        let idle = others.iter().take_while(|(_, _, busy)| !busy).count();
+        let busy_rival = of_rivals.clone().any(|(_, _, busy)| *busy);
+        let among_idle = victims(missing, &rooms[..idle]);
+        if among_idle.is_some() && !busy_rival {
             return Some(format!("idle models could go for {model}"));
         }
-        match victims(missing, &rooms) {
+        match among_idle.or_else(|| victims(missing, &rooms)) {
             Some(_) if is_due => return Some(format!("busy models should drain for {model}")),
             Some(chosen) => {
                 stages.push((promised_before, earmarked.clone()));
-                earmarked.extend(chosen.iter().map(|&i| may_go[i].0.clone()));
+                earmarked.extend(of_rivals.map(|(name, ..)| name.clone()));
+                earmarked.extend(chosen.iter().map(|&i| others[i].0.clone()));
             }
             None => {}
         }
@@ -200,8 +217,30 @@ pub fn books(machine: &Machine) -> Room {
     running(machine).fold(Room::default(), |sum, (_, slot)| sum.plus(room(slot)))
 }
 
+/// The models that are never beside one, as each of the two may say.
+fn rivals<'m>(machine: &'m Machine, model: &str) -> impl Iterator<Item = (&'m String, &'m Slot)> {
+    let model = model.to_owned();
+    let all = machine.slots.iter();
+    all.filter(move |(_, slot)| slot.rivals.contains(&model))
+}
+
+fn is_among(model: &str, rivals: &[(&String, &Slot)]) -> bool {
+    rivals.iter().any(|(name, _)| *name == model)
+}
+
+/// Whether a model is there and does not go for others now.
+fn stays(slot: &Slot) -> bool {
+    let is_up = |slot: &Slot| slot.running.as_ref().is_some_and(|it| it.gate().is_some());
+    let may_go = is_up(slot) && !slot.keep && slot.held_until.is_none();
+    slot.running.is_some() && !is_leaving(slot) && !may_go
+}
+
 fn can_ever_fit(machine: &Machine, model: &str) -> bool {
     let slot = &machine.slots[model];
+    let is_in_the_way = |rival: &Slot| rival.keep && (!slot.keep || rival.running.is_some());
+    if rivals(machine, model).any(|(_, rival)| is_in_the_way(rival)) {
+        return false;
+    }
     let held = machine
         .slots
         .iter()
@@ -226,6 +265,14 @@ fn fits_beside_busy(machine: &Machine, model: &str) -> bool {
         may_go && gate.is_some_and(|gate| gate.leases() == 0 && !gate.is_queued())
     };
     let busy = running(machine).filter(|(_, slot)| !is_leaving(slot) && !is_idle(slot));
+    let rivals: Vec<_> = rivals(machine, model).collect();
+    let awaited = |slot: &Slot| !slot.is_served() && slot.claim().is_some();
+    if rivals.iter().any(|(_, rival)| awaited(rival))
+        || running(machine)
+            .any(|(name, it)| is_among(name, &rivals) && !is_leaving(it) && !is_idle(it))
+    {
+        return false;
+    }
     busy.fold(wanted, |sum, (_, slot)| sum.plus(room(slot)))
         .fits(machine.limit())
 }

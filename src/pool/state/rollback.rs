@@ -54,6 +54,9 @@ impl Machine {
                 number: self.turn(),
             };
             let limit = self.limit();
+            let rivals = self.slots.get(&victim);
+            let has_rivals =
+                rivals.is_some_and(|it| self.is_a_rival_there(it) || self.is_a_rival_awaited(it));
             let Some(slot) = self.slots.get_mut(&victim) else {
                 continue;
             };
@@ -61,7 +64,7 @@ impl Machine {
             match &slot.running {
                 Some(worker) if !worker.is_leaving() => {}
                 _ if !slot.listed || slot.quarantine(now).is_some() => {}
-                None if after.fits(limit) => {
+                None if after.fits(limit) && !has_rivals => {
                     taken = after;
                     slot.wanted = Some(turn);
                     self.counters.rollbacks += 1;

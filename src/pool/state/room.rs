@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use super::prospect::{Candidate, Holdings, Prospect};
 use super::slot::{Phase, Slot, Turn};
 use super::{Effect, GRACE, Generation, Machine};
 use crate::config::Contention;
@@ -11,36 +12,18 @@ use crate::pool::residency::{Facts, spared_until};
 use crate::pool::{Refused, UnloadReason};
 use crate::units::ByteSize;
 
-/// The room as those see it who stand in the line, while one after the other is
-/// asked.
-#[derive(Default)]
-pub(super) struct Prospect {
-    /// What those further ahead will need.
-    promised: Room,
-    /// Whose room they will get, and how much that is.
-    earmarked: Vec<(Generation, Room)>,
-    /// What was promised, and to how many of the earmarked, each time before somebody
-    /// could only wait for busy ones.
-    stages: Vec<(Room, usize)>,
-    /// What the machine holds; nothing once that has changed.
-    seen: Option<Holdings>,
-}
-
-/// What is held by those who are not on their way out.
-struct Holdings {
-    /// Whoever stays in any case: what loads, what is kept, what somebody holds.
-    staying: Room,
-    /// Whoever may go: idle ones, the least recently used first, then busy ones,
-    /// the longest resident first.
-    candidates: Vec<Candidate>,
-}
-
-/// A ready model that may go.
-#[derive(Clone, Copy)]
-struct Candidate {
-    generation: Generation,
-    room: Room,
-    busy: bool,
+/// What it takes until a model can be started.
+enum Way {
+    /// Nobody has to go.
+    Open,
+    /// These candidates have to go.
+    Through {
+        chosen: Vec<usize>,
+        /// Somebody uses one of them.
+        is_busy: bool,
+    },
+    /// There is none, whoever goes.
+    Barred,
 }
 
 /// What somebody would find who asked for room.
@@ -49,57 +32,6 @@ pub(super) struct Outlook {
     pub is_free: bool,
     /// The models that would go, with what each frees and whether it is busy.
     pub going: Vec<(String, Room, bool)>,
-}
-
-impl Prospect {
-    /// Somebody further ahead will need this.
-    pub fn promise(&mut self, need: Room) {
-        self.promised = self.promised.plus(need);
-    }
-
-    /// Somebody further ahead will get the room of these candidates.
-    fn earmark(&mut self, chosen: &[usize]) {
-        let Some(seen) = &mut self.seen else {
-            return;
-        };
-        self.stages.push((self.promised, self.earmarked.len()));
-        for &index in chosen.iter().rev() {
-            let Candidate {
-                generation, room, ..
-            } = seen.candidates.remove(index);
-            self.earmarked.push((generation, room));
-        }
-    }
-
-    /// Whether so much, beside what is `staying`, takes nothing from those further
-    /// ahead: not now, while all that is earmarked is still there, nor at any stage
-    /// later, when some of it is gone.
-    fn spares_those_ahead(&self, staying: Room, need: Room, limit: Room) -> bool {
-        self.stages.iter().all(|&(promised, gone)| {
-            let still_there = self.earmarked[gone..].iter().map(|(_, room)| *room);
-            let there = still_there.fold(staying, Room::plus);
-            there.plus(promised).plus(need).fits(limit)
-        })
-    }
-
-    /// What the machine holds has changed.
-    pub fn look_again(&mut self) {
-        self.seen = None;
-    }
-}
-
-impl Holdings {
-    /// All of it.
-    fn sum(&self) -> Room {
-        let candidates = self.candidates.iter();
-        candidates.fold(self.staying, |sum, candidate| sum.plus(candidate.room))
-    }
-
-    /// What each candidate would free; of the idle ones alone, or of all.
-    fn rooms(&self, only_idle: bool) -> Vec<Room> {
-        let candidates = self.candidates.iter().filter(|c| !only_idle || !c.busy);
-        candidates.map(|candidate| candidate.room).collect()
-    }
 }
 
 impl Machine {
@@ -111,7 +43,7 @@ impl Machine {
         let held = self.slots.held_against(slot);
         let wanted = held.plus(slot.need());
         if wanted.fits(self.limit()) {
-            return Ok(());
+            return self.can_ever_be_without_rivals(model, slot);
         }
         let holds = self.slots.iter().filter(|(name, other)| {
             *name != model && other.keep && (!slot.keep || other.running.is_some())
@@ -141,9 +73,15 @@ impl Machine {
             Some(_) => self.slots.claimed(),
             None => self.slots.claimed().plus(slot.need()),
         };
+        if self.does_a_rival_stay(slot) || self.is_a_rival_awaited(slot) {
+            return false;
+        }
         let holdings = self.holdings(&[], None);
-        let missing = holdings.sum().plus(need).less(self.limit());
-        missing == Room::default() || victims(missing, &holdings.rooms(true)).is_some()
+        match self.way_among(slot, &holdings, need) {
+            Way::Open => true,
+            Way::Through { is_busy, .. } => !is_busy,
+            Way::Barred => false,
+        }
     }
 
     /// Lets idle models go while more is held than there is: the budget was
@@ -158,7 +96,7 @@ impl Machine {
         if missing == Room::default() {
             return;
         }
-        let rooms = holdings.rooms(true);
+        let rooms = holdings.idle_rooms();
         let chosen = victims(missing, &rooms).unwrap_or_else(|| (0..rooms.len()).collect());
         for index in chosen {
             let model = self.workers[&holdings.candidates[index].generation].clone();
@@ -180,31 +118,22 @@ impl Machine {
         now: Instant,
         out: &mut Vec<Effect>,
     ) -> bool {
-        let need = self.slots[model].need();
         loop {
             self.slots.settle(now);
-            let promised = prospect.promised;
-            let holdings = self.seen(prospect, now);
-            let missing = holdings.sum().plus(promised).plus(need).less(self.limit());
-            if missing == Room::default() {
-                let staying = holdings.sum();
-                let slot = &self.slots[model];
-                let is_gone = slot.running.is_none() && self.has_calm(slot);
-                return is_gone
-                    && self.slots.books().plus(need).fits(self.limit())
-                    && prospect.spares_those_ahead(staying, need, self.limit());
-            }
-            let chosen = match victims(missing, &holdings.rooms(true)) {
-                Some(chosen) => chosen,
-                None => match victims(missing, &holdings.rooms(false)) {
-                    None => return false,
-                    Some(chosen) if may_drain => chosen,
-                    Some(chosen) => {
-                        prospect.earmark(&chosen);
-                        return false;
-                    }
-                },
+            let slot = &self.slots[model];
+            let chosen = match self.way(slot, prospect, now) {
+                Way::Open => {
+                    let is_gone = slot.running.is_none() && self.has_calm(slot);
+                    return is_gone && self.is_free(slot, prospect, now);
+                }
+                Way::Barred => return false,
+                Way::Through { chosen, is_busy } if is_busy && !may_drain => {
+                    prospect.earmark(&chosen);
+                    return false;
+                }
+                Way::Through { chosen, .. } => chosen,
             };
+            let holdings = self.seen(prospect, now);
             let chosen: Vec<_> = chosen.iter().map(|&i| holdings.candidates[i]).collect();
             prospect.look_again();
             for victim in chosen {
@@ -219,23 +148,25 @@ impl Machine {
         }
     }
 
-    /// What would be found by somebody who needs so much and stands behind others with
-    /// these needs. Changes nothing.
-    pub(super) fn room_for(&self, ahead: &[Room], need: Room, now: Instant) -> Outlook {
+    /// What would be found by somebody who wants a model and stands behind others who
+    /// want these. Changes nothing.
+    pub(super) fn room_for(&self, ahead: &[&Slot], slot: &Slot, now: Instant) -> Outlook {
         let mut prospect = Prospect::default();
         for other in ahead {
-            let (_, chosen) = self.choice(*other, &mut prospect, now);
-            prospect.earmark(&chosen);
-            prospect.promise(*other);
+            if let Way::Through { chosen, .. } = self.way(other, &mut prospect, now) {
+                prospect.earmark(&chosen);
+            }
+            prospect.promise(other);
         }
-        let (fits, chosen) = self.choice(need, &mut prospect, now);
+        let (fits, chosen) = match self.way(slot, &mut prospect, now) {
+            Way::Open => (true, Vec::new()),
+            Way::Through { chosen, .. } => (false, chosen),
+            Way::Barred => (false, Vec::new()),
+        };
         let holdings = self.seen(&mut prospect, now);
-        let staying = holdings.sum();
         let going: Vec<_> = chosen.iter().map(|&i| holdings.candidates[i]).collect();
         Outlook {
-            is_free: fits
-                && self.slots.books().plus(need).fits(self.limit())
-                && prospect.spares_those_ahead(staying, need, self.limit()),
+            is_free: fits && self.is_free(slot, &mut prospect, now),
             going: going
                 .into_iter()
                 .map(|it| (self.workers[&it.generation].clone(), it.room, it.busy))
@@ -243,18 +174,59 @@ impl Machine {
         }
     }
 
-    /// Whether so much fits beside what stays and what is promised, and which
-    /// candidates would have to go if it does not.
-    fn choice(&self, need: Room, prospect: &mut Prospect, now: Instant) -> (bool, Vec<usize>) {
-        let promised = prospect.promised;
-        let holdings = self.seen(prospect, now);
-        let missing = holdings.sum().plus(promised).plus(need).less(self.limit());
-        if missing == Room::default() {
-            return (true, Vec::new());
+    /// What it takes until a model fits beside what stays and what is promised.
+    fn way(&self, slot: &Slot, prospect: &mut Prospect, now: Instant) -> Way {
+        if prospect.barred.contains(&slot.plan.model) || self.does_a_rival_stay(slot) {
+            return Way::Barred;
         }
-        let idle = victims(missing, &holdings.rooms(true));
-        let chosen = idle.or_else(|| victims(missing, &holdings.rooms(false)));
-        (false, chosen.unwrap_or_default())
+        let need = prospect.promised.plus(slot.need());
+        self.way_among(slot, self.seen(prospect, now), need)
+    }
+
+    /// The same among those who may go: rivals have to in any case, idle ones before busy
+    /// ones of the others.
+    fn way_among(&self, slot: &Slot, holdings: &Holdings, need: Room) -> Way {
+        let is_rival = |candidate: &Candidate| {
+            let name = self.workers.get(&candidate.generation);
+            name.is_some_and(|name| slot.rivals.contains(name))
+        };
+        let candidates = holdings.candidates.iter();
+        let (mut rooms, mut chosen, mut sum) = (Vec::new(), Vec::new(), holdings.staying);
+        for (index, candidate) in candidates.enumerate() {
+            match !slot.rivals.is_empty() && is_rival(candidate) {
+                true => {
+                    chosen.push(index);
+                    rooms.push(Room::default());
+                }
+                false => {
+                    sum = sum.plus(candidate.room);
+                    rooms.push(candidate.room);
+                }
+            }
+        }
+        let missing = sum.plus(need).less(self.limit());
+        if missing == Room::default() && chosen.is_empty() {
+            return Way::Open;
+        }
+        let idle = holdings.candidates.iter().take_while(|it| !it.busy).count();
+        let others = victims(missing, &rooms[..idle]).or_else(|| victims(missing, &rooms));
+        let Some(others) = others else {
+            return Way::Barred;
+        };
+        chosen.extend(others);
+        chosen.sort_unstable();
+        let is_busy = chosen.last().is_some_and(|&last| last >= idle);
+        Way::Through { chosen, is_busy }
+    }
+
+    /// Whether there is room already for a model for which nobody has to go any more:
+    /// who goes may still be there, and those further ahead are not to lose by it.
+    fn is_free(&self, slot: &Slot, prospect: &mut Prospect, now: Instant) -> bool {
+        let staying = self.seen(prospect, now).sum();
+        let need = slot.need();
+        self.slots.books().plus(need).fits(self.limit())
+            && !self.is_a_rival_there(slot)
+            && prospect.spares_those_ahead(staying, need, self.limit())
     }
 
     /// Whether nothing can come of asking whoever is next in the line, nor anybody

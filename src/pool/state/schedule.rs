@@ -10,8 +10,8 @@
 use std::time::Instant;
 
 use super::memory::Holding;
+use super::prospect::Prospect;
 use super::queue::Waiter;
-use super::room::Prospect;
 use super::slot::{Phase, Slot, Worker};
 use super::{Effect, Generation, Machine};
 use crate::pool::{Refused, UnloadReason};
@@ -185,7 +185,7 @@ impl Machine {
                 self.start(&model, now, out);
                 prospect.look_again();
             } else {
-                prospect.promise(self.slots[&model].need());
+                prospect.promise(&self.slots[&model]);
             }
             self.slots.settle(now);
         }

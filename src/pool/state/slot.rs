@@ -1,6 +1,6 @@
 //! What the machine keeps of one model, and of its one worker.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,8 @@ pub(super) struct Slot {
     pub keep: bool,
     pub preload: bool,
     pub idle_unload: Option<Duration>,
+    /// Models that are never in memory beside it.
+    pub rivals: BTreeSet<String>,
     /// It is to be loaded though nobody waits: kept or preloaded.
     pub wanted: Option<Turn>,
     pub waiters: Queue,
@@ -114,6 +116,7 @@ impl Slot {
             keep: false,
             preload: false,
             idle_unload: None,
+            rivals: BTreeSet::new(),
             wanted: None,
             waiters: Queue::default(),
             overtaken: None,

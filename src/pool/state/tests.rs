@@ -8,6 +8,7 @@ mod failing;
 mod holding;
 mod memory;
 mod residency;
+mod rivals;
 mod rollback;
 mod serving;
 mod terms;

@@ -88,6 +88,7 @@ pub fn resident(model: &str, memory: u64) -> Resident {
         keep: false,
         preload: false,
         idle_unload: None,
+        never_with: BTreeSet::new(),
     }
 }
 
@@ -430,6 +431,18 @@ impl World {
             .map(|(generation, _)| *generation)
     }
 
+    /// Whether one of two models is never to be beside the other.
+    fn are_rivals(&self, one: &str, other: &str) -> bool {
+        let says = |one: &str, other: &str| {
+            let known = self
+                .residents
+                .get(one)
+                .filter(|_| self.residents.contains_key(other));
+            known.is_some_and(|it| it.never_with.contains(other))
+        };
+        says(one, other) || says(other, one)
+    }
+
     /// Whether a lease on a model can be had at once.
     fn is_open(&self, model: &str) -> bool {
         let gate = self
@@ -489,6 +502,11 @@ impl World {
                 let model = plan.model.clone();
                 let twin = self.workers.values().find(|w| w.model == model);
                 assert!(twin.is_none(), "two workers for {model}");
+                let rival = self
+                    .workers
+                    .values()
+                    .find(|w| self.are_rivals(&w.model, &model));
+                assert!(rival.is_none(), "{model} was started beside a rival");
                 let held: u64 = self.workers.values().map(|worker| worker.memory).sum();
                 // What was learnt may be more than the plan says.
                 let memory = self.view(&model).reserved.0;

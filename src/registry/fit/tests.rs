@@ -12,6 +12,7 @@ fn needs(sizes: &[i64]) -> Vec<Need> {
         name: name.to_string(),
         memory: ByteSize(size.unsigned_abs() * 1_000_000_000),
         keep: *size < 0,
+        never_with: Vec::new(),
     });
     named.collect()
 }
@@ -30,6 +31,51 @@ fn lines(fit: &Fit) -> Vec<String> {
     lines
         .filter(|line| !line.starts_with("what has no room"))
         .collect()
+}
+
+#[test]
+fn what_is_never_together_is_in_no_group() {
+    let check = |sizes: &[i64], rivals: &[(usize, usize)], gigabytes: u64, expected: &[&str]| {
+        let mut needs = needs(sizes);
+        for (one, other) in rivals {
+            let name = needs[*other].name.clone();
+            needs[*one].never_with.push(name);
+        }
+        let told = fit(needs, room(gigabytes));
+        assert_eq!(lines(&told), expected, "{sizes:?} {rivals:?}");
+        assert!(!told.is_all());
+    };
+    check(
+        &[1, 1, 1],
+        &[(2, 0)],
+        10,
+        &["a and b fit together", "b and c fit together"],
+    );
+    check(
+        &[1, 1],
+        &[(0, 1)],
+        10,
+        &["a and b only one at a time: a request for one of them unloads the one before it"],
+    );
+    check(
+        &[1, 1, 1],
+        &[(0, 1), (2, 0)],
+        10,
+        &[
+            "b and c fit together",
+            "a (1.0 GB) only alone: a request for it unloads b and c",
+        ],
+    );
+    check(
+        &[1; 11],
+        &[(0, 1), (3, 2)],
+        5,
+        &[
+            "at most 5 of these 11 fit together: a, b, c, d, e and 6 more",
+            "never together: a and b",
+            "never together: c and d",
+        ],
+    );
 }
 
 #[test]
@@ -131,6 +177,7 @@ fn a_thousand_models_are_summed_up_at_once() {
         name: format!("org/model-{number}"),
         memory: ByteSize(size * 1_000_000_000),
         keep: false,
+        never_with: Vec::new(),
     });
     let many: Vec<_> = many.collect();
     let start = Instant::now();

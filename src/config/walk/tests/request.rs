@@ -185,6 +185,24 @@ fn what_no_field_takes_is_refused_at_its_place() {
 }
 
 #[test]
+fn rivals_are_other_entries_that_do_not_stay() {
+    let config = read("models: {a/b: {never_with: [c/d]}, c/d: {never_with: [a/b]}}");
+    let config = config.expect("valid");
+    assert_eq!(config.models[0].never_with[0].as_str(), "c/d");
+    refused(
+        "models: {a/b: {never_with: [c/d, a/b, c/dd, c/d, [x]]}, c/d: {keep: always}, e/f: {keep: always, never_with: [a/b]}}\n",
+        &[
+            r#"1:29 models.a/b.never_with: "c/d" is always kept, so "a/b" could never be loaded"#,
+            r#"1:34 models.a/b.never_with: "a/b" is the entry itself"#,
+            r#"1:39 models.a/b.never_with: expected the name of an entry, found "c/dd""#,
+            r#"1:45 models.a/b.never_with[3]: "c/d" is there twice"#,
+            r#"1:50 models.a/b.never_with[4]: expected a name, found a list"#,
+            r#"1:111 models.e/f.never_with: "e/f" is always kept, so "a/b" could never be loaded"#,
+        ],
+    );
+}
+
+#[test]
 fn tags_are_words_that_stand_once() {
     let config = read("models: {a/b: {tags: [code, 5, x_1.y-z]}}").expect("valid");
     assert_eq!(config.models[0].tags, ["code", "5", "x_1.y-z"]);

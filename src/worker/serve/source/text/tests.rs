@@ -121,7 +121,7 @@ impl Grammar for Spelt {
 }
 
 impl Guide for Spelling {
-    fn allowed(&mut self) -> Result<Allowed, GuideError> {
+    fn allowed(&mut self, _: u32) -> Result<Allowed, GuideError> {
         Ok(self
             .0
             .front()
@@ -135,6 +135,10 @@ impl Guide for Spelling {
             true => Ok(self.0.is_empty()),
             false => Err(GuideError("spelt wrongly".to_owned())),
         }
+    }
+
+    fn is_cut_short(&self) -> bool {
+        false
     }
 }
 
