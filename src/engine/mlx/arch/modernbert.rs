@@ -195,7 +195,7 @@ pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn EncoderArchitecture>, Engi
         let is_part = |part: &&str| rest.is_some_and(|rest| rest.starts_with(*part));
         !["embeddings.", "layers.", "final_norm."]
             .iter()
-            .any(|part| is_part(part))
+            .any(is_part)
     });
     let hidden = arguments.hidden_size;
     let tokens = format!("{root}embeddings.tok_embeddings");
