@@ -122,7 +122,7 @@ pub fn of_engine(weights: ByteSize) -> ByteSize {
 
 /// Keys and values of every layer for one token.
 fn kv_per_token(geometry: &Geometry, rule: DeviceRule) -> u64 {
-    [geometry.kv_heads, geometry.head_dim, 2, rule.number]
+    [geometry.kv_heads, geometry.kept_of_head, rule.number]
         .into_iter()
         .fold(geometry.layers, u64::saturating_mul)
 }
@@ -175,13 +175,13 @@ fn batch(geometry: &Geometry, context: u64, rule: DeviceRule) -> u64 {
 /// values among them, which no cache keeps. Scores are not counted but for capped
 /// ones on a GPU: they are worked out a block of rows at a time.
 fn texts(geometry: &Geometry, context: u64, rule: DeviceRule) -> u64 {
-    let keys = geometry.kv_heads.saturating_mul(geometry.head_dim);
+    let keys = geometry.kv_heads.saturating_mul(geometry.kept_of_head);
     let scores = match geometry.caps_scores && !rule.keeps_scores {
         true => geometry.heads.saturating_mul(2).saturating_mul(context),
         false => 0,
     };
     in_a_layer(geometry)
-        .saturating_add(keys.saturating_mul(2))
+        .saturating_add(keys)
         .saturating_add(scores)
         .saturating_mul((BATCH_TOKENS as u64).max(context))
         .saturating_mul(rule.number)
@@ -210,6 +210,7 @@ mod tests {
                 heads: 9,
                 kv_heads: 3,
                 head_dim: 64,
+                kept_of_head: 128,
                 experts: 0,
                 expert_intermediate: 0,
                 caps_scores: false,
@@ -313,6 +314,7 @@ mod tests {
             heads: 12,
             kv_heads: 12,
             head_dim: 32,
+            kept_of_head: 64,
             experts: 0,
             expert_intermediate: 0,
             caps_scores: false,
@@ -355,6 +357,7 @@ mod tests {
             heads: most,
             kv_heads: most,
             head_dim: most,
+            kept_of_head: most,
             experts: most,
             expert_intermediate: most,
             caps_scores: true,

@@ -68,6 +68,26 @@ GEMMA3 = {
     "sliding_window_pattern": 3,
 }
 
+DEEPSEEK = {
+    "model_type": "deepseek_v2",
+    "num_key_value_heads": 4,
+    "tie_word_embeddings": False,
+    "kv_lora_rank": 64,
+    "qk_rope_head_dim": 16,
+    "qk_nope_head_dim": 32,
+    "v_head_dim": 24,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 64,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.7,
+    "rope_scaling": {
+        "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64,
+        "mscale": 0.7, "mscale_all_dim": 0.9, "beta_fast": 32, "beta_slow": 1,
+    },
+}
+
 # The name of each case and its changes to the configuration. Between them the cases of an
 # architecture reach all that its file says.
 DENSE = {
@@ -123,6 +143,18 @@ DENSE = {
         "model_type": "glm4", "head_dim": 32, "partial_rotary_factor": 0.5,
         "attention_bias": True, "tie_word_embeddings": False,
     },
+    "deepseek_v2": DEEPSEEK | {"q_lora_rank": None, "topk_method": "greedy"},
+    "deepseek_v2, groups": DEEPSEEK | {
+        "q_lora_rank": 48, "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2,
+        "moe_layer_freq": 2, "attention_bias": True,
+    },
+    "deepseek_v3": DEEPSEEK | {
+        "model_type": "deepseek_v3", "q_lora_rank": 48, "n_group": 4, "topk_group": 2,
+    },
+    "deepseek_v3, shares as they are": DEEPSEEK | {
+        "model_type": "deepseek_v3", "q_lora_rank": None, "norm_topk_prob": False,
+        "n_shared_experts": None, "rope_scaling": None,
+    },
 }
 
 
@@ -142,6 +174,8 @@ PACKED = {
     "qwen3_moe, 4 bits": (64, 4, EXPERTS, None),
     "gpt_oss, 4 bits": (64, 4, DENSE["gpt_oss"], None),
     "gemma3_text, 8 bits": (32, 8, GEMMA3, None),
+    "deepseek_v2, 4 bits": (32, 4, DENSE["deepseek_v2"], None),
+    "deepseek_v3, 4 bits": (32, 4, DENSE["deepseek_v3"], None),
     "phi3, 4 bits with exceptions": (32, 4, DENSE["phi3"], some_wider),
 }
 

@@ -2,6 +2,8 @@
 //! finds it by `model_type`.
 
 pub mod bert;
+mod deepseek_v2;
+mod deepseek_v3;
 mod gemma2;
 mod gemma3_text;
 mod glm4;
@@ -65,7 +67,7 @@ impl Source<'_> {
 type Designer = fn(&Source) -> Result<Design, EngineError>;
 
 /// Every `model_type` of a decoder and its design.
-const DECODERS: [(&str, Designer); 13] = [
+const DECODERS: [(&str, Designer); 15] = [
     ("llama", llama::design),
     ("mistral", mistral::design),
     ("qwen2", qwen2::design),
@@ -79,6 +81,8 @@ const DECODERS: [(&str, Designer); 13] = [
     ("olmo2", olmo2::design),
     ("glm4", glm4::design),
     ("gpt_oss", gpt_oss::design),
+    ("deepseek_v2", deepseek_v2::design),
+    ("deepseek_v3", deepseek_v3::design),
 ];
 
 /// What the loader of an encoder gets.

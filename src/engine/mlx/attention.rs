@@ -81,13 +81,14 @@ impl<'a> Pass<'a> {
 
     /// Attention of layer `layer`: `queries`, `keys` and `values` are
     /// `[rows, heads, size]` and already turned; the result is `[rows, heads · size]`.
+    /// Without `values` the keys are the values too.
     pub fn attend(
         &mut self,
         layer: usize,
         scores: &Scores,
         queries: &Array,
         keys: &Array,
-        values: &Array,
+        values: Option<&Array>,
     ) -> Result<Array> {
         let count = match &self.sequences {
             Sequences::Cached(caches) => caches.len(),
@@ -97,9 +98,11 @@ impl<'a> Pass<'a> {
             return self.attend_one(0, layer, scores, queries, keys, values);
         }
         let parts = |array: &Array| split_equal(array, count as i32, 0);
-        let (queries, keys, values) = (parts(queries)?, parts(keys)?, parts(values)?);
+        let (queries, keys) = (parts(queries)?, parts(keys)?);
+        let values = values.map(parts).transpose()?;
+        let values = |i: usize| values.as_ref().map(|values| &values[i]);
         let results: Result<Vec<Array>> = (0..count)
-            .map(|i| self.attend_one(i, layer, scores, &queries[i], &keys[i], &values[i]))
+            .map(|i| self.attend_one(i, layer, scores, &queries[i], &keys[i], values(i)))
             .collect();
         concatenate(&results?, 0)
     }
@@ -111,12 +114,17 @@ impl<'a> Pass<'a> {
         scores: &Scores,
         queries: &Array,
         keys: &Array,
-        values: &Array,
+        values: Option<&Array>,
     ) -> Result<Array> {
-        let (mut keys, mut values) = (by_head(keys)?, by_head(values)?);
-        if let Sequences::Cached(caches) = &mut self.sequences {
-            (keys, values) = caches[sequence].update(layer, &keys, &values)?;
-        }
+        let keys = by_head(keys)?;
+        let values = values.map(by_head).transpose()?;
+        let (keys, values) = match &mut self.sequences {
+            Sequences::Cached(caches) => caches[sequence].update(layer, &keys, values.as_ref())?,
+            Sequences::Whole(_) => {
+                let values = values.unwrap_or_else(|| keys.clone());
+                (keys, values)
+            }
+        };
         if let Some(result) = self.device.attention(queries, &keys, &values, scores) {
             return result;
         }

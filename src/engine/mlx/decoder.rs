@@ -5,6 +5,7 @@ pub mod arguments;
 pub mod design;
 mod experts;
 mod feed_forward;
+mod latent_attention;
 mod self_attention;
 mod stack;
 pub mod vectors;

@@ -27,6 +27,8 @@ pub struct CacheShape {
     pub heads: i32,
     /// Numbers in each head.
     pub head: i32,
+    /// Values are kept beside the keys; otherwise the keys are the values too.
+    pub values: bool,
     /// Their number format.
     pub format: Dtype,
 }
@@ -35,7 +37,12 @@ impl CacheShape {
     /// Bytes for one token of one sequence: keys and values of all layers.
     pub fn bytes_per_token(&self) -> u64 {
         let bytes = if self.format == Dtype::Float32 { 4 } else { 2 };
-        2 * self.layers as u64 * self.heads as u64 * self.head as u64 * bytes
+        self.parts() as u64 * self.layers as u64 * self.heads as u64 * self.head as u64 * bytes
+    }
+
+    /// Arrays of a layer: keys and values, or one for both.
+    fn parts(&self) -> i32 {
+        1 + i32::from(self.values)
     }
 }
 
@@ -48,18 +55,18 @@ pub struct Cache {
     tokens: usize,
 }
 
-/// Keys and values of one layer, each `[heads, room, head]`.
+/// Keys and, where they are kept, values of one layer, each `[heads, room, head]`.
 #[derive(Debug)]
 struct Layer {
-    keys: Array,
-    values: Array,
+    parts: Vec<Array>,
 }
 
 /// Keys and values of some tokens in a row, apart from any sequence. They are never
 /// written to, so clones share them.
 #[derive(Clone, Debug)]
 pub struct Piece {
-    /// Of each layer `[2, heads, tokens, head]`: keys, then values.
+    /// Of each layer `[2, heads, tokens, head]`: keys, then values; `[1, …]` where
+    /// the keys are the values.
     layers: Vec<Array>,
 }
 
@@ -99,7 +106,7 @@ impl Piece {
         tokens: usize,
     ) -> std::result::Result<Self, String> {
         let mut arrays = weights::read_now(file, device, |name| name.starts_with(LAYER))?;
-        let expected = [2, shape.heads, tokens as i32, shape.head];
+        let expected = [shape.parts(), shape.heads, tokens as i32, shape.head];
         let layer = |index: usize| {
             let name = layer_name(index);
             let array = arrays
@@ -144,39 +151,43 @@ impl Cache {
         self.tokens += rows;
     }
 
-    /// Writes `keys` and `values`, `[heads, rows, head]`, after what layer `index`
-    /// holds, and answers all of it: `[heads, tokens + rows, head]`. Layers come
-    /// in order the first time.
-    pub fn update(&mut self, index: usize, keys: &Array, values: &Array) -> Result<(Array, Array)> {
-        let end = self.tokens + keys.dim(1) as usize;
-        if index == self.layers.len() {
-            self.layers.push(Layer {
-                keys: self.blank(end)?,
-                values: self.blank(end)?,
-            });
-        }
+    /// Writes `keys` and, if they are kept, `values`, `[heads, rows, head]`, after what
+    /// layer `index` holds, and answers all of it, `[heads, tokens + rows, head]`: keys
+    /// and values. Layers come in order the first time.
+    pub fn update(
+        &mut self,
+        index: usize,
+        keys: &Array,
+        values: Option<&Array>,
+    ) -> Result<(Array, Array)> {
         let first = self.tokens;
-        if end > self.layers[index].keys.dim(1) as usize {
-            let more = self.blank(end - self.layers[index].keys.dim(1) as usize)?;
-            let layer = &mut self.layers[index];
-            layer.keys = concatenate(&[&layer.keys, &more], 1)?;
-            layer.values = concatenate(&[&layer.values, &more], 1)?;
+        let end = first + keys.dim(1) as usize;
+        if index == self.layers.len() {
+            let parts = (0..self.shape.parts()).map(|_| self.blank(end));
+            let parts = parts.collect::<Result<_>>()?;
+            self.layers.push(Layer { parts });
+        }
+        let room = self.layers[index].parts[0].dim(1) as usize;
+        if end > room {
+            let more = self.blank(end - room)?;
+            for part in &mut self.layers[index].parts {
+                *part = concatenate(&[&*part, &more], 1)?;
+            }
         }
         let layer = &mut self.layers[index];
-        write(&mut layer.keys, first, end, keys)?;
-        write(&mut layer.values, first, end, values)?;
-        let end = end as i32;
-        Ok((
-            layer.keys.try_index((.., ..end, ..))?,
-            layer.values.try_index((.., ..end, ..))?,
-        ))
+        let mut all = Vec::with_capacity(layer.parts.len());
+        for (part, rows) in layer.parts.iter_mut().zip([keys].into_iter().chain(values)) {
+            write(part, first, end, rows)?;
+            all.push(part.try_index((.., ..end as i32, ..))?);
+        }
+        let keys = all.swap_remove(0);
+        let values = all.pop().unwrap_or_else(|| keys.clone());
+        Ok((keys, values))
     }
 
     /// The arrays that hold it, to be evaluated with a pass.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.layers
-            .iter()
-            .flat_map(|layer| [&layer.keys, &layer.values])
+        self.layers.iter().flat_map(|layer| &layer.parts)
     }
 
     /// Zeros for at least `rows`.
@@ -196,15 +207,14 @@ impl Cache {
             layers: Vec::with_capacity(self.shape.layers),
         };
         let mut pieces: Vec<Piece> = lengths.iter().map(|_| empty()).collect();
-        for Layer { keys, values } in self.layers {
+        for Layer { parts } in self.layers {
             let mut begin = from as i32;
             for (piece, length) in pieces.iter_mut().zip(lengths) {
                 let end = begin + *length as i32;
                 let rows = |array: &Array| array.try_index((.., begin..end, ..));
                 // Always an array of its own: a part would hold on to the whole.
-                piece
-                    .layers
-                    .push(stack(&[rows(&keys)?, rows(&values)?], 0)?);
+                let rows = parts.iter().map(rows).collect::<Result<Vec<Array>>>()?;
+                piece.layers.push(stack(&rows, 0)?);
                 begin = end;
             }
             eval(pieces.iter().filter_map(|piece| piece.layers.last()))?;
@@ -236,9 +246,10 @@ impl Cache {
                 rows.push(cache.zeros(room - tokens)?);
                 concatenate(&rows, 1)
             };
-            let (keys, values) = (joined(0)?, joined(1)?);
-            eval([&keys, &values])?;
-            cache.layers.push(Layer { keys, values });
+            let parts = (0..shape.parts()).map(joined);
+            let parts = parts.collect::<Result<Vec<Array>>>()?;
+            eval(&parts)?;
+            cache.layers.push(Layer { parts });
         }
         cache.advance(tokens);
         Ok(cache)

@@ -120,6 +120,19 @@ impl Arguments {
         self
     }
 
+    /// These arguments, with heads of which so many numbers turn, all of them.
+    #[must_use]
+    pub fn with_turned(mut self, turned: i32) -> Self {
+        (self.head_dim, self.partial_rotary_factor) = (Some(turned), None);
+        self
+    }
+
+    /// A number of the rotation's settings.
+    pub fn scaling_number(&self, key: &str) -> Option<f64> {
+        let settings = self.rope_scaling.as_ref().or(self.rope_parameters.as_ref());
+        settings?.get(key)?.as_f64()
+    }
+
     fn base(&self) -> Option<f64> {
         let newer = || self.rope_parameters.as_ref()?.get("rope_theta")?.as_f64();
         self.rope_theta.or_else(newer)

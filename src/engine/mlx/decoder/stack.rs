@@ -7,6 +7,7 @@ use mlx_rs::error::Result as MlxResult;
 use super::design::{self, Design, Layer};
 use super::experts::Mixture;
 use super::feed_forward::Gated;
+use super::latent_attention::LatentAttention;
 use super::self_attention::SelfAttention;
 use crate::engine::EngineError;
 use crate::engine::mlx::attention::Pass;
@@ -29,11 +30,16 @@ pub struct Stack {
 struct Block {
     layer: Layer,
     before_attention: Option<RmsNorm>,
-    self_attn: SelfAttention,
+    self_attn: Attention,
     after_attention: Option<RmsNorm>,
     before_feed_forward: Option<RmsNorm>,
     mlp: FeedForward,
     after_feed_forward: Option<RmsNorm>,
+}
+
+enum Attention {
+    Plain(SelfAttention),
+    Latent(LatentAttention),
 }
 
 enum FeedForward {
@@ -49,6 +55,10 @@ impl Stack {
     pub fn load(weights: &mut Weights, root: &str, design: Design) -> Result<Self, EngineError> {
         // Old checkpoints keep the frequencies of the rotation.
         weights.drop_where(|name| name.contains("rotary_emb.inv_freq"));
+        if design.drafts {
+            let beyond = format!("{root}layers.{}.", design.layers.len());
+            weights.drop_where(|name| name.starts_with(&beyond));
+        }
         let layers = design.layers.iter().enumerate();
         let layers: Result<Vec<Block>, EngineError> = layers
             .map(|(i, layer)| Block::load(weights, &format!("{root}layers.{i}"), &design, *layer))
@@ -72,6 +82,7 @@ impl Stack {
                 layers: design.layers.len(),
                 heads: design.heads.key_values,
                 head: design.heads.size,
+                values: design.latent.is_none(),
                 format: embed_tokens.format(),
             },
             norm: RmsNorm::load(weights, &norm, hidden, design.epsilon, design.gain)?,
@@ -140,11 +151,18 @@ impl Block {
                 design.feed_forward,
             )?),
         };
+        let attention = format!("{path}.self_attn");
+        let self_attn = match design.latent {
+            Some(latent) => {
+                Attention::Latent(LatentAttention::load(weights, &attention, design, latent)?)
+            }
+            None => Attention::Plain(SelfAttention::load(weights, &attention, design, layer)?),
+        };
         let names = design.norms;
         Ok(Self {
             layer,
             before_attention: norm(weights, names.before_attention)?,
-            self_attn: SelfAttention::load(weights, &format!("{path}.self_attn"), design, layer)?,
+            self_attn,
             after_attention: norm(weights, names.after_attention)?,
             before_feed_forward: norm(weights, names.before_feed_forward)?,
             mlp,
@@ -162,7 +180,10 @@ impl Block {
         factor: f32,
     ) -> MlxResult<Array> {
         let normed = normed(&self.before_attention, x)?;
-        let seen = self.self_attn.apply(&normed, index, pass, rotation)?;
+        let seen = match &self.self_attn {
+            Attention::Plain(attention) => attention.apply(&normed, index, pass, rotation)?,
+            Attention::Latent(attention) => attention.apply(&normed, index, pass, rotation)?,
+        };
         let seen = self::normed(&self.after_attention, &seen)?;
         let x = x.add(scaled(&seen, factor)?)?;
         let normed = self::normed(&self.before_feed_forward, &x)?;

@@ -254,7 +254,7 @@ fn what_an_encoder_cannot_be_loaded_from_is_told() {
     check(
         "model_type",
         "rwkv9".into(),
-        "gpt_oss, bert, xlm-roberta, modernbert",
+        "deepseek_v3, bert, xlm-roberta, modernbert",
     );
     check("model_type", "llama".into(), "rms_norm_eps");
     check("hidden_act", "swish".into(), "swish");
