@@ -60,14 +60,15 @@ test-router: clients engines
 
 # What is too large for every run, at its whole size: the properties of the pool
 # over a hundred thousand sequences of events, the cases that name large numbers. The
-# last of them swap between engines with the embedded one among them.
+# last of them swap between engines with the embedded one among them, and have it at
+# work on real models for a length of time: one after the other, since memory is looked at.
 test-long: mlx clients engines
 	PROPTEST_CASES=100000 $(CARGO) test --locked --no-default-features --features tls --release --lib pool::state
 	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --no-default-features --features tls --release --lib access:: -- --nocapture
 	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --no-default-features --features tls --release --test it -- --nocapture
 	$(CARGO) build --locked
 	@$(XTASK) demo --debug
-	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --test it engines::real -- --nocapture
+	ROUNDHOUSE_LONG=1 $(CARGO) test --locked --test it -- --nocapture --test-threads=1 engines::real endurance
 
 # Every architecture beside mlx-lm on small models: the table of docs/PARITY.md anew.
 parity: mlx engines
@@ -136,8 +137,9 @@ bench-cache:
 	$(CARGO) bench --locked --no-default-features --features tls --bench cache
 
 # libFuzzer on one of fuzz/targets.rs for MINUTES (ten) or SECONDS, with the compiler
-# that builds everything else. What is found new is kept in target/fuzz/corpus, a
-# crash is a file in target/fuzz/TARGET-crash-*. ARGS go to libFuzzer.
+# that builds everything else; on several of them, one after the other, if TARGET names
+# several. What is found new is kept in target/fuzz/corpus, a crash is a file in
+# target/fuzz/TARGET-crash-*. ARGS go to libFuzzer.
 TARGET ?= config
 SECONDS ?= $(shell expr $(MINUTES) '*' 60)
 FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')
@@ -149,12 +151,16 @@ FUZZ_COVERAGE = -Cpasses=sancov-module \
 # With --target the build scripts are left without what only the targets link.
 fuzz:
 	RUSTFLAGS="--cfg fuzzing $(FUZZ_COVERAGE)" $(CARGO) build --release --locked --manifest-path fuzz/Cargo.toml \
-		--target-dir target/fuzz --target $(FUZZ_HOST) --bin $(TARGET)
-	@mkdir -p target/fuzz/corpus/$(TARGET)
-	target/fuzz/$(FUZZ_HOST)/release/$(TARGET) -max_total_time=$(SECONDS) -timeout=10 -max_len=16384 \
-		-artifact_prefix=target/fuzz/$(TARGET)- -print_final_stats=1 \
-		$(addprefix -dict=,$(wildcard fuzz/dictionaries/$(TARGET))) $(ARGS) \
-		target/fuzz/corpus/$(TARGET) fuzz/seeds/$(TARGET)
+		--target-dir target/fuzz --target $(FUZZ_HOST) $(addprefix --bin ,$(TARGET))
+	@for target in $(TARGET); do \
+		mkdir -p target/fuzz/corpus/$$target; \
+		dictionary=fuzz/dictionaries/$$target; \
+		test -f $$dictionary && dictionary=-dict=$$dictionary || dictionary=; \
+		echo "fuzzing $$target for $(SECONDS) seconds"; \
+		target/fuzz/$(FUZZ_HOST)/release/$$target -max_total_time=$(SECONDS) -timeout=10 -max_len=16384 \
+			-artifact_prefix=target/fuzz/$$target- -print_final_stats=1 \
+			$$dictionary $(ARGS) target/fuzz/corpus/$$target fuzz/seeds/$$target || exit 1; \
+	done
 
 lint: mlx
 	$(CARGO) fmt --check

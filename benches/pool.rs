@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use roundhouse::config::kv::KvFormat;
 use roundhouse::config::{Compute, Contention, MinResidency};
 use roundhouse::pool::{CallerId, Lease, Pool, Refused, Resident, Settings, Terms};
 use roundhouse::shutdown::Tasks;
@@ -91,6 +92,7 @@ fn plan(number: usize) -> Arc<LoadPlan> {
         context: 1024,
         parallel: 1024,
         kv: ByteSize::ZERO,
+        kv_format: KvFormat::Auto,
         compute: Compute::Auto,
         warmup: false,
         weights: ByteSize(1_000),

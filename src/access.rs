@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::api::error::{ApiError, Code};
 use crate::config::Limits;
+use crate::telemetry::line::push_number;
 
 pub mod keys;
 pub mod limit;
@@ -61,8 +62,19 @@ pub enum Door {
 impl Door {
     /// Where it came from, for records: an address, or `unix`.
     pub fn peer(&self) -> String {
-        self.address()
-            .map_or_else(|| "unix".to_owned(), |address| address.to_string())
+        match self.address() {
+            None => "unix".to_owned(),
+            // Most are, and each request is recorded with its own.
+            Some(IpAddr::V4(address)) => {
+                let mut text = String::with_capacity(15);
+                for (index, &part) in address.octets().iter().enumerate() {
+                    text.push_str(if index > 0 { "." } else { "" });
+                    push_number(&mut text, part.into(), 1);
+                }
+                text
+            }
+            Some(address) => address.to_string(),
+        }
     }
 
     /// The address of who dialled; users of Unix sockets cannot be told apart.
@@ -91,7 +103,7 @@ pub struct Caller {
     /// What logs and the audit name: a key's id, `local` or `owner`.
     pub id: String,
     /// Where it came from.
-    pub peer: String,
+    pub door: Door,
     /// What it may use.
     pub scope: Arc<Scope>,
     /// Its place among the requests of its key, held while the request is worked on.
@@ -103,7 +115,7 @@ impl Caller {
     pub fn keyless(id: &str, door: &Door) -> Self {
         Self {
             id: id.to_owned(),
-            peer: door.peer(),
+            door: door.clone(),
             scope: Arc::default(),
             seat: None,
         }
@@ -113,10 +125,10 @@ impl Caller {
     /// tell nothing else of them. Who has no key is known by the address.
     pub fn mark(&self) -> String {
         let peer = match self.seat {
-            Some(_) => "",
-            None => &self.peer,
+            Some(_) => String::new(),
+            None => self.door.peer(),
         };
-        marked(&["caller", &self.id, peer])
+        marked(&["caller", &self.id, &peer])
     }
 
     /// The mark of everybody together.

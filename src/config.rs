@@ -6,6 +6,7 @@ pub mod edit;
 pub mod engine;
 pub mod file;
 pub mod keys;
+pub mod kv;
 pub mod locate;
 pub mod lock;
 pub mod network;
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 use indexmap::IndexMap;
 
+use self::kv::KvFormat;
 pub use self::pattern::Pattern;
 use crate::model::id::{ModelId, Name};
 use crate::units::ByteSize;
@@ -412,6 +414,8 @@ pub struct LoadSettings {
     pub kv: Option<Amount>,
     /// `compute`: the number format of activations.
     pub compute: Compute,
+    /// `kv_format`: in which form keys and values are kept.
+    pub kv_format: KvFormat,
     /// `memory`: the reservation instead of the estimate.
     pub memory: Option<Amount>,
     /// `trust_remote_code`: whether a snapshot that asks for code of its own is served

@@ -18,6 +18,7 @@ use crate::api::openai::nothing_here;
 use crate::config::request::Rules;
 use crate::pool::{Asker, Candidates, Pool, Terms};
 use crate::records::entry::Entry;
+use crate::records::usage::Usage;
 use crate::registry::{Registry, Snapshot};
 use crate::route::{Demand, Why};
 use crate::shutdown::Tasks;
@@ -38,6 +39,7 @@ mod foreign;
 pub mod headers;
 mod heartbeat;
 mod hold;
+pub mod json;
 mod late;
 pub mod live;
 mod meaning;
@@ -328,15 +330,15 @@ impl Routed {
     /// Counts what the engine reports against the day of the caller's key; without
     /// a report, one token for each of the `events` that went out, so that leaving
     /// before the end does not make an answer free.
-    fn count(&self, usage: Option<&str>, events: u64) {
+    fn count(&self, usage: Option<&Usage>, events: u64) {
         if let Some(seat) = &self.request.caller.seat {
-            let tokens = usage.and_then(tokens).unwrap_or(events);
+            let tokens = usage.and_then(Usage::tokens).unwrap_or(events);
             seat.spend(tokens, SystemTime::now());
         }
     }
 
     /// One line for the log. Never the prompt, never the answer.
-    fn log(&self, outcome: &str, usage: Option<&str>) {
+    fn log(&self, outcome: &str, usage: Option<&Usage>) {
         if let Some(usage) = usage {
             self.request.entry.usage(usage);
         }
@@ -346,18 +348,9 @@ impl Routed {
             model.id = self.model(),
             path = self.request.endpoint.path(),
             outcome,
-            usage,
+            usage = usage.map(|usage| usage.text.as_str()),
             duration_ms = self.arrived.elapsed().as_millis() as u64,
             "answered"
         );
     }
-}
-
-/// The tokens of a usage as workers report it: `prompt=3 completion=5 finish=stop`.
-fn tokens(usage: &str) -> Option<u64> {
-    let number = |name: &str| {
-        let field = usage.split(' ').find_map(|field| field.strip_prefix(name));
-        field?.strip_prefix('=')?.parse::<u64>().ok()
-    };
-    number("prompt")?.checked_add(number("completion")?)
 }

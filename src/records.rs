@@ -8,10 +8,10 @@ pub mod counters;
 pub mod entry;
 pub mod events;
 pub mod file;
-mod line;
 pub mod private;
 pub mod redact;
 pub mod requests;
+pub mod usage;
 
 use counters::Counters;
 use events::Events;

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::Compute;
+use crate::config::kv::KvFormat;
 use crate::pool::evict::Room;
 use crate::pool::{Resident, Settings};
 use crate::units::ByteSize;
@@ -71,6 +72,7 @@ pub fn resident(model: &Model, idle_unload: Option<std::time::Duration>) -> Resi
             context: 0,
             parallel: u32::try_from(model.parallel).unwrap_or(u32::MAX),
             kv: ByteSize::ZERO,
+            kv_format: KvFormat::Auto,
             compute: Compute::Auto,
             warmup: false,
             weights: model.memory,

@@ -16,6 +16,7 @@ use tracing_subscriber::{EnvFilter, Registry, fmt};
 
 pub mod escape;
 mod json;
+pub mod line;
 mod outlet;
 
 use outlet::{Lines, Outlet};

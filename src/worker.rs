@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::Compute;
 use crate::config::engine::Engine;
+use crate::config::kv::KvFormat;
 use crate::engine::progress::Progress;
 use crate::units::ByteSize;
 
@@ -87,6 +88,9 @@ pub struct WorkerArgs {
     /// Bytes for KV caches.
     #[arg(long)]
     pub kv: u64,
+    /// In which form keys and values are kept.
+    #[arg(long, default_value = "auto")]
+    pub kv_format: KvFormat,
     /// The number format of activations.
     #[arg(long, default_value = "auto")]
     pub compute: Compute,
@@ -217,6 +221,8 @@ pub struct LoadPlan {
     pub parallel: u32,
     /// Room for KV caches.
     pub kv: ByteSize,
+    /// In which form keys and values are kept.
+    pub kv_format: KvFormat,
     /// Number format of activations.
     pub compute: Compute,
     /// Whether it makes one token before it is ready.

@@ -58,6 +58,7 @@ class Part:
     def __init__(self, name, command, port, core, key=None, env=None, log=None,
                  models=("bench",)):
         self.name, self.port, self.key, self.models = name, port, key, models
+        self.known = None
         self.process = subprocess.Popen(
             ["taskset", "-c", core, *map(str, command)],
             env=env,
@@ -72,10 +73,16 @@ class Part:
 
     def processes(self):
         """The process and whatever it started, except upstreams."""
+        if self.known:
+            return self.known
         found, parents = [self.process.pid], children()
         for pid in found:
             found += parents.get(pid, [])
         return [pid for pid in found if not is_upstream(pid)]
+
+    def settle(self):
+        """From now on it starts no others: looking for them takes milliseconds of a core."""
+        self.known = self.processes()
 
     def processor_time(self):
         """Nanoseconds on a processor, all threads."""

@@ -38,6 +38,8 @@ END = "<!-- end of the streams -->"
 OWN_DESCRIPTORS = 200
 MAKERS = {"direct": routers.direct, "nginx": routers.nginx, "haproxy": routers.haproxy,
           "envoy": routers.envoy, "floor": routers.floor, "roundhouse": routers.roundhouse}
+# How long it waits before it looks at memory and processor time again.
+LOOK_SECONDS = 5
 # The goals: streams at once, bytes of the router a stream, milliseconds that it adds.
 STREAMS, BYTES, ADDED_MS = 9_000, 24_000, 10
 
@@ -68,6 +70,7 @@ def load(part, arguments):
     wish |= {"gap_us": arguments.gap * 1000, "seconds": arguments.seconds}
     wish |= {"opening_ms": arguments.opening * 1000, "pieces": arguments.pieces}
     command = ["taskset", "-c", arguments.cores, PARTS, "streams", f"127.0.0.1:{part.port}"]
+    part.settle()
     empty, sockets, idle = part.memory(), socket_memory(), part.processor_time()
     loader = subprocess.Popen([*map(str, command), json.dumps(wish)], stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, text=True)
@@ -93,7 +96,8 @@ def load(part, arguments):
         told["memory"] = max(told["memory"], part.memory() - empty)
         told["sockets"] = max(told["sockets"], socket_memory() - sockets)
         told["cpu"] = (part.processor_time() - spent) / 1e9 / (time.monotonic() - since)
-        time.sleep(1)
+        # Looking holds up what is looked at, which has no core to spare.
+        time.sleep(LOOK_SECONDS)
     reader.join()
     errors = loader.stderr.read()
     if loader.wait() != 0 or not lines:

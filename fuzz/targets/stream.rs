@@ -52,7 +52,7 @@ fn relayed(stream: &[u8], cuts: &[u8]) -> Seen {
         passed,
         events,
         ended: observer.ended(),
-        usage: observer.usage().map(str::to_owned),
+        usage: observer.usage().map(|usage| usage.text.clone()),
     }
 }
 

@@ -211,6 +211,7 @@ fn entry(entry: &Entry) -> Value {
         "context": entry.load.context,
         "parallel": entry.load.parallel,
         "kv": amount(entry.load.kv),
+        "kv_format": entry.load.kv_format.as_str(),
         "compute": entry.load.compute.as_str(),
         "memory": amount(entry.load.memory),
         "trust_remote_code": entry.load.trust_remote_code,

@@ -40,6 +40,11 @@ pub struct Route {
 /// A handler of whatever type.
 type Answer = dyn Fn(Request, Service) -> Answering + Send + Sync;
 
+/// A function that axum takes for a handler.
+pub trait Answers<T>: Handler<T, Service, Future = Answering> {}
+
+impl<T, H: Handler<T, Service, Future = Answering>> Answers<T> for H {}
+
 /// Which row a request came to, by its path as the table has it.
 #[derive(Clone, Copy, Debug)]
 pub struct RowPath(pub &'static str);
@@ -56,22 +61,22 @@ impl Route {
     }
 
     /// Answers to GET, and to HEAD without the body.
-    pub fn get<H: Handler<T, Service>, T: 'static>(self, handler: H) -> Self {
+    pub fn get<H: Answers<T>, T: 'static>(self, handler: H) -> Self {
         self.on(&[Method::GET, Method::HEAD], handler)
     }
 
     /// Answers to HEAD alone.
-    pub fn head<H: Handler<T, Service>, T: 'static>(self, handler: H) -> Self {
+    pub fn head<H: Answers<T>, T: 'static>(self, handler: H) -> Self {
         self.on(&[Method::HEAD], handler)
     }
 
     /// Answers to POST.
-    pub fn post<H: Handler<T, Service>, T: 'static>(self, handler: H) -> Self {
+    pub fn post<H: Answers<T>, T: 'static>(self, handler: H) -> Self {
         self.on(&[Method::POST], handler)
     }
 
     /// Answers to DELETE.
-    pub fn delete<H: Handler<T, Service>, T: 'static>(self, handler: H) -> Self {
+    pub fn delete<H: Answers<T>, T: 'static>(self, handler: H) -> Self {
         self.on(&[Method::DELETE], handler)
     }
 
@@ -80,11 +85,9 @@ impl Route {
         &self.methods
     }
 
-    fn on<H: Handler<T, Service>, T: 'static>(mut self, methods: &[Method], handler: H) -> Self {
+    fn on<H: Answers<T>, T: 'static>(mut self, methods: &[Method], handler: H) -> Self {
         let answer: Arc<Answer> = match self.is_pattern() {
-            false => {
-                Arc::new(move |request, service| Box::pin(handler.clone().call(request, service)))
-            }
+            false => Arc::new(move |request, service| handler.clone().call(request, service)),
             true => {
                 // What stands in the place of a pattern is known to axum's router alone.
                 let router = Router::new().route(self.path, any(handler));

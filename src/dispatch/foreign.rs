@@ -11,7 +11,9 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
+use super::json::{self, Unread};
 use crate::api::error::{ApiError, Code};
+use crate::records::usage::Usage;
 
 /// Longest word of an engine that a refusal repeats, characters.
 const LONGEST: usize = 500;
@@ -19,7 +21,7 @@ const LONGEST: usize = 500;
 /// The part of an answer, or of an event, that counts tokens.
 #[derive(Deserialize)]
 struct Answer {
-    usage: Option<Usage>,
+    usage: Option<Tokens>,
 }
 
 /// An answer is something else than JSON.
@@ -28,7 +30,7 @@ struct Answer {
 pub struct NoJson;
 
 #[derive(Deserialize)]
-struct Usage {
+struct Tokens {
     #[serde(default)]
     prompt_tokens: u64,
     #[serde(default)]
@@ -36,37 +38,35 @@ struct Usage {
 }
 
 /// The usage of a whole answer, as our own workers report it beside theirs.
-pub fn usage_of_answer(answer: &[u8]) -> Option<String> {
-    usage_of(serde_json::from_slice(answer).ok()?)
+pub fn usage_of_answer(answer: &[u8]) -> Option<Usage> {
+    usage_of(json::read_bytes(answer).ok()?)
 }
 
 /// Whether an answer is JSON, and the same of it, read once.
-pub fn usage_if_json(answer: &[u8]) -> Result<Option<String>, NoJson> {
-    match serde_json::from_slice(answer) {
+pub fn usage_if_json(answer: &[u8]) -> Result<Option<Usage>, NoJson> {
+    match json::read_bytes(answer) {
         Ok(answer) => Ok(usage_of(answer)),
-        Err(error) if error.is_data() && is_json(answer) => Ok(None),
+        Err(Unread::Other(_)) if is_json(answer) => Ok(None),
         Err(_) => Err(NoJson),
     }
 }
 
 /// Whether an answer is JSON.
 pub fn is_json(answer: &[u8]) -> bool {
-    serde_json::from_slice::<IgnoredAny>(answer).is_ok()
+    json::read_bytes::<IgnoredAny>(answer).is_ok()
 }
 
-fn usage_of(Answer { usage }: Answer) -> Option<String> {
-    let Usage {
+fn usage_of(Answer { usage }: Answer) -> Option<Usage> {
+    let Tokens {
         prompt_tokens,
         completion_tokens,
     } = usage?;
-    Some(format!(
-        "prompt={prompt_tokens} completion={completion_tokens}"
-    ))
+    Some(Usage::counted(prompt_tokens, completion_tokens))
 }
 
 /// The same of the data of an event: engines say it when the client asked for it, and
 /// some always.
-pub fn usage_of_event(data: &[u8]) -> Option<String> {
+pub fn usage_of_event(data: &[u8]) -> Option<Usage> {
     // Nearly no event has it, and most of a stream's bytes pass here.
     static KEY: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"usage\""));
     KEY.find(data).and_then(|_| usage_of_answer(data))
@@ -143,7 +143,7 @@ mod tests {
     fn an_answer_is_json_whatever_its_usage_is() {
         let check = |answer: &str, expected: Result<Option<&str>, NoJson>| {
             let read = usage_if_json(answer.as_bytes());
-            let expected = expected.map(|usage| usage.map(str::to_owned));
+            let expected = expected.map(|usage| usage.map(Usage::said));
             assert_eq!(read, expected, "{answer}");
             assert_eq!(is_json(answer.as_bytes()), expected.is_ok(), "{answer}");
         };

@@ -23,7 +23,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// As many fields as an answer has on its way to the client, ours included: the table
 /// of them does not grow then.
-const USUAL: usize = 16;
+const USUAL: usize = 12;
 
 /// As many as a request to an engine has.
 const USUAL_TO_ENGINE: usize = 6;

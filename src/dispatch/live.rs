@@ -130,6 +130,16 @@ impl Running {
     pub(super) async fn cancelled(&self) {
         self.cancelled.cancelled().await;
     }
+
+    /// Whether somebody has ended it.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.is_cancelled()
+    }
+
+    /// A token that fires when somebody ends it, and can be made to fire alone.
+    pub(super) fn token(&self) -> CancellationToken {
+        self.cancelled.child_token()
+    }
 }
 
 impl Place {
@@ -177,5 +187,8 @@ mod tests {
         live.of("a")[0].cancel();
         assert!(twin.running().cancelled().now_or_never().is_some());
         assert!(second.running().cancelled().now_or_never().is_none());
+        assert!(twin.running().token().is_cancelled() && twin.running().is_cancelled());
+        second.running().token().cancel();
+        assert!(!second.running().is_cancelled(), "it was the token alone");
     }
 }

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use memchr::memchr2;
 
 use super::foreign;
+use crate::records::usage::Usage;
 
 /// What whole events of one stream have said so far.
 #[derive(Debug, Default)]
@@ -16,7 +17,7 @@ pub struct Observer {
     /// Whether usage stands in the events: our own workers tell it beside them.
     reads_usage: bool,
     ended: bool,
-    usage: Option<String>,
+    usage: Option<Usage>,
 }
 
 /// The data of the event that is being read.
@@ -58,8 +59,8 @@ impl Observer {
     }
 
     /// The usage that was said last, as our own workers report it beside their events.
-    pub fn usage(&self) -> Option<&str> {
-        self.usage.as_deref()
+    pub fn usage(&self) -> Option<&Usage> {
+        self.usage.as_ref()
     }
 
     fn event(&mut self, data: &[u8]) {
@@ -147,7 +148,8 @@ mod tests {
         let check = |events: &str, expected: Option<&str>| {
             let mut observer = Observer::new(true);
             observer.see(events.as_bytes());
-            assert_eq!(observer.usage(), expected, "{events}");
+            let usage = observer.usage().map(|usage| usage.text.as_str());
+            assert_eq!(usage, expected, "{events}");
             let mut observer = Observer::new(false);
             observer.see(events.as_bytes());
             assert_eq!(observer.usage(), None, "{events}");

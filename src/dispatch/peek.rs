@@ -3,16 +3,15 @@
 //! tree is built and no byte changed: `rules` does that where the file asks for it,
 //! and never to what is read here. Pure.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
-use serde_json::value::RawValue;
 
 use self::count::{Spot, Tally, Within};
+use super::json::{self, Raw, Text};
 use crate::api::error::{ApiError, Code};
 use crate::api::fields::{Endpoint, Field, Takes, invalid, known, shortened, stay};
 use crate::config::Counts;
@@ -68,9 +67,7 @@ pub fn peek(endpoint: Endpoint, body: &[u8], counts: &Counts) -> Result<Peek, Ap
         choices: 1,
         beyond_own: None,
     };
-    let mut json = serde_json::Deserializer::from_str(text);
-    let read = reader.deserialize(&mut json).and_then(|()| json.end());
-    if let Err(error) = read {
+    if let Err(error) = json::read(text, &mut reader) {
         return Err(reader.tally.refusal.unwrap_or_else(|| invalid_json(error)));
     }
     reader.check_answers()?;
@@ -97,8 +94,8 @@ struct Reader<'c> {
 
 impl Reader<'_> {
     /// Reads the value of a field of which only itself is of interest.
-    fn field(&mut self, field: &Field, raw: &RawValue) -> Result<(), ApiError> {
-        if raw.get() == "null" {
+    fn field(&mut self, field: &Field, raw: Raw<'_>) -> Result<(), ApiError> {
+        if raw.0 == "null" {
             return match field.takes {
                 Takes::Name => Err(field.wrong("null")),
                 _ => Ok(()),
@@ -155,8 +152,8 @@ impl Reader<'_> {
 }
 
 /// The value of a field, or the empty one of its kind where the kind is enough.
-fn value_of(field: &Field, raw: &RawValue) -> Result<Value, ApiError> {
-    let text = raw.get();
+fn value_of(field: &Field, raw: Raw<'_>) -> Result<Value, ApiError> {
+    let text = raw.0;
     let kind_is_enough = matches!(
         field.takes,
         Takes::Object | Takes::Array | Takes::Whole(..) | Takes::Number(..) | Takes::Flag
@@ -178,8 +175,8 @@ fn value_of(field: &Field, raw: &RawValue) -> Result<Value, ApiError> {
     serde_json::from_str(text).map_err(|_| field.wrong(&shortened(text)))
 }
 
-fn invalid_json(error: serde_json::Error) -> ApiError {
-    // serde_json's text names a place, never content, except for what this file adds.
+fn invalid_json(error: json::Unread) -> ApiError {
+    // It names a place, never content, except for what this file adds.
     ApiError::new(
         Code::InvalidJson,
         format!("the body is not a JSON object that can be served: {error}"),
@@ -203,13 +200,13 @@ impl<'de> Visitor<'de> for &mut Reader<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let mut keys = HashSet::new();
-        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+        while let Some(Text(key)) = map.next_key()? {
             match spot_of(self.endpoint, &key) {
                 Some(spot) => map.next_value_seed(Within::new(spot, &mut self.tally))?,
                 None => match known(self.endpoint, &key) {
                     None => drop(map.next_value::<IgnoredAny>()?),
                     Some(field) => {
-                        let raw = map.next_value::<&'de RawValue>()?;
+                        let raw = map.next_value::<Raw<'de>>()?;
                         if let Err(refusal) = self.field(field, raw) {
                             return Err(self.tally.refuse(refusal));
                         }

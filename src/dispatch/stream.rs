@@ -32,6 +32,7 @@ use super::whole::{collect, is_compressed, json_headers, usage_of};
 use super::{Dispatch, Routed, headers};
 use crate::api::error::{ApiError, Code};
 use crate::config;
+use crate::records::usage::Usage;
 use crate::shutdown::Place;
 use crate::worker::client::{self, Arrived};
 
@@ -68,7 +69,8 @@ pub(super) async fn answer(
     };
     let (writer, reader) = spool::spool(&dispatch.spools);
     let (begin, mut beginning) = oneshot::channel();
-    let gone = CancellationToken::new();
+    // One thing to wait for beside each event.
+    let gone = routed.place.running().token();
     // Dropped with this future or with the body: either way the client is gone.
     let leave = gone.clone().drop_guard();
     let heartbeat = Heartbeat {
@@ -158,12 +160,15 @@ impl ReadingHalf {
         let running = self.routed.place.running().clone();
         let passing = AssertUnwindSafe(self.pass_on(&mut usage)).catch_unwind();
         let ended = tokio::select! {
+            biased;
             ended = passing => ended.unwrap_or_else(|_| {
                 entry.panicked(Place::Stream);
                 Err(Ending::Failed(panicked()))
             }),
-            () = gone.cancelled() => Err(Ending::ClientGone),
-            () = running.cancelled() => Err(Ending::Failed(cancelled())),
+            () = gone.cancelled() => Err(match running.is_cancelled() {
+                true => Ending::Failed(cancelled()),
+                false => Ending::ClientGone,
+            }),
         };
         let outcome = match &ended {
             Ok(()) => "complete",
@@ -171,8 +176,8 @@ impl ReadingHalf {
             Err(Ending::Told) => "refused_by_engine",
             Err(Ending::Failed(error)) => error.code.facts().0,
         };
-        self.routed.count(usage.as_deref(), self.events);
-        self.routed.log(outcome, usage.as_deref());
+        self.routed.count(usage.as_ref(), self.events);
+        self.routed.log(outcome, usage.as_ref());
         match ended {
             Err(Ending::Failed(error)) => {
                 entry.failed(error.code.facts().0);
@@ -198,7 +203,7 @@ impl ReadingHalf {
 
     /// Passes on what whoever the name leads to says; if that fails before a byte of it
     /// has gone out and the entry says so, what its upstream says.
-    async fn pass_on(&mut self, usage: &mut Option<String>) -> Result<(), Ending> {
+    async fn pass_on(&mut self, usage: &mut Option<Usage>) -> Result<(), Ending> {
         self.dispatch.tasks.pass(Place::Stream);
         match self.pass_on_one(usage).await {
             Err(Ending::Failed(error)) if !self.has_begun && self.routed.falls_back(&error) => {
@@ -209,7 +214,7 @@ impl ReadingHalf {
     }
 
     /// Waits for the model, asks it, and passes on what it says.
-    async fn pass_on_one(&mut self, usage: &mut Option<String>) -> Result<(), Ending> {
+    async fn pass_on_one(&mut self, usage: &mut Option<Usage>) -> Result<(), Ending> {
         let routed = self.routed.clone();
         // What the way to an engine needs is not there any more while the answer passes.
         let sent = Box::pin(routed.send(&self.dispatch)).await;
@@ -233,7 +238,7 @@ impl ReadingHalf {
         lease: &Hold,
         headers: &HeaderMap,
         body: &mut client::Body,
-        usage: &mut Option<String>,
+        usage: &mut Option<Usage>,
     ) -> Result<(), Ending> {
         let routed = self.routed.clone();
         let limits = &routed.snapshot.config.server.limits;
@@ -249,6 +254,7 @@ impl ReadingHalf {
             // All that has arrived is looked at once and leaves in one write.
             let arrived = poll_fn(|context| body.poll_arrived(context, &mut come));
             let arrived = tokio::select! {
+                biased;
                 arrived = patience.within(silence.0, arrived) => arrived,
                 error = &mut taken_away => return Err(Ending::Failed(error)),
             };
@@ -265,7 +271,7 @@ impl ReadingHalf {
             if let Some(events) = events {
                 let seen = observer.see(&events);
                 if let Some(said) = observer.usage() {
-                    *usage = Some(said.to_owned());
+                    *usage = Some(said.clone());
                 }
                 self.has_begun = true;
                 if self.begin.is_some() {

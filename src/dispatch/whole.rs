@@ -14,6 +14,7 @@ use super::refusals::cancelled;
 use super::reply::Wait;
 use super::{Dispatch, Routed, foreign, headers};
 use crate::api::error::{ApiError, Code};
+use crate::records::usage::Usage;
 use crate::worker::USAGE_TRAILER;
 use crate::worker::client::{self, Arrived};
 
@@ -35,9 +36,9 @@ pub(super) async fn answer(
     let outcome = answered
         .as_ref()
         .map_or_else(|error| error.code.facts().0, |_| "complete");
-    let usage = answered.as_ref().ok().and_then(|(_, usage)| usage.clone());
-    routed.count(usage.as_deref(), 0);
-    routed.log(outcome, usage.as_deref());
+    let usage = answered.as_ref().ok().and_then(|(_, usage)| usage.as_ref());
+    routed.count(usage, 0);
+    routed.log(outcome, usage);
     answered.map(|(response, _)| response)
 }
 
@@ -46,7 +47,7 @@ pub(super) async fn answer(
 async fn read_from_any(
     dispatch: &Dispatch,
     routed: &Routed,
-) -> Result<(Response<Body>, Option<String>), ApiError> {
+) -> Result<(Response<Body>, Option<Usage>), ApiError> {
     match read(dispatch, routed).await {
         Err(error) if routed.falls_back(&error) => read(dispatch, routed).await,
         answered => answered,
@@ -56,7 +57,7 @@ async fn read_from_any(
 async fn read(
     dispatch: &Dispatch,
     routed: &Routed,
-) -> Result<(Response<Body>, Option<String>), ApiError> {
+) -> Result<(Response<Body>, Option<Usage>), ApiError> {
     let (lease, response) = routed.send(dispatch).await?;
     let wait = Wait::of(&lease);
     let (head, body) = response.into_parts();
@@ -102,7 +103,7 @@ pub(super) async fn collect(
     routed: &Routed,
     lease: &Hold,
     mut body: client::Body,
-) -> Result<(Bytes, Option<String>), ApiError> {
+) -> Result<(Bytes, Option<Usage>), ApiError> {
     let silence = routed.snapshot.config.server.limits.first_token;
     let mut bytes = BytesMut::new();
     let mut usage = None;
@@ -172,10 +173,7 @@ pub(super) fn is_compressed(headers: &HeaderMap) -> bool {
 }
 
 /// The usage a worker reports beside its answer.
-pub(super) fn usage_of(trailers: &HeaderMap) -> Option<String> {
-    trailers
-        .get(USAGE_TRAILER)?
-        .to_str()
-        .ok()
-        .map(str::to_owned)
+pub(super) fn usage_of(trailers: &HeaderMap) -> Option<Usage> {
+    let said = trailers.get(USAGE_TRAILER)?.to_str().ok()?;
+    Some(Usage::said(said))
 }

@@ -36,6 +36,7 @@ use super::progress::Progress;
 use super::stored::Tensor;
 use super::{EngineError, LoadTimes, Network};
 use crate::config::Compute;
+use crate::config::kv::KvFormat;
 
 /// How to load a snapshot.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,6 +45,8 @@ pub struct Settings {
     pub context: Option<u32>,
     /// The number format to compute in.
     pub compute: Compute,
+    /// In which form keys and values are kept.
+    pub kv_format: KvFormat,
 }
 
 /// A model on MLX's device. It belongs to the thread that loaded it.
@@ -88,7 +91,7 @@ fn load_on(
     })?;
     let quantization = Quantization::from_config(&config)?;
     let mut weights = Weights::open(dir, quantization, device)?;
-    let model = Decoder::load(&mut weights, design)?;
+    let model = Decoder::load(&mut weights, design, settings.kv_format)?;
     let map = began.elapsed();
     let bytes_held = weights.evaluate_taken(loading)?;
     let load_times = LoadTimes {
@@ -212,7 +215,9 @@ impl Network for MlxNetwork {
     }
 
     fn tensors_of(&self, piece: &Piece) -> Result<Vec<Tensor>, EngineError> {
-        piece.tensors().map_err(EngineError::Device)
+        piece
+            .tensors(self.model.cache_shape())
+            .map_err(EngineError::Device)
     }
 
     fn map_piece(&self, file: &Path, tokens: usize) -> Result<Piece, EngineError> {

@@ -5,6 +5,7 @@
 use super::kind::Kind;
 use super::manifest::{Geometry, Manifest};
 use crate::config::Compute;
+use crate::config::kv::KvFormat;
 use crate::engine::encoder::BATCH_TOKENS;
 use crate::units::ByteSize;
 
@@ -37,6 +38,8 @@ pub struct DeviceRule {
     pub number: u64,
     /// Whether attention keeps its scores in memory, or fuses them away.
     pub keeps_scores: bool,
+    /// In which form keys and values are kept.
+    pub kv_format: KvFormat,
 }
 
 /// Bytes that a model needs besides the room for KV caches.
@@ -69,7 +72,13 @@ impl DeviceRule {
             widens_weights: gpu && wide,
             number: if wide { 4 } else { 2 },
             keeps_scores: !gpu,
+            kv_format: KvFormat::Auto,
         }
+    }
+
+    /// The same with keys and values in this form.
+    pub fn keeping(self, kv_format: KvFormat) -> Self {
+        Self { kv_format, ..self }
     }
 }
 
@@ -122,7 +131,8 @@ pub fn of_engine(weights: ByteSize) -> ByteSize {
 
 /// Keys and values of every layer for one token.
 fn kv_per_token(geometry: &Geometry, rule: DeviceRule) -> u64 {
-    [geometry.kv_heads, geometry.kept_of_head, rule.number]
+    let row = rule.kv_format.bytes(geometry.head_dim, rule.number);
+    [geometry.kv_heads, row, geometry.kept]
         .into_iter()
         .fold(geometry.layers, u64::saturating_mul)
 }
@@ -144,8 +154,9 @@ fn in_a_layer(geometry: &Geometry) -> u64 {
 /// sliding window makes nothing smaller: a cache keeps all tokens of every layer.
 fn step(geometry: &Geometry, context: u64, rule: DeviceRule) -> u64 {
     let per_token = in_a_layer(geometry);
-    // A fused attention knows no cap.
-    let scores = match rule.keeps_scores || geometry.caps_scores {
+    // A fused attention knows no cap and no packed keys.
+    let is_packed = rule.kv_format.bits().is_some();
+    let scores = match rule.keeps_scores || geometry.caps_scores || is_packed {
         true => geometry
             .heads
             .saturating_mul(2)
@@ -175,13 +186,13 @@ fn batch(geometry: &Geometry, context: u64, rule: DeviceRule) -> u64 {
 /// values among them, which no cache keeps. Scores are not counted but for capped
 /// ones on a GPU: they are worked out a block of rows at a time.
 fn texts(geometry: &Geometry, context: u64, rule: DeviceRule) -> u64 {
-    let keys = geometry.kv_heads.saturating_mul(geometry.kept_of_head);
+    let keys = geometry.kv_heads.saturating_mul(geometry.head_dim);
     let scores = match geometry.caps_scores && !rule.keeps_scores {
         true => geometry.heads.saturating_mul(2).saturating_mul(context),
         false => 0,
     };
     in_a_layer(geometry)
-        .saturating_add(keys)
+        .saturating_add(keys.saturating_mul(geometry.kept))
         .saturating_add(scores)
         .saturating_mul((BATCH_TOKENS as u64).max(context))
         .saturating_mul(rule.number)
@@ -210,7 +221,7 @@ mod tests {
                 heads: 9,
                 kv_heads: 3,
                 head_dim: 64,
-                kept_of_head: 128,
+                kept: 2,
                 experts: 0,
                 expert_intermediate: 0,
                 caps_scores: false,
@@ -235,6 +246,23 @@ mod tests {
         check(true, Compute::Auto, 23_040);
         check(true, Compute::Float32, 46_080);
         check(false, Compute::Bfloat16, 23_040);
+    }
+
+    #[test]
+    fn packed_keys_and_values_take_less_and_their_scores_are_kept() {
+        let (plain, packed) = [KvFormat::Auto, KvFormat::EightBit]
+            .map(|format| {
+                estimate(
+                    &demo(),
+                    100,
+                    DeviceRule::of(true, Compute::Auto).keeping(format),
+                )
+            })
+            .into();
+        // 30 · 3 · 2 rows of 64 integers of a byte and two numbers of two bytes.
+        assert_eq!(packed.kv_per_token, ByteSize(180 * (64 + 4)));
+        // 2 · 9 · 100 numbers for each of 100 tokens.
+        assert_eq!(packed.transient.0 - plain.transient.0, 1800 * 100 * 2);
     }
 
     #[test]
@@ -314,7 +342,7 @@ mod tests {
             heads: 12,
             kv_heads: 12,
             head_dim: 32,
-            kept_of_head: 64,
+            kept: 2,
             experts: 0,
             expert_intermediate: 0,
             caps_scores: false,
@@ -357,7 +385,7 @@ mod tests {
             heads: most,
             kv_heads: most,
             head_dim: most,
-            kept_of_head: most,
+            kept: most,
             experts: most,
             expert_intermediate: most,
             caps_scores: true,

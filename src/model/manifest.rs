@@ -94,9 +94,9 @@ pub struct Geometry {
     pub kv_heads: u64,
     /// Numbers of one head.
     pub head_dim: u64,
-    /// Numbers that a cache keeps of a key and its value: twice those of a head, unless
-    /// one is the other.
-    pub kept_of_head: u64,
+    /// Rows of a head that a cache keeps of a token: its key and its value, or one that
+    /// is both.
+    pub kept: u64,
     /// Experts that a token takes in a layer that has them; 0 if none has.
     pub experts: u64,
     /// Numbers inside one expert.

@@ -76,7 +76,7 @@ impl Call {
     fn of(caller: &Caller, action: &str, target: &str, result: &str) -> Self {
         Self {
             caller: caller.id.clone(),
-            peer: caller.peer.clone(),
+            peer: caller.door.peer(),
             action: action.to_owned(),
             target: target.to_owned(),
             result: result.to_owned(),
@@ -138,7 +138,7 @@ impl Audit {
     pub async fn too_many(&self, caller: &Caller, action: &str) -> io::Result<()> {
         let kind = Kind {
             caller: caller.id.clone(),
-            peer: caller.peer.clone(),
+            peer: caller.door.peer(),
             action: action.to_owned(),
         };
         let first = self.sums().add(kind, Instant::now());
@@ -211,7 +211,7 @@ impl Inner {
                 sequence,
                 call,
             })?;
-            Ok(format!("{}\n", escape::json(&line)))
+            Ok(format!("{}\n", escape::json(&line)).into())
         })?;
         self.next = sequence + 1;
         Ok(())

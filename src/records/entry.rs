@@ -10,9 +10,10 @@ use serde_json::json;
 
 use super::Records;
 use super::counters::{OTHER, OfModel};
-use super::line::Line;
+use super::usage::Usage;
 use crate::pool::Priority;
 use crate::shutdown::Place;
+use crate::telemetry::line::Line;
 
 /// A handle to the record of one request.
 #[derive(Clone, Debug)]
@@ -39,7 +40,7 @@ struct Facts {
     method: String,
     /// The route as it is written in the table of routes; never what the client
     /// wrote there.
-    path: Option<String>,
+    path: Option<&'static str>,
     /// Which configuration it was answered by: the number of its reload.
     generation: u64,
     model: Option<Arc<OfModel>>,
@@ -71,7 +72,7 @@ impl Facts {
             .text("peer", Some(&self.peer))
             .text("caller", self.caller.as_deref())
             .text("method", Some(&self.method))
-            .text("path", self.path.as_deref())
+            .text("path", self.path)
             .number("generation", Some(self.generation))
             .text("model", model)
             .text("route", self.route)
@@ -159,8 +160,8 @@ impl Entry {
     }
 
     /// Which route it was, as the table of routes writes it.
-    pub fn path(&self, pattern: &str) {
-        self.facts().path = Some(pattern.to_owned());
+    pub fn path(&self, pattern: &'static str) {
+        self.facts().path = Some(pattern);
     }
 
     /// Who asks: the id of a key, never a key.
@@ -231,16 +232,12 @@ impl Entry {
         self.0.of_model(&facts).began(has_waited, time);
     }
 
-    /// The engine reported its usage: `prompt=12 cached=8 completion=34 finish=stop`.
-    pub fn usage(&self, usage: &str) {
-        let number = |name: &str| {
-            let mut parts = usage.split(' ').filter_map(|part| part.split_once('='));
-            parts.find(|(key, _)| *key == name)?.1.parse::<u64>().ok()
-        };
+    /// The engine reported its usage.
+    pub fn usage(&self, usage: &Usage) {
         let mut facts = self.facts();
-        facts.prompt_tokens = number("prompt");
-        facts.cached_tokens = number("cached");
-        facts.completion_tokens = number("completion");
+        facts.prompt_tokens = usage.prompt;
+        facts.cached_tokens = usage.cached;
+        facts.completion_tokens = usage.completion;
         let (prompt, completion) = (facts.prompt_tokens, facts.completion_tokens);
         let (prompt, completion) = (prompt.unwrap_or_default(), completion.unwrap_or_default());
         let model = self.0.of_model(&facts);

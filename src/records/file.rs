@@ -3,6 +3,7 @@
 //! or cut it meanwhile: the next append finds out. It knows nothing of what the
 //! lines say.
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -64,7 +65,10 @@ impl LineFile {
 
     /// Appends what `make` answers, whole or not at all. `make` learns what stands
     /// before; it must end its text with a line break, and may be asked again.
-    pub fn append(&mut self, make: impl FnMut(Before) -> io::Result<String>) -> io::Result<()> {
+    pub fn append<'t>(
+        &mut self,
+        make: impl FnMut(Before) -> io::Result<Cow<'t, str>>,
+    ) -> io::Result<()> {
         self.lock()?;
         let appended = self.append_locked(make);
         if appended.is_err() {
@@ -80,9 +84,9 @@ impl LineFile {
         self.file.sync_data()
     }
 
-    fn append_locked(
+    fn append_locked<'t>(
         &mut self,
-        mut make: impl FnMut(Before) -> io::Result<String>,
+        mut make: impl FnMut(Before) -> io::Result<Cow<'t, str>>,
     ) -> io::Result<()> {
         loop {
             let size = self.file.metadata()?.len();
@@ -95,7 +99,7 @@ impl LineFile {
             };
             let mut text = make(before)?;
             if is_torn {
-                text.insert(0, '\n');
+                text.to_mut().insert(0, '\n');
             }
             if size > 0 && size + text.len() as u64 > self.rotation.largest {
                 // Others may write to the next one before we do, so ask again.
@@ -222,7 +226,7 @@ mod tests {
         let mut seen = None;
         file.append(|before| {
             seen.get_or_insert(before);
-            Ok(format!("{text}\n"))
+            Ok(format!("{text}\n").into())
         })
         .expect("appended");
         seen.expect("asked")

@@ -159,11 +159,14 @@ fn append(file: Option<LineFile>, path: &Path, lines: &[String]) -> io::Result<L
         Some(file) => file,
         None => LineFile::open(path, ROTATION)?,
     };
-    let text: String = lines
-        .iter()
-        .flat_map(|line| [escape::json(line), "\n".into()])
-        .collect();
-    file.append(|_| Ok(text.clone()))?;
+    // At once as long as it will be, but for what has to be escaped.
+    let length = lines.iter().map(|line| line.len() + 1).sum();
+    let mut text = String::with_capacity(length);
+    for line in lines {
+        text.push_str(&escape::json(line));
+        text.push('\n');
+    }
+    file.append(|_| Ok(text.as_str().into()))?;
     Ok(file)
 }
 

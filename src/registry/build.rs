@@ -299,6 +299,7 @@ impl Builder<'_> {
             parallel: load.parallel.unwrap_or(PARALLEL),
             kv,
             compute: load.compute,
+            kv_format: load.kv_format,
             warmup: self.is_warmed_up(source, load),
             estimated: load.memory.is_none(),
             memory: load

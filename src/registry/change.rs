@@ -155,6 +155,7 @@ fn changed_plan(old: &LoadPlan, new: &LoadPlan) -> Vec<&'static str> {
         ("context", old.context != new.context),
         ("parallel", old.parallel != new.parallel),
         ("kv", old.kv != new.kv),
+        ("kv_format", old.kv_format != new.kv_format),
         ("compute", old.compute != new.compute),
         (
             "memory",

@@ -155,7 +155,11 @@ fn found_for(engine: &Engine, given: Given) -> Found {
 /// What the registry wants to know of a manifest.
 fn found(manifest: Manifest, on_disk: Option<u64>, load: &LoadSettings) -> Found {
     let longest = manifest.context.unwrap_or(USUAL_CONTEXT);
-    let need = estimate(&manifest, longest, DeviceRule::here(load.compute));
+    let need = estimate(
+        &manifest,
+        longest,
+        DeviceRule::here(load.compute).keeping(load.kv_format),
+    );
     Found {
         size: ByteSize(on_disk.unwrap_or(manifest.weight_bytes)),
         context: manifest.context,

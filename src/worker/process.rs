@@ -238,6 +238,7 @@ impl Inner {
             .args(["--context", &plan.context.to_string()])
             .args(["--parallel", &plan.parallel.to_string()])
             .args(["--kv", &plan.kv.0.to_string()])
+            .args(["--kv-format", plan.kv_format.as_str()])
             .args(["--compute", plan.compute.as_str()])
             .args(plan.warmup.then_some("--warmup"));
         if let Some((folder, quota)) = self.prompts(plan, engine) {

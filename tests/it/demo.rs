@@ -14,13 +14,13 @@ use super::harness::{Answer, Home, PATIENCE, Server, lives};
 use super::keys::{chat, new_key};
 use super::sampler::sample;
 
-const FOUR: &str = "roundhouse/SmolLM2-135M-Instruct-4bit";
-const EIGHT: &str = "roundhouse/SmolLM2-135M-Instruct-8bit";
+pub const FOUR: &str = "roundhouse/SmolLM2-135M-Instruct-4bit";
+pub const EIGHT: &str = "roundhouse/SmolLM2-135M-Instruct-8bit";
 const DENSE: &str = "roundhouse/SmolLM2-135M-Instruct-f32";
 const ENCODER: &str = "sentence-transformers/all-MiniLM-L6-v2";
 
 /// The cache with the demo models.
-fn cache() -> PathBuf {
+pub fn cache() -> PathBuf {
     let cache = std::env::var_os("ROUNDHOUSE_DEMO_CACHE").map_or_else(
         || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/data/hub")),
         PathBuf::from,
@@ -39,7 +39,7 @@ fn cache() -> PathBuf {
 }
 
 /// A home that serves the demo models from where they lie.
-fn home(more: &str) -> Home {
+pub fn home(more: &str) -> Home {
     Home::new(&home_yaml(more))
 }
 
@@ -50,7 +50,7 @@ fn home_yaml(more: &str) -> String {
     )
 }
 
-fn ask(model: &str, prompt: &str, more: Value) -> Value {
+pub fn ask(model: &str, prompt: &str, more: Value) -> Value {
     let mut body = json!({
         "model": model,
         "messages": [{"role": "user", "content": prompt}],
@@ -65,7 +65,7 @@ fn ask(model: &str, prompt: &str, more: Value) -> Value {
 
 /// The worker processes of a server, with the model that each one loaded: read
 /// from their command lines, not from what the router says.
-fn workers(server: &Server) -> Vec<(u32, String)> {
+pub fn workers(server: &Server) -> Vec<(u32, String)> {
     let listing = Command::new("ps")
         .args(["-eo", "pid=,ppid=,args="])
         .output()

@@ -40,6 +40,7 @@ const PURE: &[&str] = &[
     "simulate",
     "dispatch/peek.rs",
     "dispatch/headers.rs",
+    "dispatch/json",
     "dispatch/observer.rs",
     "dispatch/upload/parts.rs",
     "dispatch/relay.rs",
@@ -112,6 +113,7 @@ const DATED: &[&str] = &[
     "pool/swaps.rs",
     "records/audit.rs",
     "records/entry.rs",
+    "telemetry/json.rs",
     "worker/serve/answer.rs",
 ];
 

@@ -25,6 +25,8 @@ mod documents;
 mod editing;
 mod edits;
 mod embeddings;
+#[cfg(feature = "mlx")]
+mod endurance;
 mod engines;
 mod explains;
 mod exposure;

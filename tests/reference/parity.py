@@ -6,7 +6,7 @@ needs PyPI's `mlx-lm` and `mlx[cpu]`, as `make engines` installs them; the parit
 src/engine/mlx/tests/parity.rs runs it. Each case becomes FOLDER/N: an ordinary
 snapshot, and `reference.json` with the case's name, a prompt, the vectors below the head
 and the log-probabilities after each of its tokens, and the 64 tokens that follow when the
-best is always taken.
+best is always taken. Some cases have their keys and values packed, as `kv_bits` says.
 
 Weights are seeded and never trained, so an answer may hinge on two logits that are all
 but equal, where float32 decides by the order of sums. Of some prompts the first is
@@ -23,7 +23,7 @@ import numpy as np
 from make_logits import numbers
 from mlx.utils import tree_flatten
 from mlx_lm import __version__
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import KVCache, make_prompt_cache
 from mlx_lm.utils import _get_classes, load_model, quantize_model, save_config
 
 VOCABULARY = 199
@@ -32,6 +32,11 @@ STEPS = 64
 CLEAR = 2e-3
 DISTINCT = 6
 PROMPTS = 40
+
+# Where a number lies between two integers, packing rounds it by the order of sums. One such
+# integer more or less moves a logit by as much, so that packed cases need clearer answers.
+CLEAR_PACKED = {8: 4e-3, 4: 2e-2}
+GROUP = 32
 
 BASE = {
     "hidden_size": 64,
@@ -158,6 +163,38 @@ DENSE = {
 }
 
 
+# Cases whose caches mlx-lm packs, with the bits.
+PACKED_KEYS = {
+    "llama, keys and values of 8 bits": ({"model_type": "llama", "head_dim": 32}, 8),
+    "qwen3, keys and values of 4 bits": ({"model_type": "qwen3", "head_dim": 32}, 4),
+    "deepseek_v3, short vectors of 8 bits": (
+        # A choice of experts may hinge on the last bit.
+        DENSE["deepseek_v3"] | {"kv_lora_rank": 48, "n_routed_experts": None}, 8,
+    ),
+}
+
+
+class ShortVectors(KVCache):
+    """mlx-lm's network cannot read packed short vectors, so it gets what is left of them
+    after packing, with what turns of their keys behind them."""
+
+    def __init__(self, bits):
+        super().__init__()
+        self.form = {"group_size": 64, "bits": bits}  # All of a row.
+
+    def update_and_fetch(self, vectors, turned):
+        row = mx.quantize(mx.concatenate([vectors, turned], axis=-1), **self.form)
+        row = mx.dequantize(*row, **self.form)
+        return super().update_and_fetch(*mx.split(row, [vectors.shape[-1]], axis=-1))
+
+
+def packed(layer, model_type, bits):
+    """The cache of a layer with keys and values of so many bits."""
+    if model_type == "deepseek_v3":
+        return ShortVectors(bits)
+    return layer.to_quantized(group_size=GROUP, bits=bits)
+
+
 def some_wider(path, _):
     """Two layers with settings of their own, and one left dense."""
     if path.endswith("layers.0.mlp.down_proj"):
@@ -192,9 +229,17 @@ def weight(name, shape):
 
 
 def as_published(weights):
-    """Each expert by itself, which is how Hugging Face has them."""
+    """Each expert by itself, and the matrices that make keys and values of short vectors
+    as one, which is how Hugging Face has them."""
     apart = {}
     for name, array in weights.items():
+        if "embed_q" in name:
+            values = weights[name.replace("embed_q", "unembed_out")]
+            both = mx.concatenate([array.swapaxes(1, 2), values], axis=1)
+            apart[name.replace("embed_q", "kv_b_proj")] = both.reshape(-1, both.shape[-1])
+            continue
+        if "unembed_out" in name:
+            continue
         if "switch_mlp" not in name:
             apart[name] = array
             continue
@@ -229,15 +274,18 @@ def write(folder, config, packing):
     return model
 
 
-def answer(model, prompt):
+def answer(model, prompt, kv_bits):
     """The log-probabilities of a prompt and its greedy continuation; nothing if that has
     a near-tie."""
-    cache = make_prompt_cache(model)
+    cache, clear = make_prompt_cache(model), CLEAR
+    if kv_bits:
+        cache = [packed(layer, model.model_type, kv_bits) for layer in cache]
+        clear = CLEAR_PACKED[kv_bits]
     rows = model(mx.array([prompt]), cache=cache)[0].astype(mx.float32)
     logits, tokens = rows[-1], []
     for _ in range(STEPS):
         second, best = mx.topk(logits, 2).tolist()[:2]
-        if abs(best - second) < CLEAR:
+        if abs(best - second) < clear:
             return None
         tokens.append(int(mx.argmax(logits)))
         logits = model(mx.array([[tokens[-1]]]), cache=cache)[0, -1].astype(mx.float32)
@@ -262,15 +310,17 @@ def main(out):
     mx.gather_qmm = without_global_scale(mx.gather_qmm)
     cases = [(name, changes, None) for name, changes in DENSE.items()]
     cases += [(name, changes, (*packing, rule)) for name, (*packing, changes, rule) in PACKED.items()]
-    for i, (name, changes, packing) in enumerate(cases):
+    cases = [(*case, None) for case in cases]
+    cases += [(name, changes, None, bits) for name, (changes, bits) in PACKED_KEYS.items()]
+    for i, (name, changes, packing, kv_bits) in enumerate(cases):
         folder = out / f"{i:02}"
         model = write(folder, BASE | changes, packing)
         prompts = ([(i * 37 + seed * 11 + 3) % VOCABULARY for i in range(LENGTH)] for seed in range(PROMPTS))
-        found = next(filter(None, (answer(model, prompt) for prompt in prompts)), None)
+        found = next(filter(None, (answer(model, prompt, kv_bits) for prompt in prompts)), None)
         if found is None:
             sys.exit(f"{name}: every answer has a near-tie or stands still")
         vectors = model.model(mx.array([found["prompt"]]))[0].astype(mx.float32).tolist()
-        reference = {"name": name, "version": __version__, "vectors": vectors} | found
+        reference = {"name": name, "version": __version__, "kv_bits": kv_bits, "vectors": vectors} | found
         (folder / "reference.json").write_text(json.dumps(reference))
 
 

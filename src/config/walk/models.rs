@@ -11,6 +11,7 @@ use super::{At, MOST_PROBLEMS, Walker, advice, set};
 use crate::config::engine::OWN;
 use crate::config::file::{Node, Pair, Value};
 use crate::config::keys::NAME;
+use crate::config::kv::KvFormat;
 use crate::config::problem::{Place, Problem, both};
 use crate::config::request::Rules;
 use crate::config::upstream::BaseUrl;
@@ -163,7 +164,7 @@ impl Walker<'_> {
         })
     }
 
-    /// `context`, `parallel`, `kv`, `compute`, `memory`, `trust_remote_code`
+    /// `context`, `parallel`, `kv`, `kv_format`, `compute`, `memory`, `trust_remote_code`
     fn load_key(&mut self, load: &mut LoadSettings, key: &str, at: At) {
         match key {
             "context" => load.context = self.number(at, Span::TOKENS),
@@ -175,6 +176,13 @@ impl Walker<'_> {
                 let words = Compute::ALL.map(|compute| (compute.as_str(), compute));
                 let expected = "auto, float32, float16 or bfloat16";
                 set(&mut load.compute, self.choice(at, expected, &words));
+            }
+            "kv_format" => {
+                let words = KvFormat::ALL.map(|format| (format.as_str(), format));
+                set(
+                    &mut load.kv_format,
+                    self.choice(at, "auto, 8bit or 4bit", &words),
+                );
             }
             _ => {}
         }

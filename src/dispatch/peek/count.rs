@@ -1,7 +1,6 @@
 //! What is counted inside messages, tools and prompts while the parser passes
 //! over them. Each occurrence counts, so a key that stands twice hides nothing.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
@@ -10,6 +9,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 use crate::api::error::ApiError;
 use crate::api::fields::{TEXTS, invalid};
 use crate::config::Counts;
+use crate::dispatch::json::Text;
 
 /// A place in a body where something is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -281,7 +281,7 @@ impl<'de> Visitor<'de> for Within<'_, '_> {
         ) {
             return self.tally.scalar(self.spot, "an object");
         }
-        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+        while let Some(Text(key)) = map.next_key()? {
             let member = self.spot.member(&key);
             map.next_value_seed(Within::new(member, self.tally))?;
         }

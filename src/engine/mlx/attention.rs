@@ -4,10 +4,14 @@ use mlx_rs::Array;
 use mlx_rs::error::Result;
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::indexing::TryIndexOp;
-use mlx_rs::ops::{arange, concatenate, matmul, select, softmax_axis, split_equal, tanh};
+use mlx_rs::ops::{
+    arange, broadcast_to, concatenate, matmul, quantized_matmul, select, softmax_axis, split_equal,
+    tanh,
+};
 
 use super::device::Device;
-use super::kv::Cache;
+use super::kv::{Cache, Rows};
+use super::quantization::Packing;
 use super::rope::{Rope, Turn};
 
 /// Heads of one attention layer.
@@ -122,7 +126,7 @@ impl<'a> Pass<'a> {
             Sequences::Cached(caches) => caches[sequence].update(layer, &keys, values.as_ref())?,
             Sequences::Whole(_) => {
                 let values = values.unwrap_or_else(|| keys.clone());
-                (keys, values)
+                (Rows::Plain(keys), Rows::Plain(values))
             }
         };
         if let Some(result) = self.device.attention(queries, &keys, &values, scores) {
@@ -146,33 +150,64 @@ fn by_head(array: &Array) -> Result<Array> {
     array.swap_axes(0, 1)
 }
 
+impl Rows {
+    /// Tokens of which there are keys or values.
+    fn tokens(&self) -> i32 {
+        match self {
+            Self::Plain(rows) | Self::Packed([rows, ..], _) => rows.dim(1),
+        }
+    }
+
+    /// Those of the last `count` tokens.
+    fn last(&self, count: i32) -> Result<Self> {
+        let from = self.tokens() - count;
+        let last = |array: &Array| array.try_index((.., from.., ..));
+        Ok(match self {
+            Self::Plain(rows) => Self::Plain(last(rows)?),
+            Self::Packed([words, scales, biases], packing) => {
+                Self::Packed([last(words)?, last(scales)?, last(biases)?], *packing)
+            }
+        })
+    }
+
+    /// `x` `[heads, more, rows, …]` times these, or times their transpose.
+    fn product(&self, x: &Array, transpose: bool) -> Result<Array> {
+        match self {
+            Self::Plain(rows) => {
+                let rows = rows.expand_dims(1)?;
+                match transpose {
+                    true => matmul(x, rows.swap_axes(2, 3)?),
+                    false => matmul(x, rows),
+                }
+            }
+            Self::Packed([words, scales, biases], Packing { group_size, bits }) => {
+                let all = |array: &Array| array.expand_dims(1);
+                let (words, scales, biases) = (all(words)?, all(scales)?, all(biases)?);
+                quantized_matmul(x, words, scales, &biases, transpose, *group_size, *bits)
+            }
+        }
+    }
+}
+
 /// Attention of the last rows of one sequence by MLX's operations, the way of a GPU.
 /// Shapes as in [`Device::attention`].
 pub(super) fn attend_with_mlx(
     queries: &Array,
-    keys: &Array,
-    values: &Array,
+    keys: &Rows,
+    values: &Rows,
     scores: &Scores,
 ) -> Result<Array> {
-    let (rows, tokens) = (queries.dim(0), keys.dim(1));
+    let (rows, tokens) = (queries.dim(0), keys.tokens());
     // What even the first row does not see is left out; what is left may be all that
     // each sees but for what comes after it.
     let window = scores.window.and_then(|window| i32::try_from(window).ok());
     let window = window.filter(|window| *window < tokens);
     let seen = window.map_or(tokens, |window| tokens.min(window + rows - 1));
-    let last = |array: &Array| array.try_index((.., tokens - seen.., ..));
-    let (keys, values) = (last(keys)?, last(values)?);
+    let (keys, values) = (keys.last(seen)?, values.last(seen)?);
     let cut = window.filter(|window| rows > 1 && *window < seen);
     let queries = by_head(queries)?;
-    let result = match scores.cap {
-        Some(cap) => {
-            let mask = match rows > 1 {
-                true => Some(mask(rows, seen, cut)?),
-                false => None,
-            };
-            attend_capped(&queries, &keys, &values, scores.scale, cap, mask.as_ref())?
-        }
-        None => {
+    let result = match (&keys, &values, scores.cap) {
+        (Rows::Plain(keys), Rows::Plain(values), None) => {
             let mask = match cut {
                 Some(_) => Some(mask(rows, seen, cut)?),
                 None => None,
@@ -194,6 +229,13 @@ pub(super) fn attend_with_mlx(
                 sinks.as_ref(),
             )?
             .squeeze_axes(&[0])?
+        }
+        _ => {
+            let mask = match rows > 1 {
+                true => Some(mask(rows, seen, cut)?),
+                false => None,
+            };
+            attend_in_steps(&queries, &keys, &values, scores, mask.as_ref())?
         }
     };
     by_head(&result)?.reshape(&[rows, -1])
@@ -229,27 +271,40 @@ fn mask(rows: i32, seen: i32, window: Option<i32>) -> Result<Array> {
     }
 }
 
-/// Attention with capped scores, which MLX has no kernel for: `queries`
-/// `[heads, rows, size]`, `keys` and `values` `[key heads, tokens, size]`.
-fn attend_capped(
+/// Attention that MLX has no kernel for, with capped scores or over packed rows:
+/// `queries` `[heads, rows, size]`, `keys` and `values` of fewer heads.
+fn attend_in_steps(
     queries: &Array,
-    keys: &Array,
-    values: &Array,
-    scale: f32,
-    cap: f32,
+    keys: &Rows,
+    values: &Rows,
+    how: &Scores,
     mask: Option<&Array>,
 ) -> Result<Array> {
     let number = |number: f32| Array::from_f32(number).as_dtype(queries.dtype());
     let (heads, rows, size) = (queries.dim(0), queries.dim(1), queries.dim(2));
-    let shared = keys.dim(0);
+    let shared = match keys {
+        Rows::Plain(rows) | Rows::Packed([rows, ..], _) => rows.dim(0),
+    };
     let queries = queries.reshape(&[shared, heads / shared, rows, size])?;
-    let (keys, values) = (keys.expand_dims(1)?, values.expand_dims(1)?);
-    let scores = matmul(queries.multiply(number(scale)?)?, keys.swap_axes(2, 3)?)?;
-    let mut scores = tanh(scores.divide(number(cap)?)?)?.multiply(number(cap)?)?;
-    if let Some(mask) = mask {
-        // Scores lie within the cap, so this is nothing beside them.
-        scores = select(mask, &scores, number(-1e4 - cap)?)?;
+    let mut scores = keys.product(&queries.multiply(number(how.scale)?)?, true)?;
+    if let Some(cap) = how.cap {
+        scores = tanh(scores.divide(number(cap)?)?)?.multiply(number(cap)?)?;
     }
-    let shares = softmax_axis(&scores, -1, true)?;
-    matmul(shares, values)?.reshape(&[heads, rows, size])
+    if let Some(mask) = mask {
+        // Nothing beside any score, in every number format.
+        scores = select(mask, &scores, number(-6e4)?)?;
+    }
+    if let Some(sinks) = &how.sinks {
+        let sinks = sinks.as_dtype(queries.dtype())?;
+        let sinks = sinks.reshape(&[shared, heads / shared, 1, 1])?;
+        let sinks = broadcast_to(sinks, &[shared, heads / shared, rows, 1])?;
+        scores = concatenate(&[&scores, &sinks], -1)?;
+    }
+    let mut shares = softmax_axis(&scores, -1, true)?;
+    if how.sinks.is_some() {
+        shares = shares.try_index((.., .., .., ..-1))?;
+    }
+    values
+        .product(&shares, false)?
+        .reshape(&[heads, rows, size])
 }

@@ -18,7 +18,9 @@ use self::stack::Stack;
 use super::attention::Pass;
 use super::kv::CacheShape;
 use super::layers::{Linear, capped, scaled};
+use super::quantization::Packing;
 use super::weights::Weights;
+use crate::config::kv::KvFormat;
 use crate::engine::EngineError;
 
 /// What the names of weights below the head begin with.
@@ -32,11 +34,17 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Takes a checkpoint's weights into a decoder of this design.
+    /// Takes a checkpoint's weights into a decoder of this design, whose caches are of
+    /// this form.
     ///
     /// # Errors
-    /// A weight is missing or has another shape.
-    pub fn load(weights: &mut Weights, design: Design) -> Result<Self, EngineError> {
+    /// A weight is missing or has another shape, or heads are of no size that can be packed.
+    pub fn load(
+        weights: &mut Weights,
+        design: Design,
+        kv_format: KvFormat,
+    ) -> Result<Self, EngineError> {
+        let packing = packing(kv_format, design.heads.size)?;
         let tied = design
             .tied
             .unwrap_or_else(|| !weights.has("lm_head.weight"));
@@ -49,7 +57,7 @@ impl Decoder {
             }
             false => Some(Linear::load(weights, "lm_head", hidden, vocabulary, false)?),
         };
-        let stack = Stack::load(weights, ROOT, design)?;
+        let stack = Stack::load(weights, ROOT, design, packing)?;
         Ok(Self { stack, lm_head })
     }
 
@@ -87,4 +95,21 @@ impl Decoder {
 /// Whether a weight is the head's.
 fn is_of_head(name: &str) -> bool {
     name.starts_with("lm_head.")
+}
+
+/// How keys and values of heads of this size are packed, if they are to be.
+fn packing(format: KvFormat, head: i32) -> Result<Option<Packing>, EngineError> {
+    let Some(bits) = format.bits() else {
+        return Ok(None);
+    };
+    let group = KvFormat::group(u64::try_from(head).unwrap_or(0)).ok_or_else(|| {
+        EngineError::Unsupported(format!(
+            "kv_format is {} and heads have {head} numbers, no multiple of 32",
+            format.as_str()
+        ))
+    })?;
+    Ok(Some(Packing {
+        group_size: group as i32,
+        bits: bits as i32,
+    }))
 }

@@ -13,6 +13,7 @@ use mlx_rs::ops::{matmul, quantized_matmul, sigmoid};
 use mlx_rs::{Array, Device as MlxDevice, DeviceType, Dtype, fast};
 
 use super::attention::Scores;
+use super::kv::Rows;
 #[cfg(target_os = "linux")]
 use super::native;
 use super::quantization::Packing;
@@ -164,13 +165,23 @@ impl Device {
     pub fn attention(
         &self,
         queries: &Array,
-        keys: &Array,
-        values: &Array,
+        keys: &Rows,
+        values: &Rows,
         scores: &Scores,
     ) -> Option<Result<Array>> {
         #[cfg(target_os = "linux")]
         if self.is_own() {
-            return Some(native::attention(queries, keys, values, scores).map_err(failed));
+            let result = match (keys, values) {
+                (Rows::Plain(keys), Rows::Plain(values)) => {
+                    native::attention(queries, keys, values, scores)
+                }
+                (Rows::Packed(keys, packing), Rows::Packed(values, _)) => {
+                    native::packed_attention(queries, keys, values, *packing, scores)
+                }
+                // One cache keeps both in one form.
+                _ => return None,
+            };
+            return Some(result.map_err(failed));
         }
         let _ = (queries, keys, values, scores);
         None

@@ -6,11 +6,12 @@ use std::path::Path;
 
 use mlx_rs::error::Result;
 use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
-use mlx_rs::ops::{concatenate, stack, zeros_dtype};
+use mlx_rs::ops::{concatenate, quantize, stack, zeros_dtype};
 use mlx_rs::transforms::eval;
 use mlx_rs::{Array, Dtype};
 
 use super::device::Device;
+use super::quantization::Packing;
 use super::weights;
 use crate::engine::stored::Tensor;
 use crate::model::safetensors::Dtype as Stored;
@@ -29,21 +30,83 @@ pub struct CacheShape {
     pub head: i32,
     /// Values are kept beside the keys; otherwise the keys are the values too.
     pub values: bool,
-    /// Their number format.
+    /// Their number format; packed, that of scales and biases.
     pub format: Dtype,
+    /// How they are packed, if they are.
+    pub packing: Option<Packing>,
 }
 
 impl CacheShape {
     /// Bytes for one token of one sequence: keys and values of all layers.
     pub fn bytes_per_token(&self) -> u64 {
-        let bytes = if self.format == Dtype::Float32 { 4 } else { 2 };
-        self.parts() as u64 * self.layers as u64 * self.heads as u64 * self.head as u64 * bytes
+        let number = if self.format == Dtype::Float32 { 4 } else { 2 };
+        let bytes = |part: &Part| {
+            let each = if part.dtype == Dtype::Uint32 {
+                4
+            } else {
+                number
+            };
+            part.width as u64 * each
+        };
+        let row: u64 = self.parts().iter().map(bytes).sum();
+        self.kinds() as u64 * self.layers as u64 * self.heads as u64 * row
     }
 
-    /// Arrays of a layer: keys and values, or one for both.
-    fn parts(&self) -> i32 {
-        1 + i32::from(self.values)
+    /// Kinds of rows in a layer: keys and values, or one for both.
+    fn kinds(&self) -> usize {
+        1 + usize::from(self.values)
     }
+
+    /// The arrays that keys, or values, of a layer lie in.
+    fn parts(&self) -> Vec<Part> {
+        let part = |name, width, dtype| Part { name, width, dtype };
+        match self.packing {
+            None => vec![part("", self.head, self.format)],
+            Some(Packing { group_size, bits }) => vec![
+                part("", self.head * bits / 32, Dtype::Uint32),
+                part(".scales", self.head / group_size, self.format),
+                part(".biases", self.head / group_size, self.format),
+            ],
+        }
+    }
+
+    /// `numbers` `[heads, rows, head]` as they are kept, an array for each part.
+    fn taken_apart(&self, numbers: &Array) -> Result<Vec<Array>> {
+        let Some(Packing { group_size, bits }) = self.packing else {
+            return Ok(vec![numbers.clone()]);
+        };
+        let (words, scales, biases) = quantize(numbers, group_size, bits)?;
+        Ok(vec![words, scales, biases])
+    }
+
+    /// The reverse of [`CacheShape::parts`], for rows of a cache of this shape.
+    fn rows(&self, mut parts: Vec<Array>) -> Rows {
+        match (self.packing, parts.len()) {
+            (Some(packing), 3) => {
+                let (biases, scales, words) = (parts.remove(2), parts.remove(1), parts.remove(0));
+                Rows::Packed([words, scales, biases], packing)
+            }
+            _ => Rows::Plain(parts.remove(0)),
+        }
+    }
+}
+
+/// One of the arrays that keys or values lie in, `[heads, tokens, width]`.
+struct Part {
+    /// Behind the name of the layer in a file.
+    name: &'static str,
+    width: i32,
+    dtype: Dtype,
+}
+
+/// Keys or values of one sequence in one layer.
+#[derive(Clone, Debug)]
+pub enum Rows {
+    /// `[heads, tokens, head]`.
+    Plain(Array),
+    /// MLX's affine quantisation along the head: words `[heads, tokens, head · bits / 32]`,
+    /// scales and biases `[heads, tokens, head / group_size]`.
+    Packed([Array; 3], Packing),
 }
 
 /// The cache of one sequence.
@@ -55,27 +118,33 @@ pub struct Cache {
     tokens: usize,
 }
 
-/// Keys and, where they are kept, values of one layer, each `[heads, room, head]`.
+/// Keys and, where they are kept, values of one layer, each in its parts,
+/// `[heads, room, width]`.
 #[derive(Debug)]
 struct Layer {
-    parts: Vec<Array>,
+    kinds: Vec<Vec<Array>>,
 }
 
 /// Keys and values of some tokens in a row, apart from any sequence. They are never
 /// written to, so clones share them.
 #[derive(Clone, Debug)]
 pub struct Piece {
-    /// Of each layer `[2, heads, tokens, head]`: keys, then values; `[1, …]` where
-    /// the keys are the values.
-    layers: Vec<Array>,
+    /// Of each layer its parts, `[2, heads, tokens, width]`: keys, then values; `[1, …]`
+    /// where the keys are the values.
+    layers: Vec<Vec<Array>>,
 }
 
 impl Piece {
     /// Its numbers by layer, as they are written to a file.
-    pub fn tensors(&self) -> std::result::Result<Vec<Tensor>, String> {
-        let layers = self.layers.iter().enumerate();
-        let tensor = |(index, layer): (usize, &Array)| {
+    pub fn tensors(&self, shape: CacheShape) -> std::result::Result<Vec<Tensor>, String> {
+        let parts = shape.parts();
+        let named = self.layers.iter().enumerate().flat_map(|(index, layer)| {
+            let names = parts.iter().map(move |part| layer_name(index, part));
+            names.zip(layer)
+        });
+        let tensor = |(name, layer): (String, &Array)| {
             let dtype = match layer.dtype() {
+                Dtype::Uint32 => Stored::U32,
                 Dtype::Float32 => Stored::F32,
                 Dtype::Float16 => Stored::F16,
                 Dtype::Bfloat16 => Stored::Bf16,
@@ -89,13 +158,13 @@ impl Piece {
                 .map_err(|e| e.to_string())?
                 .to_vec();
             Ok(Tensor {
-                name: layer_name(index),
+                name,
                 dtype,
                 shape: layer.shape().iter().map(|&length| length as u64).collect(),
                 bytes,
             })
         };
-        layers.map(tensor).collect()
+        named.map(tensor).collect()
     }
 
     /// The piece that a file of [`Piece::tensors`] holds, for caches of this shape.
@@ -106,20 +175,25 @@ impl Piece {
         tokens: usize,
     ) -> std::result::Result<Self, String> {
         let mut arrays = weights::read_now(file, device, |name| name.starts_with(LAYER))?;
-        let expected = [shape.parts(), shape.heads, tokens as i32, shape.head];
-        let layer = |index: usize| {
-            let name = layer_name(index);
+        let mut array = |name: String, part: &Part| {
             let array = arrays
                 .remove(&name)
                 .ok_or_else(|| format!("{name} is missing"))?;
-            match array.shape() == expected && array.dtype() == shape.format {
+            let expected = [shape.kinds() as i32, shape.heads, tokens as i32, part.width];
+            match array.shape() == expected && array.dtype() == part.dtype {
                 true => Ok(array),
                 false => Err(format!("{name} is not what this model's caches hold")),
             }
         };
+        let parts = shape.parts();
+        let layer = |index: usize| {
+            let parts = parts.iter();
+            let parts = parts.map(|part| array(layer_name(index, part), part));
+            parts.collect::<std::result::Result<Vec<Array>, String>>()
+        };
         let layers = (0..shape.layers).map(layer);
         Ok(Self {
-            layers: layers.collect::<std::result::Result<_, String>>()?,
+            layers: layers.collect::<std::result::Result<_, _>>()?,
         })
     }
 }
@@ -127,8 +201,8 @@ impl Piece {
 /// What the names of a piece's tensors begin with.
 const LAYER: &str = "layers.";
 
-fn layer_name(index: usize) -> String {
-    format!("{LAYER}{index}")
+fn layer_name(index: usize, part: &Part) -> String {
+    format!("{LAYER}{index}{}", part.name)
 }
 
 impl Cache {
@@ -152,52 +226,63 @@ impl Cache {
     }
 
     /// Writes `keys` and, if they are kept, `values`, `[heads, rows, head]`, after what
-    /// layer `index` holds, and answers all of it, `[heads, tokens + rows, head]`: keys
-    /// and values. Layers come in order the first time.
+    /// layer `index` holds, and answers all of it, tokens + rows of each. Layers come
+    /// in order the first time.
     pub fn update(
         &mut self,
         index: usize,
         keys: &Array,
         values: Option<&Array>,
-    ) -> Result<(Array, Array)> {
-        let first = self.tokens;
-        let end = first + keys.dim(1) as usize;
+    ) -> Result<(Rows, Rows)> {
+        let (first, end) = (self.tokens, self.tokens + keys.dim(1) as usize);
         if index == self.layers.len() {
-            let parts = (0..self.shape.parts()).map(|_| self.blank(end));
-            let parts = parts.collect::<Result<_>>()?;
-            self.layers.push(Layer { parts });
+            let kinds = (0..self.shape.kinds()).map(|_| self.blank(end));
+            let kinds = kinds.collect::<Result<_>>()?;
+            self.layers.push(Layer { kinds });
         }
-        let room = self.layers[index].parts[0].dim(1) as usize;
-        if end > room {
-            let more = self.blank(end - room)?;
-            for part in &mut self.layers[index].parts {
-                *part = concatenate(&[&*part, &more], 1)?;
+        let held = self.layers[index].kinds[0][0].dim(1) as usize;
+        if end > held {
+            let more = self.blank(end - held)?;
+            for kind in &mut self.layers[index].kinds {
+                for (part, more) in kind.iter_mut().zip(&more) {
+                    *part = concatenate(&[&*part, more], 1)?;
+                }
             }
         }
-        let layer = &mut self.layers[index];
-        let mut all = Vec::with_capacity(layer.parts.len());
-        for (part, rows) in layer.parts.iter_mut().zip([keys].into_iter().chain(values)) {
-            write(part, first, end, rows)?;
-            all.push(part.try_index((.., ..end as i32, ..))?);
+        let taken = |(kind, new): (&mut Vec<Array>, &Array)| {
+            let new = self.shape.taken_apart(new)?;
+            let mut all = Vec::with_capacity(kind.len());
+            for (part, new) in kind.iter_mut().zip(&new) {
+                write(part, first, end, new)?;
+                all.push(part.try_index((.., ..end as i32, ..))?);
+            }
+            Ok::<_, mlx_rs::error::Exception>(self.shape.rows(all))
+        };
+        let kinds = self.layers[index].kinds.iter_mut();
+        let mut all = kinds.zip([keys].into_iter().chain(values)).map(taken);
+        match (all.next(), all.next()) {
+            (Some(keys), Some(values)) => Ok((keys?, values?)),
+            (Some(keys), None) => keys.map(|keys| (keys.clone(), keys)),
+            (None, _) => Err(mlx_rs::error::Exception::custom("a cache without keys")),
         }
-        let keys = all.swap_remove(0);
-        let values = all.pop().unwrap_or_else(|| keys.clone());
-        Ok((keys, values))
     }
 
     /// The arrays that hold it, to be evaluated with a pass.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.layers.iter().flat_map(|layer| &layer.parts)
+        self.layers.iter().flat_map(|layer| layer.kinds.iter().flatten())
     }
 
-    /// Zeros for at least `rows`.
-    fn blank(&self, rows: usize) -> Result<Array> {
+    /// Zeros for at least `rows`, an array for each part.
+    fn blank(&self, rows: usize) -> Result<Vec<Array>> {
         self.zeros(rows.div_ceil(STEP) * STEP)
     }
 
-    fn zeros(&self, rows: usize) -> Result<Array> {
-        let shape = [self.shape.heads, rows as i32, self.shape.head];
-        zeros_dtype(&shape, self.shape.format)
+    fn zeros(&self, rows: usize) -> Result<Vec<Array>> {
+        let zeros = |part: Part| {
+            let shape = [self.shape.heads, rows as i32, part.width];
+            zeros_dtype(&shape, part.dtype)
+        };
+        self.shape.parts().into_iter().map(zeros).collect()
     }
 
     /// Takes apart what it holds from token `from` on, into pieces of these `lengths`.
@@ -207,17 +292,26 @@ impl Cache {
             layers: Vec::with_capacity(self.shape.layers),
         };
         let mut pieces: Vec<Piece> = lengths.iter().map(|_| empty()).collect();
-        for Layer { parts } in self.layers {
+        for Layer { kinds } in self.layers {
             let mut begin = from as i32;
             for (piece, length) in pieces.iter_mut().zip(lengths) {
                 let end = begin + *length as i32;
                 let rows = |array: &Array| array.try_index((.., begin..end, ..));
-                // Always an array of its own: a part would hold on to the whole.
-                let rows = parts.iter().map(rows).collect::<Result<Vec<Array>>>()?;
-                piece.layers.push(stack(&rows, 0)?);
+                // Always arrays of their own: a slice would hold on to the whole.
+                let part = |index: usize| {
+                    let rows = kinds.iter().map(|kind| rows(&kind[index]));
+                    stack(&rows.collect::<Result<Vec<Array>>>()?, 0)
+                };
+                let parts = (0..kinds[0].len()).map(part);
+                piece.layers.push(parts.collect::<Result<_>>()?);
                 begin = end;
             }
-            eval(pieces.iter().filter_map(|piece| piece.layers.last()))?;
+            eval(
+                pieces
+                    .iter()
+                    .filter_map(|piece| piece.layers.last())
+                    .flatten(),
+            )?;
         }
         Ok(pieces)
     }
@@ -234,22 +328,29 @@ impl Cache {
             piece.layers.reverse();
         }
         for _ in 0..shape.layers {
-            let parts: Vec<(Array, i32)> = pieces
+            let layers: Vec<(Vec<Array>, i32)> = pieces
                 .iter_mut()
                 .filter_map(|(piece, tokens)| Some((piece.layers.pop()?, *tokens as i32)))
                 .collect();
+            let rest = cache.zeros(room - tokens)?;
             let joined = |which: i32| {
-                let rows = parts
-                    .iter()
-                    .map(|(part, tokens)| part.try_index((which, .., ..*tokens, ..)));
-                let mut rows = rows.collect::<Result<Vec<Array>>>()?;
-                rows.push(cache.zeros(room - tokens)?);
-                concatenate(&rows, 1)
+                let part = |(index, rest): (usize, &Array)| {
+                    let rows = layers
+                        .iter()
+                        .map(|(parts, tokens)| parts[index].try_index((which, .., ..*tokens, ..)));
+                    let mut rows = rows.collect::<Result<Vec<Array>>>()?;
+                    rows.push(rest.clone());
+                    concatenate(&rows, 1)
+                };
+                rest.iter()
+                    .enumerate()
+                    .map(part)
+                    .collect::<Result<Vec<Array>>>()
             };
-            let parts = (0..shape.parts()).map(joined);
-            let parts = parts.collect::<Result<Vec<Array>>>()?;
-            eval(&parts)?;
-            cache.layers.push(Layer { parts });
+            let kinds = (0..shape.kinds() as i32).map(joined);
+            let kinds = kinds.collect::<Result<Vec<Vec<Array>>>>()?;
+            eval(kinds.iter().flatten())?;
+            cache.layers.push(Layer { kinds });
         }
         cache.advance(tokens);
         Ok(cache)

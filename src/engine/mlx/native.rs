@@ -12,6 +12,7 @@ use mlx_rs::{Array, Dtype};
 use mlx_sys::mlx_array;
 
 use super::attention::Scores;
+use super::quantization::Packing;
 
 /// Why a native function failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +65,17 @@ unsafe extern "C" {
         queries: mlx_array,
         keys: mlx_array,
         values: mlx_array,
+        scale: f32,
+        window: c_int,
+        cap: f32,
+        sinks: *const mlx_array,
+    ) -> c_int;
+    fn roundhouse_packed_attention(
+        result: *mut mlx_array,
+        queries: mlx_array,
+        held: *const mlx_array,
+        group_size: c_int,
+        bits: c_int,
         scale: f32,
         window: c_int,
         cap: f32,
@@ -199,8 +211,6 @@ pub fn attention(
     values: &Array,
     scores: &Scores,
 ) -> Result<Array, NativeError> {
-    let window = scores.window.unwrap_or(0);
-    let window = c_int::try_from(window).unwrap_or(c_int::MAX);
     let sinks = scores.sinks.as_ref().map(Array::as_ptr);
     let sinks = sinks.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: as in `quantized_matmul`; `sinks` is null or a handle that lives
@@ -212,11 +222,46 @@ pub fn attention(
             keys.as_ptr(),
             values.as_ptr(),
             scores.scale,
-            window,
+            window_of(scores),
             scores.cap.unwrap_or(0.0),
             sinks,
         )
     })
+}
+
+/// The same over packed keys and values: each `[words, scales, biases]` in MLX's affine
+/// quantisation along the size of a head, words as uint32 `[key heads, tokens,
+/// size · bits / 32]`, scales and biases as float32 `[key heads, tokens, size / group_size]`.
+/// Bits are 4 or 8. They are unpacked a few hundred rows at a time.
+pub fn packed_attention(
+    queries: &Array,
+    keys: &[Array; 3],
+    values: &[Array; 3],
+    packing: Packing,
+    scores: &Scores,
+) -> Result<Array, NativeError> {
+    let held: Vec<mlx_array> = keys.iter().chain(values).map(Array::as_ptr).collect();
+    let sinks = scores.sinks.as_ref().map(Array::as_ptr);
+    let sinks = sinks.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: as in `attention`; `held` are six handles, as the callee reads.
+    array_of(|result| unsafe {
+        roundhouse_packed_attention(
+            result,
+            queries.as_ptr(),
+            held.as_ptr(),
+            packing.group_size,
+            packing.bits,
+            scores.scale,
+            window_of(scores),
+            scores.cap.unwrap_or(0.0),
+            sinks,
+        )
+    })
+}
+
+/// The window as the library has it: 0 is none.
+fn window_of(scores: &Scores) -> c_int {
+    c_int::try_from(scores.window.unwrap_or(0)).unwrap_or(c_int::MAX)
 }
 
 /// A file in memory from which arrays are made without copying. The arrays keep

@@ -109,11 +109,7 @@ fn geometry(number: &dyn Fn(&str) -> Option<u64>, caps_scores: bool) -> Option<G
         heads,
         kv_heads,
         head_dim,
-        kept_of_head: if latent.is_some() {
-            head_dim
-        } else {
-            2 * head_dim
-        },
+        kept: if latent.is_some() { 1 } else { 2 },
     })
 }
 
@@ -216,8 +212,8 @@ mod tests {
         });
         let geometry = parse(&config, false).expect("a configuration").geometry;
         let geometry = geometry.expect("measures");
-        let kept = (geometry.kv_heads, geometry.head_dim, geometry.kept_of_head);
-        assert_eq!(kept, (1, 576, 576));
+        let kept = (geometry.kv_heads, geometry.head_dim, geometry.kept);
+        assert_eq!(kept, (1, 576, 1));
         assert_eq!((geometry.heads, geometry.experts), (16, 8));
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::reference::{self, Verdict};
 use super::{Effect, Event, Generation, HoldId, Machine, ReplyId, WaiterId};
+use crate::config::kv::KvFormat;
 use crate::config::{Compute, Contention, MinResidency};
 use crate::pool::gate::Gate;
 use crate::pool::{
@@ -73,6 +74,7 @@ pub fn plan(model: &str, memory: u64) -> Arc<LoadPlan> {
         context: 1024,
         parallel: 64,
         kv: ByteSize::ZERO,
+        kv_format: KvFormat::Auto,
         compute: Compute::Auto,
         warmup: false,
         weights: ByteSize(memory),

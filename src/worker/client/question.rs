@@ -200,14 +200,20 @@ fn head(
         return Err(NoPath);
     }
     let mut head = String::with_capacity(512);
-    head.extend([method.as_str(), " ", path, " HTTP/1.1\r\n"]);
+    head.push_str(method.as_str());
+    head.push(' ');
+    head.push_str(path);
+    head.push_str(" HTTP/1.1\r\n");
     for (name, value) in headers {
         // Values of ours are text.
         if let Ok(value) = value.to_str()
             && name != CONTENT_LENGTH
             && name != TRANSFER_ENCODING
         {
-            head.extend([name.as_str(), ": ", value, "\r\n"]);
+            head.push_str(name.as_str());
+            head.push_str(": ");
+            head.push_str(value);
+            head.push_str("\r\n");
         }
     }
     // Writing to a string cannot fail.

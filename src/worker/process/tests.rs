@@ -14,6 +14,7 @@ use rustix::process::Pid;
 
 use super::*;
 use crate::config::Compute;
+use crate::config::kv::KvFormat;
 use crate::units::ByteSize;
 use crate::worker::WorkerArgs;
 
@@ -42,6 +43,7 @@ fn plan() -> LoadPlan {
         context: 64,
         parallel: 2,
         kv: ByteSize(1000),
+        kv_format: KvFormat::EightBit,
         compute: Compute::Float32,
         warmup: true,
         weights: ByteSize(1000),
@@ -328,7 +330,7 @@ async fn a_worker_gets_what_is_documented_and_nothing_else() {
     for name in names.split_whitespace() {
         assert!(ENVIRONMENT.contains(&name), "{name} reached the worker");
     }
-    let rest = "--model-dir /models/one --engine scripted --context 64 --parallel 2 --kv 1000 --compute float32 --warmup";
+    let rest = "--model-dir /models/one --engine scripted --context 64 --parallel 2 --kv 1000 --kv-format 8bit --compute float32 --warmup";
     let socket = arguments
         .strip_prefix("--socket ")
         .and_then(|a| a.strip_suffix(rest));
@@ -360,6 +362,7 @@ fn the_command_line_is_one_that_a_worker_reads() {
             context: plan.context,
             parallel: plan.parallel,
             kv: plan.kv.0,
+            kv_format: plan.kv_format,
             compute: plan.compute,
             warmup: plan.warmup,
             prompts: None,

@@ -13,6 +13,7 @@ use crate::engine::EngineError;
 use crate::engine::mlx::attention::Pass;
 use crate::engine::mlx::kv::CacheShape;
 use crate::engine::mlx::layers::{Embedding, RmsNorm, scaled};
+use crate::engine::mlx::quantization::Packing;
 use crate::engine::mlx::rope::{Rope, Turn};
 use crate::engine::mlx::weights::Weights;
 
@@ -48,11 +49,16 @@ enum FeedForward {
 }
 
 impl Stack {
-    /// Takes the weights whose names begin with `root`.
+    /// Takes the weights whose names begin with `root`; `packing` is that of its caches.
     ///
     /// # Errors
     /// A weight is missing or has another shape.
-    pub fn load(weights: &mut Weights, root: &str, design: Design) -> Result<Self, EngineError> {
+    pub fn load(
+        weights: &mut Weights,
+        root: &str,
+        design: Design,
+        packing: Option<Packing>,
+    ) -> Result<Self, EngineError> {
         // Old checkpoints keep the frequencies of the rotation.
         weights.drop_where(|name| name.contains("rotary_emb.inv_freq"));
         if design.drafts {
@@ -84,6 +90,7 @@ impl Stack {
                 head: design.heads.size,
                 values: design.latent.is_none(),
                 format: embed_tokens.format(),
+                packing,
             },
             norm: RmsNorm::load(weights, &norm, hidden, design.epsilon, design.gain)?,
             layers: layers?,

@@ -51,7 +51,7 @@ impl TokenVectors {
         };
         Ok(Self {
             device: weights.device(),
-            stack: Stack::load(weights, root, design)?,
+            stack: Stack::load(weights, root, design, None)?,
             positions: arguments.positions() as usize,
         })
     }

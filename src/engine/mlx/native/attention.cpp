@@ -15,6 +15,10 @@ namespace {
 // cache, and what a block computes beyond the diagonal is wasted.
 constexpr int64_t kRows = 64;
 
+// Packed rows that are written out as float32 at a time: they shall stay in the
+// cache until they are read.
+constexpr int64_t kUnpacked = 256;
+
 // Multiplications below which another thread is not worth waking.
 constexpr int64_t kWorthSharing = 1 << 18;
 
@@ -22,6 +26,40 @@ using Buffer = std::unique_ptr<float[]>;
 
 Buffer buffer(int64_t floats) {
   return Buffer(new float[std::max<int64_t>(floats, 1)]);
+}
+
+// `count` rows of a head from row `first` on.
+Weights rows_of(
+    const HeldRows& held, const Attention& a, int64_t head, int64_t first,
+    int64_t count) {
+  Weights rows{nullptr, count, a.size, Format::float32, held.bits, held.group};
+  if (held.bits == 0) {
+    rows.data = static_cast<const float*>(held.data) + head * held.step +
+        first * a.size;
+    return rows;
+  }
+  rows.data = static_cast<const uint32_t*>(held.data) + head * held.step +
+      first * a.size * held.bits / 32;
+  rows.scales = held.scales + head * held.scales_step + first * groups(rows);
+  rows.biases = held.biases + head * held.biases_step + first * groups(rows);
+  return rows;
+}
+
+// Calls `take(numbers, first, last)` for rows after rows, as float32: all at once
+// where they are that already.
+template <typename Take>
+void as_floats(const Weights& rows, Take take) {
+  if (rows.bits == 0) {
+    take(static_cast<const float*>(rows.data), 0, rows.rows);
+    return;
+  }
+  Buffer numbers = buffer(std::min(kUnpacked, rows.rows) * rows.columns);
+  Buffer scratch = buffer(scratch_floats(rows));
+  for (int64_t first = 0; first < rows.rows; first += kUnpacked) {
+    int64_t last = std::min(first + kUnpacked, rows.rows);
+    loops().expand(rows, first, last, numbers.get(), scratch.get());
+    take(numbers.get(), first, last);
+  }
 }
 
 // The first row that is seen by the one behind which `own` rows end.
@@ -57,18 +95,32 @@ void one_row(const Attention& a, int64_t head, float* scores, float* out) {
   int64_t shared = a.query_heads / a.key_heads;
   int64_t from = first_seen(a, a.tokens), seen = a.tokens - from;
   const float* queries = a.queries + head * shared * a.size;
-  const float* first_key = a.keys + head * a.keys_step + from * a.size;
-  Weights keys{first_key, seen, a.size, Format::float32};
-  product_of_rows(keys, 0, seen, queries, shared, scores);
+  product_of_rows(
+      rows_of(a.keys, a, head, from, seen), 0, seen, queries, shared, scores);
   for (int64_t i = 0; i < shared * seen; ++i) {
     scores[i] *= a.scale;
   }
   for (int64_t i = 0; i < shared; ++i) {
     shares(a, head * shared + i, scores + i * seen, seen);
   }
-  loops().weigh(
-      scores, shared, a.values + head * a.values_step + from * a.size, seen,
-      a.size, out + head * shared * a.size);
+  out += head * shared * a.size;
+  Weights values = rows_of(a.values, a, head, from, seen);
+  if (values.bits == 0) {
+    const float* numbers = static_cast<const float*>(values.data);
+    loops().weigh(scores, shared, numbers, seen, a.size, out);
+    return;
+  }
+  std::fill(out, out + shared * a.size, 0.0f);
+  Buffer part = buffer(a.size);
+  as_floats(values, [&](const float* numbers, int64_t first, int64_t last) {
+    for (int64_t i = 0; i < shared; ++i) {
+      const float* line = scores + i * seen + first;
+      loops().weigh(line, 1, numbers, last - first, a.size, part.get());
+      for (int64_t j = 0; j < a.size; ++j) {
+        out[i * a.size + j] += part[j];
+      }
+    }
+  });
 }
 
 // Rows first..last of one query head.
@@ -82,11 +134,13 @@ void block(
   int64_t from = first_seen(a, before + first + 1);
   int64_t seen = before + last - from;
   int rows = int(last - first);
-  blas_sgemm_alone(
-      kRowMajor, kNoTranspose, kTranspose, rows, int(seen), int(a.size),
-      a.scale, a.queries + at, int(step),
-      a.keys + key_head * a.keys_step + from * a.size, int(a.size), 0, scores,
-      int(seen));
+  Weights keys = rows_of(a.keys, a, key_head, from, seen);
+  as_floats(keys, [&](const float* numbers, int64_t first, int64_t last) {
+    blas_sgemm_alone(
+        kRowMajor, kNoTranspose, kTranspose, rows, int(last - first),
+        int(a.size), a.scale, a.queries + at, int(step), numbers, int(a.size),
+        0, scores + first, int(seen));
+  });
   for (int64_t row = first; row < last; ++row) {
     float* line = scores + (row - first) * seen;
     int64_t end = before + row + 1;
@@ -96,10 +150,13 @@ void block(
     shares(a, head, line + begin, end - begin);
     std::fill(line + end, line + seen, 0.0f);
   }
-  blas_sgemm_alone(
-      kRowMajor, kNoTranspose, kNoTranspose, rows, int(a.size), int(seen), 1,
-      scores, int(seen), a.values + key_head * a.values_step + from * a.size,
-      int(a.size), 0, out + at, int(step));
+  Weights values = rows_of(a.values, a, key_head, from, seen);
+  as_floats(values, [&](const float* numbers, int64_t first, int64_t last) {
+    blas_sgemm_alone(
+        kRowMajor, kNoTranspose, kNoTranspose, rows, int(a.size),
+        int(last - first), 1, scores + first, int(seen), numbers, int(a.size),
+        first == 0 ? 0 : 1, out + at, int(step));
+  });
 }
 
 } // namespace

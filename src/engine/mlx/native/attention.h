@@ -3,7 +3,23 @@
 
 #include <cstdint>
 
+#include "product.h"
+
 namespace roundhouse {
+
+// Keys or values of all key heads: float32, or packed as `Weights` has it, with
+// float32 scales. Each head's rows lie one after the other, heads so many numbers,
+// words or groups apart.
+struct HeldRows {
+  const void* data;
+  int64_t step;
+  int bits = 0;
+  int group = 0;
+  const float* scales = nullptr;
+  int64_t scales_step = 0;
+  const float* biases = nullptr;
+  int64_t biases_step = 0;
+};
 
 // `rows` new rows of a sequence with `tokens` rows in all, the new ones last.
 // Each sees itself and what is before it, `window` rows in all at most unless that
@@ -11,15 +27,12 @@ namespace roundhouse {
 // any, is a score for each query head that takes its share and gives nothing.
 //
 // Queries are [rows, query_heads, size]; keys and values [key_heads, tokens,
-// size], heads `keys_step` and `values_step` numbers apart. Query heads share
-// the key heads in order, query_heads / key_heads to each. The result is
-// [rows, query_heads, size].
+// size]. Query heads share the key heads in order, query_heads / key_heads to
+// each. The result is [rows, query_heads, size].
 struct Attention {
   const float* queries;
-  const float* keys;
-  const float* values;
-  int64_t keys_step;
-  int64_t values_step;
+  HeldRows keys;
+  HeldRows values;
   int64_t rows;
   int64_t tokens;
   int64_t query_heads;

@@ -49,6 +49,13 @@ int roundhouse_attention(
     mlx_array* result, mlx_array queries, mlx_array keys, mlx_array values,
     float scale, int window, float cap, const mlx_array* sinks);
 
+// The same over keys and values in MLX's affine quantisation: `held` are words,
+// scales and biases of the keys, then those of the values, each [key heads,
+// tokens, …] and the scales and biases float32. Bits are 4 or 8.
+int roundhouse_packed_attention(
+    mlx_array* result, mlx_array queries, const mlx_array* held, int group_size,
+    int bits, float scale, int window, float cap, const mlx_array* sinks);
+
 // A file in memory, and arrays over parts of it. The arrays keep the mapping.
 void* roundhouse_map_open(const char* path);
 size_t roundhouse_map_length(const void* map);

@@ -197,25 +197,26 @@ void run_rotate(const Arrays& in, mx::array& out, bool neighbours) {
   }
 }
 
-// Keys or values, [heads, tokens, size], each head's rows one after the other:
-// in place where they lie so, as in a cache with room behind the tokens.
+// One array of keys or values, [heads, tokens, width], each head's rows one after
+// the other: in place where they lie so, as in a cache with room behind the tokens.
+template <typename Number>
 struct Heads {
-  std::vector<float> copy;
-  const float* data;
+  std::vector<Number> copy;
+  const Number* data;
   int64_t step;
 
-  explicit Heads(const mx::array& array) : data(array.data<float>()) {
-    int64_t tokens = array.shape(1), size = array.shape(2);
-    bool whole_rows = array.strides(2) == 1 || size == 1;
-    if (whole_rows && (array.strides(1) == size || tokens == 1)) {
+  explicit Heads(const mx::array& array) : data(array.data<Number>()) {
+    int64_t tokens = array.shape(1), width = array.shape(2);
+    bool whole_rows = array.strides(2) == 1 || width == 1;
+    if (whole_rows && (array.strides(1) == width || tokens == 1)) {
       step = array.strides(0);
       return;
     }
-    step = tokens * size;
+    step = tokens * width;
     copy.reserve(array.size());
     for (int head = 0; head < array.shape(0); ++head) {
       for (int64_t t = 0; t < tokens; ++t) {
-        for (int64_t i = 0; i < size; ++i) {
+        for (int64_t i = 0; i < width; ++i) {
           copy.push_back(data
                              [head * array.strides(0) + t * array.strides(1) +
                               i * array.strides(2)]);
@@ -226,6 +227,23 @@ struct Heads {
   }
 };
 
+// Packed keys or values with what belongs to them.
+struct PackedHeads {
+  Heads<uint32_t> words;
+  Heads<float> scales;
+  Heads<float> biases;
+
+  PackedHeads(
+      const mx::array& words, const mx::array& scales, const mx::array& biases)
+      : words(words), scales(scales), biases(biases) {}
+
+  HeldRows held(int bits, int group) const {
+    return HeldRows{
+        words.data,  words.step,  bits,        group,
+        scales.data, scales.step, biases.data, biases.step};
+  }
+};
+
 // How scores become shares; what `Attention` says of them.
 struct Scores {
   float scale;
@@ -233,16 +251,14 @@ struct Scores {
   float cap;
 };
 
-// The sinks are the fourth array, if there is one.
-void run_attention(const Arrays& in, mx::array& out, Scores scores) {
+void attend_held(
+    const Arrays& in, const HeldRows& keys, const HeldRows& values,
+    const float* sinks, mx::array& out, Scores scores) {
   Rows queries(in[0]);
-  Heads keys(in[1]), values(in[2]);
   Attention a{};
   a.queries = queries.data;
-  a.keys = keys.data;
-  a.values = values.data;
-  a.keys_step = keys.step;
-  a.values_step = values.step;
+  a.keys = keys;
+  a.values = values;
   a.rows = in[0].shape(0);
   a.query_heads = in[0].shape(1);
   a.size = in[0].shape(2);
@@ -251,10 +267,26 @@ void run_attention(const Arrays& in, mx::array& out, Scores scores) {
   a.scale = scores.scale;
   a.window = scores.window;
   a.cap = scores.cap;
-  if (in.size() == 4) {
-    a.sinks = in[3].data<float>();
-  }
+  a.sinks = sinks;
   attend(a, out.data<float>());
+}
+
+// Queries, keys, values and, if there are any, sinks.
+void run_attention(const Arrays& in, mx::array& out, Scores scores) {
+  Heads<float> keys(in[1]), values(in[2]);
+  const float* sinks = in.size() == 4 ? in[3].data<float>() : nullptr;
+  attend_held(
+      in, HeldRows{keys.data, keys.step}, HeldRows{values.data, values.step},
+      sinks, out, scores);
+}
+
+// Queries, three arrays of keys, three of values and, if there are any, sinks.
+void run_packed_attention(
+    const Arrays& in, mx::array& out, Scores scores, int bits, int group) {
+  PackedHeads keys(in[1], in[2], in[3]), values(in[4], in[5], in[6]);
+  const float* sinks = in.size() == 8 ? in[7].data<float>() : nullptr;
+  attend_held(
+      in, keys.held(bits, group), values.held(bits, group), sinks, out, scores);
 }
 
 void require(bool condition, const char* message) {
@@ -269,6 +301,38 @@ void require_float32(const mx::array& x, size_t least, const char* message) {
 
 void require_vector_of_float32(const mx::array& x) {
   require_float32(x, 1, "x must be float32, of one dimension or more");
+}
+
+// `keys` has one row for each token, of heads of `size`.
+void require_attention(
+    const mx::array& queries, const mx::array& keys, int size, int window) {
+  require(
+      queries.ndim() == 3 && queries.dtype() == mx::float32,
+      "queries must have three dimensions of float32");
+  require(size == queries.shape(2), "keys must have the head size of queries");
+  require(
+      keys.shape(0) > 0 && queries.shape(1) % keys.shape(0) == 0,
+      "query heads must divide by key heads");
+  require(
+      keys.shape(1) >= queries.shape(0),
+      "keys must hold at least the rows of queries");
+  require(window >= 0, "a window cannot be negative");
+}
+
+void add_sinks(Arrays& inputs, const mx::array& queries, const mlx_array* handle) {
+  if (handle == nullptr) {
+    return;
+  }
+  const auto& sinks = mlx_array_get_(*handle);
+  require(
+      sinks.ndim() == 1 && sinks.shape(0) == queries.shape(1) &&
+          sinks.dtype() == mx::float32,
+      "sinks must be float32, one for each query head");
+  inputs.push_back(in_order(sinks));
+}
+
+mx::Shape attended_shape(const mx::array& queries) {
+  return mx::Shape{queries.shape(0), queries.shape(1) * queries.shape(2)};
 }
 
 } // namespace
@@ -427,38 +491,66 @@ int roundhouse_attention(
     const auto& queries = mlx_array_get_(queries_handle);
     const auto& keys = mlx_array_get_(keys_handle);
     const auto& values = mlx_array_get_(values_handle);
-    for (const auto* array : {&queries, &keys, &values}) {
+    for (const auto* array : {&keys, &values}) {
       require(
           array->ndim() == 3 && array->dtype() == mx::float32,
-          "queries, keys and values must have three dimensions of float32");
+          "keys and values must have three dimensions of float32");
     }
+    require_attention(queries, keys, keys.shape(2), window);
     require(
-        keys.shape() == values.shape() && keys.shape(2) == queries.shape(2),
-        "keys and values must have one shape and the head size of queries");
-    require(
-        keys.shape(0) > 0 && queries.shape(1) % keys.shape(0) == 0,
-        "query heads must divide by key heads");
-    require(
-        keys.shape(1) >= queries.shape(0),
-        "keys must hold at least the rows of queries");
-    require(window >= 0, "a window cannot be negative");
-    std::vector<mx::array> inputs{queries, keys, values};
-    if (sinks_handle != nullptr) {
-      const auto& sinks = mlx_array_get_(*sinks_handle);
-      require(
-          sinks.ndim() == 1 && sinks.shape(0) == queries.shape(1) &&
-              sinks.dtype() == mx::float32,
-          "sinks must be float32, one for each query head");
-      inputs.push_back(in_order(sinks));
-    }
-    mx::Shape shape{queries.shape(0), queries.shape(1) * queries.shape(2)};
+        keys.shape() == values.shape(), "keys and values must have one shape");
+    Arrays inputs{queries, keys, values};
+    add_sinks(inputs, queries, sinks_handle);
     Scores scores{scale, window, cap};
     mlx_array_set_(
         *result,
         make(
-            "RoundhouseAttention", std::move(shape), std::move(inputs),
+            "RoundhouseAttention", attended_shape(queries), std::move(inputs),
             [scores](const Arrays& in, mx::array& out) {
               run_attention(in, out, scores);
+            }));
+  });
+}
+
+int roundhouse_packed_attention(
+    mlx_array* result, mlx_array queries_handle, const mlx_array* handles,
+    int group_size, int bits, float scale, int window, float cap,
+    const mlx_array* sinks_handle) {
+  return guarded([&] {
+    const auto& queries = mlx_array_get_(queries_handle);
+    Arrays inputs{queries};
+    for (int i = 0; i < 6; ++i) {
+      inputs.push_back(mlx_array_get_(handles[i]));
+    }
+    require(
+        (bits == 4 || bits == 8) && (group_size == 32 || group_size == 64 || group_size == 128),
+        "groups of 32, 64 or 128 integers of 4 or 8 bits");
+    for (int i = 1; i <= 6; ++i) {
+      bool words = i == 1 || i == 4;
+      require(
+          inputs[i].ndim() == 3 &&
+              inputs[i].dtype() == (words ? mx::uint32 : mx::float32),
+          "keys and values must be words with float32 scales and biases");
+    }
+    int size = inputs[1].shape(2) * 32 / bits;
+    require_attention(queries, inputs[1], size, window);
+    require(
+        size % group_size == 0 && inputs[1].shape() == inputs[4].shape(),
+        "keys and values must have one shape, of whole groups");
+    mx::Shape groups{
+        inputs[1].shape(0), inputs[1].shape(1), size / group_size};
+    for (int i : {2, 3, 5, 6}) {
+      require(inputs[i].shape() == groups, "a scale and a bias for each group");
+    }
+    add_sinks(inputs, queries, sinks_handle);
+    Scores scores{scale, window, cap};
+    mlx_array_set_(
+        *result,
+        make(
+            "RoundhousePackedAttention", attended_shape(queries),
+            std::move(inputs),
+            [scores, bits, group_size](const Arrays& in, mx::array& out) {
+              run_packed_attention(in, out, scores, bits, group_size);
             }));
   });
 }

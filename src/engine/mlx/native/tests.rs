@@ -8,10 +8,12 @@ use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Device, DeviceType, Dtype, fast, ops, random};
 
 use crate::engine::mlx::attention::{Scores, attend_with_mlx};
+use crate::engine::mlx::kv::Rows;
+use crate::engine::mlx::quantization::Packing;
 
 use super::{
-    MappedFile, attention, dense_matmul, prepare, quantized_matmul, rms_norm, rotate, swiglu,
-    use_instructions,
+    MappedFile, attention, dense_matmul, packed_attention, prepare, quantized_matmul, rms_norm,
+    rotate, swiglu, use_instructions,
 };
 
 fn on_the_cpu() {
@@ -252,10 +254,72 @@ fn scores_become_shares_as_with_mlx() {
                     cap,
                     sinks: with_sinks.then(|| sinks.clone()),
                 };
-                let expected = attend_with_mlx(&queries, &keys, &values, &scores).unwrap();
+                let (held_keys, held_values) =
+                    (Rows::Plain(keys.clone()), Rows::Plain(values.clone()));
+                let expected =
+                    attend_with_mlx(&queries, &held_keys, &held_values, &scores).unwrap();
                 let found = attention(&queries, &keys, &values, &scores).unwrap();
                 let error = difference(&found, &expected);
                 assert!(error < 1e-5, "{rows} of {tokens}, {scores:?}: {error}");
+            }
+        }
+    });
+}
+
+/// The first `tokens` of packed keys or values in a larger cache: in their parts, and
+/// the numbers that these stand for.
+fn packed(shape: &[i32; 3], seed: u64, packing: Packing) -> ([Array; 3], Array) {
+    let [heads, tokens, size] = *shape;
+    let room = normal(&[heads, tokens + 5, size], seed);
+    let Packing { group_size, bits } = packing;
+    let (words, scales, biases) = ops::quantize(&room, group_size, bits).unwrap();
+    let first = |array: Array| array.try_index((.., ..tokens, ..)).unwrap();
+    let (words, scales, biases) = (first(words), first(scales), first(biases));
+    let numbers = ops::dequantize(&words, &scales, &biases, group_size, bits).unwrap();
+    ([words, scales, biases], numbers)
+}
+
+/// Over packed keys and values, by our operation and by MLX's: what attention over the
+/// numbers that they stand for gives.
+#[test]
+fn packed_attention_is_that_over_the_numbers_that_are_packed() {
+    with_each_instruction_set(|| {
+        let sinks = normal(&[6], 4);
+        for (group_size, bits, size) in [(64, 8, 64), (32, 4, 96), (64, 4, 128), (32, 8, 32)] {
+            let packing = Packing { group_size, bits };
+            for (rows, tokens) in [(1, 1), (1, 600), (5, 40), (130, 700)] {
+                let (packed_keys, keys) = packed(&[3, tokens, size], 1, packing);
+                let (packed_values, values) = packed(&[3, tokens, size], 2, packing);
+                let queries = normal(&[rows, 6, size], 3);
+                for (window, cap, sinks) in [
+                    (None, None, None),
+                    (Some(7), None, None),
+                    (Some(300), Some(0.7), None),
+                    (None, None, Some(sinks.clone())),
+                ] {
+                    let scores = Scores {
+                        scale: 0.3,
+                        window,
+                        cap,
+                        sinks,
+                    };
+                    let expected = attention(&queries, &keys, &values, &scores).unwrap();
+                    let own =
+                        packed_attention(&queries, &packed_keys, &packed_values, packing, &scores);
+                    let by_mlx = attend_with_mlx(
+                        &queries,
+                        &Rows::Packed(packed_keys.clone(), packing),
+                        &Rows::Packed(packed_values.clone(), packing),
+                        &scores,
+                    );
+                    for found in [own.unwrap(), by_mlx.unwrap()] {
+                        let error = difference(&found, &expected);
+                        assert!(
+                            error < 1e-5,
+                            "{rows} of {tokens}, {packing:?}, {scores:?}: {error}"
+                        );
+                    }
+                }
             }
         }
     });

@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::reference::{best, log_softmax, project, read};
 use super::{through_the_disk, tokens};
+use crate::config::kv::KvFormat;
 use crate::engine::encoder::Encoder;
 use crate::engine::mlx::device::Device;
 use crate::engine::mlx::encoder::{self, MlxEncoder};
@@ -28,6 +29,10 @@ use crate::model::sentence::{Pooling, Recipe};
 /// Largest distance of two log-probabilities, from mlx-lm's or between two ways.
 const CLOSE: f64 = 3e-4;
 
+/// The same where keys and values are packed, by their bits: an integer more or less is
+/// further, and may come of the order of sums.
+const CLOSE_PACKED: [(u64, f64); 2] = [(8, 3e-3), (4, 3e-2)];
+
 /// The page with the table, and where on it that stands.
 const PAGE: &str = "docs/PARITY.md";
 const BEGIN: &str = "<!-- the table -->\n";
@@ -38,6 +43,8 @@ const END: &str = "<!-- its end -->\n";
 struct Reference {
     name: String,
     version: String,
+    /// Bits of keys and values, where they are packed.
+    kv_bits: Option<u64>,
     prompt: Vec<u32>,
     /// Of each token of the prompt, what the head is given.
     vectors: Vec<Vec<f64>>,
@@ -48,6 +55,20 @@ struct Reference {
 }
 
 impl Reference {
+    fn kv_format(&self) -> KvFormat {
+        let mut formats = KvFormat::ALL.into_iter();
+        formats
+            .find(|format| format.bits() == self.kv_bits)
+            .expect("a form of caches")
+    }
+
+    /// Green if nothing is further apart than it may be.
+    fn close(&self, distance: f64) -> Cell {
+        let mut packed = CLOSE_PACKED.into_iter();
+        let most = packed.find(|(bits, _)| Some(*bits) == self.kv_bits);
+        within(distance, most.map_or(CLOSE, |(_, most)| most))
+    }
+
     /// Prompt and answer, as far as they are fed to the network.
     fn said(&self) -> Vec<u32> {
         let (_, but_last) = self.tokens.split_last().unwrap();
@@ -103,8 +124,11 @@ struct Case {
     whole: Vec<Vec<f64>>,
 }
 
-fn opened(folder: &Path, own: bool) -> MlxNetwork {
-    let settings = Settings::default();
+fn opened(folder: &Path, own: bool, kv_format: KvFormat) -> MlxNetwork {
+    let settings = Settings {
+        kv_format,
+        ..Settings::default()
+    };
     let device = Device::prepare(settings.compute).unwrap();
     let device = if own { device } else { device.without_own() };
     load_on(device, folder, &settings, &|_| {})
@@ -141,6 +165,14 @@ fn without_head(from: &Path, to: &Path) -> bool {
     config.get("quantization").is_some()
 }
 
+/// Green if nothing is further apart.
+fn within(distance: f64, most: f64) -> Cell {
+    match distance < most {
+        true => Ok(distance),
+        false => Err(format!("{distance:.1e} apart")),
+    }
+}
+
 /// The larger of what is found and of how far two rows of log-probabilities are apart.
 fn farther(most: f64, found: &[f64], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
@@ -149,18 +181,10 @@ fn farther(most: f64, found: &[f64], expected: &[f64]) -> f64 {
     distances.fold(most, |most, x| if x <= most { most } else { x })
 }
 
-/// Green if nothing is further apart than it may be.
-fn close(distance: f64) -> Cell {
-    match distance < CLOSE {
-        true => Ok(distance),
-        false => Err(format!("{distance:.1e} apart")),
-    }
-}
-
 impl Case {
     fn open(folder: PathBuf) -> Self {
         let reference: Reference = read(&folder.join("reference.json"));
-        let mut network = opened(&folder, true);
+        let mut network = opened(&folder, true, reference.kv_format());
         let whole = whole(&mut network, &reference.prompt);
         Self {
             folder,
@@ -172,14 +196,28 @@ impl Case {
 
     /// Distance from the reference's logits.
     fn logits(&mut self) -> Cell {
-        close(apart(&self.whole, &self.reference.logprobs))
+        let distance = apart(&self.whole, &self.reference.logprobs);
+        if self.reference.kv_bits.is_some() {
+            // Or else nothing was packed.
+            let mut plain = opened(&self.folder, true, KvFormat::Auto);
+            let plain = whole(&mut plain, &self.reference.prompt);
+            let packed = mean_apart(&self.whole, &self.reference.logprobs);
+            let unpacked = mean_apart(&plain, &self.reference.logprobs);
+            if packed * 5.0 > unpacked {
+                return Err(format!(
+                    "{packed:.1e} apart, {unpacked:.1e} if nothing is packed"
+                ));
+            }
+        }
+        self.reference.close(distance)
     }
 
     /// The same with the operations that a GPU takes.
     fn by_mlx(&mut self) -> Cell {
-        let mut network = opened(&self.folder, false);
+        let mut network = opened(&self.folder, false, self.reference.kv_format());
         let whole = whole(&mut network, &self.reference.prompt);
-        close(apart(&whole, &self.reference.logprobs))?;
+        self.reference
+            .close(apart(&whole, &self.reference.logprobs))?;
         let cache = network.new_cache();
         self.reference.goes_on(&mut network, cache)
     }
@@ -215,7 +253,8 @@ impl Case {
                 most = farther(most, &vector, &self.reference.vectors[length - 1]);
             }
         }
-        close(most)
+        // Without caches nothing of them is packed.
+        within(most, CLOSE)
     }
 
     /// Whether the router takes the snapshot, and reckons with the room that caches take.
@@ -225,7 +264,8 @@ impl Case {
             trust_remote_code: false,
         };
         let manifest = inspect_folder(&self.folder, &rules).map_err(|why| why.to_string())?;
-        let rule = DeviceRule::here(Settings::default().compute);
+        let rule =
+            DeviceRule::here(Settings::default().compute).keeping(self.reference.kv_format());
         let reckoned = estimate(&manifest, 512, rule).kv_per_token.0;
         match self.network.kv_bytes_per_token() {
             held if held == reckoned => Ok(0.0),
@@ -258,7 +298,7 @@ impl Case {
                 most = farther(most, &log_softmax(row), &alone[*at]);
             }
         }
-        close(most)
+        self.reference.close(most)
     }
 
     /// The prompt in chunks.
@@ -274,7 +314,7 @@ impl Case {
                 most = farther(most, &row, &self.whole[place - 1]);
             }
         }
-        close(most)
+        self.reference.close(most)
     }
 
     /// What pieces of a cache hold.
@@ -317,7 +357,7 @@ impl Case {
                 self.reference.goes_on(&mut self.network, cache)?;
             }
         }
-        close(most)
+        self.reference.close(most)
     }
 }
 
@@ -335,6 +375,13 @@ fn apart(found: &[Vec<f64>], expected: &[Vec<f64>]) -> f64 {
     rows.fold(0.0, |most, (found, expected)| {
         farther(most, found, expected)
     })
+}
+
+/// The distance of rows on average.
+fn mean_apart(found: &[Vec<f64>], expected: &[Vec<f64>]) -> f64 {
+    let pairs = found.iter().flatten().zip(expected.iter().flatten());
+    let count = found.iter().map(Vec::len).sum::<usize>() as f64;
+    pairs.map(|(a, b)| (a - b).abs()).sum::<f64>() / count
 }
 
 /// Has mlx-lm write its snapshots and answers, and opens them.

@@ -79,6 +79,7 @@ fn load_vectors(
     let load = mlx::Settings {
         context: Some(args.context),
         compute: args.compute,
+        kv_format: args.kv_format,
     };
     let own = recipe.clone();
     let (encoder, ended) = Handle::start(move || mlx::encoder::load(&dir, &load, own, &loading))?;
@@ -111,6 +112,7 @@ fn load_text(
     let load = mlx::Settings {
         context: Some(args.context),
         compute: args.compute,
+        kv_format: args.kv_format,
     };
     let texts = {
         let dir = dir.clone();
