@@ -45,7 +45,7 @@ enum Attention {
 
 enum FeedForward {
     Dense(Gated),
-    Experts(Mixture),
+    Experts(Box<Mixture>),
 }
 
 impl Stack {
@@ -149,7 +149,8 @@ impl Block {
         let mlp = format!("{path}.mlp");
         let mlp = match design.experts.filter(|_| layer.experts) {
             Some(experts) => {
-                FeedForward::Experts(Mixture::load(weights, &mlp, design.hidden, experts)?)
+                let mixture = Mixture::load(weights, &mlp, design.hidden, experts)?;
+                FeedForward::Experts(Box::new(mixture))
             }
             None => FeedForward::Dense(Gated::load(
                 weights,
