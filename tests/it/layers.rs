@@ -45,6 +45,7 @@ const PURE: &[&str] = &[
     "dispatch/headers.rs",
     "dispatch/json",
     "dispatch/observer.rs",
+    "dispatch/upload/form.rs",
     "dispatch/upload/parts.rs",
     "dispatch/relay.rs",
     "dispatch/rules",
