@@ -72,6 +72,8 @@ pub enum Takes {
     Flag,
     /// One of these words, and why there are no others.
     Words(&'static [&'static str], &'static str),
+    /// Any text.
+    Text,
     /// An object.
     Object,
     /// An array.
@@ -131,7 +133,7 @@ impl Shape {
     }
 }
 
-use Takes::{Array, Flag, Name, Nothing, Number, Object, Whole, Words};
+use Takes::{Array, Flag, Name, Nothing, Number, Object, Text, Whole, Words};
 
 /// What `input` takes.
 pub const TEXTS: &str = "a string or an array of strings";
@@ -149,6 +151,14 @@ const ALL: &[Endpoint] = &[
 const STREAMED: &[Endpoint] = &[Endpoint::Chat, Endpoint::Completions, Endpoint::Other];
 const EMBEDDINGS: &[Endpoint] = &[Endpoint::Embeddings];
 const BOTH: &[Endpoint] = &[Endpoint::Chat, Endpoint::Completions];
+/// Those that take forms with a file.
+const UPLOADS: &[Endpoint] = &[Endpoint::Transcriptions, Endpoint::Translations];
+const TEMPERED: &[Endpoint] = &[
+    Endpoint::Chat,
+    Endpoint::Completions,
+    Endpoint::Transcriptions,
+    Endpoint::Translations,
+];
 const CHAT: &[Endpoint] = &[Endpoint::Chat];
 const COMPLETIONS: &[Endpoint] = &[Endpoint::Completions];
 
@@ -173,7 +183,8 @@ pub const FIELDS: &[Field] = &[
     field("max_completion_tokens", BOTH, Whole(1, LARGEST)),
     field("n", BOTH, Whole(1, LARGEST)),
     field("stop", BOTH, Takes::Shape(Shape::Stops)),
-    field("temperature", BOTH, Number(0.0, 2.0)),
+    field("temperature", TEMPERED, Number(0.0, 2.0)),
+    field("language", UPLOADS, Text),
     field("top_p", BOTH, Number(0.0, 1.0)),
     field("top_k", BOTH, Whole(0, LARGEST)),
     field("min_p", BOTH, Number(0.0, 1.0)),
@@ -290,7 +301,7 @@ impl Field {
     /// field as `param`.
     pub fn check(&self, value: &Value) -> Result<(), ApiError> {
         let fits = match &self.takes {
-            Name => value.is_string(),
+            Name | Text => value.is_string(),
             Whole(least, most) => value
                 .as_u64()
                 .is_some_and(|number| (*least..=*most).contains(&number)),
@@ -332,7 +343,7 @@ impl Takes {
     /// What would be right, in words.
     pub fn expected(&self) -> String {
         match self {
-            Name => "a string".to_owned(),
+            Name | Text => "a string".to_owned(),
             Whole(least, most) => format!("a whole number from {least} to {most}"),
             Number(least, most) => format!("a number from {least} to {most}"),
             Flag => "true or false".to_owned(),

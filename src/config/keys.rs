@@ -136,7 +136,7 @@ pub const KEYS: &[Key] = &[
     key("models.NAME.request.set", Fields, Value("{}"), Live,
         "what holds whatever a request or a variant says"),
     key("models.NAME.request.strip", List(&Field), Value("[]"), Live,
-        "fields that are taken out of a request first"),
+        "fields that are taken out of a request first; of an upload, parts"),
     key("models.NAME.request.system_prefix", Text, Absent, Live,
         "what stands before the system prompt of a chat, or is it if there is none"),
     key("models.NAME.request.prompt_cache", Any(&[Word("private"), Word("shared"), Word("off")]), Value("private"), Live,
