@@ -46,8 +46,11 @@ pub fn supported_architectures() -> Architectures {
         ("olmo2", Kind::Chat),
         ("glm4", Kind::Chat),
         ("gpt_oss", Kind::Chat),
+        ("deepseek_v2", Kind::Chat),
+        ("deepseek_v3", Kind::Chat),
         ("bert", Kind::Embeddings),
         ("xlm-roberta", Kind::Embeddings),
+        ("modernbert", Kind::Embeddings),
     ]
 }
 
