@@ -127,6 +127,8 @@ pub const KEYS: &[Key] = &[
         "loaded at start"),
     key("models.NAME.warmup", Switch, Value("false"), Live,
         "whether the engine makes one token before a loaded model is ready, so that the first answer does not wait for what engines put off; entries that share a load share this"),
+    key("models.NAME.warm_prompts", List(&Text), Value("[]"), Live,
+        "system prompts that the embedded engine reads before a loaded chat model is ready; a chat that begins with one of them goes on from there, whoever sends it, unless `request.prompt_cache` is `off`; entries that share a load share these"),
     key("models.NAME.idle_unload", Any(&[Duration, Word("never")]), Words("`pool.idle_unload`"), Live,
         "unloaded when unused for so long"),
     key("models.NAME.request.defaults", Fields, Value("{}"), Live,

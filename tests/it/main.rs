@@ -72,5 +72,7 @@ mod tls;
 #[cfg(feature = "tls")]
 mod upstreams;
 mod waiting;
+#[cfg(feature = "mlx")]
+mod warm;
 mod web;
 mod workers;
