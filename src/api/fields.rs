@@ -64,6 +64,8 @@ pub struct Field {
 pub enum Takes {
     /// The name of a model.
     Name,
+    /// A text.
+    Text,
     /// A whole number, both ends included.
     Whole(u64, u64),
     /// A number, both ends included.
@@ -145,6 +147,7 @@ const ALL: &[Endpoint] = &[
 /// Those that answer in a stream if they are asked to, and may know templates.
 const STREAMED: &[Endpoint] = &[Endpoint::Chat, Endpoint::Completions, Endpoint::Other];
 const EMBEDDINGS: &[Endpoint] = &[Endpoint::Embeddings];
+const RERANK: &[Endpoint] = &[Endpoint::Rerank];
 const BOTH: &[Endpoint] = &[Endpoint::Chat, Endpoint::Completions];
 const CHAT: &[Endpoint] = &[Endpoint::Chat];
 const COMPLETIONS: &[Endpoint] = &[Endpoint::Completions];
@@ -163,6 +166,10 @@ pub const FIELDS: &[Field] = &[
     field("input", EMBEDDINGS, Takes::Shape(Shape::Texts)),
     field("encoding_format", EMBEDDINGS, Words(&["float", "base64"], "vectors are numbers or their bytes")),
     field("dimensions", EMBEDDINGS, Whole(1, LARGEST)),
+    field("query", RERANK, Takes::Text),
+    field("documents", RERANK, Array),
+    field("top_n", RERANK, Whole(1, LARGEST)),
+    field("return_documents", RERANK, Flag),
     field("prompt", COMPLETIONS, Takes::Shape(Shape::Prompt)),
     field("stream", STREAMED, Flag),
     field("stream_options", BOTH, Takes::Shape(Shape::StreamOptions)),
@@ -226,7 +233,7 @@ impl Field {
     /// refuses for that reason, another may know.
     pub fn depends_on_engine(&self) -> bool {
         match self.takes {
-            Words(..) => true,
+            Words(..) | Takes::Text => true,
             Takes::Shape(shape) => shape.constrains(),
             Nothing(_, why) => why != NOT_BY_REQUEST,
             _ => false,
@@ -286,7 +293,7 @@ impl Field {
     /// field as `param`.
     pub fn check(&self, value: &Value) -> Result<(), ApiError> {
         let fits = match &self.takes {
-            Name => value.is_string(),
+            Name | Takes::Text => value.is_string(),
             Whole(least, most) => value
                 .as_u64()
                 .is_some_and(|number| (*least..=*most).contains(&number)),
@@ -328,7 +335,7 @@ impl Takes {
     /// What would be right, in words.
     pub fn expected(&self) -> String {
         match self {
-            Name => "a string".to_owned(),
+            Name | Takes::Text => "a string".to_owned(),
             Whole(least, most) => format!("a whole number from {least} to {most}"),
             Number(least, most) => format!("a number from {least} to {most}"),
             Flag => "true or false".to_owned(),
