@@ -64,6 +64,8 @@ pub struct Field {
 pub enum Takes {
     /// The name of a model.
     Name,
+    /// A text.
+    Text,
     /// A whole number, both ends included.
     Whole(u64, u64),
     /// A number, both ends included.
@@ -150,6 +152,7 @@ const ALL: &[Endpoint] = &[
 /// Those that answer in a stream if they are asked to, and may know templates.
 const STREAMED: &[Endpoint] = &[Endpoint::Chat, Endpoint::Completions, Endpoint::Other];
 const EMBEDDINGS: &[Endpoint] = &[Endpoint::Embeddings];
+const RERANK: &[Endpoint] = &[Endpoint::Rerank];
 const BOTH: &[Endpoint] = &[Endpoint::Chat, Endpoint::Completions];
 /// Those that take forms with a file.
 const UPLOADS: &[Endpoint] = &[Endpoint::Transcriptions, Endpoint::Translations];
@@ -176,6 +179,10 @@ pub const FIELDS: &[Field] = &[
     field("input", EMBEDDINGS, Takes::Shape(Shape::Texts)),
     field("encoding_format", EMBEDDINGS, Words(&["float", "base64"], "vectors are numbers or their bytes")),
     field("dimensions", EMBEDDINGS, Whole(1, LARGEST)),
+    field("query", RERANK, Takes::Text),
+    field("documents", RERANK, Array),
+    field("top_n", RERANK, Whole(1, LARGEST)),
+    field("return_documents", RERANK, Flag),
     field("prompt", COMPLETIONS, Takes::Shape(Shape::Prompt)),
     field("stream", STREAMED, Flag),
     field("stream_options", BOTH, Takes::Shape(Shape::StreamOptions)),
@@ -241,7 +248,7 @@ impl Field {
     /// refuses for that reason, another may know.
     pub fn depends_on_engine(&self) -> bool {
         match self.takes {
-            Words(..) => true,
+            Words(..) | Takes::Text => true,
             Takes::Shape(shape) => shape.constrains(),
             Nothing(_, why) => why != NOT_BY_REQUEST,
             _ => false,

@@ -270,7 +270,7 @@ pub const KEYS: &[Key] = &[
     key("server.limits.tool_calls", Number, Value("4096"), Live,
         "most earlier calls of tools, over all messages"),
     key("server.limits.inputs", Number, Value("2048"), Live,
-        "most texts of a request for embeddings"),
+        "most texts of a request for embeddings, and documents of one for ranking"),
     key("server.limits.stops", Number, Value("16"), Live,
         "most stop strings"),
     key("server.limits.choices", Number, Value("8"), Live,

@@ -20,9 +20,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
+use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
-use mlx_rs::{Array, Dtype};
 use serde_json::{Map, Value};
 
 use self::arch::Source;
@@ -148,7 +148,7 @@ impl Network for MlxNetwork {
     }
 
     fn new_cache(&self) -> Cache {
-        Cache::new(self.model.cache_shape())
+        Cache::new(self.model.cache_shape().clone())
     }
 
     fn prefill(
@@ -234,7 +234,7 @@ impl Network for MlxNetwork {
     }
 
     fn device(&self) -> (&'static str, &'static str) {
-        let format: Dtype = self.model.cache_shape().format;
+        let format = self.model.cache_shape().format;
         (self.device.name(), device::format_name(format))
     }
 

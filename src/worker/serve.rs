@@ -9,6 +9,7 @@ mod fields;
 mod http;
 mod messages;
 mod request;
+mod rerank;
 mod source;
 mod warmup;
 

@@ -5,6 +5,7 @@
 mod cgroup;
 mod harness;
 mod raw;
+mod rerank;
 mod sampler;
 
 mod access;

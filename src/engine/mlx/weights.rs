@@ -30,6 +30,8 @@ pub struct Weights {
     arrays: Arrays,
     quantization: Quantization,
     device: Device,
+    /// What they are called where layers ask by another name.
+    names: &'static [(&'static str, &'static str)],
     /// Bytes of what was taken, in the form it was taken in.
     bytes: u64,
     taken: Vec<Array>,
@@ -56,6 +58,7 @@ impl Weights {
             arrays,
             quantization,
             device,
+            names: &[],
             bytes: 0,
             taken: Vec::new(),
         })
@@ -66,15 +69,40 @@ impl Weights {
         self.device
     }
 
+    /// From now on weights whose names have the first of a pair between dots are those
+    /// that have the second there.
+    pub fn call(&mut self, names: &'static [(&'static str, &'static str)]) {
+        self.names = names;
+    }
+
+    /// What the checkpoint calls a weight or a layer.
+    fn own_name(&self, name: &str) -> String {
+        let dotted = format!(".{name}.");
+        for (asked, called) in self.names {
+            let (asked, called) = (format!(".{asked}."), format!(".{called}."));
+            if dotted.contains(&asked) {
+                let dotted = dotted.replacen(&asked, &called, 1);
+                return dotted[1..dotted.len() - 1].to_owned();
+            }
+        }
+        name.to_owned()
+    }
+
     /// Whether a weight of this name is there and not taken.
     pub fn has(&self, name: &str) -> bool {
-        self.arrays.contains_key(name)
+        self.arrays.contains_key(&self.own_name(name))
+    }
+
+    /// Whether one is of this shape.
+    pub fn has_shape(&self, name: &str, shape: &[i32]) -> bool {
+        let array = self.arrays.get(&self.own_name(name));
+        array.is_some_and(|array| array.shape() == shape)
     }
 
     /// How the layer at `path` is packed, if it is.
     pub fn packing(&self, path: &str) -> Result<Option<Packing>, EngineError> {
         self.quantization
-            .packing(path, self.has(&format!("{path}.scales")))
+            .packing(&self.own_name(path), self.has(&format!("{path}.scales")))
     }
 
     /// Removes weights that nobody needs.
@@ -148,9 +176,10 @@ impl Weights {
     }
 
     fn remove(&mut self, name: &str, shape: &[i32]) -> Result<Array, EngineError> {
+        let name = self.own_name(name);
         let array = self
             .arrays
-            .remove(name)
+            .remove(&name)
             .ok_or_else(|| EngineError::Unsupported(format!("the weight {name} is missing")))?;
         if array.shape() != shape {
             return Err(EngineError::Unsupported(format!(
@@ -161,7 +190,7 @@ impl Weights {
         Ok(array)
     }
 
-    fn keep(&mut self, array: Array) -> Array {
+    pub(super) fn keep(&mut self, array: Array) -> Array {
         self.bytes += array.nbytes() as u64;
         self.taken.push(array.clone());
         array
