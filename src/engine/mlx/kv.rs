@@ -3,6 +3,7 @@
 //! about who may have how much.
 
 use std::path::Path;
+use std::rc::Rc;
 
 use mlx_rs::error::Result;
 use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
@@ -10,6 +11,7 @@ use mlx_rs::ops::{concatenate, quantize, stack, zeros_dtype};
 use mlx_rs::transforms::eval;
 use mlx_rs::{Array, Dtype};
 
+use super::adapter::Held;
 use super::device::Device;
 use super::quantization::Packing;
 use super::weights;
@@ -109,6 +111,8 @@ pub struct Cache {
     layers: Vec<Layer>,
     /// Tokens taken in.
     tokens: usize,
+    /// What the sequence runs with beside the network.
+    adapter: Option<Rc<Held>>,
 }
 
 /// Keys and values of one layer, each in its parts, `[heads, room, width]`.
@@ -204,7 +208,18 @@ impl Cache {
             shape,
             layers: Vec::with_capacity(shape.layers),
             tokens: 0,
+            adapter: None,
         }
+    }
+
+    /// Has its sequence run with an adapter from here on.
+    pub fn adapt(&mut self, adapter: Rc<Held>) {
+        self.adapter = Some(adapter);
+    }
+
+    /// What its sequence runs with.
+    pub fn adapter(&self) -> Option<&Rc<Held>> {
+        self.adapter.as_ref()
     }
 
     /// Tokens it holds.

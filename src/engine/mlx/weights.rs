@@ -10,6 +10,7 @@ use mlx_rs::ops::stack;
 use mlx_rs::{Array, Dtype};
 use serde::Deserialize;
 
+use super::adapter::Sides;
 use super::device::Device;
 use super::quantization::{Packing, Quantization};
 use super::{bad_file, device_failed};
@@ -33,6 +34,7 @@ pub struct Weights {
     /// Bytes of what was taken, in the form it was taken in.
     bytes: u64,
     taken: Vec<Array>,
+    sides: Sides,
 }
 
 #[derive(Deserialize)]
@@ -58,12 +60,18 @@ impl Weights {
             device,
             bytes: 0,
             taken: Vec::new(),
+            sides: Sides::default(),
         })
     }
 
     /// The device for which weights are taken.
     pub fn device(&self) -> Device {
         self.device
+    }
+
+    /// Where adapters stand beside the layers that take these weights.
+    pub fn sides(&self) -> &Sides {
+        &self.sides
     }
 
     /// Whether a weight of this name is there and not taken.

@@ -186,9 +186,14 @@ impl<N: Network> Stepping<N> {
         };
         let (network, counts) = (&mut self.network, &self.counts.kept);
         let owner = open.job.owner;
-        let (cache, held) = self
+        let (mut cache, held) = self
             .kept
             .begin(network, owner, &open.tokens, reserved, counts);
+        if let Some(adapter) = &open.job.adapter
+            && let Err(error) = network.adapt(&mut cache, adapter)
+        {
+            return self.fail(id, &error);
+        }
         self.scheduler.holds(id, held);
         open.cache = Some(cache);
         // One that was put back has told what its prompt cost, and its own tokens are

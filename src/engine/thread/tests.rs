@@ -215,6 +215,7 @@ fn job(prompt: std::ops::Range<u32>, max_tokens: u32) -> Job {
         grammar: None,
         logprobs: None,
         owner: None,
+        adapter: None,
     }
 }
 

@@ -155,6 +155,7 @@ impl Source {
                     grammar: grammar.clone(),
                     logprobs: asked.logprobs,
                     owner: asked.owner,
+                    adapter: asked.adapter.clone(),
                 });
             }
         }
