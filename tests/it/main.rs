@@ -8,6 +8,7 @@ mod raw;
 mod sampler;
 
 mod access;
+mod adapters;
 mod background;
 mod bodies;
 mod browser;

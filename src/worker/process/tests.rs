@@ -331,7 +331,7 @@ async fn a_worker_gets_what_is_documented_and_nothing_else() {
     for name in names.split_whitespace() {
         assert!(ENVIRONMENT.contains(&name), "{name} reached the worker");
     }
-    let rest = "--model-dir /models/one --engine scripted --context 64 --parallel 2 --kv 1000 --kv-format 8bit --compute float32 --warmup";
+    let rest = "--model-dir /models/one --engine scripted --context 64 --parallel 2 --kv 1000 --kv-format 8bit --compute float32 --adapters 300 --warmup";
     let socket = arguments
         .strip_prefix("--socket ")
         .and_then(|a| a.strip_suffix(rest));
