@@ -10,6 +10,7 @@ pub mod encoder;
 pub mod guide;
 #[cfg(feature = "mlx")]
 pub mod mlx;
+pub mod parts;
 pub mod prefix;
 pub mod progress;
 pub mod sampling;
@@ -47,8 +48,11 @@ pub fn supported_architectures() -> Architectures {
         ("olmo2", Kind::Chat),
         ("glm4", Kind::Chat),
         ("gpt_oss", Kind::Chat),
+        ("deepseek_v2", Kind::Chat),
+        ("deepseek_v3", Kind::Chat),
         ("bert", Kind::Embeddings),
         ("xlm-roberta", Kind::Embeddings),
+        ("modernbert", Kind::Embeddings),
     ]
 }
 
@@ -183,6 +187,8 @@ pub enum Finish {
     Stop,
     /// `max_tokens`, the context or the room for caches was used up.
     Length,
+    /// The model was done, and calls tools.
+    ToolCalls,
 }
 
 impl Finish {
@@ -191,6 +197,7 @@ impl Finish {
         match self {
             Finish::Stop => "stop",
             Finish::Length => "length",
+            Finish::ToolCalls => "tool_calls",
         }
     }
 }

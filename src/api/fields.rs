@@ -103,6 +103,8 @@ pub enum Shape {
     Grammar,
     /// An object with one of the four before.
     Structured,
+    /// A word, or the name of a tool in an object.
+    ToolChoice,
     /// A string, strings, token ids, or arrays of token ids.
     Prompt,
     /// A string or strings.
@@ -124,6 +126,7 @@ impl Shape {
                 | Self::Choice
                 | Self::Grammar
                 | Self::Structured
+                | Self::ToolChoice
         )
     }
 }
@@ -185,7 +188,8 @@ pub const FIELDS: &[Field] = &[
     field("logprobs", COMPLETIONS, Whole(0, MOST_ALTERNATIVES)),
     field("ignore_eos", BOTH, Flag),
     field("tools", CHAT, Array),
-    field("tool_choice", CHAT, Words(&["auto", "none"], "a call cannot be forced yet")),
+    field("tool_choice", CHAT, Takes::Shape(Shape::ToolChoice)),
+    field("parallel_tool_calls", CHAT, Flag),
     field("chat_template_kwargs", CHAT, Object),
     field("enable_thinking", CHAT, Flag),
     field("add_generation_prompt", CHAT, Flag),

@@ -111,6 +111,7 @@ pub fn estimate(manifest: &Manifest, context: u32, rule: DeviceRule) -> MemoryNe
             kv_per_token(&geometry, rule),
         ),
         // It keeps nothing of a text.
+        Kind::Embeddings if manifest.is_decoder => (texts(&geometry, context, rule), 0),
         Kind::Embeddings => (batch(&geometry, context, rule), 0),
     };
     MemoryNeed {
@@ -131,24 +132,28 @@ pub fn of_engine(weights: ByteSize) -> ByteSize {
 /// Keys and values of every layer for one token.
 fn kv_per_token(geometry: &Geometry, rule: DeviceRule) -> u64 {
     let row = rule.kv_format.bytes(geometry.head_dim, rule.number);
-    [geometry.kv_heads, row, 2]
+    [geometry.kv_heads, row, geometry.kept]
         .into_iter()
         .fold(geometry.layers, u64::saturating_mul)
 }
 
-/// The arrays of the largest step, a chunk of a prompt through one layer: what
-/// stands between layers (input, norm, sum), the three of the feed-forward part (with
-/// experts, those of each that a token takes, what each gives and its share of that),
-/// queries and the attended; attention scores and their softmax where they are
-/// kept; the logits of one position. A sliding window makes nothing smaller: a cache
-/// keeps all tokens of every layer.
-fn step(geometry: &Geometry, context: u64, rule: DeviceRule) -> u64 {
+/// Numbers of one token in one layer of a decoder: what stands between layers (input,
+/// norm, sum), the three of the feed-forward part (with experts, those of each that a token
+/// takes, what each gives and its share of that), queries and the attended.
+fn in_a_layer(geometry: &Geometry) -> u64 {
     let attention = geometry.heads.saturating_mul(geometry.head_dim);
     let each = 3 * geometry.expert_intermediate + 2 * geometry.hidden;
     let inner = (3 * geometry.intermediate).max(geometry.experts.saturating_mul(each));
-    let per_token = (3 * geometry.hidden)
+    (3 * geometry.hidden)
         .saturating_add(inner)
-        .saturating_add(attention.saturating_mul(2));
+        .saturating_add(attention.saturating_mul(2))
+}
+
+/// The arrays of the largest step, a chunk of a prompt through one layer; attention
+/// scores and their softmax where they are kept; the logits of one position. A
+/// sliding window makes nothing smaller: a cache keeps all tokens of every layer.
+fn step(geometry: &Geometry, context: u64, rule: DeviceRule) -> u64 {
+    let per_token = in_a_layer(geometry);
     // A fused attention knows no cap and no packed keys.
     let is_packed = rule.kv_format.bits().is_some();
     let scores = match rule.keeps_scores || geometry.caps_scores || is_packed {
@@ -177,6 +182,22 @@ fn batch(geometry: &Geometry, context: u64, rule: DeviceRule) -> u64 {
         .saturating_mul(rule.number)
 }
 
+/// The arrays of the largest batch of texts through one layer of a decoder, keys and
+/// values among them, which no cache keeps. Scores are not counted but for capped
+/// ones on a GPU: they are worked out a block of rows at a time.
+fn texts(geometry: &Geometry, context: u64, rule: DeviceRule) -> u64 {
+    let keys = geometry.kv_heads.saturating_mul(geometry.head_dim);
+    let scores = match geometry.caps_scores && !rule.keeps_scores {
+        true => geometry.heads.saturating_mul(2).saturating_mul(context),
+        false => 0,
+    };
+    in_a_layer(geometry)
+        .saturating_add(keys.saturating_mul(geometry.kept))
+        .saturating_add(scores)
+        .saturating_mul((BATCH_TOKENS as u64).max(context))
+        .saturating_mul(rule.number)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,6 +210,7 @@ mod tests {
             model_type: "llama".to_owned(),
             architectures: Vec::new(),
             kind: Kind::Chat,
+            is_decoder: true,
             scripted: false,
             context: Some(8192),
             geometry: Some(Geometry {
@@ -199,6 +221,7 @@ mod tests {
                 heads: 9,
                 kv_heads: 3,
                 head_dim: 64,
+                kept: 2,
                 experts: 0,
                 expert_intermediate: 0,
                 caps_scores: false,
@@ -310,6 +333,7 @@ mod tests {
     fn an_encoder_keeps_nothing_and_takes_a_batch_at_once() {
         let mut encoder = demo();
         encoder.kind = Kind::Embeddings;
+        encoder.is_decoder = false;
         encoder.geometry = Some(Geometry {
             hidden: 384,
             intermediate: 1536,
@@ -318,6 +342,7 @@ mod tests {
             heads: 12,
             kv_heads: 12,
             head_dim: 32,
+            kept: 2,
             experts: 0,
             expert_intermediate: 0,
             caps_scores: false,
@@ -327,6 +352,25 @@ mod tests {
         // A token: 3 · 384 + 3 · 1536 + 4 · 384 numbers and 3 · 12 · 256 scores.
         let step = need.transient.0 - PROCESS - BUFFERS;
         assert_eq!(step, BATCH_TOKENS as u64 * (7296 + 9216) * 4);
+    }
+
+    #[test]
+    fn a_decoder_that_makes_vectors_keeps_nothing_and_no_scores() {
+        let mut decoder = demo();
+        decoder.kind = Kind::Embeddings;
+        let check = |decoder: &Manifest, context: u32, gpu: bool, expected: u64| {
+            let need = estimate(decoder, context, DeviceRule::of(gpu, Compute::Float32));
+            assert_eq!(need.kv_per_token, ByteSize::ZERO);
+            let step = need.transient.0 - PROCESS - BUFFERS;
+            assert_eq!(step, expected * 4, "{context} {gpu}");
+        };
+        // As in a step of a chat, and 2 · 3 · 64 of keys and values.
+        check(&decoder, 100, false, BATCH_TOKENS as u64 * (7488 + 384));
+        check(&decoder, 8192, false, 8192 * (7488 + 384));
+        check(&decoder, 8192, true, 8192 * (7488 + 384));
+        decoder.geometry.as_mut().expect("measures").caps_scores = true;
+        check(&decoder, 2048, true, 2048 * (7488 + 384 + 2 * 9 * 2048));
+        check(&decoder, 2048, false, 2048 * (7488 + 384));
     }
 
     #[test]
@@ -341,6 +385,7 @@ mod tests {
             heads: most,
             kv_heads: most,
             head_dim: most,
+            kept: most,
             experts: most,
             expert_intermediate: most,
             caps_scores: true,

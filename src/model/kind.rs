@@ -29,6 +29,19 @@ impl Kind {
         }
     }
 
+    /// The architectures that make a model of this kind. What makes text makes
+    /// vectors too, without its head.
+    pub fn made_by(
+        self,
+        architectures: Architectures,
+    ) -> impl Iterator<Item = &'static str> + Clone {
+        let known = architectures.iter();
+        let makes = move |of: Kind| self == Kind::Embeddings || of == self;
+        known
+            .filter(move |(_, of)| makes(*of))
+            .map(|(name, _)| *name)
+    }
+
     /// The word.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -67,5 +80,7 @@ mod tests {
         check("bert", false, Kind::Embeddings);
         check("unheard-of", false, Kind::Chat);
         check("scripted", true, Kind::Embeddings);
+        assert!(Kind::Chat.made_by(known).eq(["llama"]));
+        assert!(Kind::Embeddings.made_by(known).eq(["llama", "bert"]));
     }
 }

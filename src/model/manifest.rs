@@ -47,6 +47,8 @@ pub struct Manifest {
     pub architectures: Vec<String>,
     /// What it is for.
     pub kind: Kind,
+    /// Whether its network is a decoder: no token sees one after it.
+    pub is_decoder: bool,
     /// Whether it is a play for the scripted engine.
     pub scripted: bool,
     /// Most tokens of a sequence, as the checkpoint says.
@@ -93,6 +95,9 @@ pub struct Geometry {
     pub kv_heads: u64,
     /// Numbers of one head.
     pub head_dim: u64,
+    /// Rows of a head that a cache keeps of a token: its key and its value, or one that
+    /// is both.
+    pub kept: u64,
     /// Experts that a token takes in a layer that has them; 0 if none has.
     pub experts: u64,
     /// Numbers inside one expert.
@@ -176,13 +181,12 @@ fn inspect(
     let scripted = config.model_type == scripted::MODEL_TYPE;
     let has_modules = place.file(MODULES)?.is_some();
     let kind = Kind::of(&config.model_type, has_modules, rules.architectures);
-    let of_kind = rules.architectures.iter().filter(|(_, of)| *of == kind);
-    let supported = of_kind.map(|(name, _)| (*name).to_owned());
+    let supported = kind.made_by(rules.architectures);
     if !scripted && !supported.clone().any(|name| name == config.model_type) {
         return Err(Reason::Architecture {
             found: config.model_type.chars().take(100).collect(),
             kind,
-            supported: supported.collect(),
+            supported: supported.map(str::to_owned).collect(),
         });
     }
     if !scripted && config.geometry.is_none() {
@@ -215,6 +219,9 @@ fn inspect(
     Ok(Manifest {
         dir: place.dir.clone(),
         commit: commit.map(str::to_owned),
+        is_decoder: Kind::Chat
+            .made_by(rules.architectures)
+            .any(|name| name == config.model_type),
         model_type: config.model_type,
         architectures: config.architectures,
         kind,

@@ -49,6 +49,8 @@ const PURE: &[&str] = &[
     "engine/constraint.rs",
     "engine/constraint/closing.rs",
     "engine/constraint/vocabulary.rs",
+    "engine/parts.rs",
+    "engine/parts",
     "engine/stop.rs",
     "engine/prefix",
     "engine/stored/index.rs",

@@ -12,6 +12,8 @@ mod adapters;
 mod background;
 mod bodies;
 mod browser;
+#[cfg(feature = "mlx")]
+mod calls;
 mod checking;
 mod clients;
 mod command_line;

@@ -9,13 +9,15 @@ every supported form are made here with weights that follow from their names, by
 of make_logits.py, so that the tests can make the same ones.
 """
 
+import copy
 import json
 import sys
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from transformers import BertConfig, BertModel, XLMRobertaConfig, XLMRobertaModel
+from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel
+from transformers import XLMRobertaConfig, XLMRobertaModel
 
 TEXTS = [
     "",
@@ -67,7 +69,7 @@ def fill(model):
     with torch.no_grad():
         for name, weight in model.named_parameters():
             values = numbers(name, weight.numel())
-            if name.endswith("LayerNorm.weight"):
+            if name.lower().endswith("norm.weight"):
                 values = values * np.float32(0.2) + np.float32(1)
             elif name.endswith(".bias"):
                 values = values * np.float32(0.1)
@@ -88,22 +90,49 @@ COMMON = {
 PROMPTS = [[0, 5, 9, 100, 2], [0, 2], [0, 17, 33, 64, 50, 12, 99, 3, 7, 21, 2]]
 
 
+BERT = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "type_vocab_size": 2}
+TANH = {"hidden_act": "gelu_new", "layer_norm_eps": 1e-6}
+ROBERTA = {"type_vocab_size": 1, "layer_norm_eps": 1e-5}
+# A window of two tokens to either side in the second layer; then of three, in all but one.
+WINDOWS = {"local_attention": 4}
+BIASES = {
+    "num_hidden_layers": 3,
+    "local_attention": 6,
+    "norm_bias": True,
+    "attention_bias": True,
+    "mlp_bias": True,
+    "norm_eps": 1e-6,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "rope_parameters": {
+        "full_attention": {"rope_type": "default", "rope_theta": 500.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+    },
+}
+
+
 def small():
     cases = []
     for name, kind, config, more in [
-        ("bert", BertModel, BertConfig, {}),
-        ("bert, tanh", BertModel, BertConfig, {"hidden_act": "gelu_new", "layer_norm_eps": 1e-6}),
-        ("xlm-roberta", XLMRobertaModel, XLMRobertaConfig, {"type_vocab_size": 1, "layer_norm_eps": 1e-5}),
+        ("bert", BertModel, BertConfig, BERT),
+        ("bert, tanh", BertModel, BertConfig, BERT | TANH),
+        ("xlm-roberta", XLMRobertaModel, XLMRobertaConfig, BERT | ROBERTA),
+        ("modernbert", ModernBertModel, ModernBertConfig, WINDOWS),
+        ("modernbert, biases", ModernBertModel, ModernBertConfig, BIASES),
     ]:
-        settings = config(**COMMON, **more)
-        model = fill(kind(settings, add_pooling_layer=False))
+        told = COMMON | more
+        if config is ModernBertConfig:
+            told["pad_token_id"] = 0  # That of its own lies outside this vocabulary.
+        # It changes what it is given.
+        settings = config(**copy.deepcopy(told))
+        model = kind(settings) if kind is ModernBertModel else kind(settings, add_pooling_layer=False)
+        model = fill(model)
         rows = []
         for prompt in PROMPTS:
             with torch.no_grad():
                 hidden = model(torch.tensor([prompt])).last_hidden_state[0]
             rows.append(vector(hidden.mean(0)))
-        told = {"model_type": settings.model_type, "pad_token_id": settings.pad_token_id}
-        told |= COMMON | {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "type_vocab_size": 2} | more
+        told = {"model_type": settings.model_type, "pad_token_id": settings.pad_token_id} | told
         cases.append({"name": name, "config": told, "means": rows})
     return cases
 

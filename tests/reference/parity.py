@@ -4,9 +4,9 @@
 
 needs PyPI's `mlx-lm` and `mlx[cpu]`, as `make engines` installs them; the parity test of
 src/engine/mlx/tests/parity.rs runs it. Each case becomes FOLDER/N: an ordinary
-snapshot, and `reference.json` with the case's name, a prompt, the log-probabilities
-after each of its tokens, and the 64 tokens that follow when the best is always taken. Some cases have their keys
-and values packed, as `kv_bits` says.
+snapshot, and `reference.json` with the case's name, a prompt, the vectors below the head
+and the log-probabilities after each of its tokens, and the 64 tokens that follow when the
+best is always taken. Some cases have their keys and values packed, as `kv_bits` says.
 
 Weights are seeded and never trained, so an answer may hinge on two logits that are all
 but equal, where float32 decides by the order of sums. Of some prompts the first is
@@ -23,7 +23,7 @@ import numpy as np
 from make_logits import numbers
 from mlx.utils import tree_flatten
 from mlx_lm import __version__
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import KVCache, make_prompt_cache
 from mlx_lm.utils import _get_classes, load_model, quantize_model, save_config
 
 VOCABULARY = 199
@@ -71,6 +71,26 @@ GEMMA3 = {
     "rope_local_base_freq": 10000.0,
     "sliding_window": 12,
     "sliding_window_pattern": 3,
+}
+
+DEEPSEEK = {
+    "model_type": "deepseek_v2",
+    "num_key_value_heads": 4,
+    "tie_word_embeddings": False,
+    "kv_lora_rank": 64,
+    "qk_rope_head_dim": 16,
+    "qk_nope_head_dim": 32,
+    "v_head_dim": 24,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 64,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.7,
+    "rope_scaling": {
+        "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64,
+        "mscale": 0.7, "mscale_all_dim": 0.9, "beta_fast": 32, "beta_slow": 1,
+    },
 }
 
 # The name of each case and its changes to the configuration. Between them the cases of an
@@ -128,6 +148,18 @@ DENSE = {
         "model_type": "glm4", "head_dim": 32, "partial_rotary_factor": 0.5,
         "attention_bias": True, "tie_word_embeddings": False,
     },
+    "deepseek_v2": DEEPSEEK | {"q_lora_rank": None, "topk_method": "greedy"},
+    "deepseek_v2, groups": DEEPSEEK | {
+        "q_lora_rank": 48, "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2,
+        "moe_layer_freq": 2, "attention_bias": True,
+    },
+    "deepseek_v3": DEEPSEEK | {
+        "model_type": "deepseek_v3", "q_lora_rank": 48, "n_group": 4, "topk_group": 2,
+    },
+    "deepseek_v3, shares as they are": DEEPSEEK | {
+        "model_type": "deepseek_v3", "q_lora_rank": None, "norm_topk_prob": False,
+        "n_shared_experts": None, "rope_scaling": None,
+    },
 }
 
 
@@ -135,7 +167,32 @@ DENSE = {
 PACKED_KEYS = {
     "llama, keys and values of 8 bits": ({"model_type": "llama", "head_dim": 32}, 8),
     "qwen3, keys and values of 4 bits": ({"model_type": "qwen3", "head_dim": 32}, 4),
+    "deepseek_v3, short vectors of 8 bits": (
+        # A choice of experts may hinge on the last bit.
+        DENSE["deepseek_v3"] | {"kv_lora_rank": 48, "n_routed_experts": None}, 8,
+    ),
 }
+
+
+class ShortVectors(KVCache):
+    """mlx-lm's network cannot read packed short vectors, so it gets what is left of them
+    after packing, with what turns of their keys behind them."""
+
+    def __init__(self, bits):
+        super().__init__()
+        self.form = {"group_size": 64, "bits": bits}  # All of a row.
+
+    def update_and_fetch(self, vectors, turned):
+        row = mx.quantize(mx.concatenate([vectors, turned], axis=-1), **self.form)
+        row = mx.dequantize(*row, **self.form)
+        return super().update_and_fetch(*mx.split(row, [vectors.shape[-1]], axis=-1))
+
+
+def packed(layer, model_type, bits):
+    """The cache of a layer with keys and values of so many bits."""
+    if model_type == "deepseek_v3":
+        return ShortVectors(bits)
+    return layer.to_quantized(group_size=GROUP, bits=bits)
 
 
 def some_wider(path, _):
@@ -154,6 +211,8 @@ PACKED = {
     "qwen3_moe, 4 bits": (64, 4, EXPERTS, None),
     "gpt_oss, 4 bits": (64, 4, DENSE["gpt_oss"], None),
     "gemma3_text, 8 bits": (32, 8, GEMMA3, None),
+    "deepseek_v2, 4 bits": (32, 4, DENSE["deepseek_v2"], None),
+    "deepseek_v3, 4 bits": (32, 4, DENSE["deepseek_v3"], None),
     "phi3, 4 bits with exceptions": (32, 4, DENSE["phi3"], some_wider),
 }
 
@@ -170,9 +229,17 @@ def weight(name, shape):
 
 
 def as_published(weights):
-    """Each expert by itself, which is how Hugging Face has them."""
+    """Each expert by itself, and the matrices that make keys and values of short vectors
+    as one, which is how Hugging Face has them."""
     apart = {}
     for name, array in weights.items():
+        if "embed_q" in name:
+            values = weights[name.replace("embed_q", "unembed_out")]
+            both = mx.concatenate([array.swapaxes(1, 2), values], axis=1)
+            apart[name.replace("embed_q", "kv_b_proj")] = both.reshape(-1, both.shape[-1])
+            continue
+        if "unembed_out" in name:
+            continue
         if "switch_mlp" not in name:
             apart[name] = array
             continue
@@ -212,7 +279,7 @@ def answer(model, prompt, kv_bits):
     a near-tie."""
     cache, clear = make_prompt_cache(model), CLEAR
     if kv_bits:
-        cache = [layer.to_quantized(group_size=GROUP, bits=kv_bits) for layer in cache]
+        cache = [packed(layer, model.model_type, kv_bits) for layer in cache]
         clear = CLEAR_PACKED[kv_bits]
     rows = model(mx.array([prompt]), cache=cache)[0].astype(mx.float32)
     logits, tokens = rows[-1], []
@@ -252,7 +319,8 @@ def main(out):
         found = next(filter(None, (answer(model, prompt, kv_bits) for prompt in prompts)), None)
         if found is None:
             sys.exit(f"{name}: every answer has a near-tie or stands still")
-        reference = {"name": name, "version": __version__, "kv_bits": kv_bits} | found
+        vectors = model.model(mx.array([found["prompt"]]))[0].astype(mx.float32).tolist()
+        reference = {"name": name, "version": __version__, "kv_bits": kv_bits, "vectors": vectors} | found
         (folder / "reference.json").write_text(json.dumps(reference))
 
 

@@ -371,6 +371,21 @@ fn shaped(shape: Shape, counts: &Counts) -> Value {
                 "grammar": text(format::LONGEST_GRAMMAR),
             },
         }),
+        Shape::ToolChoice => json!({"anyOf": [
+            {"enum": ["auto", "none", "required", null]},
+            {
+                "type": "object",
+                "required": ["type", "function"],
+                "properties": {
+                    "type": {"const": "function"},
+                    "function": {
+                        "type": "object",
+                        "required": ["name"],
+                        "properties": {"name": {"type": "string"}},
+                    },
+                },
+            },
+        ]}),
         Shape::Seconds => json!({"type": ["number", "null"], "minimum": 0}),
         Shape::Duration => json!({
             "type": ["string", "number", "null"],

@@ -2,6 +2,8 @@
 //! finds it by `model_type`.
 
 pub mod bert;
+mod deepseek_v2;
+mod deepseek_v3;
 mod gemma2;
 mod gemma3_text;
 mod glm4;
@@ -9,6 +11,7 @@ mod gpt_oss;
 mod granite;
 mod llama;
 mod mistral;
+mod modernbert;
 mod olmo2;
 mod phi3;
 mod qwen2;
@@ -22,6 +25,7 @@ use serde_json::{Map, Value};
 
 use super::decoder::arguments::Arguments;
 use super::decoder::design::Design;
+use super::decoder::vectors::TokenVectors;
 use super::weights::Weights;
 use crate::engine::{EngineError, supported_architectures};
 use crate::model::kind::Kind;
@@ -63,7 +67,7 @@ impl Source<'_> {
 type Designer = fn(&Source) -> Result<Design, EngineError>;
 
 /// Every `model_type` of a decoder and its design.
-const DECODERS: [(&str, Designer); 13] = [
+const DECODERS: [(&str, Designer); 15] = [
     ("llama", llama::design),
     ("mistral", mistral::design),
     ("qwen2", qwen2::design),
@@ -77,6 +81,8 @@ const DECODERS: [(&str, Designer); 13] = [
     ("olmo2", olmo2::design),
     ("glm4", glm4::design),
     ("gpt_oss", gpt_oss::design),
+    ("deepseek_v2", deepseek_v2::design),
+    ("deepseek_v3", deepseek_v3::design),
 ];
 
 /// What the loader of an encoder gets.
@@ -92,37 +98,63 @@ pub struct Checkpoint<'a> {
 type EncoderLoader = fn(Checkpoint) -> Result<Box<dyn EncoderArchitecture>, EngineError>;
 
 /// Every `model_type` of an encoder and who loads it.
-const ENCODERS: [(&str, EncoderLoader); 2] = [("bert", bert::load), ("xlm-roberta", bert::load)];
+const ENCODERS: [(&str, EncoderLoader); 3] = [
+    ("bert", bert::load),
+    ("xlm-roberta", bert::load),
+    ("modernbert", modernbert::load),
+];
 
 /// The design of a checkpoint's decoder.
 ///
 /// # Errors
 /// The architecture is not known, or its configuration makes no network.
 pub fn design(source: &Source) -> Result<Design, EngineError> {
-    find(source.config, &DECODERS, Kind::Chat)?(source)
+    known(source.config, &DECODERS, Kind::Chat)?(source)
 }
 
-/// Finds the loader of a checkpoint's encoder.
-pub fn encoder_loader(config: &Map<String, Value>) -> Result<EncoderLoader, EngineError> {
-    find(config, &ENCODERS, Kind::Embeddings)
+/// Loads a checkpoint as an encoder: one that is, or a decoder without its head.
+///
+/// # Errors
+/// The architecture is not known, its configuration makes no network, or its weights are
+/// not all there.
+pub fn load_encoder(checkpoint: Checkpoint) -> Result<Box<dyn EncoderArchitecture>, EngineError> {
+    let config = checkpoint.config;
+    if let Some(load) = find(&ENCODERS, model_type(config)?) {
+        return load(checkpoint);
+    }
+    let source = Source {
+        config,
+        context: checkpoint.context,
+    };
+    let designer = known(config, &DECODERS, Kind::Embeddings)?;
+    let vectors = TokenVectors::load(checkpoint, designer(&source)?)?;
+    Ok(Box::new(vectors))
 }
 
-fn find<L: Copy>(
+fn model_type(config: &Map<String, Value>) -> Result<&str, EngineError> {
+    let name = config.get("model_type").and_then(Value::as_str);
+    name.ok_or_else(|| super::bad_file("config.json", "\"model_type\" is missing"))
+}
+
+fn find<L: Copy>(table: &[(&str, L)], name: &str) -> Option<L> {
+    let found = table.iter().find(|(known, _)| *known == name);
+    found.map(|(_, loader)| *loader)
+}
+
+/// What `table` has of the checkpoint's architecture, or an error that says what
+/// makes a model of this kind.
+fn known<L: Copy>(
     config: &Map<String, Value>,
-    loaders: &[(&str, L)],
+    table: &[(&str, L)],
     kind: Kind,
 ) -> Result<L, EngineError> {
-    let name = config
-        .get("model_type")
-        .and_then(Value::as_str)
-        .ok_or_else(|| super::bad_file("config.json", "\"model_type\" is missing"))?;
-    let found = loaders.iter().find(|(known, _)| *known == name);
-    found.map(|(_, loader)| *loader).ok_or_else(|| {
-        let known = supported_architectures().iter();
-        let known = known.filter(|(_, of)| *of == kind).map(|(name, _)| *name);
+    let name = model_type(config)?;
+    find(table, name).ok_or_else(|| {
         EngineError::Unsupported(format!(
             "the architecture \"{name}\" is not supported; supported are {}",
-            known.collect::<Vec<_>>().join(", ")
+            kind.made_by(supported_architectures())
+                .collect::<Vec<_>>()
+                .join(", ")
         ))
     })
 }

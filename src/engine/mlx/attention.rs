@@ -42,16 +42,33 @@ pub struct Scores {
 /// One pass over the network: the sequences, and how many rows each brings.
 /// Arrays have the rows of all sequences one after the other.
 pub struct Pass<'a> {
-    caches: Vec<&'a mut Cache>,
+    sequences: Sequences<'a>,
     rows: usize,
     device: Device,
+}
+
+/// The sequences of a pass.
+enum Sequences<'a> {
+    /// They go on after what these hold.
+    Cached(Vec<&'a mut Cache>),
+    /// So many that begin and end with the pass: of them nothing is kept.
+    Whole(usize),
 }
 
 impl<'a> Pass<'a> {
     /// A pass that brings `rows` to each of `caches`.
     pub fn new(caches: Vec<&'a mut Cache>, rows: usize, device: Device) -> Self {
         Self {
-            caches,
+            sequences: Sequences::Cached(caches),
+            rows,
+            device,
+        }
+    }
+
+    /// A pass over `count` whole sequences of `rows` each.
+    pub fn without_caches(count: usize, rows: usize, device: Device) -> Self {
+        Self {
+            sequences: Sequences::Whole(count),
             rows,
             device,
         }
@@ -59,28 +76,37 @@ impl<'a> Pass<'a> {
 
     /// The turn of its rows.
     pub fn turn(&self, rope: &Rope) -> Turn {
-        let offsets: Vec<usize> = self.caches.iter().map(|cache| cache.tokens()).collect();
+        let offsets: Vec<usize> = match &self.sequences {
+            Sequences::Cached(caches) => caches.iter().map(|cache| cache.tokens()).collect(),
+            Sequences::Whole(count) => vec![0; *count],
+        };
         rope.turn(&offsets, self.rows)
     }
 
     /// Attention of layer `layer`: `queries`, `keys` and `values` are
     /// `[rows, heads, size]` and already turned; the result is `[rows, heads · size]`.
+    /// Without `values` the keys are the values too.
     pub fn attend(
         &mut self,
         layer: usize,
         scores: &Scores,
         queries: &Array,
         keys: &Array,
-        values: &Array,
+        values: Option<&Array>,
     ) -> Result<Array> {
-        let count = self.caches.len();
+        let count = match &self.sequences {
+            Sequences::Cached(caches) => caches.len(),
+            Sequences::Whole(count) => *count,
+        };
         if count == 1 {
             return self.attend_one(0, layer, scores, queries, keys, values);
         }
         let parts = |array: &Array| split_equal(array, count as i32, 0);
-        let (queries, keys, values) = (parts(queries)?, parts(keys)?, parts(values)?);
+        let (queries, keys) = (parts(queries)?, parts(keys)?);
+        let values = values.map(parts).transpose()?;
+        let values = |i: usize| values.as_ref().map(|values| &values[i]);
         let results: Result<Vec<Array>> = (0..count)
-            .map(|i| self.attend_one(i, layer, scores, &queries[i], &keys[i], &values[i]))
+            .map(|i| self.attend_one(i, layer, scores, &queries[i], &keys[i], values(i)))
             .collect();
         concatenate(&results?, 0)
     }
@@ -92,10 +118,17 @@ impl<'a> Pass<'a> {
         scores: &Scores,
         queries: &Array,
         keys: &Array,
-        values: &Array,
+        values: Option<&Array>,
     ) -> Result<Array> {
-        let (keys, values) =
-            self.caches[sequence].update(layer, &by_head(keys)?, &by_head(values)?)?;
+        let keys = by_head(keys)?;
+        let values = values.map(by_head).transpose()?;
+        let (keys, values) = match &mut self.sequences {
+            Sequences::Cached(caches) => caches[sequence].update(layer, &keys, values.as_ref())?,
+            Sequences::Whole(_) => {
+                let values = values.unwrap_or_else(|| keys.clone());
+                (Rows::Plain(keys), Rows::Plain(values))
+            }
+        };
         if let Some(result) = self.device.attention(queries, &keys, &values, scores) {
             return result;
         }
@@ -104,8 +137,10 @@ impl<'a> Pass<'a> {
 
     /// Says that all layers have their rows.
     pub fn finish(self) {
-        for cache in self.caches {
-            cache.advance(self.rows);
+        if let Sequences::Cached(caches) = self.sequences {
+            for cache in caches {
+                cache.advance(self.rows);
+            }
         }
     }
 }
@@ -204,6 +239,25 @@ pub(super) fn attend_with_mlx(
         }
     };
     by_head(&result)?.reshape(&[rows, -1])
+}
+
+/// Attention of whole texts whose tokens see each other both ways: `queries`, `keys`
+/// and `values` are `[texts, tokens, heads, size]`, `mask` says what is seen where it is
+/// not all, as a form of `[texts, heads, tokens, tokens]`. Gives
+/// `[texts, tokens, heads · size]`.
+pub fn attend_both_ways(
+    queries: &Array,
+    keys: &Array,
+    values: &Array,
+    mask: Option<&Array>,
+) -> Result<Array> {
+    let by_head = |array: &Array| array.swap_axes(1, 2);
+    let (texts, tokens) = (queries.dim(0), queries.dim(1));
+    let scale = (queries.dim(3) as f32).powf(-0.5);
+    let mask = mask.map(ScaledDotProductAttentionMask::Array);
+    let (queries, keys, values) = (by_head(queries)?, by_head(keys)?, by_head(values)?);
+    let seen = scaled_dot_product_attention(queries, keys, values, scale, mask, None)?;
+    by_head(&seen)?.reshape(&[texts, tokens, -1])
 }
 
 /// Which of the last `seen` tokens each of the last `rows` sees: `[rows, seen]`.

@@ -38,12 +38,24 @@ pub fn load(
 ) -> Result<MlxEncoder, EngineError> {
     let began = Instant::now();
     let device = Device::prepare(settings.compute).map_err(device_failed)?;
-    let prepared = began.elapsed();
+    let took = began.elapsed();
+    let mut encoder = load_on(device, dir, settings, recipe, loading)?;
+    encoder.load_times.device = took;
+    Ok(encoder)
+}
+
+pub(super) fn load_on(
+    device: Device,
+    dir: &Path,
+    settings: &Settings,
+    recipe: Recipe,
+    loading: &dyn Fn(Progress),
+) -> Result<MlxEncoder, EngineError> {
+    let began = Instant::now();
     let config = read_config(dir)?;
-    let loader = arch::encoder_loader(&config)?;
     let quantization = Quantization::from_config(&config)?;
     let mut weights = Weights::open(dir, quantization, device)?;
-    let model = loader(Checkpoint {
+    let model = arch::load_encoder(Checkpoint {
         config: &config,
         weights: &mut weights,
         context: settings.context,
@@ -55,7 +67,7 @@ pub fn load(
             model.positions()
         )));
     }
-    let mapped = began.elapsed();
+    let map = began.elapsed();
     let bytes_held = weights.evaluate_taken(loading)?;
     Ok(MlxEncoder {
         model,
@@ -63,9 +75,9 @@ pub fn load(
         device,
         bytes_held,
         load_times: LoadTimes {
-            device: prepared,
-            map: mapped - prepared,
-            evaluate: began.elapsed() - mapped,
+            map,
+            evaluate: began.elapsed() - map,
+            ..LoadTimes::default()
         },
     })
 }

@@ -30,6 +30,8 @@ pub struct CacheShape {
     pub heads: i32,
     /// Numbers in each head.
     pub head: i32,
+    /// Values are kept beside the keys; otherwise the keys are the values too.
+    pub values: bool,
     /// Their number format; packed, that of scales and biases.
     pub format: Dtype,
     /// How they are packed, if they are.
@@ -49,7 +51,12 @@ impl CacheShape {
             part.width as u64 * each
         };
         let row: u64 = self.parts().iter().map(bytes).sum();
-        2 * self.layers as u64 * self.heads as u64 * row
+        self.kinds() as u64 * self.layers as u64 * self.heads as u64 * row
+    }
+
+    /// Kinds of rows in a layer: keys and values, or one for both.
+    fn kinds(&self) -> usize {
+        1 + usize::from(self.values)
     }
 
     /// The arrays that keys, or values, of a layer lie in.
@@ -115,18 +122,19 @@ pub struct Cache {
     adapter: Option<Rc<Held>>,
 }
 
-/// Keys and values of one layer, each in its parts, `[heads, room, width]`.
+/// Keys and, where they are kept, values of one layer, each in its parts,
+/// `[heads, room, width]`.
 #[derive(Debug)]
 struct Layer {
-    keys: Vec<Array>,
-    values: Vec<Array>,
+    kinds: Vec<Vec<Array>>,
 }
 
 /// Keys and values of some tokens in a row, apart from any sequence. They are never
 /// written to, so clones share them.
 #[derive(Clone, Debug)]
 pub struct Piece {
-    /// Of each layer its parts, `[2, heads, tokens, width]`: keys, then values.
+    /// Of each layer its parts, `[2, heads, tokens, width]`: keys, then values; `[1, …]`
+    /// where the keys are the values.
     layers: Vec<Vec<Array>>,
 }
 
@@ -175,7 +183,7 @@ impl Piece {
             let array = arrays
                 .remove(&name)
                 .ok_or_else(|| format!("{name} is missing"))?;
-            let expected = [2, shape.heads, tokens as i32, part.width];
+            let expected = [shape.kinds() as i32, shape.heads, tokens as i32, part.width];
             match array.shape() == expected && array.dtype() == part.dtype {
                 true => Ok(array),
                 false => Err(format!("{name} is not what this model's caches hold")),
@@ -232,48 +240,51 @@ impl Cache {
         self.tokens += rows;
     }
 
-    /// Writes `keys` and `values`, `[heads, rows, head]`, after what layer `index`
-    /// holds, and answers all of it, tokens + rows of each. Layers come in order the
-    /// first time.
-    pub fn update(&mut self, index: usize, keys: &Array, values: &Array) -> Result<(Rows, Rows)> {
+    /// Writes `keys` and, if they are kept, `values`, `[heads, rows, head]`, after what
+    /// layer `index` holds, and answers all of it, tokens + rows of each. Layers come
+    /// in order the first time.
+    pub fn update(
+        &mut self,
+        index: usize,
+        keys: &Array,
+        values: Option<&Array>,
+    ) -> Result<(Rows, Rows)> {
         let (first, end) = (self.tokens, self.tokens + keys.dim(1) as usize);
         if index == self.layers.len() {
-            self.layers.push(Layer {
-                keys: self.blank(end)?,
-                values: self.blank(end)?,
-            });
+            let kinds = (0..self.shape.kinds()).map(|_| self.blank(end));
+            let kinds = kinds.collect::<Result<_>>()?;
+            self.layers.push(Layer { kinds });
         }
-        let held = self.layers[index].keys[0].dim(1) as usize;
+        let held = self.layers[index].kinds[0][0].dim(1) as usize;
         if end > held {
             let more = self.blank(end - held)?;
-            let layer = &mut self.layers[index];
-            for rows in [&mut layer.keys, &mut layer.values] {
-                for (part, more) in rows.iter_mut().zip(&more) {
+            for kind in &mut self.layers[index].kinds {
+                for (part, more) in kind.iter_mut().zip(&more) {
                     *part = concatenate(&[&*part, more], 1)?;
                 }
             }
         }
-        let layer = &mut self.layers[index];
-        let taken = |rows: &mut Vec<Array>, new: &Array| {
+        let taken = |(kind, new): (&mut Vec<Array>, &Array)| {
             let new = self.shape.taken_apart(new)?;
-            let mut all = Vec::with_capacity(rows.len());
-            for (part, new) in rows.iter_mut().zip(&new) {
+            let mut all = Vec::with_capacity(kind.len());
+            for (part, new) in kind.iter_mut().zip(&new) {
                 write(part, first, end, new)?;
                 all.push(part.try_index((.., ..end as i32, ..))?);
             }
             Ok::<_, mlx_rs::error::Exception>(self.shape.rows(all))
         };
-        Ok((
-            taken(&mut layer.keys, keys)?,
-            taken(&mut layer.values, values)?,
-        ))
+        let kinds = self.layers[index].kinds.iter_mut();
+        let mut all = kinds.zip([keys].into_iter().chain(values)).map(taken);
+        match (all.next(), all.next()) {
+            (Some(keys), Some(values)) => Ok((keys?, values?)),
+            (Some(keys), None) => keys.map(|keys| (keys.clone(), keys)),
+            (None, _) => Err(mlx_rs::error::Exception::custom("a cache without keys")),
+        }
     }
 
     /// The arrays that hold it, to be evaluated with a pass.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.layers
-            .iter()
-            .flat_map(|layer| layer.keys.iter().chain(&layer.values))
+        self.layers.iter().flat_map(|layer| layer.kinds.iter().flatten())
     }
 
     /// Zeros for at least `rows`, an array for each part.
@@ -296,14 +307,17 @@ impl Cache {
             layers: Vec::with_capacity(self.shape.layers),
         };
         let mut pieces: Vec<Piece> = lengths.iter().map(|_| empty()).collect();
-        for Layer { keys, values } in self.layers {
+        for Layer { kinds } in self.layers {
             let mut begin = from as i32;
             for (piece, length) in pieces.iter_mut().zip(lengths) {
                 let end = begin + *length as i32;
                 let rows = |array: &Array| array.try_index((.., begin..end, ..));
                 // Always arrays of their own: a slice would hold on to the whole.
-                let parts = keys.iter().zip(&values);
-                let parts = parts.map(|(keys, values)| stack(&[rows(keys)?, rows(values)?], 0));
+                let part = |index: usize| {
+                    let rows = kinds.iter().map(|kind| rows(&kind[index]));
+                    stack(&rows.collect::<Result<Vec<Array>>>()?, 0)
+                };
+                let parts = (0..kinds[0].len()).map(part);
                 piece.layers.push(parts.collect::<Result<_>>()?);
                 begin = end;
             }
@@ -348,9 +362,10 @@ impl Cache {
                     .map(part)
                     .collect::<Result<Vec<Array>>>()
             };
-            let (keys, values) = (joined(0)?, joined(1)?);
-            eval(keys.iter().chain(&values))?;
-            cache.layers.push(Layer { keys, values });
+            let kinds = (0..shape.kinds() as i32).map(joined);
+            let kinds = kinds.collect::<Result<Vec<Vec<Array>>>>()?;
+            eval(kinds.iter().flatten())?;
+            cache.layers.push(Layer { kinds });
         }
         cache.advance(tokens);
         Ok(cache)

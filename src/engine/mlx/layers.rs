@@ -3,8 +3,9 @@
 
 use mlx_rs::error::Result as MlxResult;
 use mlx_rs::fast::layer_norm;
-use mlx_rs::ops::{dequantize, tanh};
+use mlx_rs::ops::{dequantize, erf, tanh};
 use mlx_rs::{Array, Dtype};
+use serde::Deserialize;
 
 use super::adapter::Side;
 use super::device::Device;
@@ -232,30 +233,60 @@ impl RmsNorm {
     }
 }
 
-/// Layer norm with scale and shift (arXiv 1607.06450).
+/// The Gaussian error linear unit (arXiv 1606.08415), as encoders' configurations name it.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+pub enum Gelu {
+    /// As it is.
+    #[default]
+    #[serde(rename = "gelu")]
+    Whole,
+    /// Its approximation.
+    #[serde(rename = "gelu_new", alias = "gelu_pytorch_tanh")]
+    ByTanh,
+}
+
+impl Gelu {
+    /// Of each number.
+    pub fn apply(self, x: &Array) -> MlxResult<Array> {
+        let number = |value: f32| Array::from_f32(value).as_dtype(x.dtype());
+        let part = match self {
+            Gelu::Whole => erf(x.multiply(number(std::f32::consts::FRAC_1_SQRT_2)?)?)?,
+            Gelu::ByTanh => {
+                let cubed = x.multiply(x)?.multiply(x)?.multiply(number(0.044_715)?)?;
+                let root = (2.0 / std::f32::consts::PI).sqrt();
+                tanh(x.add(cubed)?.multiply(number(root)?)?)?
+            }
+        };
+        x.multiply(number(0.5)?)?.multiply(part.add(number(1.0)?)?)
+    }
+}
+
+/// Layer norm with scale and, mostly, shift (arXiv 1607.06450).
 pub struct LayerNorm {
     weight: Array,
-    bias: Array,
+    bias: Option<Array>,
     epsilon: f32,
 }
 
 impl LayerNorm {
-    /// The norm at `path`.
+    /// The norm at `path`; `bias` says whether it shifts.
     pub fn load(
         weights: &mut Weights,
         path: &str,
         size: i32,
         epsilon: f32,
+        bias: bool,
     ) -> Result<Self, EngineError> {
+        let mut take = |kind: &str| weights.take(&format!("{path}.{kind}"), &[size]);
         Ok(Self {
-            weight: weights.take(&format!("{path}.weight"), &[size])?,
-            bias: weights.take(&format!("{path}.bias"), &[size])?,
+            weight: take("weight")?,
+            bias: if bias { Some(take("bias")?) } else { None },
             epsilon,
         })
     }
 
     /// `x` `[…, size]`, each row with mean 0 and variance 1 before scale and shift.
     pub fn apply(&self, x: &Array) -> MlxResult<Array> {
-        layer_norm(x, &self.weight, &self.bias, self.epsilon)
+        layer_norm(x, &self.weight, self.bias.as_ref(), self.epsilon)
     }
 }

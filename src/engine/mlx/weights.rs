@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use mlx_rs::error::Result as MlxResult;
-use mlx_rs::ops::stack;
+use mlx_rs::ops::{dequantize, stack};
 use mlx_rs::{Array, Dtype};
 use serde::Deserialize;
 
@@ -121,6 +121,27 @@ impl Weights {
         let parts = parts?;
         let together = stack(&parts, 0).and_then(|array| self.device.convert(array));
         Ok(self.keep(together.map_err(device_failed)?))
+    }
+
+    /// The matrix at `path`, unpacked if it is packed, in the number format of the device:
+    /// for what is taken apart before it is multiplied with.
+    pub fn take_unpacked(&mut self, path: &str, shape: &[i32]) -> Result<Array, EngineError> {
+        let Some(packing) = self.packing(path)? else {
+            return self.take(&format!("{path}.weight"), shape);
+        };
+        let inputs = shape[shape.len() - 1];
+        let with = |columns: i32| [&shape[..shape.len() - 1], &[columns]].concat();
+        let words = packing.words(path, inputs)?;
+        let packed = self.remove(&format!("{path}.weight"), &with(words))?;
+        let mut numbers = |kind: &str| {
+            let groups = with(inputs / packing.group_size);
+            let array = self.remove(&format!("{path}.{kind}"), &groups)?;
+            self.device.convert(array).map_err(device_failed)
+        };
+        let (scales, biases) = (numbers("scales")?, numbers("biases")?);
+        let (group_size, bits) = (packing.group_size, packing.bits);
+        let whole = dequantize(&packed, &scales, &biases, group_size, bits);
+        Ok(self.keep(whole.map_err(device_failed)?))
     }
 
     /// A weight that is only multiplied with: packed words as they are, numbers in

@@ -87,8 +87,17 @@ fn geometry(number: &dyn Fn(&str) -> Option<u64>, caps_scores: bool) -> Option<G
     let sane = |key: &str| number(key).filter(|n| (1..=1 << 24).contains(n));
     let (hidden, heads) = (sane("hidden_size")?, sane("num_attention_heads")?);
     let intermediate = sane("intermediate_size")?;
-    let experts = sane("num_experts_per_tok").unwrap_or(0);
+    let shared = sane("n_shared_experts").unwrap_or(0);
+    let experts = sane("num_experts_per_tok").map_or(0, |chosen| chosen + shared);
     let inside = sane("moe_intermediate_size").unwrap_or(intermediate);
+    // All heads of `DeepseekV2Config` share a short vector and what turns of a key.
+    let latent = sane("kv_lora_rank");
+    let latent = latent.and_then(|rank| Some(rank + sane("qk_rope_head_dim")?));
+    let head_dim = latent.unwrap_or_else(|| sane("head_dim").unwrap_or(hidden / heads));
+    let kv_heads = match latent {
+        Some(_) => 1,
+        None => sane("num_key_value_heads").unwrap_or(heads),
+    };
     Some(Geometry {
         experts,
         expert_intermediate: if experts > 0 { inside } else { 0 },
@@ -98,8 +107,9 @@ fn geometry(number: &dyn Fn(&str) -> Option<u64>, caps_scores: bool) -> Option<G
         vocabulary: sane("vocab_size")?,
         layers: sane("num_hidden_layers")?,
         heads,
-        kv_heads: sane("num_key_value_heads").unwrap_or(heads),
-        head_dim: sane("head_dim").unwrap_or(hidden / heads),
+        kv_heads,
+        head_dim,
+        kept: if latent.is_some() { 1 } else { 2 },
     })
 }
 
@@ -189,6 +199,22 @@ mod tests {
         let geometry = config.geometry.expect("measures");
         assert_eq!((geometry.experts, geometry.expert_intermediate), (8, 768));
         assert!(geometry.caps_scores);
+    }
+
+    #[test]
+    fn of_latent_attention_one_short_vector_is_kept() {
+        // DeepSeek-V2-Lite.
+        let config = json!({
+            "model_type": "deepseek_v2", "hidden_size": 2048, "intermediate_size": 10_944,
+            "num_attention_heads": 16, "num_key_value_heads": 16, "num_hidden_layers": 27,
+            "vocab_size": 102_400, "num_experts_per_tok": 6, "n_shared_experts": 2,
+            "moe_intermediate_size": 1408, "kv_lora_rank": 512, "qk_rope_head_dim": 64,
+        });
+        let geometry = parse(&config, false).expect("a configuration").geometry;
+        let geometry = geometry.expect("measures");
+        let kept = (geometry.kv_heads, geometry.head_dim, geometry.kept);
+        assert_eq!(kept, (1, 576, 1));
+        assert_eq!((geometry.heads, geometry.experts), (16, 8));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::fixture::{COMMIT, RULES, Tree, config, weights};
 use super::*;
+use crate::model::sentence::Pooling;
 
 /// Changes a complete tree and looks at the code and the words of the refusal.
 fn check(change: impl FnOnce(&Tree), code: &str, words: &str) {
@@ -30,6 +31,27 @@ fn a_complete_snapshot_is_told_whole() {
     assert!(manifest.has_chat_template && !manifest.scripted);
     let geometry = manifest.geometry.expect("measures");
     assert_eq!((geometry.kv_heads, geometry.head_dim), (2, 16));
+}
+
+#[test]
+fn a_decoder_with_modules_makes_vectors_by_its_own_recipe() {
+    let tree = Tree::complete();
+    tree.put(
+        "modules.json",
+        br#"[{"path": "", "type": "sentence_transformers.models.Transformer"},
+             {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+             {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]"#,
+    );
+    std::fs::create_dir(tree.snapshot().join("1_Pooling")).expect("a folder");
+    let pooling = tree.snapshot().join("1_Pooling/config.json");
+    std::fs::write(pooling, r#"{"pooling_mode_lasttoken": true}"#).expect("written");
+    let manifest = tree.inspect().expect("complete");
+    assert_eq!(
+        (manifest.kind, manifest.is_decoder),
+        (Kind::Embeddings, true)
+    );
+    let recipe = Recipe::of(&manifest.dir).expect("a recipe");
+    assert_eq!((recipe.pooling, recipe.normalise), (Pooling::Last, true));
 }
 
 #[test]

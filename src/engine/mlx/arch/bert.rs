@@ -5,16 +5,16 @@
 //! comes after the last layer (pooler, heads) is for other tasks and is left out.
 
 use mlx_rs::error::Result as MlxResult;
-use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
+use mlx_rs::ops::arange;
 use mlx_rs::ops::indexing::TryIndexOp;
-use mlx_rs::ops::{arange, erf, tanh};
 use mlx_rs::{Array, Dtype};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{Checkpoint, EncoderArchitecture};
 use crate::engine::EngineError;
-use crate::engine::mlx::layers::{Embedding, LayerNorm, Linear};
+use crate::engine::mlx::attention::attend_both_ways;
+use crate::engine::mlx::layers::{Embedding, Gelu, LayerNorm, Linear};
 use crate::engine::mlx::weights::Weights;
 use crate::engine::mlx::{bad_file, device_failed};
 
@@ -33,19 +33,9 @@ struct Arguments {
     #[serde(default = "small")]
     layer_norm_eps: f32,
     #[serde(default)]
-    hidden_act: Activation,
+    hidden_act: Gelu,
     position_embedding_type: Option<String>,
     pad_token_id: Option<i32>,
-}
-
-/// What stands inside the feed-forward part.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
-enum Activation {
-    #[default]
-    #[serde(rename = "gelu")]
-    Gelu,
-    #[serde(rename = "gelu_new", alias = "gelu_pytorch_tanh")]
-    GeluByTanh,
 }
 
 fn two() -> i32 {
@@ -149,7 +139,7 @@ pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn EncoderArchitecture>, Engi
         arguments.max_position_embeddings,
     )?;
     let segments = table(weights, "token_type_embeddings", arguments.type_vocab_size)?;
-    let norm = LayerNorm::load(weights, &path("LayerNorm"), hidden, epsilon)?;
+    let norm = LayerNorm::load(weights, &path("LayerNorm"), hidden, epsilon, true)?;
     let layers = (0..arguments.num_hidden_layers)
         .map(|index| {
             Layer::load(
@@ -193,7 +183,7 @@ impl Layer {
         let down = linear("output.dense", inner, hidden)?;
         let mut norm = |name: &str| {
             let path = format!("{path}.{name}");
-            LayerNorm::load(weights, &path, hidden, arguments.layer_norm_eps)
+            LayerNorm::load(weights, &path, hidden, arguments.layer_norm_eps, true)
         };
         Ok(Self {
             query,
@@ -212,44 +202,19 @@ impl Layer {
         let (heads, hidden) = (arguments.num_attention_heads, arguments.hidden_size);
         let size = hidden / heads;
         let (texts, tokens) = (x.shape()[0], x.shape()[1]);
-        let by_head = |array: Array| {
-            array
-                .reshape(&[texts, tokens, heads, size])?
-                .swap_axes(1, 2)
-        };
-        let attended = scaled_dot_product_attention(
-            by_head(self.query.apply(x)?)?,
-            by_head(self.key.apply(x)?)?,
-            by_head(self.value.apply(x)?)?,
-            (size as f32).powf(-0.5),
-            mask.map(ScaledDotProductAttentionMask::Array),
-            None,
+        let by_head = |array: Array| array.reshape(&[texts, tokens, heads, size]);
+        let attended = attend_both_ways(
+            &by_head(self.query.apply(x)?)?,
+            &by_head(self.key.apply(x)?)?,
+            &by_head(self.value.apply(x)?)?,
+            mask,
         )?;
-        let attended = attended
-            .swap_axes(1, 2)?
-            .reshape(&[texts, tokens, hidden])?;
         let x = self
             .after_attention
             .apply(&self.attended.apply(&attended)?.add(x)?)?;
         let inner = arguments.hidden_act.apply(&self.up.apply(&x)?)?;
         self.after_feed_forward
             .apply(&self.down.apply(&inner)?.add(&x)?)
-    }
-}
-
-impl Activation {
-    /// arXiv 1606.08415, as it is or by its approximation.
-    fn apply(self, x: &Array) -> MlxResult<Array> {
-        let number = |value: f32| Array::from_f32(value).as_dtype(x.dtype());
-        let part = match self {
-            Activation::Gelu => erf(x.multiply(number(std::f32::consts::FRAC_1_SQRT_2)?)?)?,
-            Activation::GeluByTanh => {
-                let cubed = x.multiply(x)?.multiply(x)?.multiply(number(0.044_715)?)?;
-                let root = (2.0 / std::f32::consts::PI).sqrt();
-                tanh(x.add(cubed)?.multiply(number(root)?)?)?
-            }
-        };
-        x.multiply(number(0.5)?)?.multiply(part.add(number(1.0)?)?)
     }
 }
 

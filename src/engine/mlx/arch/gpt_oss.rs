@@ -44,6 +44,9 @@ pub fn design(source: &Source) -> Result<Design, EngineError> {
         chosen: own.num_experts_per_tok,
         inner: args.intermediate_size,
         shares: Shares::OfChosen,
+        factor: 1.0,
+        groups: None,
+        shared: None,
         activation: Activation::Clamped,
         bias: true,
         names: ExpertNames {

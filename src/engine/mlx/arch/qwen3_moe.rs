@@ -47,6 +47,9 @@ pub fn design(source: &Source) -> Result<Design, EngineError> {
             true => Shares::OfChosen,
             false => Shares::OfAll,
         },
+        factor: 1.0,
+        groups: None,
+        shared: None,
         activation: Activation::Swish,
         bias: false,
         names: ExpertNames {

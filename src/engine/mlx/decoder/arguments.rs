@@ -102,6 +102,11 @@ impl Arguments {
         }
     }
 
+    /// Most tokens of a sequence that the checkpoint was made for.
+    pub fn positions(&self) -> u32 {
+        self.max_position_embeddings.unwrap_or(POSITIONS)
+    }
+
     /// Numbers of a head that turn.
     pub fn turned(&self) -> i32 {
         let share = self.partial_rotary_factor.unwrap_or(1.0);
@@ -113,6 +118,19 @@ impl Arguments {
     pub fn with_base(mut self, base: f64) -> Self {
         self.rope_theta = Some(self.base().unwrap_or(base));
         self
+    }
+
+    /// These arguments, with heads of which so many numbers turn, all of them.
+    #[must_use]
+    pub fn with_turned(mut self, turned: i32) -> Self {
+        (self.head_dim, self.partial_rotary_factor) = (Some(turned), None);
+        self
+    }
+
+    /// A number of the rotation's settings.
+    pub fn scaling_number(&self, key: &str) -> Option<f64> {
+        let settings = self.rope_scaling.as_ref().or(self.rope_parameters.as_ref());
+        settings?.get(key)?.as_f64()
     }
 
     fn base(&self) -> Option<f64> {
@@ -145,7 +163,7 @@ impl Arguments {
         base: f64,
         settings: Map<String, Value>,
     ) -> Result<Frequencies, EngineError> {
-        let positions = self.max_position_embeddings.unwrap_or(POSITIONS);
+        let positions = self.positions();
         let scaling = Scaling {
             base,
             settings,

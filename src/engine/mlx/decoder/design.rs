@@ -21,6 +21,9 @@ pub struct Design {
     pub layers: Vec<Layer>,
     /// The rotations that layers name.
     pub rotations: Vec<Rotation>,
+    /// Keys and values come from a short vector of each token, which is all that is
+    /// cached; nothing means that they are made by `projections`.
+    pub latent: Option<Latent>,
     /// How queries, keys and values are made.
     pub projections: Projections,
     /// Norms on queries and keys before they turn.
@@ -49,6 +52,9 @@ pub struct Design {
     pub logits_factor: f32,
     /// Logits are bent to stay within this.
     pub logits_cap: Option<f32>,
+    /// One more layer may come with the weights that guesses the token after the next,
+    /// and is left out.
+    pub drafts: bool,
     /// Whether the table of tokens' vectors is the head too; nothing means that it is
     /// if the checkpoint has no other.
     pub tied: Option<bool>,
@@ -74,6 +80,37 @@ pub struct Rotation {
     pub traditional: bool,
     /// How fast.
     pub frequencies: Frequencies,
+}
+
+/// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Latent {
+    /// Heads of queries.
+    pub heads: i32,
+    /// Numbers of the short vector that queries are made of, if they are.
+    pub query_rank: Option<i32>,
+    /// Numbers of the one that keys and values are made of.
+    pub rank: i32,
+    /// Numbers of a query and a key that do not turn.
+    pub still: i32,
+    /// Numbers that do; all heads share those of the key.
+    pub turned: i32,
+    /// Numbers of a value.
+    pub value: i32,
+    /// What makes the short vectors, and what brings the attended back, has a bias.
+    pub bias: bool,
+}
+
+impl Latent {
+    /// Heads as a cache and the scores see them: one key for all queries, which is the
+    /// short vector and what turns.
+    pub fn seen_heads(&self) -> Heads {
+        Heads {
+            queries: self.heads,
+            key_values: 1,
+            size: self.rank + self.turned,
+        }
+    }
 }
 
 /// How queries, keys and values are made.
@@ -124,7 +161,7 @@ pub enum Activation {
 }
 
 /// A feed-forward part of which each token takes a few experts (arXiv 2101.03961).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Experts {
     /// Of them there are.
     pub count: i32,
@@ -134,6 +171,12 @@ pub struct Experts {
     pub inner: i32,
     /// How much each of those chosen counts.
     pub shares: Shares,
+    /// Factor on that.
+    pub factor: f32,
+    /// They are chosen from a few groups.
+    pub groups: Option<Groups>,
+    /// Numbers inside those that all tokens take, `shared_experts`.
+    pub shared: Option<i32>,
     /// What the gates go through.
     pub activation: Activation,
     /// Router and experts have biases.
@@ -149,6 +192,23 @@ pub enum Shares {
     OfAll,
     /// Their share of those chosen.
     OfChosen,
+    /// A number from 0 to 1 of each by itself; the choice is by that and
+    /// `e_score_correction_bias` (DeepSeek-V3, arXiv 2412.19437, section 2.1.2).
+    Apart {
+        /// Divided by the sum of those chosen.
+        whole: bool,
+    },
+}
+
+/// Experts in groups of equal size, of which a token takes from the best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Groups {
+    /// Of them there are.
+    pub count: i32,
+    /// A token takes from.
+    pub chosen: i32,
+    /// A group is as good as so many of its best experts together.
+    pub judged_by: i32,
 }
 
 /// The names of the parts of a feed-forward part with experts.
@@ -202,6 +262,7 @@ impl Design {
                 traditional: args.rope_traditional,
                 frequencies: args.frequencies()?,
             }],
+            latent: None,
             projections: Projections {
                 joined: false,
                 bias: args.attention_bias,
@@ -230,6 +291,7 @@ impl Design {
             residual_factor: 1.0,
             logits_factor: 1.0,
             logits_cap: None,
+            drafts: false,
             tied: args.tie_word_embeddings,
         })
     }

@@ -119,7 +119,7 @@ impl SelfAttention {
         if let Some((rope, turn)) = rotation {
             (q, k) = (rope.apply(&q, turn)?, rope.apply(&k, turn)?);
         }
-        let seen = pass.attend(layer, &self.scores, &q, &k, &v)?;
+        let seen = pass.attend(layer, &self.scores, &q, &k, Some(&v))?;
         self.o_proj.apply(&seen)
     }
 }

@@ -8,18 +8,22 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mlx_rs::Array;
 use serde::Deserialize;
 
 use super::reference::{best, have_written, log_softmax, project, read};
 use super::{through_the_disk, tokens};
 use crate::config::kv::KvFormat;
+use crate::engine::encoder::Encoder;
 use crate::engine::mlx::device::Device;
+use crate::engine::mlx::encoder::{self, MlxEncoder};
 use crate::engine::mlx::kv::Piece;
 use crate::engine::mlx::{MlxNetwork, Settings, load_on};
 use crate::engine::{Network, supported_architectures};
 use crate::model::estimate::{DeviceRule, estimate};
 use crate::model::kind::Kind;
 use crate::model::manifest::{Rules, inspect_folder};
+use crate::model::sentence::{Pooling, Recipe};
 
 /// Largest distance of two log-probabilities, from mlx-lm's or between two ways.
 const CLOSE: f64 = 3e-4;
@@ -41,6 +45,8 @@ struct Reference {
     /// Bits of keys and values, where they are packed.
     kv_bits: Option<u64>,
     prompt: Vec<u32>,
+    /// Of each token of the prompt, what the head is given.
+    vectors: Vec<Vec<f64>>,
     /// After each token of the prompt.
     logprobs: Vec<Vec<f64>>,
     /// What follows if the best is always taken.
@@ -59,10 +65,7 @@ impl Reference {
     fn close(&self, distance: f64) -> Cell {
         let mut packed = CLOSE_PACKED.into_iter();
         let most = packed.find(|(bits, _)| Some(*bits) == self.kv_bits);
-        match distance < most.map_or(CLOSE, |(_, most)| most) {
-            true => Ok(distance),
-            false => Err(format!("{distance:.1e} apart")),
-        }
+        within(distance, most.map_or(CLOSE, |(_, most)| most))
     }
 
     /// Prompt and answer, as far as they are fed to the network.
@@ -99,7 +102,7 @@ type Cell = Result<f64, String>;
 type Find = fn(&mut Case) -> Cell;
 
 /// The columns.
-const COLUMNS: [(&str, Find); 8] = [
+const COLUMNS: [(&str, Find); 9] = [
     ("logits", Case::logits),
     ("greedy 64", Case::greedy),
     ("batch", Case::batch),
@@ -107,6 +110,7 @@ const COLUMNS: [(&str, Find); 8] = [
     ("cached", Case::cached),
     ("from disk", Case::through_files),
     ("operations of a GPU", Case::by_mlx),
+    ("vectors", Case::vectors),
     ("room", Case::room),
 ];
 
@@ -128,6 +132,44 @@ fn opened(folder: &Path, own: bool, kv_format: KvFormat) -> MlxNetwork {
     let device = if own { device } else { device.without_own() };
     load_on(device, folder, &settings, &|_| {})
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+}
+
+/// The same as an encoder that takes the last token's vector as it is.
+fn encoder(folder: &Path, own: bool) -> MlxEncoder {
+    let settings = Settings::default();
+    let device = Device::prepare(settings.compute).unwrap();
+    let device = if own { device } else { device.without_own() };
+    let recipe = Recipe {
+        pooling: Pooling::Last,
+        normalise: false,
+        tokens: None,
+        lower_case: false,
+        prompt: String::new(),
+    };
+    encoder::load_on(device, folder, &settings, recipe, &|_| {})
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+}
+
+/// Writes the snapshot in `from` without its head and what the names of all weights begin
+/// with, and answers whether it is packed.
+fn without_head(from: &Path, to: &Path) -> bool {
+    let config: serde_json::Value = read(&from.join("config.json"));
+    fs::copy(from.join("config.json"), to.join("config.json")).unwrap();
+    let weights = Array::load_safetensors(from.join("model.safetensors")).unwrap();
+    let weights = weights.iter().filter_map(|(name, array)| {
+        let name = name.strip_prefix("model.")?;
+        Some((name, array))
+    });
+    Array::save_safetensors(weights, None, to.join("model.safetensors")).unwrap();
+    config.get("quantization").is_some()
+}
+
+/// Green if nothing is further apart.
+fn within(distance: f64, most: f64) -> Cell {
+    match distance < most {
+        true => Ok(distance),
+        false => Err(format!("{distance:.1e} apart")),
+    }
 }
 
 /// The larger of what is found and of how far two rows of log-probabilities are apart.
@@ -183,6 +225,35 @@ impl Case {
     fn greedy(&mut self) -> Cell {
         let cache = self.network.new_cache();
         self.reference.goes_on(&mut self.network, cache)
+    }
+
+    /// The vectors of the last tokens of texts of several lengths in one batch, from the
+    /// snapshot as it is and as embedding models have it: no head, and shorter names.
+    fn vectors(&mut self) -> Cell {
+        let bare = tempfile::tempdir().unwrap();
+        let is_packed = without_head(&self.folder, bare.path());
+        let prompt = &self.reference.prompt;
+        let lengths = [prompt.len(), 1, 17];
+        let texts = lengths.map(|length| &prompt[..length]);
+        let mut most = 0.0;
+        for (folder, own) in [
+            (&*self.folder, true),
+            (&*self.folder, false),
+            (bare.path(), true),
+        ] {
+            // Settings of packed layers go by their names.
+            if is_packed && folder == bare.path() {
+                continue;
+            }
+            let mut encoder = encoder(folder, own);
+            let found = encoder.encode(&texts).map_err(|error| error.to_string())?;
+            for (vector, length) in found.iter().zip(lengths) {
+                let vector: Vec<f64> = vector.iter().copied().map(f64::from).collect();
+                most = farther(most, &vector, &self.reference.vectors[length - 1]);
+            }
+        }
+        // Without caches nothing of them is packed.
+        within(most, CLOSE)
     }
 
     /// Whether the router takes the snapshot, and reckons with the room that caches take.

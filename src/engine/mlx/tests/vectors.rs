@@ -8,7 +8,7 @@ use mlx_rs::Array;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::tiny::array;
+use super::tiny::{Tiny, array};
 use crate::engine::encoder::Encoder;
 use crate::engine::mlx::Settings;
 use crate::engine::mlx::encoder::{MlxEncoder, load};
@@ -85,27 +85,33 @@ fn mean() -> Recipe {
     }
 }
 
-/// A small encoder, written as a snapshot. Some names and weights are what
-/// checkpoints made for other tasks have besides.
-fn write(config: &Value, prefix: &str) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
-    let number = |key: &str| config[key].as_i64().unwrap() as i32;
+/// What the weights of a small encoder are called, and their sizes.
+#[derive(Default)]
+struct Names {
+    /// Rows and columns.
+    matrices: Vec<(String, i32, i32)>,
+    norms: Vec<String>,
+    /// Those of matrices and norms that have one, and its size.
+    biases: Vec<(String, i32)>,
+}
+
+fn number(config: &Value, key: &str) -> i32 {
+    config[key].as_i64().unwrap() as i32
+}
+
+fn of_bert(config: &Value) -> Names {
+    let number = |key: &str| number(config, key);
     let (hidden, inner) = (number("hidden_size"), number("intermediate_size"));
-    let mut weights: Vec<(String, Array)> = Vec::new();
-    let mut matrix = |name: &str, rows: i32, columns: i32| {
-        let scale = (3.0 / columns as f32).sqrt();
-        let name = format!("{name}.weight");
-        let matrix = array(&name, &[rows, columns], |number| number * scale);
-        weights.push((name, matrix));
-    };
-    matrix("embeddings.word_embeddings", number("vocab_size"), hidden);
-    let positions = number("max_position_embeddings");
-    matrix("embeddings.position_embeddings", positions, hidden);
-    let segments = number("type_vocab_size");
-    matrix("embeddings.token_type_embeddings", segments, hidden);
-    let mut biases = vec![("embeddings.LayerNorm".to_owned(), hidden)];
-    let mut norms = vec!["embeddings.LayerNorm".to_owned()];
+    let mut names = Names::default();
+    for (table, key) in [
+        ("word", "vocab_size"),
+        ("position", "max_position_embeddings"),
+        ("token_type", "type_vocab_size"),
+    ] {
+        let name = format!("embeddings.{table}_embeddings");
+        names.matrices.push((name, number(key), hidden));
+    }
+    names.norms.push("embeddings.LayerNorm".to_owned());
     for layer in 0..number("num_hidden_layers") {
         for (name, outputs, inputs) in [
             ("attention.self.query", hidden, hidden),
@@ -116,29 +122,82 @@ fn write(config: &Value, prefix: &str) -> tempfile::TempDir {
             ("output.dense", hidden, inner),
         ] {
             let name = format!("encoder.layer.{layer}.{name}");
-            matrix(&name, outputs, inputs);
-            biases.push((name, outputs));
+            names.biases.push((name.clone(), outputs));
+            names.matrices.push((name, outputs, inputs));
         }
         for name in ["attention.output.LayerNorm", "output.LayerNorm"] {
-            let name = format!("encoder.layer.{layer}.{name}");
-            norms.push(name.clone());
-            biases.push((name, hidden));
+            names.norms.push(format!("encoder.layer.{layer}.{name}"));
         }
     }
-    for (name, size) in biases {
-        let name = format!("{name}.bias");
-        let bias = array(&name, &[size], |number| number * 0.1);
-        weights.push((name, bias));
+    let norms = names.norms.iter().map(|name| (name.clone(), hidden));
+    names.biases.extend(norms);
+    names
+}
+
+fn of_modernbert(config: &Value) -> Names {
+    let number = |key: &str| number(config, key);
+    let (hidden, inner) = (number("hidden_size"), number("intermediate_size"));
+    let mut names = Names::default();
+    let table = "embeddings.tok_embeddings".to_owned();
+    names.matrices.push((table, number("vocab_size"), hidden));
+    names.norms = vec!["embeddings.norm".to_owned(), "final_norm".to_owned()];
+    for layer in 0..number("num_hidden_layers") {
+        for (name, outputs, inputs, bias) in [
+            ("attn.Wqkv", 3 * hidden, hidden, "attention_bias"),
+            ("attn.Wo", hidden, hidden, "attention_bias"),
+            ("mlp.Wi", 2 * inner, hidden, "mlp_bias"),
+            ("mlp.Wo", hidden, inner, "mlp_bias"),
+        ] {
+            let name = format!("layers.{layer}.{name}");
+            if config[bias] == true {
+                names.biases.push((name.clone(), outputs));
+            }
+            names.matrices.push((name, outputs, inputs));
+        }
+        let norms = ["attn_norm", "mlp_norm"]
+            .into_iter()
+            .skip(usize::from(layer == 0));
+        names
+            .norms
+            .extend(norms.map(|name| format!("layers.{layer}.{name}")));
     }
-    for name in norms {
-        let name = format!("{name}.weight");
-        let norm = array(&name, &[hidden], |number| number * 0.2 + 1.0);
-        weights.push((name, norm));
+    if config["norm_bias"] == true {
+        let norms = names.norms.iter().map(|name| (name.clone(), hidden));
+        names.biases.extend(norms);
     }
-    let mut named: Vec<_> = weights
-        .into_iter()
-        .map(|(name, array)| (format!("{prefix}{name}"), array))
-        .collect();
+    names
+}
+
+/// A small encoder, written as a snapshot. Some names and weights are what
+/// checkpoints made for other tasks have besides.
+fn write(config: &Value, prefix: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let names = match config["model_type"] == "modernbert" {
+        true => of_modernbert(config),
+        false => of_bert(config),
+    };
+    let hidden = number(config, "hidden_size");
+    let mut named: Vec<(String, Array)> = Vec::new();
+    let mut add = |name: String, shape: &[i32], change: &dyn Fn(f32) -> f32| {
+        let array = array(&name, shape, change);
+        named.push((format!("{prefix}{name}"), array));
+    };
+    for (name, rows, columns) in names.matrices {
+        let scale = (3.0 / columns as f32).sqrt();
+        add(format!("{name}.weight"), &[rows, columns], &|number| {
+            number * scale
+        });
+    }
+    for (name, size) in names.biases {
+        add(format!("{name}.bias"), &[size], &|number| number * 0.1);
+    }
+    for name in names.norms {
+        add(format!("{name}.weight"), &[hidden], &|number| {
+            number * 0.2 + 1.0
+        });
+    }
+    let positions = number(config, "max_position_embeddings");
     let places: Vec<i64> = (0..i64::from(positions)).collect();
     let places = Array::from_slice(&places, &[1, positions]);
     named.push((format!("{prefix}embeddings.position_ids"), places));
@@ -152,12 +211,13 @@ fn write(config: &Value, prefix: &str) -> tempfile::TempDir {
 #[test]
 fn small_encoders_agree_with_transformers_alone_and_in_batches() {
     let fixture = fixture();
-    assert_eq!(fixture.small.len(), 3);
+    assert_eq!(fixture.small.len(), 5);
     for case in &fixture.small {
         let prefix = match case.name.as_str() {
-            "bert" => "",
+            "bert" | "modernbert" => "",
             "xlm-roberta" => "roberta.",
-            _ => "bert.",
+            "bert, tanh" => "bert.",
+            _ => "model.",
         };
         let dir = write(&case.config, prefix);
         let mut encoder = load(dir.path(), &Settings::default(), mean(), &|_| {}).unwrap();
@@ -177,10 +237,10 @@ fn small_encoders_agree_with_transformers_alone_and_in_batches() {
 #[test]
 fn what_an_encoder_cannot_be_loaded_from_is_told() {
     let fixture = fixture();
-    let check = |key: &str, value: Value, part: &str| {
-        let mut config = fixture.small[0].config.clone();
+    let check_of = |case: usize, key: &str, value: Value, part: &str| {
+        let mut config = fixture.small[case].config.clone();
         config[key] = value;
-        let dir = write(&fixture.small[0].config, "");
+        let dir = write(&fixture.small[case].config, "");
         fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
         let settings = Settings {
             context: Some(40),
@@ -190,11 +250,13 @@ fn what_an_encoder_cannot_be_loaded_from_is_told() {
         let error = error.expect("refused").to_string();
         assert!(error.contains(part), "{error}");
     };
+    let check = |key: &str, value: Value, part: &str| check_of(0, key, value, part);
     check(
         "model_type",
-        "llama".into(),
-        "supported are bert, xlm-roberta",
+        "rwkv9".into(),
+        "deepseek_v3, bert, xlm-roberta, modernbert",
     );
+    check("model_type", "llama".into(), "rms_norm_eps");
     check("hidden_act", "swish".into(), "swish");
     check(
         "position_embedding_type",
@@ -205,6 +267,37 @@ fn what_an_encoder_cannot_be_loaded_from_is_told() {
     check("hidden_size", 128.into(), "config.json asks for");
     check("num_hidden_layers", 0.into(), "belong to no layer");
     check("max_position_embeddings", 0.into(), "positions");
+    let check = |key: &str, value: Value, part: &str| check_of(4, key, value, part);
+    check("num_attention_heads", 64.into(), "no even multiple");
+    check(
+        "layer_types",
+        serde_json::json!(["full_attention"]),
+        "layer_types",
+    );
+    let other = serde_json::json!(["full_attention", "full_attention", "linear_attention"]);
+    check("layer_types", other, "linear_attention");
+    check("local_attention", 0.into(), "local_attention");
+    check("hidden_activation", "swish".into(), "swish");
+}
+
+#[test]
+fn a_decoder_that_sees_both_ways_is_refused() {
+    for key in ["is_causal", "use_bidirectional_attention"] {
+        let mut config = serde_json::json!({
+            "model_type": "qwen2", "hidden_size": 64, "num_hidden_layers": 1,
+            "intermediate_size": 96, "num_attention_heads": 4, "rms_norm_eps": 1e-5,
+            "vocab_size": 101,
+        });
+        config[key] = (key != "is_causal").into();
+        let dir = Tiny::new(config).write();
+        let error = load(dir.path(), &Settings::default(), mean(), &|_| {}).err();
+        assert!(
+            error
+                .expect("refused")
+                .to_string()
+                .contains("see those after them")
+        );
+    }
 }
 
 /// The snapshot of the demo encoder.
