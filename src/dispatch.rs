@@ -19,7 +19,7 @@ use crate::config::request::Rules;
 use crate::pool::{Asker, Candidates, Pool, Terms};
 use crate::records::entry::Entry;
 use crate::records::usage::Usage;
-use crate::registry::{Registry, Snapshot};
+use crate::registry::{Adapter, Registry, Snapshot};
 use crate::route::{Demand, Why};
 use crate::shutdown::Tasks;
 use crate::upstream::Upstreams;
@@ -165,6 +165,8 @@ struct Routed {
     /// What it leads to.
     target: Target,
     why: Why,
+    /// The adapter that the model which it leads to answers with.
+    adapter: Option<Arc<Adapter>>,
     /// What answers if a model of this machine cannot.
     fallback: Option<Away>,
     /// How long it may wait before that does anyway.
@@ -215,6 +217,7 @@ impl Dispatch {
             mut target,
             why,
             rules,
+            adapter,
             fallback,
             spill_after,
         } = decide(
@@ -277,6 +280,7 @@ impl Dispatch {
             limited: ruled.limited,
             target,
             why,
+            adapter,
             fallback,
             spill_after,
             fallen: Late::default(),

@@ -74,8 +74,6 @@ pub enum Takes {
     Flag,
     /// One of these words, and why there are no others.
     Words(&'static [&'static str], &'static str),
-    /// Any text.
-    Text,
     /// An object.
     Object,
     /// An array.
@@ -179,7 +177,7 @@ pub const FIELDS: &[Field] = &[
     field("input", EMBEDDINGS, Takes::Shape(Shape::Texts)),
     field("encoding_format", EMBEDDINGS, Words(&["float", "base64"], "vectors are numbers or their bytes")),
     field("dimensions", EMBEDDINGS, Whole(1, LARGEST)),
-    field("query", RERANK, Takes::Text),
+    field("query", RERANK, Text),
     field("documents", RERANK, Array),
     field("top_n", RERANK, Whole(1, LARGEST)),
     field("return_documents", RERANK, Flag),
@@ -248,7 +246,7 @@ impl Field {
     /// refuses for that reason, another may know.
     pub fn depends_on_engine(&self) -> bool {
         match self.takes {
-            Words(..) | Takes::Text => true,
+            Words(..) | Text => true,
             Takes::Shape(shape) => shape.constrains(),
             Nothing(_, why) => why != NOT_BY_REQUEST,
             _ => false,

@@ -10,6 +10,7 @@ use mlx_rs::ops::{dequantize, stack};
 use mlx_rs::{Array, Dtype};
 use serde::Deserialize;
 
+use super::adapter::Sides;
 use super::device::Device;
 use super::quantization::{Packing, Quantization};
 use super::{bad_file, device_failed};
@@ -35,6 +36,7 @@ pub struct Weights {
     /// Bytes of what was taken, in the form it was taken in.
     bytes: u64,
     taken: Vec<Array>,
+    sides: Sides,
 }
 
 #[derive(Deserialize)]
@@ -61,6 +63,7 @@ impl Weights {
             names: &[],
             bytes: 0,
             taken: Vec::new(),
+            sides: Sides::default(),
         })
     }
 
@@ -86,6 +89,11 @@ impl Weights {
             }
         }
         name.to_owned()
+    }
+
+    /// Where adapters stand beside the layers that take these weights.
+    pub fn sides(&self) -> &Sides {
+        &self.sides
     }
 
     /// Whether a weight of this name is there and not taken.

@@ -24,10 +24,13 @@ use super::source::scripted::disguised;
 use super::source::{Begun, Engine};
 use crate::api::error::{ApiError, Code};
 use crate::api::fields::Endpoint;
+use crate::engine::adapter::Chosen;
 use crate::engine::prefix::Owner;
 use crate::secret::Secret;
 use crate::shutdown::Tasks;
-use crate::worker::{CALLER_HEADER, FORGET_PATH, SECRET_HEADER, STATUS_PATH, USAGE_TRAILER};
+use crate::worker::{
+    ADAPTER_HEADER, CALLER_HEADER, FORGET_PATH, SECRET_HEADER, STATUS_PATH, USAGE_TRAILER,
+};
 
 /// The header with a mark that the scripted engine repeats.
 const NONCE_HEADER: &str = "x-nonce";
@@ -210,12 +213,16 @@ async fn generate(
     endpoint: Endpoint,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ApiError> {
-    let owner = owner(&request);
+    let (owner, adapter) = (owner(&request), adapter(&request)?);
     let (body, nonce) = take(served, request).await?;
     let mut asked = request::read(endpoint, &body)?;
     drop(body);
     asked.nonce = nonce.or(asked.nonce);
-    asked.owner = owner;
+    asked.owner = match &adapter {
+        Some(adapter) => owner.map(|owner| adapter.apart(owner)),
+        None => owner,
+    };
+    asked.adapter = adapter;
     respond(served, asked).await
 }
 
@@ -223,6 +230,16 @@ async fn generate(
 fn owner(request: &Request<Incoming>) -> Option<Owner> {
     let mark = request.headers().get(CALLER_HEADER)?.to_str().ok()?;
     u128::from_str_radix(mark, 16).ok().map(Owner)
+}
+
+/// The adapter that it is for. One that cannot be read is no reason to answer without it.
+fn adapter(request: &Request<Incoming>) -> Result<Option<Chosen>, ApiError> {
+    let Some(value) = request.headers().get(ADAPTER_HEADER) else {
+        return Ok(None);
+    };
+    let chosen = value.to_str().ok().and_then(Chosen::parse);
+    let broken = || ApiError::new(Code::InternalError, "the adapter was not told as it is");
+    chosen.ok_or_else(broken).map(Some)
 }
 
 /// The whole body. How large it may be is the router's business, and nobody else

@@ -13,6 +13,7 @@ use super::fields::Fields;
 use super::messages;
 use crate::api::error::ApiError;
 use crate::api::fields::{COMPLETIONS_MAX_TOKENS, Endpoint, invalid, wrong};
+use crate::engine::adapter::Chosen;
 use crate::engine::constraint::Constraint;
 use crate::engine::parts::Forced;
 use crate::engine::prefix::Owner;
@@ -66,6 +67,8 @@ pub struct Asked {
     pub ignored: Vec<String>,
     /// Whose prompts it may go on from, and for whom its own is kept. Said by the router.
     pub owner: Option<Owner>,
+    /// The adapter to answer with; nothing means the model as it is. Said by the router.
+    pub adapter: Option<Chosen>,
     /// A mark that the scripted engine repeats.
     pub nonce: Option<String>,
     /// Changes to the script of the scripted engine, for this request alone.
@@ -151,6 +154,7 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Asked, ApiError> {
         wishes: wishes::read(&mut fields)?,
         ignored: fields.ignored(),
         owner: None,
+        adapter: None,
         nonce,
         script,
     })

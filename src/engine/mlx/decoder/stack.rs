@@ -46,7 +46,7 @@ enum Attention {
 }
 
 enum FeedForward {
-    Dense(Gated),
+    Dense(Box<Gated>),
     Experts(Box<Mixture>),
 }
 
@@ -166,12 +166,10 @@ impl Block {
                 let mixture = Mixture::load(weights, &mlp, design.hidden, experts)?;
                 FeedForward::Experts(Box::new(mixture))
             }
-            None => FeedForward::Dense(Gated::load(
-                weights,
-                &mlp,
-                design.hidden,
-                design.feed_forward,
-            )?),
+            None => {
+                let gated = Gated::load(weights, &mlp, design.hidden, design.feed_forward)?;
+                FeedForward::Dense(Box::new(gated))
+            }
         };
         let attention = format!("{path}.self_attn");
         let self_attn = match (

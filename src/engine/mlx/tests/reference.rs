@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -25,6 +26,25 @@ pub(super) fn project() -> &'static Path {
 pub(super) fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> T {
     let text = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Has a script of `tests/reference` write into a folder what mlx-lm makes of models.
+pub(super) fn have_written(script: &str, folder: &Path) {
+    let packages = project().join("target/python-engines");
+    assert!(
+        packages.join(".installed").is_file(),
+        "mlx-lm is not installed; run `make engines`"
+    );
+    let output = Command::new("python3")
+        .arg(project().join("tests/reference").join(script))
+        .arg(folder)
+        .env("PYTHONPATH", packages)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("HF_HUB_OFFLINE", "1")
+        .output()
+        .expect("python3");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
 }
 
 /// Natural logarithms of the probabilities.
@@ -107,7 +127,7 @@ struct Greedy {
 
 /// The snapshot of a demo model. Without it there is nothing to compare, which
 /// is a failure and not a pass.
-fn demo_model(name: &str) -> MlxNetwork {
+pub(super) fn demo_snapshot(name: &str) -> PathBuf {
     let cache = std::env::var_os("ROUNDHOUSE_DEMO_CACHE")
         .map_or_else(|| project().join("data/hub"), PathBuf::from);
     let folder = cache.join(format!("models--roundhouse--{name}"));
@@ -118,8 +138,7 @@ fn demo_model(name: &str) -> MlxNetwork {
             cache.display()
         )
     });
-    let snapshot = folder.join("snapshots").join(commit.trim());
-    load(&snapshot, &Settings::default()).unwrap()
+    folder.join("snapshots").join(commit.trim())
 }
 
 /// Fed with the reference's tokens: the same choice wherever it is a clear one,
@@ -182,7 +201,7 @@ fn check_demo(name: &str) {
     let path = format!("tests/fixtures/greedy/{name}.json");
     let cases: Vec<Greedy> = read(&project().join(path));
     assert!(cases.len() >= 8 && cases.iter().all(|case| case.tokens.len() == 64));
-    let mut network = demo_model(name);
+    let mut network = load(&demo_snapshot(name), &Settings::default()).unwrap();
     for (i, case) in cases.iter().enumerate() {
         // Token by token takes much longer; one prompt does it.
         check_fed(name, &mut network, case, i == 1);

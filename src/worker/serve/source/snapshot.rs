@@ -121,6 +121,7 @@ fn load_encoder(
         context: Some(args.context),
         compute: args.compute,
         kv_format: args.kv_format,
+        adapters: args.adapters,
     };
     let own = recipe.clone();
     let (encoder, ended) = Handle::start(move || mlx::encoder::load(&dir, &load, own, &loading))?;
@@ -152,6 +153,7 @@ fn load_text(
         context: Some(args.context),
         compute: args.compute,
         kv_format: args.kv_format,
+        adapters: args.adapters,
     };
     let texts = {
         let dir = dir.clone();

@@ -178,6 +178,7 @@ impl Source {
                     grammar: grammar.clone(),
                     logprobs: asked.logprobs,
                     owner: asked.owner,
+                    adapter: asked.adapter.clone(),
                 });
             }
         }
