@@ -284,7 +284,9 @@ impl Cache {
 
     /// The arrays that hold it, to be evaluated with a pass.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.layers.iter().flat_map(|layer| layer.kinds.iter().flatten())
+        self.layers
+            .iter()
+            .flat_map(|layer| layer.kinds.iter().flatten())
     }
 
     /// Zeros for at least `rows`, an array for each part.
