@@ -96,6 +96,7 @@ fn plan(number: usize) -> Arc<LoadPlan> {
         adapters: ByteSize::ZERO,
         compute: Compute::Auto,
         warmup: false,
+        warm_prompts: Default::default(),
         weights: ByteSize(1_000),
         memory: ByteSize(1_000),
         estimated: false,

@@ -50,6 +50,7 @@ pub fn supported_architectures() -> Architectures {
         ("gpt_oss", Kind::Chat),
         ("deepseek_v2", Kind::Chat),
         ("deepseek_v3", Kind::Chat),
+        ("lfm2", Kind::Chat),
         ("bert", Kind::Embeddings),
         ("xlm-roberta", Kind::Embeddings),
         ("modernbert", Kind::Embeddings),

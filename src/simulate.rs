@@ -76,6 +76,7 @@ pub fn resident(model: &Model, idle_unload: Option<std::time::Duration>) -> Resi
             adapters: ByteSize::ZERO,
             compute: Compute::Auto,
             warmup: false,
+            warm_prompts: Default::default(),
             weights: model.memory,
             memory: model.memory,
             estimated: false,

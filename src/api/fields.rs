@@ -64,6 +64,8 @@ pub struct Field {
 pub enum Takes {
     /// The name of a model.
     Name,
+    /// A text.
+    Text,
     /// A whole number, both ends included.
     Whole(u64, u64),
     /// A number, both ends included.
@@ -131,7 +133,7 @@ impl Shape {
     }
 }
 
-use Takes::{Array, Flag, Name, Nothing, Number, Object, Whole, Words};
+use Takes::{Array, Flag, Name, Nothing, Number, Object, Text, Whole, Words};
 
 /// What `input` takes.
 pub const TEXTS: &str = "a string or an array of strings";
@@ -148,7 +150,16 @@ const ALL: &[Endpoint] = &[
 /// Those that answer in a stream if they are asked to, and may know templates.
 const STREAMED: &[Endpoint] = &[Endpoint::Chat, Endpoint::Completions, Endpoint::Other];
 const EMBEDDINGS: &[Endpoint] = &[Endpoint::Embeddings];
+const RERANK: &[Endpoint] = &[Endpoint::Rerank];
 const BOTH: &[Endpoint] = &[Endpoint::Chat, Endpoint::Completions];
+/// Those that take forms with a file.
+const UPLOADS: &[Endpoint] = &[Endpoint::Transcriptions, Endpoint::Translations];
+const TEMPERED: &[Endpoint] = &[
+    Endpoint::Chat,
+    Endpoint::Completions,
+    Endpoint::Transcriptions,
+    Endpoint::Translations,
+];
 const CHAT: &[Endpoint] = &[Endpoint::Chat];
 const COMPLETIONS: &[Endpoint] = &[Endpoint::Completions];
 
@@ -166,6 +177,10 @@ pub const FIELDS: &[Field] = &[
     field("input", EMBEDDINGS, Takes::Shape(Shape::Texts)),
     field("encoding_format", EMBEDDINGS, Words(&["float", "base64"], "vectors are numbers or their bytes")),
     field("dimensions", EMBEDDINGS, Whole(1, LARGEST)),
+    field("query", RERANK, Text),
+    field("documents", RERANK, Array),
+    field("top_n", RERANK, Whole(1, LARGEST)),
+    field("return_documents", RERANK, Flag),
     field("prompt", COMPLETIONS, Takes::Shape(Shape::Prompt)),
     field("stream", STREAMED, Flag),
     field("stream_options", BOTH, Takes::Shape(Shape::StreamOptions)),
@@ -173,7 +188,8 @@ pub const FIELDS: &[Field] = &[
     field("max_completion_tokens", BOTH, Whole(1, LARGEST)),
     field("n", BOTH, Whole(1, LARGEST)),
     field("stop", BOTH, Takes::Shape(Shape::Stops)),
-    field("temperature", BOTH, Number(0.0, 2.0)),
+    field("temperature", TEMPERED, Number(0.0, 2.0)),
+    field("language", UPLOADS, Text),
     field("top_p", BOTH, Number(0.0, 1.0)),
     field("top_k", BOTH, Whole(0, LARGEST)),
     field("min_p", BOTH, Number(0.0, 1.0)),
@@ -230,7 +246,7 @@ impl Field {
     /// refuses for that reason, another may know.
     pub fn depends_on_engine(&self) -> bool {
         match self.takes {
-            Words(..) => true,
+            Words(..) | Text => true,
             Takes::Shape(shape) => shape.constrains(),
             Nothing(_, why) => why != NOT_BY_REQUEST,
             _ => false,
@@ -290,7 +306,7 @@ impl Field {
     /// field as `param`.
     pub fn check(&self, value: &Value) -> Result<(), ApiError> {
         let fits = match &self.takes {
-            Name => value.is_string(),
+            Name | Text => value.is_string(),
             Whole(least, most) => value
                 .as_u64()
                 .is_some_and(|number| (*least..=*most).contains(&number)),
@@ -332,7 +348,7 @@ impl Takes {
     /// What would be right, in words.
     pub fn expected(&self) -> String {
         match self {
-            Name => "a string".to_owned(),
+            Name | Text => "a string".to_owned(),
             Whole(least, most) => format!("a whole number from {least} to {most}"),
             Number(least, most) => format!("a number from {least} to {most}"),
             Flag => "true or false".to_owned(),

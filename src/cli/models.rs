@@ -119,6 +119,7 @@ fn row(told: &Told) -> Vec<String> {
     };
     let state = match told.kind {
         Some(Use::Embeddings) => format!("{state}; for embeddings"),
+        Some(Use::Rerank) => format!("{state}; for ranking"),
         _ => state,
     };
     let state = match model.tags.as_slice() {

@@ -19,11 +19,13 @@ pub const NEWER_BOUND: &str = "max_completion_tokens";
 
 /// Fields that the router itself acts on, or that make up the request: no rule
 /// changes them, but for a limit of `n`.
-pub const OWN: [&str; 9] = [
+pub const OWN: [&str; 11] = [
     "model",
     "messages",
     "prompt",
     "input",
+    "query",
+    "documents",
     "encoding_format",
     "stream",
     "n",

@@ -232,6 +232,7 @@ fn spot_of(endpoint: Endpoint, key: &str) -> Option<Spot> {
         (Endpoint::Chat, "tools") => Some(Spot::Tools),
         (Endpoint::Completions, "prompt") => Some(Spot::Prompt),
         (Endpoint::Embeddings, "input") => Some(Spot::Input),
+        (Endpoint::Rerank, "documents") => Some(Spot::Documents),
         _ => None,
     }
 }

@@ -21,9 +21,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
+use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
-use mlx_rs::{Array, Dtype};
 use serde_json::{Map, Value};
 
 use self::adapter::Adapters;
@@ -158,7 +158,7 @@ impl Network for MlxNetwork {
     }
 
     fn new_cache(&self) -> Cache {
-        Cache::new(self.model.cache_shape())
+        Cache::new(self.model.cache_shape().clone())
     }
 
     fn adapt(&mut self, cache: &mut Cache, adapter: &Chosen) -> Result<(), EngineError> {
@@ -249,7 +249,7 @@ impl Network for MlxNetwork {
     }
 
     fn device(&self) -> (&'static str, &'static str) {
-        let format: Dtype = self.model.cache_shape().format;
+        let format = self.model.cache_shape().format;
         (self.device.name(), device::format_name(format))
     }
 

@@ -104,6 +104,10 @@ pub fn estimate(manifest: &Manifest, context: u32, rule: DeviceRule) -> MemoryNe
         true => manifest.half_bytes,
         false => 0,
     };
+    let unpacked = match manifest.quantization {
+        Some(_) => geometry.unpacked.saturating_mul(rule.number),
+        None => 0,
+    };
     let context = u64::from(context);
     let (step, kv_per_token) = match manifest.kind {
         Kind::Chat => (
@@ -111,11 +115,18 @@ pub fn estimate(manifest: &Manifest, context: u32, rule: DeviceRule) -> MemoryNe
             kv_per_token(&geometry, rule),
         ),
         // It keeps nothing of a text.
-        Kind::Embeddings if manifest.is_decoder => (texts(&geometry, context, rule), 0),
-        Kind::Embeddings => (batch(&geometry, context, rule), 0),
+        Kind::Embeddings | Kind::Rerank if manifest.is_decoder => {
+            (texts(&geometry, context, rule), 0)
+        }
+        Kind::Embeddings | Kind::Rerank => (batch(&geometry, context, rule), 0),
     };
     MemoryNeed {
-        weights: ByteSize(manifest.weight_bytes.saturating_add(widened)),
+        weights: ByteSize(
+            manifest
+                .weight_bytes
+                .saturating_add(widened)
+                .saturating_add(unpacked),
+        ),
         transient: ByteSize((PROCESS + BUFFERS).saturating_add(step)),
         kv_per_token: ByteSize(kv_per_token),
     }
@@ -135,6 +146,7 @@ fn kv_per_token(geometry: &Geometry, rule: DeviceRule) -> u64 {
     [geometry.kv_heads, row, geometry.kept]
         .into_iter()
         .fold(geometry.layers, u64::saturating_mul)
+        .saturating_add(geometry.convolved.saturating_mul(rule.number))
 }
 
 /// Numbers of one token in one layer of a decoder: what stands between layers (input,
@@ -222,6 +234,8 @@ mod tests {
                 kv_heads: 3,
                 head_dim: 64,
                 kept: 2,
+                convolved: 0,
+                unpacked: 0,
                 experts: 0,
                 expert_intermediate: 0,
                 caps_scores: false,
@@ -343,6 +357,8 @@ mod tests {
             kv_heads: 12,
             head_dim: 32,
             kept: 2,
+            convolved: 0,
+            unpacked: 0,
             experts: 0,
             expert_intermediate: 0,
             caps_scores: false,
@@ -386,6 +402,8 @@ mod tests {
             kv_heads: most,
             head_dim: most,
             kept: most,
+            convolved: 0,
+            unpacked: 0,
             experts: most,
             expert_intermediate: most,
             caps_scores: true,

@@ -14,6 +14,8 @@ pub enum Kind {
     Chat,
     /// It makes a vector of a text.
     Embeddings,
+    /// It says how well a document fits a query.
+    Rerank,
 }
 
 /// The architectures that the embedded engine runs, as `model_type` in
@@ -26,17 +28,21 @@ impl Kind {
         match self {
             Kind::Chat => &[Use::Chat, Use::Completions],
             Kind::Embeddings => &[Use::Embeddings],
+            Kind::Rerank => &[Use::Rerank],
         }
     }
 
     /// The architectures that make a model of this kind. What makes text makes
-    /// vectors too, without its head.
+    /// vectors too, without its head, and says yes or no with it.
     pub fn made_by(
         self,
         architectures: Architectures,
     ) -> impl Iterator<Item = &'static str> + Clone {
         let known = architectures.iter();
-        let makes = move |of: Kind| self == Kind::Embeddings || of == self;
+        let makes = move |of: Kind| match self {
+            Kind::Embeddings => true,
+            Kind::Chat | Kind::Rerank => of == Kind::Chat,
+        };
         known
             .filter(move |(_, of)| makes(*of))
             .map(|(name, _)| *name)
@@ -47,20 +53,21 @@ impl Kind {
         match self {
             Kind::Chat => "chat",
             Kind::Embeddings => "embeddings",
+            Kind::Rerank => "rerank",
         }
     }
 
     /// The kind of a snapshot by the `model_type` of its `config.json`, and by
-    /// whether it has a `modules.json`, in which sentence-transformers keeps how the
-    /// vector of a text is made.
-    pub fn of(model_type: &str, has_modules: bool, architectures: Architectures) -> Self {
+    /// what its `modules.json` makes of it, if it has one.
+    pub fn of(model_type: &str, modules: Option<Kind>, architectures: Architectures) -> Self {
         let only = |kind| {
             let mut known = architectures.iter().filter(|(name, _)| *name == model_type);
             known.clone().next().is_some() && known.all(|(_, of)| *of == kind)
         };
-        match has_modules || only(Kind::Embeddings) {
-            true => Kind::Embeddings,
-            false => Kind::Chat,
+        match modules {
+            Some(kind) => kind,
+            None if only(Kind::Embeddings) => Kind::Embeddings,
+            None => Kind::Chat,
         }
     }
 }
@@ -72,14 +79,16 @@ mod tests {
     #[test]
     fn a_snapshot_says_what_it_is_for() {
         let known: Architectures = &[("llama", Kind::Chat), ("bert", Kind::Embeddings)];
-        let check = |model_type: &str, has_modules: bool, expected: Kind| {
-            assert_eq!(Kind::of(model_type, has_modules, known), expected);
+        let check = |model_type: &str, modules: Option<Kind>, expected: Kind| {
+            assert_eq!(Kind::of(model_type, modules, known), expected);
         };
-        check("llama", false, Kind::Chat);
-        check("llama", true, Kind::Embeddings);
-        check("bert", false, Kind::Embeddings);
-        check("unheard-of", false, Kind::Chat);
-        check("scripted", true, Kind::Embeddings);
+        check("llama", None, Kind::Chat);
+        check("llama", Some(Kind::Embeddings), Kind::Embeddings);
+        check("llama", Some(Kind::Rerank), Kind::Rerank);
+        check("bert", None, Kind::Embeddings);
+        check("unheard-of", None, Kind::Chat);
+        check("scripted", Some(Kind::Embeddings), Kind::Embeddings);
+        assert!(Kind::Rerank.made_by(known).eq(["llama"]));
         assert!(Kind::Chat.made_by(known).eq(["llama"]));
         assert!(Kind::Embeddings.made_by(known).eq(["llama", "bert"]));
     }

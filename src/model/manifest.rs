@@ -98,6 +98,11 @@ pub struct Geometry {
     /// Rows of a head that a cache keeps of a token: its key and its value, or one that
     /// is both.
     pub kept: u64,
+    /// Numbers that layers which convolve instead of attending keep of a token, all
+    /// together; they are not among `layers`.
+    pub convolved: u64,
+    /// Numbers of matrices that are unpacked at load, whatever their form on disk.
+    pub unpacked: u64,
     /// Experts that a token takes in a layer that has them; 0 if none has.
     pub experts: u64,
     /// Numbers inside one expert.
@@ -179,8 +184,10 @@ fn inspect(
     };
     let config = config::read(&config, rules.trust_remote_code)?;
     let scripted = config.model_type == scripted::MODEL_TYPE;
-    let has_modules = place.file(MODULES)?.is_some();
-    let kind = Kind::of(&config.model_type, has_modules, rules.architectures);
+    // A bad link is told; those of other files are looked at with the recipe.
+    place.file(MODULES)?;
+    let modules = Recipe::kind(&|name| place.file(name).ok().flatten());
+    let kind = Kind::of(&config.model_type, modules, rules.architectures);
     let supported = kind.made_by(rules.architectures);
     if !scripted && !supported.clone().any(|name| name == config.model_type) {
         return Err(Reason::Architecture {
@@ -202,7 +209,7 @@ fn inspect(
             None
         }
     };
-    let most = match kind == Kind::Embeddings && !scripted {
+    let most = match kind != Kind::Chat && !scripted {
         true => recipe(place, &mut missing)?.and_then(|recipe| recipe.tokens),
         false => None,
     };

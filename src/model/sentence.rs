@@ -1,5 +1,5 @@
-//! How the vector of a text is made from those of its tokens, as the files of
-//! sentence-transformers beside the weights say it. What they ask for and is not
+//! How the vector of a text is made from those of its tokens, or what a model says of a
+//! query and a document, as the files of sentence-transformers beside the weights say it. What they ask for and is not
 //! known here is refused, never guessed: the vectors would be others.
 //!
 //! Keys: `modules.json`, `sentence_bert_config.json`,
@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::json;
+use super::kind::Kind;
 
-/// The file that lists the steps; whoever has it makes vectors.
+/// The file that lists the steps; whoever has it makes vectors, or says how well texts fit.
 pub const MODULES: &str = "modules.json";
 
 const TRANSFORMER: &str = "sentence_bert_config.json";
@@ -20,6 +21,9 @@ const SETTINGS: &str = "config_sentence_transformers.json";
 
 /// Largest of these files, bytes.
 const LARGEST: u64 = 1 << 20;
+
+/// The step of a model that says how well texts fit: the type's last word.
+const SCORE: &str = "LogitScore";
 
 /// Most steps of a model.
 const MOST_MODULES: usize = 16;
@@ -35,8 +39,23 @@ pub struct Recipe {
     pub tokens: Option<u32>,
     /// Whether texts are lowered before the tokenizer sees them.
     pub lower_case: bool,
-    /// What is put before each text.
+    /// What is put before each text, or told as the system's message beside a query and
+    /// a document.
     pub prompt: String,
+    /// By which tokens it says how well a document fits; then the vector of a text is
+    /// that one number.
+    pub verdict: Option<Verdict>,
+}
+
+/// The tokens by which a model says how well a document fits a query: how much likelier
+/// the one is than the other, as a logarithm (Qwen3 Embedding, arXiv 2506.05176, section
+/// 3; the keys are those of sentence-transformers' `LogitScore`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// The one that stands for yes.
+    pub yes: u32,
+    /// The one that stands for no; without it the logit of `yes` counts alone.
+    pub no: Option<u32>,
 }
 
 /// From the vectors of the tokens to one.
@@ -79,7 +98,7 @@ impl Recipe {
         let modules = needed(find, MODULES)?;
         let modules = modules.as_array().filter(|all| all.len() <= MOST_MODULES);
         let modules = modules.ok_or_else(|| bad(MODULES, "is not a list of modules"))?;
-        let mut pooling = None;
+        let (mut pooling, mut verdict) = (None, None);
         let mut normalise = false;
         for (place, module) in modules.iter().enumerate() {
             let (kind, folder) = (kind(module)?, folder(module)?);
@@ -88,7 +107,11 @@ impl Recipe {
                 "Pooling" if pooling.is_none() && place > 0 => {
                     pooling = Some(self::pooling(find, &format!("{folder}/config.json"))?);
                 }
-                "Normalize" if pooling.is_some() => normalise = true,
+                "Normalize" if pooling.is_some() && verdict.is_none() => normalise = true,
+                SCORE if pooling.is_none() && place > 0 => {
+                    verdict = Some(self::verdict(find, &format!("{folder}/config.json"))?);
+                    pooling = Some(Pooling::Last);
+                }
                 other => {
                     let problem =
                         format!("asks for {other} at place {place}, which is not supported");
@@ -103,6 +126,20 @@ impl Recipe {
             tokens,
             lower_case,
             prompt: prompt(find)?,
+            verdict,
+        })
+    }
+
+    /// What the steps that the snapshot lists make of it; nothing if it lists none. Ones
+    /// that cannot be read make vectors: whoever reads the recipe says what is wrong.
+    pub fn kind(find: &dyn Fn(&str) -> Option<PathBuf>) -> Option<Kind> {
+        find(MODULES)?;
+        let modules = needed(find, MODULES).unwrap_or_default();
+        let mut modules = modules.as_array().into_iter().flatten();
+        let scores = modules.any(|module| kind(module).is_ok_and(|kind| kind == SCORE));
+        Some(match scores {
+            true => Kind::Rerank,
+            false => Kind::Embeddings,
         })
     }
 
@@ -238,6 +275,24 @@ fn pooling(find: &dyn Fn(&str) -> Option<PathBuf>, file: &str) -> Result<Pooling
     let mode = MODES.iter().find(|(_, name, _)| name == flag);
     let unknown = || bad(file, format!("asks for {flag:.60}, which is not supported"));
     mode.map(|(.., pooling)| *pooling).ok_or_else(unknown)
+}
+
+/// The tokens that `file` names.
+fn verdict(find: &dyn Fn(&str) -> Option<PathBuf>, file: &str) -> Result<Verdict, RecipeError> {
+    let config = needed(find, file)?;
+    let token = |key: &str| match &config[key] {
+        Value::Null => Ok(None),
+        value => {
+            let token = value.as_u64().and_then(|token| u32::try_from(token).ok());
+            let wrong = || bad(file, format!("has a {key} that is no token"));
+            token.map(Some).ok_or_else(wrong)
+        }
+    };
+    let yes = token("true_token_id")?;
+    Ok(Verdict {
+        yes: yes.ok_or_else(|| bad(file, "has no true_token_id"))?,
+        no: token("false_token_id")?,
+    })
 }
 
 /// Most tokens of a text, and whether texts are lowered.

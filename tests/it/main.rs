@@ -5,6 +5,7 @@
 mod cgroup;
 mod harness;
 mod raw;
+mod rerank;
 mod sampler;
 
 mod access;
@@ -73,5 +74,7 @@ mod tls;
 #[cfg(feature = "tls")]
 mod upstreams;
 mod waiting;
+#[cfg(feature = "mlx")]
+mod warm;
 mod web;
 mod workers;

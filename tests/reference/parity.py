@@ -93,6 +93,19 @@ DEEPSEEK = {
     },
 }
 
+LFM2 = {
+    "model_type": "lfm2",
+    "norm_eps": 1e-5,
+    "conv_bias": False,
+    "conv_L_cache": 3,
+    "block_dim": 64,
+    "block_multiple_of": 32,
+    "block_ffn_dim_multiplier": 1.0,
+    "block_auto_adjust_ff_dim": True,
+    "block_ff_dim": 160,
+    "layer_types": ["conv", "full_attention", "conv"],
+}
+
 # The name of each case and its changes to the configuration. Between them the cases of an
 # architecture reach all that its file says.
 DENSE = {
@@ -148,6 +161,11 @@ DENSE = {
         "model_type": "glm4", "head_dim": 32, "partial_rotary_factor": 0.5,
         "attention_bias": True, "tie_word_embeddings": False,
     },
+    "lfm2": LFM2,
+    "lfm2, biases": LFM2 | {
+        "conv_bias": True, "conv_L_cache": 5, "block_auto_adjust_ff_dim": False,
+        "layer_types": None, "full_attn_idxs": [0, 2],
+    },
     "deepseek_v2": DEEPSEEK | {"q_lora_rank": None, "topk_method": "greedy"},
     "deepseek_v2, groups": DEEPSEEK | {
         "q_lora_rank": 48, "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2,
@@ -167,6 +185,9 @@ DENSE = {
 PACKED_KEYS = {
     "llama, keys and values of 8 bits": ({"model_type": "llama", "head_dim": 32}, 8),
     "qwen3, keys and values of 4 bits": ({"model_type": "qwen3", "head_dim": 32}, 4),
+    "lfm2, keys and values of 8 bits": (
+        LFM2 | {"num_attention_heads": 2, "num_key_value_heads": 1}, 8,
+    ),
     "deepseek_v3, short vectors of 8 bits": (
         # A choice of experts may hinge on the last bit.
         DENSE["deepseek_v3"] | {"kv_lora_rank": 48, "n_routed_experts": None}, 8,
@@ -192,6 +213,8 @@ def packed(layer, model_type, bits):
     """The cache of a layer with keys and values of so many bits."""
     if model_type == "deepseek_v3":
         return ShortVectors(bits)
+    if not isinstance(layer, KVCache):
+        return layer  # A convolution's is never packed.
     return layer.to_quantized(group_size=GROUP, bits=bits)
 
 
@@ -211,6 +234,7 @@ PACKED = {
     "qwen3_moe, 4 bits": (64, 4, EXPERTS, None),
     "gpt_oss, 4 bits": (64, 4, DENSE["gpt_oss"], None),
     "gemma3_text, 8 bits": (32, 8, GEMMA3, None),
+    "lfm2, 4 bits": (32, 4, LFM2, None),
     "deepseek_v2, 4 bits": (32, 4, DENSE["deepseek_v2"], None),
     "deepseek_v3, 4 bits": (32, 4, DENSE["deepseek_v3"], None),
     "phi3, 4 bits with exceptions": (32, 4, DENSE["phi3"], some_wider),
@@ -229,8 +253,8 @@ def weight(name, shape):
 
 
 def as_published(weights):
-    """Each expert by itself, and the matrices that make keys and values of short vectors
-    as one, which is how Hugging Face has them."""
+    """Each expert by itself, the matrices that make keys and values of short vectors as
+    one, and a channel's factors last, which is how Hugging Face has them."""
     apart = {}
     for name, array in weights.items():
         if "embed_q" in name:
@@ -240,6 +264,8 @@ def as_published(weights):
             continue
         if "unembed_out" in name:
             continue
+        if name.endswith("conv.conv.weight"):
+            array = array.swapaxes(1, 2)  # A channel's factors stand last.
         if "switch_mlp" not in name:
             apart[name] = array
             continue

@@ -66,7 +66,8 @@ fn j07_numbers_out_of_range_are_refused_by_name() {
         }
         if matches!(field.takes, Flag) {
             for value in [json!(0), json!("true"), json!([])] {
-                check_refused(field.name, value);
+                let refused = Err((Code::InvalidValue, field.name));
+                check(field.on[0], field.name, value, refused);
             }
             check(field.on[0], field.name, json!(false), Ok(()));
         }
@@ -92,6 +93,16 @@ fn values_with_a_form_of_their_own_are_looked_through() {
         Err((Code::InvalidValue, place)),
     );
     check_refused("prompt", json!(5));
+    let query = |value| {
+        check(
+            Endpoint::Rerank,
+            "query",
+            value,
+            Err((Code::InvalidValue, "query")),
+        )
+    };
+    query(json!(["q"]));
+    check(Endpoint::Rerank, "query", json!("q"), Ok(()));
     check_refused("response_format", json!("text"));
     check(
         Endpoint::Chat,

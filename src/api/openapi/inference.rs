@@ -117,7 +117,7 @@ pub const OPERATIONS: &[Operation] = &[
     Operation {
         method: "POST",
         path: "/v1/rerank",
-        summary: "How well documents fit a query; engines of that kind alone.",
+        summary: "How well documents fit a query.",
         takes: Some("RerankRequest"),
         answers: &[(200, Answer::Json("Ranks"))],
         generates: false,

@@ -279,6 +279,7 @@ fn property(field: &Field, counts: &Counts) -> Value {
             "maximum": counts.choices,
         }),
         (_, Takes::Name) => name(),
+        (_, Takes::Text) => json!({"type": "string"}),
         (_, Takes::Whole(least, most)) => json!({
             "type": ["integer", "null"],
             "minimum": least,

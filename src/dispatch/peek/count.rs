@@ -42,6 +42,10 @@ pub(super) enum Spot {
     Input,
     /// `input[…]`
     InputText,
+    /// `documents`
+    Documents,
+    /// `documents[…]`
+    Document,
     /// Anything else.
     Other,
 }
@@ -100,6 +104,7 @@ impl<'c> Tally<'c> {
                 "tool calls",
             ),
             Spot::InputText => (&mut self.inputs, counts.inputs, "input", "texts"),
+            Spot::Document => (&mut self.inputs, counts.inputs, "documents", "documents"),
             _ => return Ok(()),
         };
         *count += 1;
@@ -137,6 +142,7 @@ impl<'c> Tally<'c> {
         let field = match spot {
             Spot::Messages => "messages",
             Spot::Tools => "tools",
+            Spot::Documents => "documents",
             Spot::Input => return Err(self.no_text(kind)),
             Spot::InputText => return Err(self.no_text(kind)),
             _ => return Ok(()),
@@ -179,6 +185,7 @@ impl Spot {
             Self::Tools => Self::Tool,
             Self::Prompt => Self::PromptPart,
             Self::Input => Self::InputText,
+            Self::Documents => Self::Document,
             _ => Self::Other,
         }
     }
@@ -199,7 +206,10 @@ impl Spot {
 
     /// Whether nothing inside is counted.
     fn is_leaf(self) -> bool {
-        matches!(self, Self::ToolCall | Self::Tool | Self::Other)
+        matches!(
+            self,
+            Self::ToolCall | Self::Tool | Self::Document | Self::Other
+        )
     }
 }
 
@@ -277,7 +287,7 @@ impl<'de> Visitor<'de> for Within<'_, '_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         if matches!(
             self.spot,
-            Spot::Messages | Spot::Tools | Spot::Input | Spot::InputText
+            Spot::Messages | Spot::Tools | Spot::Input | Spot::InputText | Spot::Documents
         ) {
             return self.tally.scalar(self.spot, "an object");
         }

@@ -9,6 +9,7 @@ mod gemma3_text;
 mod glm4;
 mod gpt_oss;
 mod granite;
+mod lfm2;
 mod llama;
 mod mistral;
 mod modernbert;
@@ -29,6 +30,7 @@ use super::decoder::vectors::TokenVectors;
 use super::weights::Weights;
 use crate::engine::{EngineError, supported_architectures};
 use crate::model::kind::Kind;
+use crate::model::sentence::Verdict;
 
 /// An encoder of one architecture. Nothing here evaluates.
 pub trait EncoderArchitecture {
@@ -67,7 +69,7 @@ impl Source<'_> {
 type Designer = fn(&Source) -> Result<Design, EngineError>;
 
 /// Every `model_type` of a decoder and its design.
-const DECODERS: [(&str, Designer); 15] = [
+const DECODERS: [(&str, Designer); 16] = [
     ("llama", llama::design),
     ("mistral", mistral::design),
     ("qwen2", qwen2::design),
@@ -83,6 +85,7 @@ const DECODERS: [(&str, Designer); 15] = [
     ("gpt_oss", gpt_oss::design),
     ("deepseek_v2", deepseek_v2::design),
     ("deepseek_v3", deepseek_v3::design),
+    ("lfm2", lfm2::design),
 ];
 
 /// What the loader of an encoder gets.
@@ -93,6 +96,8 @@ pub struct Checkpoint<'a> {
     pub weights: &'a mut Weights,
     /// Tokens in a sequence, if set.
     pub context: Option<u32>,
+    /// By which tokens it says how well texts fit, instead of making vectors.
+    pub verdict: Option<Verdict>,
 }
 
 type EncoderLoader = fn(Checkpoint) -> Result<Box<dyn EncoderArchitecture>, EngineError>;
@@ -119,14 +124,19 @@ pub fn design(source: &Source) -> Result<Design, EngineError> {
 /// not all there.
 pub fn load_encoder(checkpoint: Checkpoint) -> Result<Box<dyn EncoderArchitecture>, EngineError> {
     let config = checkpoint.config;
-    if let Some(load) = find(&ENCODERS, model_type(config)?) {
+    let encoder = find(&ENCODERS, model_type(config)?);
+    if let Some(load) = encoder.filter(|_| checkpoint.verdict.is_none()) {
         return load(checkpoint);
     }
     let source = Source {
         config,
         context: checkpoint.context,
     };
-    let designer = known(config, &DECODERS, Kind::Embeddings)?;
+    let kind = match checkpoint.verdict {
+        Some(_) => Kind::Rerank,
+        None => Kind::Embeddings,
+    };
+    let designer = known(config, &DECODERS, kind)?;
     let vectors = TokenVectors::load(checkpoint, designer(&source)?)?;
     Ok(Box::new(vectors))
 }

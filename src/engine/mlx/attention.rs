@@ -1,12 +1,12 @@
 //! Attention over the caches of one or several sequences.
 
 use mlx_rs::Array;
-use mlx_rs::error::Result;
+use mlx_rs::error::{Exception, Result};
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{
     arange, broadcast_to, concatenate, matmul, quantized_matmul, select, softmax_axis, split_equal,
-    tanh,
+    tanh, zeros_dtype,
 };
 
 use super::device::Device;
@@ -94,10 +94,7 @@ impl<'a> Pass<'a> {
         keys: &Array,
         values: Option<&Array>,
     ) -> Result<Array> {
-        let count = match &self.sequences {
-            Sequences::Cached(caches) => caches.len(),
-            Sequences::Whole(count) => *count,
-        };
+        let count = self.count();
         if count == 1 {
             return self.attend_one(0, layer, scores, queries, keys, values);
         }
@@ -133,6 +130,45 @@ impl<'a> Pass<'a> {
             return result;
         }
         attend_with_mlx(queries, &keys, &values, scores)
+    }
+
+    /// What each sequence sees of `x` `[rows, size]` in layer `layer`: its own rows behind
+    /// the `before` last that came before them, or zeros where there were none.
+    pub fn with_those_before(
+        &mut self,
+        layer: usize,
+        x: &Array,
+        before: i32,
+    ) -> Result<Vec<Array>> {
+        let count = self.count();
+        let parts = split_equal(x, count as i32, 0)?;
+        let seen = |(sequence, own): (usize, &Array)| {
+            let rows = own.expand_dims(0)?;
+            let all = match &mut self.sequences {
+                Sequences::Cached(caches) => match caches[sequence].update(layer, &rows, None)? {
+                    (Rows::Plain(all), _) => all.squeeze_axes(&[0])?,
+                    (Rows::Packed(..), _) => {
+                        return Err(Exception::custom("such rows are never packed"));
+                    }
+                },
+                Sequences::Whole(_) => own.clone(),
+            };
+            let from = all.dim(0) - own.dim(0) - before;
+            if from >= 0 {
+                return all.try_index((from.., ..));
+            }
+            let none = zeros_dtype(&[-from, all.dim(1)], all.dtype())?;
+            concatenate(&[none, all], 0)
+        };
+        parts.iter().enumerate().map(seen).collect()
+    }
+
+    /// Of sequences.
+    fn count(&self) -> usize {
+        match &self.sequences {
+            Sequences::Cached(caches) => caches.len(),
+            Sequences::Whole(count) => *count,
+        }
     }
 
     /// Says that all layers have their rows.

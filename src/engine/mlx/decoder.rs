@@ -7,6 +7,7 @@ mod experts;
 mod feed_forward;
 mod latent_attention;
 mod self_attention;
+mod short_convolution;
 mod stack;
 pub mod vectors;
 
@@ -44,6 +45,7 @@ impl Decoder {
         design: Design,
         kv_format: KvFormat,
     ) -> Result<Self, EngineError> {
+        weights.call(design.names);
         let packing = packing(kv_format, design.heads.size)?;
         let tied = design
             .tied
@@ -67,7 +69,7 @@ impl Decoder {
     }
 
     /// The shape of its caches.
-    pub fn cache_shape(&self) -> CacheShape {
+    pub fn cache_shape(&self) -> &CacheShape {
         self.stack.cache_shape()
     }
 

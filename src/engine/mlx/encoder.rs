@@ -59,6 +59,7 @@ pub(super) fn load_on(
         config: &config,
         weights: &mut weights,
         context: settings.context,
+        verdict: recipe.verdict,
     })?;
     let longest = settings.context.unwrap_or(0) as usize;
     if longest > model.positions() {

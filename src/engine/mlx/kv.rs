@@ -4,6 +4,7 @@
 
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use mlx_rs::error::Result;
 use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
@@ -22,18 +23,24 @@ use crate::model::safetensors::Dtype as Stored;
 const STEP: usize = 256;
 
 /// The shape of the caches of one model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheShape {
-    /// Layers that keep keys and values.
-    pub layers: usize,
-    /// Heads of keys and values in each layer.
+    /// The layers, first to last.
+    pub layers: Arc<[LayerShape]>,
+    /// The number format; of what is packed, that of scales and biases.
+    pub format: Dtype,
+}
+
+/// What one layer keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerShape {
+    /// Heads of keys and values.
     pub heads: i32,
     /// Numbers in each head.
     pub head: i32,
-    /// Values are kept beside the keys; otherwise the keys are the values too.
+    /// Values are kept beside the keys; otherwise the keys are the values too, or there
+    /// is something else that each token has one of.
     pub values: bool,
-    /// Their number format; packed, that of scales and biases.
-    pub format: Dtype,
     /// How they are packed, if they are.
     pub packing: Option<Packing>,
 }
@@ -50,24 +57,29 @@ impl CacheShape {
             };
             part.width as u64 * each
         };
-        let row: u64 = self.parts().iter().map(bytes).sum();
-        self.kinds() as u64 * self.layers as u64 * self.heads as u64 * row
+        let layer = |layer: &LayerShape| {
+            let row: u64 = layer.parts(self.format).iter().map(bytes).sum();
+            layer.kinds() as u64 * layer.heads as u64 * row
+        };
+        self.layers.iter().map(layer).sum()
     }
+}
 
-    /// Kinds of rows in a layer: keys and values, or one for both.
+impl LayerShape {
+    /// Kinds of rows: keys and values, or one for both.
     fn kinds(&self) -> usize {
         1 + usize::from(self.values)
     }
 
-    /// The arrays that keys, or values, of a layer lie in.
-    fn parts(&self) -> Vec<Part> {
+    /// The arrays that rows of one kind lie in.
+    fn parts(&self, format: Dtype) -> Vec<Part> {
         let part = |name, width, dtype| Part { name, width, dtype };
         match self.packing {
-            None => vec![part("", self.head, self.format)],
+            None => vec![part("", self.head, format)],
             Some(Packing { group_size, bits }) => vec![
                 part("", self.head * bits / 32, Dtype::Uint32),
-                part(".scales", self.head / group_size, self.format),
-                part(".biases", self.head / group_size, self.format),
+                part(".scales", self.head / group_size, format),
+                part(".biases", self.head / group_size, format),
             ],
         }
     }
@@ -81,7 +93,7 @@ impl CacheShape {
         Ok(vec![words, scales, biases])
     }
 
-    /// The reverse of [`CacheShape::parts`], for rows of a cache of this shape.
+    /// The reverse of [`LayerShape::taken_apart`], for rows of such a layer.
     fn rows(&self, mut parts: Vec<Array>) -> Rows {
         match (self.packing, parts.len()) {
             (Some(packing), 3) => {
@@ -90,6 +102,12 @@ impl CacheShape {
             }
             _ => Rows::Plain(parts.remove(0)),
         }
+    }
+
+    /// Zeros for `rows`, an array for each part.
+    fn zeros(&self, format: Dtype, rows: usize) -> Result<Vec<Array>> {
+        let zeros = |part: Part| zeros_dtype(&[self.heads, rows as i32, part.width], part.dtype);
+        self.parts(format).into_iter().map(zeros).collect()
     }
 }
 
@@ -140,11 +158,12 @@ pub struct Piece {
 
 impl Piece {
     /// Its numbers by layer, as they are written to a file.
-    pub fn tensors(&self, shape: CacheShape) -> std::result::Result<Vec<Tensor>, String> {
-        let parts = shape.parts();
-        let named = self.layers.iter().enumerate().flat_map(|(index, layer)| {
-            let names = parts.iter().map(move |part| layer_name(index, part));
-            names.zip(layer)
+    pub fn tensors(&self, shape: &CacheShape) -> std::result::Result<Vec<Tensor>, String> {
+        let format = shape.format;
+        let layers = shape.layers.iter().zip(&self.layers).enumerate();
+        let named = layers.flat_map(|(index, (shape, layer))| {
+            let parts = shape.parts(format).into_iter();
+            parts.map(move |part| layer_name(index, &part)).zip(layer)
         });
         let tensor = |(name, layer): (String, &Array)| {
             let dtype = match layer.dtype() {
@@ -175,27 +194,26 @@ impl Piece {
     pub fn map(
         file: &Path,
         device: Device,
-        shape: CacheShape,
+        shape: &CacheShape,
         tokens: usize,
     ) -> std::result::Result<Self, String> {
         let mut arrays = weights::read_now(file, device, |name| name.starts_with(LAYER))?;
-        let mut array = |name: String, part: &Part| {
+        let mut array = |name: String, part: &Part, layer: &LayerShape| {
             let array = arrays
                 .remove(&name)
                 .ok_or_else(|| format!("{name} is missing"))?;
-            let expected = [shape.kinds() as i32, shape.heads, tokens as i32, part.width];
+            let expected = [layer.kinds() as i32, layer.heads, tokens as i32, part.width];
             match array.shape() == expected && array.dtype() == part.dtype {
                 true => Ok(array),
                 false => Err(format!("{name} is not what this model's caches hold")),
             }
         };
-        let parts = shape.parts();
-        let layer = |index: usize| {
-            let parts = parts.iter();
-            let parts = parts.map(|part| array(layer_name(index, part), part));
+        let layer = |(index, layer): (usize, &LayerShape)| {
+            let parts = layer.parts(shape.format).into_iter();
+            let parts = parts.map(|part| array(layer_name(index, &part), &part, layer));
             parts.collect::<std::result::Result<Vec<Array>, String>>()
         };
-        let layers = (0..shape.layers).map(layer);
+        let layers = shape.layers.iter().enumerate().map(layer);
         Ok(Self {
             layers: layers.collect::<std::result::Result<_, _>>()?,
         })
@@ -213,8 +231,8 @@ impl Cache {
     /// An empty cache.
     pub fn new(shape: CacheShape) -> Self {
         Self {
+            layers: Vec::with_capacity(shape.layers.len()),
             shape,
-            layers: Vec::with_capacity(shape.layers),
             tokens: 0,
             adapter: None,
         }
@@ -250,14 +268,16 @@ impl Cache {
         values: Option<&Array>,
     ) -> Result<(Rows, Rows)> {
         let (first, end) = (self.tokens, self.tokens + keys.dim(1) as usize);
+        let (shape, format) = (self.shape.layers[index], self.shape.format);
+        let blank = |rows: usize| shape.zeros(format, rows.div_ceil(STEP) * STEP);
         if index == self.layers.len() {
-            let kinds = (0..self.shape.kinds()).map(|_| self.blank(end));
+            let kinds = (0..shape.kinds()).map(|_| blank(end));
             let kinds = kinds.collect::<Result<_>>()?;
             self.layers.push(Layer { kinds });
         }
         let held = self.layers[index].kinds[0][0].dim(1) as usize;
         if end > held {
-            let more = self.blank(end - held)?;
+            let more = blank(end - held)?;
             for kind in &mut self.layers[index].kinds {
                 for (part, more) in kind.iter_mut().zip(&more) {
                     *part = concatenate(&[&*part, more], 1)?;
@@ -265,13 +285,13 @@ impl Cache {
             }
         }
         let taken = |(kind, new): (&mut Vec<Array>, &Array)| {
-            let new = self.shape.taken_apart(new)?;
+            let new = shape.taken_apart(new)?;
             let mut all = Vec::with_capacity(kind.len());
             for (part, new) in kind.iter_mut().zip(&new) {
                 write(part, first, end, new)?;
                 all.push(part.try_index((.., ..end as i32, ..))?);
             }
-            Ok::<_, mlx_rs::error::Exception>(self.shape.rows(all))
+            Ok::<_, mlx_rs::error::Exception>(shape.rows(all))
         };
         let kinds = self.layers[index].kinds.iter_mut();
         let mut all = kinds.zip([keys].into_iter().chain(values)).map(taken);
@@ -289,24 +309,11 @@ impl Cache {
             .flat_map(|layer| layer.kinds.iter().flatten())
     }
 
-    /// Zeros for at least `rows`, an array for each part.
-    fn blank(&self, rows: usize) -> Result<Vec<Array>> {
-        self.zeros(rows.div_ceil(STEP) * STEP)
-    }
-
-    fn zeros(&self, rows: usize) -> Result<Vec<Array>> {
-        let zeros = |part: Part| {
-            let shape = [self.shape.heads, rows as i32, part.width];
-            zeros_dtype(&shape, part.dtype)
-        };
-        self.shape.parts().into_iter().map(zeros).collect()
-    }
-
     /// Takes apart what it holds from token `from` on, into pieces of these `lengths`.
     /// Layer by layer, so that no more than one is there twice. Evaluates.
     pub fn evaluate_pieces(self, from: usize, lengths: &[usize]) -> Result<Vec<Piece>> {
         let empty = || Piece {
-            layers: Vec::with_capacity(self.shape.layers),
+            layers: Vec::with_capacity(self.shape.layers.len()),
         };
         let mut pieces: Vec<Piece> = lengths.iter().map(|_| empty()).collect();
         for Layer { kinds } in self.layers {
@@ -336,20 +343,20 @@ impl Cache {
     /// A cache that holds the first tokens of each of `pieces`, as many as beside it.
     /// Layer by layer, so that no more than one is there twice if nobody else holds the
     /// pieces. Evaluates.
-    pub fn evaluate_joined(shape: CacheShape, mut pieces: Vec<(Piece, usize)>) -> Result<Self> {
-        let mut cache = Self::new(shape);
+    pub fn evaluate_joined(shape: &CacheShape, mut pieces: Vec<(Piece, usize)>) -> Result<Self> {
+        let mut cache = Self::new(shape.clone());
         let tokens: usize = pieces.iter().map(|(_, tokens)| tokens).sum();
         // There is room for a row more, so the result is never one of the pieces.
         let room = (tokens / STEP + 1) * STEP;
         for (piece, _) in &mut pieces {
             piece.layers.reverse();
         }
-        for _ in 0..shape.layers {
+        for layer in shape.layers.iter() {
             let layers: Vec<(Vec<Array>, i32)> = pieces
                 .iter_mut()
                 .filter_map(|(piece, tokens)| Some((piece.layers.pop()?, *tokens as i32)))
                 .collect();
-            let rest = cache.zeros(room - tokens)?;
+            let rest = layer.zeros(shape.format, room - tokens)?;
             let joined = |which: i32| {
                 let part = |(index, rest): (usize, &Array)| {
                     let rows = layers
@@ -364,7 +371,7 @@ impl Cache {
                     .map(part)
                     .collect::<Result<Vec<Array>>>()
             };
-            let kinds = (0..shape.kinds() as i32).map(joined);
+            let kinds = (0..layer.kinds() as i32).map(joined);
             let kinds = kinds.collect::<Result<Vec<Vec<Array>>>>()?;
             eval(kinds.iter().flatten())?;
             cache.layers.push(Layer { kinds });

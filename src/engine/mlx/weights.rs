@@ -10,7 +10,7 @@ use mlx_rs::ops::{dequantize, stack};
 use mlx_rs::{Array, Dtype};
 use serde::Deserialize;
 
-use super::adapter::Sides;
+use super::adapter::{Side, Sides};
 use super::device::Device;
 use super::quantization::{Packing, Quantization};
 use super::{bad_file, device_failed};
@@ -31,6 +31,8 @@ pub struct Weights {
     arrays: Arrays,
     quantization: Quantization,
     device: Device,
+    /// What they are called where layers ask by another name.
+    names: &'static [(&'static str, &'static str)],
     /// Bytes of what was taken, in the form it was taken in.
     bytes: u64,
     taken: Vec<Array>,
@@ -58,6 +60,7 @@ impl Weights {
             arrays,
             quantization,
             device,
+            names: &[],
             bytes: 0,
             taken: Vec::new(),
             sides: Sides::default(),
@@ -69,20 +72,51 @@ impl Weights {
         self.device
     }
 
+    /// From now on weights whose names have the first of a pair between dots are those
+    /// that have the second there.
+    pub fn call(&mut self, names: &'static [(&'static str, &'static str)]) {
+        self.names = names;
+    }
+
+    /// What the checkpoint calls a weight or a layer.
+    fn own_name(&self, name: &str) -> String {
+        let dotted = format!(".{name}.");
+        for (asked, called) in self.names {
+            let (asked, called) = (format!(".{asked}."), format!(".{called}."));
+            if dotted.contains(&asked) {
+                let dotted = dotted.replacen(&asked, &called, 1);
+                return dotted[1..dotted.len() - 1].to_owned();
+            }
+        }
+        name.to_owned()
+    }
+
     /// Where adapters stand beside the layers that take these weights.
     pub fn sides(&self) -> &Sides {
         &self.sides
     }
 
+    /// Where one stands beside the layer at `path`, if it takes any.
+    pub fn side(&self, path: &str, inputs: i32, outputs: i32) -> Option<Side> {
+        let name = self.own_name(path);
+        self.sides.of(&name, inputs, outputs, self.device)
+    }
+
     /// Whether a weight of this name is there and not taken.
     pub fn has(&self, name: &str) -> bool {
-        self.arrays.contains_key(name)
+        self.arrays.contains_key(&self.own_name(name))
+    }
+
+    /// Whether one is of this shape.
+    pub fn has_shape(&self, name: &str, shape: &[i32]) -> bool {
+        let array = self.arrays.get(&self.own_name(name));
+        array.is_some_and(|array| array.shape() == shape)
     }
 
     /// How the layer at `path` is packed, if it is.
     pub fn packing(&self, path: &str) -> Result<Option<Packing>, EngineError> {
         self.quantization
-            .packing(path, self.has(&format!("{path}.scales")))
+            .packing(&self.own_name(path), self.has(&format!("{path}.scales")))
     }
 
     /// Removes weights that nobody needs.
@@ -156,9 +190,10 @@ impl Weights {
     }
 
     fn remove(&mut self, name: &str, shape: &[i32]) -> Result<Array, EngineError> {
+        let name = self.own_name(name);
         let array = self
             .arrays
-            .remove(name)
+            .remove(&name)
             .ok_or_else(|| EngineError::Unsupported(format!("the weight {name} is missing")))?;
         if array.shape() != shape {
             return Err(EngineError::Unsupported(format!(
@@ -169,7 +204,7 @@ impl Weights {
         Ok(array)
     }
 
-    fn keep(&mut self, array: Array) -> Array {
+    pub(super) fn keep(&mut self, array: Array) -> Array {
         self.bytes += array.nbytes() as u64;
         self.taken.push(array.clone());
         array

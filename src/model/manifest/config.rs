@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Geometry, Quantization, Reason};
 use crate::model::json;
@@ -76,17 +76,25 @@ fn parse(value: &Value, trusted: bool) -> Result<Config, Reason> {
                 _ => positions,
             })
             .and_then(|n| u32::try_from(n).ok()),
-        geometry: geometry(&number, object.contains_key("attn_logit_softcapping")),
+        geometry: geometry(
+            &number,
+            object.contains_key("attn_logit_softcapping"),
+            attending(object),
+        ),
         quantization: quantization(value),
     })
 }
 
 /// The measures that memory follows from; nothing unless all are there and sane.
 /// Keys of experts: `Qwen3MoeConfig` and `GptOssConfig` in transformers.
-fn geometry(number: &dyn Fn(&str) -> Option<u64>, caps_scores: bool) -> Option<Geometry> {
+fn geometry(
+    number: &dyn Fn(&str) -> Option<u64>,
+    caps_scores: bool,
+    attending: Option<u64>,
+) -> Option<Geometry> {
     let sane = |key: &str| number(key).filter(|n| (1..=1 << 24).contains(n));
     let (hidden, heads) = (sane("hidden_size")?, sane("num_attention_heads")?);
-    let intermediate = sane("intermediate_size")?;
+    let intermediate = sane("block_ff_dim").or_else(|| sane("intermediate_size"))?;
     let shared = sane("n_shared_experts").unwrap_or(0);
     let experts = sane("num_experts_per_tok").map_or(0, |chosen| chosen + shared);
     let inside = sane("moe_intermediate_size").unwrap_or(intermediate);
@@ -98,6 +106,8 @@ fn geometry(number: &dyn Fn(&str) -> Option<u64>, caps_scores: bool) -> Option<G
         Some(_) => 1,
         None => sane("num_key_value_heads").unwrap_or(heads),
     };
+    let layers = sane("num_hidden_layers")?;
+    let attending = attending.map_or(layers, |attending| attending.min(layers));
     Some(Geometry {
         experts,
         expert_intermediate: if experts > 0 { inside } else { 0 },
@@ -105,12 +115,32 @@ fn geometry(number: &dyn Fn(&str) -> Option<u64>, caps_scores: bool) -> Option<G
         hidden,
         intermediate,
         vocabulary: sane("vocab_size")?,
-        layers: sane("num_hidden_layers")?,
+        layers: attending,
+        convolved: (layers - attending) * hidden,
         heads,
         kv_heads,
         head_dim,
         kept: if latent.is_some() { 1 } else { 2 },
+        unpacked: absorbed(&sane).unwrap_or(0),
     })
+}
+
+/// Layers that attend, where some convolve instead (`Lfm2Config`).
+fn attending(object: &Map<String, Value>) -> Option<u64> {
+    if let Some(attending) = object.get("full_attn_idxs").and_then(Value::as_array) {
+        return Some(attending.len() as u64);
+    }
+    let kinds = object.get("layer_types")?.as_array()?;
+    let attending = kinds.iter().filter(|kind| **kind != "conv").count();
+    (attending < kinds.len()).then_some(attending as u64)
+}
+
+/// Numbers of the matrices that bring queries to short vectors and those to values.
+fn absorbed(sane: &dyn Fn(&str) -> Option<u64>) -> Option<u64> {
+    let each = sane("qk_nope_head_dim")? + sane("v_head_dim")?;
+    let of_a_layer = sane("num_attention_heads")?.saturating_mul(each);
+    let all = of_a_layer.saturating_mul(sane("kv_lora_rank")?);
+    Some(all.saturating_mul(sane("num_hidden_layers")?))
 }
 
 /// The common numbers of `quantization`, which mlx-lm writes.
@@ -202,6 +232,29 @@ mod tests {
     }
 
     #[test]
+    fn layers_that_convolve_keep_what_they_look_back_at() {
+        // LFM2-350M.
+        let mut config = json!({
+            "model_type": "lfm2", "hidden_size": 1024, "block_ff_dim": 6656,
+            "num_attention_heads": 16, "num_key_value_heads": 8, "num_hidden_layers": 16,
+            "vocab_size": 65_536, "full_attn_idxs": [2, 5, 8, 10, 12, 14],
+        });
+        let check = |config: &Value| {
+            let geometry = parse(config, false).expect("a configuration").geometry;
+            let geometry = geometry.expect("measures");
+            assert_eq!((geometry.layers, geometry.convolved), (6, 10 * 1024));
+        };
+        check(&config);
+        let kind = |index: u64| match [2, 5, 8, 10, 12, 14].contains(&index) {
+            true => "full_attention",
+            false => "conv",
+        };
+        config["full_attn_idxs"] = Value::Null;
+        config["layer_types"] = (0..16).map(kind).collect();
+        check(&config);
+    }
+
+    #[test]
     fn of_latent_attention_one_short_vector_is_kept() {
         // DeepSeek-V2-Lite.
         let config = json!({
@@ -209,12 +262,14 @@ mod tests {
             "num_attention_heads": 16, "num_key_value_heads": 16, "num_hidden_layers": 27,
             "vocab_size": 102_400, "num_experts_per_tok": 6, "n_shared_experts": 2,
             "moe_intermediate_size": 1408, "kv_lora_rank": 512, "qk_rope_head_dim": 64,
+            "qk_nope_head_dim": 128, "v_head_dim": 128,
         });
         let geometry = parse(&config, false).expect("a configuration").geometry;
         let geometry = geometry.expect("measures");
         let kept = (geometry.kv_heads, geometry.head_dim, geometry.kept);
         assert_eq!(kept, (1, 576, 1));
         assert_eq!((geometry.heads, geometry.experts), (16, 8));
+        assert_eq!(geometry.unpacked, 27 * 16 * (128 + 128) * 512);
     }
 
     #[test]

@@ -145,6 +145,7 @@ fn purpose(kind: &Kind) -> &'static str {
     match kind {
         Kind::Chat => "",
         Kind::Embeddings => " for embeddings",
+        Kind::Rerank => " for ranking",
     }
 }
 

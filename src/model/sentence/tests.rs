@@ -37,7 +37,62 @@ fn recipe(pooling: Pooling, normalise: bool) -> Recipe {
         tokens: None,
         lower_case: false,
         prompt: String::new(),
+        verdict: None,
     }
+}
+
+#[test]
+fn a_score_by_two_logits_is_a_verdict() {
+    let check = |config: Value, verdict: Result<Verdict, &str>| {
+        let score = ("1_LogitScore/config.json", config);
+        let folder = folder(&[(MODULES, modules(&["Transformer", "LogitScore"])), score]);
+        let find = |name: &str| Some(folder.path().join(name)).filter(|path| path.is_file());
+        assert_eq!(Recipe::kind(&find), Some(Kind::Rerank));
+        match (Recipe::of(folder.path()), verdict) {
+            (Ok(found), Ok(verdict)) => {
+                let verdict = Some(verdict);
+                let expected = Recipe {
+                    verdict,
+                    ..recipe(Pooling::Last, false)
+                };
+                assert_eq!(found, expected);
+            }
+            (Err(found), Err(words)) => assert!(found.to_string().contains(words), "{found}"),
+            (found, expected) => panic!("{found:?}, expected {expected:?}"),
+        }
+    };
+    let verdict = |yes, no| Ok(Verdict { yes, no });
+    let both = json!({"true_token_id": 9693, "false_token_id": 2152});
+    check(both, verdict(9693, Some(2152)));
+    check(
+        json!({"true_token_id": 5, "false_token_id": null}),
+        verdict(5, None),
+    );
+    check(json!({"false_token_id": 5}), Err("has no true_token_id"));
+    check(
+        json!({"true_token_id": -5}),
+        Err("has a true_token_id that is no token"),
+    );
+    // One or the other.
+    for steps in [
+        &["Transformer", "Pooling", "LogitScore"][..],
+        &["Transformer", "LogitScore", "Normalize"],
+        &["LogitScore"],
+    ] {
+        let folder = folder(&[
+            (MODULES, modules(steps)),
+            ("1_Pooling/config.json", json!({"pooling_mode": "mean"})),
+            ("1_LogitScore/config.json", json!({"true_token_id": 5})),
+        ]);
+        let error = Recipe::of(folder.path()).expect_err("refused").to_string();
+        assert!(error.contains("which is not supported"), "{error}");
+    }
+    let plain = folder(&[(MODULES, modules(&["Transformer", "Pooling"]))]);
+    let find = |name: &str| Some(plain.path().join(name)).filter(|path| path.is_file());
+    assert_eq!(
+        (Recipe::kind(&find), Recipe::kind(&|_| None)),
+        (Some(Kind::Embeddings), None)
+    );
 }
 
 #[test]

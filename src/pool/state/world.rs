@@ -78,6 +78,7 @@ pub fn plan(model: &str, memory: u64) -> Arc<LoadPlan> {
         adapters: ByteSize::ZERO,
         compute: Compute::Auto,
         warmup: false,
+        warm_prompts: Default::default(),
         weights: ByteSize(memory),
         memory: ByteSize(memory),
         estimated: false,

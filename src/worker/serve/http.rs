@@ -19,6 +19,7 @@ use super::answer::Answer;
 use super::body::{self, Event};
 use super::embeddings;
 use super::request::{self, Asked};
+use super::rerank;
 use super::source::scripted::disguised;
 use super::source::{Begun, Engine};
 use crate::api::error::{ApiError, Code};
@@ -124,10 +125,16 @@ async fn answer(served: &Served, request: Request<Incoming>) -> Response<Body> {
             generate(served, Endpoint::Completions, request).await
         }
         (&Method::POST, "/v1/embeddings") => embed(served, request).await,
+        (&Method::POST, "/v1/rerank") => rank(served, request).await,
         (_, "/health" | STATUS_PATH) => Ok(wrong_method("GET")),
-        (_, FORGET_PATH | "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings") => {
-            Ok(wrong_method("POST"))
-        }
+        (
+            _,
+            FORGET_PATH
+            | "/v1/chat/completions"
+            | "/v1/completions"
+            | "/v1/embeddings"
+            | "/v1/rerank",
+        ) => Ok(wrong_method("POST")),
         _ => Err(ApiError::new(
             Code::NotFound,
             "there is nothing at this path",
@@ -184,6 +191,21 @@ async fn embed(served: &Served, request: Request<Incoming>) -> Result<Response<B
         ApiError::new(Code::InternalError, "the engine failed to answer")
     })?;
     Ok(told(body, "application/json", &ignored, None))
+}
+
+/// How well documents fit a query.
+async fn rank(served: &Served, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
+    let (body, nonce) = take(served, request).await?;
+    let mut asked = rerank::read(&body)?;
+    drop(body);
+    asked.nonce = nonce.or(asked.nonce);
+    let name = asked.model.take().unwrap_or_else(|| served.name.clone());
+    let ranked = served.engine.rank(&asked).await?;
+    let body = rerank::answer(&name, &asked, &ranked).map_err(|error| {
+        tracing::error!(?error, "ranks could not be written");
+        ApiError::new(Code::InternalError, "the engine failed to answer")
+    })?;
+    Ok(told(body, "application/json", &asked.ignored, None))
 }
 
 async fn generate(

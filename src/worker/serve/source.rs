@@ -6,6 +6,8 @@ pub mod scripted;
 pub mod snapshot;
 // The embedded engine without MLX is for tests.
 #[cfg(any(feature = "mlx", test))]
+pub mod ranks;
+#[cfg(any(feature = "mlx", test))]
 pub mod text;
 #[cfg(any(feature = "mlx", test))]
 pub mod vectors;
@@ -17,6 +19,7 @@ use serde_json::{Value, json};
 use super::body::Events;
 use super::embeddings::{self, Embedded};
 use super::request::Asked;
+use super::rerank::{self, Ranked};
 use crate::api::error::{ApiError, Code};
 use crate::engine::scripted::Odd;
 use crate::engine::thread::Kept;
@@ -33,6 +36,9 @@ pub enum Engine {
     /// It runs an encoder.
     #[cfg(any(feature = "mlx", test))]
     Vectors(vectors::Source),
+    /// It runs a network that judges documents.
+    #[cfg(any(feature = "mlx", test))]
+    Ranks(ranks::Source),
 }
 
 /// An answer that has begun.
@@ -79,6 +85,8 @@ impl Engine {
             Engine::Text(source) => source.begin(asked).await,
             #[cfg(any(feature = "mlx", test))]
             Engine::Vectors(_) => Err(other_kind(Kind::Embeddings)),
+            #[cfg(any(feature = "mlx", test))]
+            Engine::Ranks(_) => Err(other_kind(Kind::Rerank)),
         }
     }
 
@@ -93,6 +101,40 @@ impl Engine {
             Engine::Text(_) => Err(other_kind(Kind::Chat)),
             #[cfg(any(feature = "mlx", test))]
             Engine::Vectors(source) => source.embed(asked).await,
+            #[cfg(any(feature = "mlx", test))]
+            Engine::Ranks(_) => Err(other_kind(Kind::Rerank)),
+        }
+    }
+
+    /// How well documents fit a query.
+    ///
+    /// # Errors
+    /// A refusal of the error contract.
+    pub async fn rank(&self, asked: &rerank::Asked) -> Result<Ranked, ApiError> {
+        match self {
+            Engine::Scripted(source) => source.rank(asked).await,
+            #[cfg(any(feature = "mlx", test))]
+            Engine::Text(_) => Err(other_kind(Kind::Chat)),
+            #[cfg(any(feature = "mlx", test))]
+            Engine::Vectors(_) => Err(other_kind(Kind::Embeddings)),
+            #[cfg(any(feature = "mlx", test))]
+            Engine::Ranks(source) => source.rank(asked).await,
+        }
+    }
+
+    /// Reads a system prompt that everybody goes on from, and says how many tokens that is.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub async fn warm(&self, text: &str) -> Result<u64, ApiError> {
+        match self {
+            #[cfg(any(feature = "mlx", test))]
+            Engine::Text(source) => source.warm(text).await,
+            // They go on from nothing of the kind.
+            _ => {
+                tracing::debug!(bytes = text.len(), "there is nothing to read it for");
+                Ok(0)
+            }
         }
     }
 
@@ -103,7 +145,7 @@ impl Engine {
             #[cfg(any(feature = "mlx", test))]
             Engine::Text(source) => source.forget(),
             #[cfg(any(feature = "mlx", test))]
-            Engine::Vectors(_) => {}
+            Engine::Vectors(_) | Engine::Ranks(_) => {}
         }
     }
 
@@ -125,6 +167,8 @@ impl Engine {
             Engine::Text(source) => source.status(),
             #[cfg(any(feature = "mlx", test))]
             Engine::Vectors(source) => source.status(),
+            #[cfg(any(feature = "mlx", test))]
+            Engine::Ranks(source) => source.status(),
         }
     }
 }

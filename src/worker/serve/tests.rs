@@ -52,6 +52,14 @@ impl Worker {
         Self::serving(dir.expect("a folder"), Engine::Vectors(source))
     }
 
+    /// A worker whose network counts the tokens of a query and a document.
+    fn of_ranks() -> Self {
+        let closed = std::fs::Permissions::from_mode(0o700);
+        let dir = tempfile::Builder::new().permissions(closed).tempdir();
+        let source = source::ranks::tests::source();
+        Self::serving(dir.expect("a folder"), Engine::Ranks(source))
+    }
+
     fn serving(dir: tempfile::TempDir, engine: Engine) -> Self {
         let served = Served {
             engine,
@@ -349,7 +357,18 @@ async fn a_model_does_what_it_is_for_and_nothing_else() {
     assert_eq!(answer.json()["data"][0]["embedding"], json!([5.0, 5.0]));
     assert_eq!(answer.json()["usage"]["prompt_tokens"], 7);
     assert_eq!(vectors.status().await["tokens"]["prompt"], 7);
+    let ranks = Worker::of_ranks();
+    let asked = json!({"model": "a/b", "query": "ab", "documents": ["", "xyz"]});
+    let answer = ranks.post("/v1/rerank", asked.clone()).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.json()["results"][0]["index"], 1);
+    assert_eq!(answer.json()["usage"]["prompt_tokens"], 9);
+    assert_eq!(ranks.status().await["tokens"]["prompt"], 9);
     for refused in [
+        ranks.chat(json!({})).await,
+        ranks.post("/v1/embeddings", body.clone()).await,
+        vectors.post("/v1/rerank", asked.clone()).await,
+        text.post("/v1/rerank", asked).await,
         vectors.chat(json!({})).await,
         text.post("/v1/embeddings", body).await,
     ] {
@@ -385,6 +404,12 @@ async fn refusals_are_told_in_the_contract() {
     );
     check(
         worker.post("/v1/rerank", json!({})).await,
+        400,
+        "invalid_value",
+        json!("query"),
+    );
+    check(
+        worker.post("/v1/audio/speech", json!({})).await,
         404,
         "not_found",
         Value::Null,

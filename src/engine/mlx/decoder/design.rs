@@ -15,7 +15,9 @@ pub struct Design {
     pub hidden: i32,
     /// Tokens in the vocabulary.
     pub vocabulary: i32,
-    /// Heads of each layer.
+    /// Most tokens of a sequence that the checkpoint was made for.
+    pub positions: u32,
+    /// Heads of each layer that attends.
     pub heads: Heads,
     /// The layers, first to last.
     pub layers: Vec<Layer>,
@@ -24,6 +26,8 @@ pub struct Design {
     /// Keys and values come from a short vector of each token, which is all that is
     /// cached; nothing means that they are made by `projections`.
     pub latent: Option<Latent>,
+    /// What layers that do not attend do instead.
+    pub convolution: Option<Convolution>,
     /// How queries, keys and values are made.
     pub projections: Projections,
     /// Norms on queries and keys before they turn.
@@ -52,6 +56,9 @@ pub struct Design {
     pub logits_factor: f32,
     /// Logits are bent to stay within this.
     pub logits_cap: Option<f32>,
+    /// What weights are called where the layers here have another name: whole words between
+    /// dots, of which one stands in a name.
+    pub names: &'static [(&'static str, &'static str)],
     /// One more layer may come with the weights that guesses the token after the next,
     /// and is left out.
     pub drafts: bool,
@@ -69,6 +76,17 @@ pub struct Layer {
     pub rotation: Option<usize>,
     /// Its feed-forward part has experts.
     pub experts: bool,
+    /// It convolves and does not attend.
+    pub convolves: bool,
+}
+
+/// A gated short convolution (LFM2, arXiv 2511.23404, section 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Convolution {
+    /// Tokens that a number is mixed of, its own among them.
+    pub taps: i32,
+    /// It and the projections around it have biases.
+    pub bias: bool,
 }
 
 /// How heads turn.
@@ -248,6 +266,7 @@ impl Design {
                 window: args.window(index, false)?,
                 rotation: Some(0),
                 experts: false,
+                convolves: false,
             })
         };
         let layers: Result<Vec<Layer>, EngineError> =
@@ -255,6 +274,7 @@ impl Design {
         Ok(Self {
             hidden: args.hidden_size,
             vocabulary: args.vocab_size,
+            positions: args.positions(),
             heads,
             layers: layers?,
             rotations: vec![Rotation {
@@ -263,6 +283,7 @@ impl Design {
                 frequencies: args.frequencies()?,
             }],
             latent: None,
+            convolution: None,
             projections: Projections {
                 joined: false,
                 bias: args.attention_bias,
@@ -291,6 +312,7 @@ impl Design {
             residual_factor: 1.0,
             logits_factor: 1.0,
             logits_cap: None,
+            names: &[],
             drafts: false,
             tied: args.tie_word_embeddings,
         })

@@ -9,9 +9,10 @@ use super::experts::Mixture;
 use super::feed_forward::Gated;
 use super::latent_attention::LatentAttention;
 use super::self_attention::SelfAttention;
+use super::short_convolution::ShortConvolution;
 use crate::engine::EngineError;
 use crate::engine::mlx::attention::Pass;
-use crate::engine::mlx::kv::CacheShape;
+use crate::engine::mlx::kv::{CacheShape, LayerShape};
 use crate::engine::mlx::layers::{Embedding, RmsNorm, scaled};
 use crate::engine::mlx::quantization::Packing;
 use crate::engine::mlx::rope::{Rope, Turn};
@@ -41,11 +42,12 @@ struct Block {
 enum Attention {
     Plain(SelfAttention),
     Latent(LatentAttention),
+    Convolution(ShortConvolution),
 }
 
 enum FeedForward {
-    Dense(Gated),
-    Experts(Mixture),
+    Dense(Box<Gated>),
+    Experts(Box<Mixture>),
 }
 
 impl Stack {
@@ -80,17 +82,29 @@ impl Stack {
                 weights.device(),
             )
         };
+        let kept = |layer: &Layer| match layer.convolves {
+            // What a convolution looks back at: of the last few tokens would be enough, and
+            // of all lets a cache be cut anywhere.
+            true => LayerShape {
+                heads: 1,
+                head: hidden,
+                values: false,
+                packing: None,
+            },
+            false => LayerShape {
+                heads: design.heads.key_values,
+                head: design.heads.size,
+                values: design.latent.is_none(),
+                packing,
+            },
+        };
         let ropes = design.rotations.iter().map(rope).collect();
         let norm = format!("{root}norm");
         Ok(Self {
             ropes,
             cache_shape: CacheShape {
-                layers: design.layers.len(),
-                heads: design.heads.key_values,
-                head: design.heads.size,
-                values: design.latent.is_none(),
+                layers: design.layers.iter().map(kept).collect(),
                 format: embed_tokens.format(),
-                packing,
             },
             norm: RmsNorm::load(weights, &norm, hidden, design.epsilon, design.gain)?,
             layers: layers?,
@@ -110,8 +124,8 @@ impl Stack {
     }
 
     /// The shape of its caches.
-    pub fn cache_shape(&self) -> CacheShape {
-        self.cache_shape
+    pub fn cache_shape(&self) -> &CacheShape {
+        &self.cache_shape
     }
 
     /// `tokens` `[rows]` through all layers: hidden states `[rows, hidden]`. Evaluates nothing.
@@ -149,21 +163,31 @@ impl Block {
         let mlp = format!("{path}.mlp");
         let mlp = match design.experts.filter(|_| layer.experts) {
             Some(experts) => {
-                FeedForward::Experts(Mixture::load(weights, &mlp, design.hidden, experts)?)
+                let mixture = Mixture::load(weights, &mlp, design.hidden, experts)?;
+                FeedForward::Experts(Box::new(mixture))
             }
-            None => FeedForward::Dense(Gated::load(
-                weights,
-                &mlp,
-                design.hidden,
-                design.feed_forward,
-            )?),
+            None => {
+                let gated = Gated::load(weights, &mlp, design.hidden, design.feed_forward)?;
+                FeedForward::Dense(Box::new(gated))
+            }
         };
         let attention = format!("{path}.self_attn");
-        let self_attn = match design.latent {
-            Some(latent) => {
+        let self_attn = match (
+            design.convolution.filter(|_| layer.convolves),
+            design.latent,
+        ) {
+            (Some(convolution), _) => {
+                let path = format!("{path}.conv");
+                let hidden = design.hidden;
+                let convolution = ShortConvolution::load(weights, &path, hidden, convolution)?;
+                Attention::Convolution(convolution)
+            }
+            (None, Some(latent)) => {
                 Attention::Latent(LatentAttention::load(weights, &attention, design, latent)?)
             }
-            None => Attention::Plain(SelfAttention::load(weights, &attention, design, layer)?),
+            (None, None) => {
+                Attention::Plain(SelfAttention::load(weights, &attention, design, layer)?)
+            }
         };
         let names = design.norms;
         Ok(Self {
@@ -190,6 +214,7 @@ impl Block {
         let seen = match &self.self_attn {
             Attention::Plain(attention) => attention.apply(&normed, index, pass, rotation)?,
             Attention::Latent(attention) => attention.apply(&normed, index, pass, rotation)?,
+            Attention::Convolution(convolution) => convolution.apply(&normed, index, pass)?,
         };
         let seen = self::normed(&self.after_attention, &seen)?;
         let x = x.add(scaled(&seen, factor)?)?;

@@ -180,7 +180,16 @@ async fn answered(
     adapter: Option<&Chosen>,
     prompt: &[u32],
 ) -> Result<(Vec<u32>, u64), EngineError> {
-    let owner = Owner(7);
+    answered_to(engine, Owner(7), adapter, prompt).await
+}
+
+/// The same to somebody.
+async fn answered_to(
+    engine: &Engine,
+    owner: Owner,
+    adapter: Option<&Chosen>,
+    prompt: &[u32],
+) -> Result<(Vec<u32>, u64), EngineError> {
     let mut sequence = engine.begin(Job {
         prompt: prompt.to_vec(),
         max_tokens: 12,
@@ -235,6 +244,14 @@ async fn e181_prompts_with_an_adapter_help_nobody_without_it() {
     }
     let different: BTreeSet<_> = cold.iter().collect();
     assert_eq!(different.len(), ways.len(), "adapters change the answer");
+    // Nor does what everybody may go on from.
+    let warmed = started(0);
+    let first = answered_to(&warmed, Owner::ANYBODY, None, &prompt).await;
+    assert_eq!(first.unwrap().1, 0);
+    for (way, expected) in ways.iter().zip(&cold) {
+        let (made, cached) = answered(&warmed, *way, &prompt).await.unwrap();
+        assert_eq!((made, cached > 0), (expected.clone(), way.is_none()));
+    }
     for turn in 0..3 {
         for (way, expected) in ways.iter().zip(&cold) {
             let (made, cached) = answered(&warm, *way, &prompt).await.unwrap();

@@ -23,7 +23,7 @@ use crate::engine::{Network, supported_architectures};
 use crate::model::estimate::{DeviceRule, estimate};
 use crate::model::kind::Kind;
 use crate::model::manifest::{Rules, inspect_folder};
-use crate::model::sentence::{Pooling, Recipe};
+use crate::model::sentence::{Pooling, Recipe, Verdict};
 
 /// Largest distance of two log-probabilities, from mlx-lm's or between two ways.
 const CLOSE: f64 = 3e-4;
@@ -102,7 +102,7 @@ type Cell = Result<f64, String>;
 type Find = fn(&mut Case) -> Cell;
 
 /// The columns.
-const COLUMNS: [(&str, Find); 9] = [
+const COLUMNS: [(&str, Find); 10] = [
     ("logits", Case::logits),
     ("greedy 64", Case::greedy),
     ("batch", Case::batch),
@@ -111,6 +111,7 @@ const COLUMNS: [(&str, Find); 9] = [
     ("from disk", Case::through_files),
     ("operations of a GPU", Case::by_mlx),
     ("vectors", Case::vectors),
+    ("verdict", Case::verdict),
     ("room", Case::room),
 ];
 
@@ -134,8 +135,8 @@ fn opened(folder: &Path, own: bool, kv_format: KvFormat) -> MlxNetwork {
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
 }
 
-/// The same as an encoder that takes the last token's vector as it is.
-fn encoder(folder: &Path, own: bool) -> MlxEncoder {
+/// The same as an encoder that takes the last token's vector as it is, or its verdict.
+fn encoder(folder: &Path, own: bool, verdict: Option<Verdict>) -> MlxEncoder {
     let settings = Settings::default();
     let device = Device::prepare(settings.compute).unwrap();
     let device = if own { device } else { device.without_own() };
@@ -145,6 +146,7 @@ fn encoder(folder: &Path, own: bool) -> MlxEncoder {
         tokens: None,
         lower_case: false,
         prompt: String::new(),
+        verdict,
     };
     encoder::load_on(device, folder, &settings, recipe, &|_| {})
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
@@ -245,7 +247,7 @@ impl Case {
             if is_packed && folder == bare.path() {
                 continue;
             }
-            let mut encoder = encoder(folder, own);
+            let mut encoder = encoder(folder, own, None);
             let found = encoder.encode(&texts).map_err(|error| error.to_string())?;
             for (vector, length) in found.iter().zip(lengths) {
                 let vector: Vec<f64> = vector.iter().copied().map(f64::from).collect();
@@ -253,6 +255,42 @@ impl Case {
             }
         }
         // Without caches nothing of them is packed.
+        within(most, CLOSE)
+    }
+
+    /// As what judges documents: how much likelier one token is than another after texts
+    /// of several lengths, and the logit of one alone.
+    fn verdict(&mut self) -> Cell {
+        let prompt = &self.reference.prompt;
+        let lengths = [prompt.len(), 1, 17];
+        let texts = lengths.map(|length| &prompt[..length]);
+        let verdicts = |yes, no| {
+            let verdict = Some(Verdict { yes, no });
+            let found = encoder(&self.folder, true, verdict).encode(&texts);
+            let found = found.map_err(|error| error.to_string())?.into_iter();
+            Ok::<Vec<f64>, String>(found.flatten().map(f64::from).collect())
+        };
+        let (yes, no) = (7, 3);
+        let (found, of_yes, of_no) = (
+            verdicts(yes, Some(no))?,
+            verdicts(yes, None)?,
+            verdicts(no, None)?,
+        );
+        // Without caches nothing of them is packed.
+        let said = match self.reference.kv_bits {
+            None => &self.reference.logprobs,
+            Some(_) => {
+                let mut plain = opened(&self.folder, true, KvFormat::Auto);
+                &whole(&mut plain, prompt)
+            }
+        };
+        let mut most = 0.0;
+        for (place, length) in lengths.into_iter().enumerate() {
+            let said = &said[length - 1];
+            let expected = said[yes as usize] - said[no as usize];
+            let apart = of_yes[place] - of_no[place];
+            most = farther(most, &[found[place], apart], &[expected, expected]);
+        }
         within(most, CLOSE)
     }
 
@@ -265,11 +303,16 @@ impl Case {
         let manifest = inspect_folder(&self.folder, &rules).map_err(|why| why.to_string())?;
         let rule =
             DeviceRule::here(Settings::default().compute).keeping(self.reference.kv_format());
-        let reckoned = estimate(&manifest, 512, rule).kv_per_token.0;
-        match self.network.kv_bytes_per_token() {
-            held if held == reckoned => Ok(0.0),
-            held => Err(format!("{reckoned} reckoned, {held} held")),
+        let need = estimate(&manifest, 512, rule);
+        let (reckoned, held) = (need.kv_per_token.0, self.network.kv_bytes_per_token());
+        if held != reckoned {
+            return Err(format!("{reckoned} reckoned for a token, {held} held"));
         }
+        let (reckoned, held) = (need.weights.0, self.network.bytes_held());
+        if held > reckoned {
+            return Err(format!("{reckoned} reckoned for weights, {held} held"));
+        }
+        Ok(0.0)
     }
 
     /// Prompt and answer beside two sequences of other lengths.

@@ -82,6 +82,7 @@ fn mean() -> Recipe {
         tokens: None,
         lower_case: false,
         prompt: String::new(),
+        verdict: None,
     }
 }
 
@@ -254,7 +255,7 @@ fn what_an_encoder_cannot_be_loaded_from_is_told() {
     check(
         "model_type",
         "rwkv9".into(),
-        "deepseek_v3, bert, xlm-roberta, modernbert",
+        "lfm2, bert, xlm-roberta, modernbert",
     );
     check("model_type", "llama".into(), "rms_norm_eps");
     check("hidden_act", "swish".into(), "swish");

@@ -1,6 +1,7 @@
 //! The scripted engine as a source of answers: what its beats are as events, and
 //! what its odd answers look like on the wire.
 
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,6 +25,7 @@ use crate::worker::serve::answer::ToldToken;
 use crate::worker::serve::body::{Event, Events};
 use crate::worker::serve::embeddings::{self, Embedded};
 use crate::worker::serve::request::{Asked, Input, Prompt};
+use crate::worker::serve::rerank::{self, Ranked};
 
 /// Numbers of a vector.
 const VECTOR: usize = 16;
@@ -119,7 +121,39 @@ impl Source {
             }
             tokens += words;
         }
-        let nonce = asked.nonce.clone().unwrap_or_default();
+        self.play(script, asked.nonce.as_ref()).await?;
+        let vectors = asked.texts.iter().map(|text| vector(text, size));
+        Ok(Embedded {
+            vectors: vectors.collect(),
+            tokens,
+        })
+    }
+
+    /// The verdicts on the documents of a request, played as vectors are: how many words
+    /// of the query a document has, less how many it has not.
+    pub async fn rank(&self, asked: &rerank::Asked) -> Result<Ranked, ApiError> {
+        self.play(self.script(asked.script.clone())?, asked.nonce.as_ref())
+            .await?;
+        let query: HashSet<&str> = asked.query.split_whitespace().collect();
+        let verdict = |document: &String| {
+            let has = |word: &&&str| document.split_whitespace().any(|own| own == **word);
+            let found = query.iter().filter(has).count();
+            (2 * found) as f32 - query.len() as f32
+        };
+        let words = |text: &str| text.split_whitespace().count() as u64;
+        Ok(Ranked {
+            verdicts: asked.documents.iter().map(verdict).collect(),
+            tokens: asked
+                .documents
+                .iter()
+                .map(|document| words(&asked.query) + words(document) + 1)
+                .sum(),
+        })
+    }
+
+    /// Plays a script for what is no stream.
+    async fn play(&self, script: Script, nonce: Option<&String>) -> Result<(), ApiError> {
+        let nonce = nonce.cloned().unwrap_or_default();
         let engine = Arc::clone(&self.engine);
         let mut play = Play::new(engine, script, nonce, 0, u64::MAX);
         while let Some(beat) = play.next().await {
@@ -128,11 +162,7 @@ impl Source {
                 return Err(ApiError::new(Code::InternalError, message));
             }
         }
-        let vectors = asked.texts.iter().map(|text| vector(text, size));
-        Ok(Embedded {
-            vectors: vectors.collect(),
-            tokens,
-        })
+        Ok(())
     }
 
     /// The script with the changes of a request.

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::text::{Defaults, Growing, Language, LanguageError, Source};
-use super::vectors;
+use super::{ranks, vectors};
 use crate::engine::constraint::compiler::Compiler;
 use crate::engine::constraint::{Constraint, ConstraintError};
 use crate::engine::detokenizer::Detokenizer;
@@ -26,7 +26,7 @@ use crate::engine::thread::{Ended, Engine, Settings};
 use crate::engine::tokenizer::{TextError, Tokenizer};
 use crate::engine::{EngineError, LoadTimes, supported_architectures};
 use crate::model::kind::Kind;
-use crate::model::sentence::{MODULES, Recipe, RecipeError};
+use crate::model::sentence::{Recipe, RecipeError};
 use crate::worker::serve::request::Chat;
 use crate::worker::{LoadPhases, WorkerArgs};
 
@@ -51,21 +51,61 @@ pub fn load(
     args: &WorkerArgs,
     loading: impl Fn(Progress) + Send + 'static,
 ) -> Result<(super::Engine, Ended, LoadPhases), EngineError> {
-    let has_modules = args.model_dir.join(MODULES).exists();
-    let model_type = mlx::model_type(&args.model_dir)?;
-    match Kind::of(&model_type, has_modules, supported_architectures()) {
+    let dir = &args.model_dir;
+    let modules = Recipe::kind(&|name| Some(dir.join(name)).filter(|path| path.is_file()));
+    let model_type = mlx::model_type(dir)?;
+    match Kind::of(&model_type, modules, supported_architectures()) {
         Kind::Chat => load_text(args, loading)
             .map(|(source, ended, phases)| (super::Engine::Text(source), ended, phases)),
         Kind::Embeddings => load_vectors(args, loading)
             .map(|(source, ended, phases)| (super::Engine::Vectors(source), ended, phases)),
+        Kind::Rerank => load_ranks(args, loading)
+            .map(|(source, ended, phases)| (super::Engine::Ranks(source), ended, phases)),
     }
 }
 
-/// Loads an encoder: the tokenizer here, the network on its thread. Blocks.
+/// Loads what makes vectors. Blocks.
 fn load_vectors(
     args: &WorkerArgs,
     loading: impl Fn(Progress) + Send + 'static,
 ) -> Result<(vectors::Source, Ended, LoadPhases), EngineError> {
+    let (encoder, ended, phases, recipe, tokenizer) = load_encoder(args, loading)?;
+    let encode = move |text: &str| tokenizer.encode(text, true).map_err(in_request);
+    let source = vectors::Source::new(encoder, Arc::new(encode), recipe, args.context);
+    Ok((source, ended, phases))
+}
+
+/// Loads what judges documents: query and document go through the chat template as
+/// messages of these roles, as sentence-transformers tells templates. Blocks.
+fn load_ranks(
+    args: &WorkerArgs,
+    loading: impl Fn(Progress) + Send + 'static,
+) -> Result<(ranks::Source, Ended, LoadPhases), EngineError> {
+    let template = ChatTemplate::load(&args.model_dir).map_err(in_snapshot)?;
+    let template = template.ok_or_else(|| {
+        let message = "it judges documents and has no chat template";
+        EngineError::Unsupported(message.to_owned())
+    })?;
+    let (encoder, ended, phases, recipe, tokenizer) = load_encoder(args, loading)?;
+    let write = move |query: &str, document: &str| {
+        let message = |role: &str, content: &str| json!({"role": role, "content": content});
+        let mut messages = vec![message("query", query), message("document", document)];
+        if !recipe.prompt.is_empty() {
+            messages.insert(0, message("system", &recipe.prompt));
+        }
+        let prompt = template.render(&Value::Array(messages), None, &Map::new(), true, false);
+        let tokens = prompt.and_then(|prompt| tokenizer.encode(&prompt, false));
+        tokens.map_err(in_request)
+    };
+    let source = ranks::Source::new(encoder, Arc::new(write), args.context);
+    Ok((source, ended, phases))
+}
+
+/// Loads an encoder: the tokenizer here, the network on its thread. Blocks.
+fn load_encoder(
+    args: &WorkerArgs,
+    loading: impl Fn(Progress) + Send + 'static,
+) -> Result<(Handle, Ended, LoadPhases, Recipe, Tokenizer), EngineError> {
     let began = Instant::now();
     let dir = args.model_dir.clone();
     let recipe = Recipe::of(&dir).map_err(|error| match error {
@@ -86,9 +126,7 @@ fn load_vectors(
     let own = recipe.clone();
     let (encoder, ended) = Handle::start(move || mlx::encoder::load(&dir, &load, own, &loading))?;
     let phases = phases(encoder.facts().load_times, text);
-    let encode = move |text: &str| tokenizer.encode(text, true).map_err(in_request);
-    let source = vectors::Source::new(encoder, Arc::new(encode), recipe, args.context);
-    Ok((source, ended, phases))
+    Ok((encoder, ended, phases, recipe, tokenizer))
 }
 
 fn phases(times: LoadTimes, text: Duration) -> LoadPhases {

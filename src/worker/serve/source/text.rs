@@ -4,6 +4,7 @@
 //! engine's thread.
 
 mod telling;
+mod warm;
 
 use std::sync::Arc;
 use std::time::Instant;

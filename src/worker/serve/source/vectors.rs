@@ -66,17 +66,21 @@ impl Source {
 
     /// How things stand.
     pub fn status(&self) -> Status {
-        let facts = self.encoder.facts();
-        let counted = self.encoder.counted();
-        Status {
-            device: facts.device.to_owned(),
-            compute: facts.compute.to_owned(),
-            bytes_held: facts.bytes_held,
-            sequences: (counted.open, 0),
-            kv: (0, 0),
-            tokens: (counted.read, 0),
-            kept: Kept::default(),
-        }
+        status(&self.encoder)
+    }
+}
+
+/// How things stand with an encoder.
+pub(super) fn status(encoder: &Handle) -> Status {
+    let (facts, counted) = (encoder.facts(), encoder.counted());
+    Status {
+        device: facts.device.to_owned(),
+        compute: facts.compute.to_owned(),
+        bytes_held: facts.bytes_held,
+        sequences: (counted.open, 0),
+        kv: (0, 0),
+        tokens: (counted.read, 0),
+        kept: Kept::default(),
     }
 }
 
@@ -112,7 +116,8 @@ fn tokens(
     }
 }
 
-fn failed(error: EngineError) -> ApiError {
+/// The answer if it failed.
+pub(super) fn failed(error: EngineError) -> ApiError {
     tracing::error!(?error, "texts could not be encoded");
     ApiError::new(Code::InternalError, "the engine failed to answer")
 }
@@ -125,8 +130,11 @@ pub mod tests {
     use crate::model::sentence::Pooling;
     use serde_json::{Value, json};
 
-    /// Its vector of a text: the number of tokens, and that of different ones.
-    struct Counting;
+    /// Its vector of a text: the number of tokens, and that of different ones; or the
+    /// first alone.
+    pub struct Counting {
+        pub size: usize,
+    }
 
     impl Encoder for Counting {
         fn vocabulary(&self) -> usize {
@@ -134,13 +142,13 @@ pub mod tests {
         }
 
         fn size(&self) -> usize {
-            2
+            self.size
         }
 
         fn encode(&mut self, batch: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError> {
             let different = |text: &&[u32]| {
                 let set: std::collections::HashSet<_> = text.iter().collect();
-                vec![text.len() as f32, set.len() as f32]
+                [text.len() as f32, set.len() as f32][..self.size].to_vec()
             };
             Ok(batch.iter().map(different).collect())
         }
@@ -160,7 +168,7 @@ pub mod tests {
 
     /// A token for each byte.
     pub fn source() -> Source {
-        let (encoder, _) = Handle::start(|| Ok(Counting)).expect("a thread");
+        let (encoder, _) = Handle::start(|| Ok(Counting { size: 2 })).expect("a thread");
         let encode = |text: &str| Ok(text.bytes().map(u32::from).collect());
         let recipe = Recipe {
             pooling: Pooling::Mean,
@@ -168,6 +176,7 @@ pub mod tests {
             tokens: Some(8),
             lower_case: true,
             prompt: "q:".to_owned(),
+            verdict: None,
         };
         Source::new(encoder, Arc::new(encode), recipe, 8)
     }
