@@ -8,7 +8,6 @@ use reqwest::Method;
 use roundhouse::model::safetensors::{Dtype, header_for};
 use serde_json::{Value, json};
 
-use super::demo::{self, FOUR, ask};
 use super::harness::{Answer, Home, Server};
 use super::keys::new_key;
 use super::prompts::cached;
@@ -71,7 +70,7 @@ async fn workers(server: &Server) -> Vec<(String, u64)> {
     let status = server.status().await;
     let models = status["models"].as_array().expect("models").iter();
     let loaded = models.filter_map(|model| {
-        let pid = model["pid"].as_u64()?;
+        let pid = model["process"].as_u64()?;
         Some((model["model"].as_str()?.to_owned(), pid))
     });
     loaded.collect()
@@ -132,7 +131,7 @@ async fn e181_an_adapter_is_a_model_of_its_own_in_the_load_of_its_base() {
     server
         .until("nothing is loaded", |status| {
             let mut models = status["models"].as_array().into_iter().flatten();
-            models.all(|model| model["pid"].is_null())
+            models.all(|model| model["process"].is_null())
         })
         .await;
 }
@@ -199,49 +198,67 @@ fn e181_check_and_explain_name_base_and_adapter() {
     assert!(!home.run(&["check"]).1.contains("changed_snapshot"));
 }
 
-/// Adapters for every layer's queries and values of the demo models.
-fn of_smollm2() -> Vec<(String, [u64; 2])> {
-    let layers = (0..30).flat_map(|layer| {
-        let at = |name: &str| format!("model.layers.{layer}.self_attn.{name}");
-        [(at("q_proj"), [576, 576]), (at("v_proj"), [576, 192])]
-    });
-    layers.collect()
-}
+/// The embedded engine, on a real model.
+#[cfg(feature = "mlx")]
+mod real {
+    use serde_json::json;
 
-#[tokio::test]
-async fn e182_adapters_of_a_real_model_answer_in_one_load() {
-    let home = demo::home(&format!(
-        "models:
-  small: {{ repo: {FOUR} }}
-  one: {{ base: small, adapter: ./one }}
-  two: {{ base: small, adapter: ./two }}
-  strange: {{ base: small, adapter: ./strange }}
-"
-    ));
-    for (name, seed) in [("one", 1), ("two", 2)] {
-        write(&home.path().join(name), &of_smollm2(), seed);
+    use super::super::demo::{self, FOUR, ask};
+    use super::{one_layer, workers, write};
+
+    /// Adapters for every layer's queries and values of the demo models.
+    fn of_smollm2() -> Vec<(String, [u64; 2])> {
+        let layers = (0..30).flat_map(|layer| {
+            let at = |name: &str| format!("model.layers.{layer}.self_attn.{name}");
+            [(at("q_proj"), [576, 576]), (at("v_proj"), [576, 192])]
+        });
+        layers.collect()
     }
-    write(&home.path().join("strange"), &one_layer(), 1);
-    let server = home.serve();
-    let content = async |model: &str| {
-        let body = ask(model, "Tell me of trains.", json!({}));
-        let answer = server.chat(&body).await;
-        assert_eq!(answer.status, 200, "{model}: {answer:?}");
-        answer.content()
-    };
-    let names = ["small", "one", "two"];
-    let mut alone = Vec::new();
-    for name in names {
-        alone.push(content(name).await);
+
+    #[tokio::test]
+    async fn e182_adapters_of_a_real_model_answer_in_one_load() {
+        let home = demo::home(&format!(
+            "models:
+      small: {{ repo: {FOUR} }}
+      one: {{ base: small, adapter: ./one }}
+      two: {{ base: small, adapter: ./two }}
+      strange: {{ base: small, adapter: ./strange }}
+    "
+        ));
+        for (name, seed) in [("one", 1), ("two", 2)] {
+            write(&home.path().join(name), &of_smollm2(), seed);
+        }
+        write(&home.path().join("strange"), &one_layer(), 1);
+        let server = home.serve();
+        let content = async |model: &str| {
+            let body = ask(model, "Tell me of trains.", json!({}));
+            let answer = server.chat(&body).await;
+            assert_eq!(answer.status, 200, "{model}: {answer:?}");
+            answer.content()
+        };
+        let names = ["small", "one", "two"];
+        let mut alone = Vec::new();
+        for name in names {
+            alone.push(content(name).await);
+        }
+        let before = workers(&server).await;
+        assert!(alone[0] != alone[1] && alone[1] != alone[2], "{alone:?}");
+        // Side by side in one batch each says what it says alone.
+        let (small, one, two) = tokio::join!(content("small"), content("one"), content("two"));
+        assert_eq!([small, one, two].as_slice(), alone);
+        // What does not belong to the model is told, and nobody else notices.
+        let strange = server.chat(&ask("strange", "Hello.", json!({}))).await;
+        assert!(strange.status >= 500, "{strange:?}");
+        assert_eq!(content("one").await, alone[1]);
+        assert_eq!(workers(&server).await, before);
+        // To read an adapter takes far less than to load its base.
+        let line = server.logged(&["an adapter was read", "took_ms"]);
+        let took = line.split("took_ms=").nth(1).expect("a time");
+        let took: String = took.chars().take_while(char::is_ascii_digit).collect();
+        let took: u64 = took.parse().expect("milliseconds");
+        let load = &server.status().await["models"][0]["load_milliseconds"][0];
+        let load = load.as_u64().expect("milliseconds");
+        println!("a load took {load} ms, an adapter {took} ms");
+        assert!(took * 4 < load, "{took} ms of {load} ms");
     }
-    let before = workers(&server).await;
-    assert!(alone[0] != alone[1] && alone[1] != alone[2], "{alone:?}");
-    // Side by side in one batch each says what it says alone.
-    let (small, one, two) = tokio::join!(content("small"), content("one"), content("two"));
-    assert_eq!([small, one, two].as_slice(), alone);
-    // What does not belong to the model is told, and nobody else notices.
-    let strange = server.chat(&ask("strange", "Hello.", json!({}))).await;
-    assert!(strange.status >= 500, "{strange:?}");
-    assert_eq!(content("one").await, alone[1]);
-    assert_eq!(workers(&server).await, before);
 }

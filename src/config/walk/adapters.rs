@@ -8,8 +8,8 @@ use crate::config::problem::{Place, Problem};
 use crate::config::{Adapted, Entry, LoadSettings, Source, suggest};
 use crate::model::id::{ModelId, Name};
 
-/// Keys that say how weights are loaded: those of the base count.
-const OF_THE_BASE: [&str; 11] = [
+/// Keys that say how weights are loaded, and what is read then: those of the base count.
+const OF_THE_BASE: [&str; 12] = [
     "repo",
     "path",
     "engine",
@@ -21,6 +21,7 @@ const OF_THE_BASE: [&str; 11] = [
     "compute",
     "memory",
     "trust_remote_code",
+    "warm_prompts",
 ];
 
 /// What an entry with an adapter has from its base, and the adapter.

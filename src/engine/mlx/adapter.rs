@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Instant;
 
 use mlx_rs::error::{Exception, Result as MlxResult};
 use mlx_rs::ops::concatenate;
@@ -205,6 +206,7 @@ impl Adapters {
     }
 
     fn read(&self, chosen: &Chosen) -> Result<Held, EngineError> {
+        let began = Instant::now();
         let adapter =
             Adapter::open(&chosen.dir).map_err(|error| bad_file(error.file, error.problem))?;
         let numbers = self.numbers(&chosen.dir, adapter.form)?;
@@ -229,9 +231,11 @@ impl Adapters {
             pairs.insert(measures.number, matrices);
         }
         eval(pairs.values().flatten()).map_err(device_failed)?;
+        let (bytes, took_ms) = (adapter.bytes_held(), began.elapsed().as_millis() as u64);
+        tracing::info!(bytes, took_ms, "an adapter was read");
         Ok(Held {
             mark: chosen.mark,
-            bytes: adapter.bytes_held(),
+            bytes,
             pairs,
         })
     }

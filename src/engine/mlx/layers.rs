@@ -123,7 +123,7 @@ impl Linear {
         } else {
             None
         };
-        let side = weights.sides().of(path, inputs, outputs, weights.device());
+        let side = weights.side(path, inputs, outputs);
         Ok(Self { matrix, bias, side })
     }
 

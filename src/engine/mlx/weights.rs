@@ -10,7 +10,7 @@ use mlx_rs::ops::{dequantize, stack};
 use mlx_rs::{Array, Dtype};
 use serde::Deserialize;
 
-use super::adapter::Sides;
+use super::adapter::{Side, Sides};
 use super::device::Device;
 use super::quantization::{Packing, Quantization};
 use super::{bad_file, device_failed};
@@ -94,6 +94,12 @@ impl Weights {
     /// Where adapters stand beside the layers that take these weights.
     pub fn sides(&self) -> &Sides {
         &self.sides
+    }
+
+    /// Where one stands beside the layer at `path`, if it takes any.
+    pub fn side(&self, path: &str, inputs: i32, outputs: i32) -> Option<Side> {
+        let name = self.own_name(path);
+        self.sides.of(&name, inputs, outputs, self.device)
     }
 
     /// Whether a weight of this name is there and not taken.

@@ -4,14 +4,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use mlx_rs::Array;
 use serde::Deserialize;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::reference::{best, demo_snapshot, have_written, log_softmax, read};
+use super::reference::{best, have_written, log_softmax, read};
 use super::tiny::{Tiny, array};
 use super::tokens;
 use crate::engine::adapter::Chosen;
@@ -181,7 +180,16 @@ async fn answered(
     adapter: Option<&Chosen>,
     prompt: &[u32],
 ) -> Result<(Vec<u32>, u64), EngineError> {
-    let owner = Owner(7);
+    answered_to(engine, Owner(7), adapter, prompt).await
+}
+
+/// The same to somebody.
+async fn answered_to(
+    engine: &Engine,
+    owner: Owner,
+    adapter: Option<&Chosen>,
+    prompt: &[u32],
+) -> Result<(Vec<u32>, u64), EngineError> {
     let mut sequence = engine.begin(Job {
         prompt: prompt.to_vec(),
         max_tokens: 12,
@@ -236,6 +244,14 @@ async fn e181_prompts_with_an_adapter_help_nobody_without_it() {
     }
     let different: BTreeSet<_> = cold.iter().collect();
     assert_eq!(different.len(), ways.len(), "adapters change the answer");
+    // Nor does what everybody may go on from.
+    let warmed = started(0);
+    let first = answered_to(&warmed, Owner::ANYBODY, None, &prompt).await;
+    assert_eq!(first.unwrap().1, 0);
+    for (way, expected) in ways.iter().zip(&cold) {
+        let (made, cached) = answered(&warmed, *way, &prompt).await.unwrap();
+        assert_eq!((made, cached > 0), (expected.clone(), way.is_none()));
+    }
     for turn in 0..3 {
         for (way, expected) in ways.iter().zip(&cold) {
             let (made, cached) = answered(&warm, *way, &prompt).await.unwrap();
@@ -304,34 +320,4 @@ fn e182_what_is_held_of_adapters_stays_within_their_room() {
     assert!(opened(0).is_err());
     assert!(opened(1).is_ok() && opened(2).is_ok());
     drop((two, three));
-}
-
-/// How long the shortest of three takes.
-fn shortest(mut work: impl FnMut(usize)) -> Duration {
-    let times = (0..3).map(|turn| {
-        let began = Instant::now();
-        work(turn);
-        began.elapsed()
-    });
-    times.min().unwrap()
-}
-
-#[test]
-fn e182_to_read_an_adapter_takes_far_less_than_to_load_its_base() {
-    let paths: Vec<String> = (0..30)
-        .map(|layer| format!("model.layers.{layer}.self_attn.q_proj"))
-        .collect();
-    let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
-    let dirs = ["one", "two"].map(|name| adapter(name, &paths, [576, 576]));
-    let snapshot = demo_snapshot("SmolLM2-135M-Instruct-4bit");
-    let settings = Settings::default();
-    let base = shortest(|_| drop(load(&snapshot, &settings).unwrap()));
-    let mut network = load(&snapshot, &settings).unwrap();
-    // Without room each is read anew.
-    let switch = shortest(|turn| {
-        let dir = dirs[turn % 2].path();
-        drop(cache(&mut network, Some(dir)).unwrap());
-    });
-    println!("base {base:?}, adapter {switch:?}");
-    assert!(switch * 3 < base, "{switch:?} of {base:?}");
 }

@@ -127,7 +127,7 @@ struct Greedy {
 
 /// The snapshot of a demo model. Without it there is nothing to compare, which
 /// is a failure and not a pass.
-pub(super) fn demo_snapshot(name: &str) -> PathBuf {
+fn demo_model(name: &str) -> MlxNetwork {
     let cache = std::env::var_os("ROUNDHOUSE_DEMO_CACHE")
         .map_or_else(|| project().join("data/hub"), PathBuf::from);
     let folder = cache.join(format!("models--roundhouse--{name}"));
@@ -138,7 +138,8 @@ pub(super) fn demo_snapshot(name: &str) -> PathBuf {
             cache.display()
         )
     });
-    folder.join("snapshots").join(commit.trim())
+    let snapshot = folder.join("snapshots").join(commit.trim());
+    load(&snapshot, &Settings::default()).unwrap()
 }
 
 /// Fed with the reference's tokens: the same choice wherever it is a clear one,
@@ -201,7 +202,7 @@ fn check_demo(name: &str) {
     let path = format!("tests/fixtures/greedy/{name}.json");
     let cases: Vec<Greedy> = read(&project().join(path));
     assert!(cases.len() >= 8 && cases.iter().all(|case| case.tokens.len() == 64));
-    let mut network = load(&demo_snapshot(name), &Settings::default()).unwrap();
+    let mut network = demo_model(name);
     for (i, case) in cases.iter().enumerate() {
         // Token by token takes much longer; one prompt does it.
         check_fed(name, &mut network, case, i == 1);
