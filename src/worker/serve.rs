@@ -11,6 +11,7 @@ mod messages;
 mod request;
 mod source;
 mod warmup;
+mod words;
 
 use std::io::{BufRead, Read, Write};
 use std::os::unix::fs::PermissionsExt;

@@ -21,8 +21,9 @@ use super::embeddings;
 use super::request::{self, Asked};
 use super::source::scripted::disguised;
 use super::source::{Begun, Engine};
+use super::words;
 use crate::api::error::{ApiError, Code};
-use crate::api::fields::Endpoint;
+use crate::api::fields::{DETOKENIZE, Endpoint, TEMPLATE, TOKENIZE};
 use crate::engine::prefix::Owner;
 use crate::secret::Secret;
 use crate::shutdown::Tasks;
@@ -121,8 +122,10 @@ async fn answer(served: &Served, request: Request<Incoming>) -> Response<Body> {
             generate(served, Endpoint::Completions, request).await
         }
         (&Method::POST, "/v1/embeddings") => embed(served, request).await,
+        (&Method::POST, TOKENIZE | DETOKENIZE | TEMPLATE) => words(served, &path, request).await,
         (_, "/health" | STATUS_PATH) => Ok(wrong_method("GET")),
-        (_, FORGET_PATH | "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings") => {
+        (_, FORGET_PATH | TOKENIZE | DETOKENIZE | TEMPLATE) => Ok(wrong_method("POST")),
+        (_, "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings") => {
             Ok(wrong_method("POST"))
         }
         _ => Err(ApiError::new(
@@ -181,6 +184,22 @@ async fn embed(served: &Served, request: Request<Incoming>) -> Result<Response<B
         ApiError::new(Code::InternalError, "the engine failed to answer")
     })?;
     Ok(told(body, "application/json", &ignored, None))
+}
+
+/// Tokens, texts and prompts.
+async fn words(
+    served: &Served,
+    path: &str,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, ApiError> {
+    let (body, _) = take(served, request).await?;
+    let (asked, ignored) = words::read(path, &body)?;
+    drop(body);
+    let answer = words::answer(&served.engine.words(asked).await?).to_string();
+    let mut response = told(Body::from(answer), "application/json", &ignored, None);
+    // Nothing was made, so there is no usage after it.
+    response.headers_mut().remove(header::TRAILER);
+    Ok(response)
 }
 
 async fn generate(

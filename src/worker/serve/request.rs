@@ -134,7 +134,11 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Asked, ApiError> {
     })
 }
 
-fn chat(fields: &mut Fields) -> Result<Chat, ApiError> {
+/// The messages of a request and what goes to the template with them.
+///
+/// # Errors
+/// As those of [`read`].
+pub fn chat(fields: &mut Fields) -> Result<Chat, ApiError> {
     let messages = messages::check(fields.array("messages")?)?;
     // Whether the model is shown the tools. Whether it calls one is its own choice.
     let tools_shown = fields.text("tool_choice")?.as_deref() != Some("none");
@@ -198,7 +202,11 @@ fn prompts(fields: &mut Fields) -> Result<Vec<Prompt>, ApiError> {
     Ok(prompts)
 }
 
-fn tokens(place: &str, list: &[Value]) -> Result<Vec<u32>, ApiError> {
+/// Token ids that stand at a place of the request.
+///
+/// # Errors
+/// Something else stands there.
+pub fn tokens(place: &str, list: &[Value]) -> Result<Vec<u32>, ApiError> {
     list.iter()
         .enumerate()
         .map(|(index, id)| {

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::body::Events;
 use super::embeddings::{self, Embedded};
 use super::request::Asked;
+use super::words;
 use crate::api::error::{ApiError, Code};
 use crate::engine::scripted::Odd;
 use crate::engine::thread::Kept;
@@ -93,6 +94,20 @@ impl Engine {
             Engine::Text(_) => Err(other_kind(Kind::Chat)),
             #[cfg(any(feature = "mlx", test))]
             Engine::Vectors(source) => source.embed(asked).await,
+        }
+    }
+
+    /// Tokens, texts and prompts.
+    ///
+    /// # Errors
+    /// A refusal of the error contract.
+    pub async fn words(&self, asked: words::Asked) -> Result<words::Told, ApiError> {
+        match self {
+            Engine::Scripted(source) => Ok(source.words(asked)),
+            #[cfg(any(feature = "mlx", test))]
+            Engine::Text(source) => source.words(asked).await,
+            #[cfg(any(feature = "mlx", test))]
+            Engine::Vectors(_) => Err(other_kind(Kind::Embeddings)),
         }
     }
 
