@@ -27,6 +27,23 @@ const SHOWN: usize = 60;
 /// All paths under `/v1/` that are not known here, in the table of routes.
 pub const REST: &str = "/v1/{*rest}";
 
+/// The tokens of a text, where llama.cpp's server and vLLM have it.
+pub const TOKENIZE: &str = "/tokenize";
+
+/// The text of tokens.
+pub const DETOKENIZE: &str = "/detokenize";
+
+/// The prompt that messages come to, where llama.cpp's server has it.
+pub const TEMPLATE: &str = "/apply-template";
+
+/// What stands between two texts, at the same server.
+pub const INFILL: &str = "/infill";
+
+/// Whether our own engine knows a path beside those of the API.
+pub fn is_about_words(path: &str) -> bool {
+    matches!(path, TOKENIZE | DETOKENIZE | TEMPLATE)
+}
+
 /// Which of the paths that lead to an engine was called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {

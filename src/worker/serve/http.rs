@@ -22,8 +22,9 @@ use super::request::{self, Asked};
 use super::rerank;
 use super::source::scripted::disguised;
 use super::source::{Begun, Engine};
+use super::words;
 use crate::api::error::{ApiError, Code};
-use crate::api::fields::Endpoint;
+use crate::api::fields::{DETOKENIZE, Endpoint, TEMPLATE, TOKENIZE};
 use crate::engine::adapter::Chosen;
 use crate::engine::prefix::Owner;
 use crate::secret::Secret;
@@ -126,15 +127,12 @@ async fn answer(served: &Served, request: Request<Incoming>) -> Response<Body> {
         }
         (&Method::POST, "/v1/embeddings") => embed(served, request).await,
         (&Method::POST, "/v1/rerank") => rank(served, request).await,
+        (&Method::POST, TOKENIZE | DETOKENIZE | TEMPLATE) => words(served, &path, request).await,
         (_, "/health" | STATUS_PATH) => Ok(wrong_method("GET")),
-        (
-            _,
-            FORGET_PATH
-            | "/v1/chat/completions"
-            | "/v1/completions"
-            | "/v1/embeddings"
-            | "/v1/rerank",
-        ) => Ok(wrong_method("POST")),
+        (_, FORGET_PATH | TOKENIZE | DETOKENIZE | TEMPLATE) => Ok(wrong_method("POST")),
+        (_, "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings" | "/v1/rerank") => {
+            Ok(wrong_method("POST"))
+        }
         _ => Err(ApiError::new(
             Code::NotFound,
             "there is nothing at this path",
@@ -206,6 +204,22 @@ async fn rank(served: &Served, request: Request<Incoming>) -> Result<Response<Bo
         ApiError::new(Code::InternalError, "the engine failed to answer")
     })?;
     Ok(told(body, "application/json", &asked.ignored, None))
+}
+
+/// Tokens, texts and prompts.
+async fn words(
+    served: &Served,
+    path: &str,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, ApiError> {
+    let (body, _) = take(served, request).await?;
+    let (asked, ignored) = words::read(path, &body)?;
+    drop(body);
+    let answer = words::answer(&served.engine.words(asked).await?).to_string();
+    let mut response = told(Body::from(answer), "application/json", &ignored, None);
+    // Nothing was made, so there is no usage after it.
+    response.headers_mut().remove(header::TRAILER);
+    Ok(response)
 }
 
 async fn generate(

@@ -132,7 +132,7 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Asked, ApiError> {
         return Err(invalid("tool_choice", message));
     }
     let input = match endpoint {
-        Endpoint::Chat => Input::Chat(chat(&mut fields, tools.shown)?),
+        Endpoint::Chat => Input::Chat(chat_of(&mut fields, tools.shown)?),
         _ => Input::Prompts(prompts(&mut fields)?),
     };
     let choices = fields.whole("n")?.unwrap_or(1) as usize;
@@ -160,7 +160,16 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Asked, ApiError> {
     })
 }
 
-fn chat(fields: &mut Fields, tools: Option<Vec<Value>>) -> Result<Chat, ApiError> {
+/// The messages of a request and what goes to the template with them.
+///
+/// # Errors
+/// As those of [`read`].
+pub fn chat(fields: &mut Fields) -> Result<Chat, ApiError> {
+    let tools = tools::read(fields)?.shown;
+    chat_of(fields, tools)
+}
+
+fn chat_of(fields: &mut Fields, tools: Option<Vec<Value>>) -> Result<Chat, ApiError> {
     let messages = messages::check(fields.array("messages")?)?;
     let mut kwargs = fields.object("chat_template_kwargs")?.unwrap_or_default();
     if let Some(thinking) = fields.flag("enable_thinking")? {
@@ -217,7 +226,11 @@ fn prompts(fields: &mut Fields) -> Result<Vec<Prompt>, ApiError> {
     Ok(prompts)
 }
 
-fn tokens(place: &str, list: &[Value]) -> Result<Vec<u32>, ApiError> {
+/// Token ids that stand at a place of the request.
+///
+/// # Errors
+/// Something else stands there.
+pub fn tokens(place: &str, list: &[Value]) -> Result<Vec<u32>, ApiError> {
     list.iter()
         .enumerate()
         .map(|(index, id)| {

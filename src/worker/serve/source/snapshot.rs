@@ -263,6 +263,10 @@ impl Language for Snapshot {
         self.tokenizer.encode(text, whole).map_err(in_request)
     }
 
+    fn decode(&self, tokens: &[u32]) -> Result<String, LanguageError> {
+        self.tokenizer.decode(tokens, false).map_err(in_request)
+    }
+
     fn end_tokens(&self) -> &[u32] {
         self.tokenizer.end_tokens()
     }
