@@ -47,7 +47,7 @@ enum Attention {
 
 enum FeedForward {
     Dense(Gated),
-    Experts(Mixture),
+    Experts(Box<Mixture>),
 }
 
 impl Stack {
@@ -162,9 +162,12 @@ impl Block {
         };
         let mlp = format!("{path}.mlp");
         let mlp = match design.experts.filter(|_| layer.experts) {
-            Some(experts) => {
-                FeedForward::Experts(Mixture::load(weights, &mlp, design.hidden, experts)?)
-            }
+            Some(experts) => FeedForward::Experts(Box::new(Mixture::load(
+                weights,
+                &mlp,
+                design.hidden,
+                experts,
+            )?)),
             None => FeedForward::Dense(Gated::load(
                 weights,
                 &mlp,
