@@ -11,6 +11,7 @@ pub mod kv;
 pub mod layers;
 #[cfg(target_os = "linux")]
 pub mod native;
+pub mod packed;
 pub mod quantization;
 pub mod rope;
 #[cfg(test)]

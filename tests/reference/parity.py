@@ -227,8 +227,12 @@ def some_wider(path, _):
     return True
 
 
-# Group size, bits, configuration, exceptions; nothing means those of mlx-lm's own.
+# Group size, bits, configuration, exceptions; nothing means those of mlx-lm's own. "mxfp4"
+# has its own bits.
 PACKED = {
+    "llama, mxfp4": (32, "mxfp4", DENSE["llama"], some_wider),
+    "gpt_oss, mxfp4": (32, "mxfp4", DENSE["gpt_oss"], None),
+    "deepseek_v3, mxfp4": (32, "mxfp4", DENSE["deepseek_v3"], None),
     "llama, 4 bits with exceptions": (64, 4, DENSE["llama"], some_wider),
     "qwen3, 4 bits with exceptions": (64, 4, DENSE["qwen3"], some_wider),
     "qwen3_moe, 4 bits": (64, 4, EXPERTS, None),
@@ -289,7 +293,8 @@ def write(folder, config, packing):
     if packing:
         group, bits, predicate = packing
         predicate = predicate or getattr(model, "quant_predicate", None)
-        model, config = quantize_model(model, config, group, bits, quant_predicate=predicate)
+        mode, bits = ("affine", bits) if isinstance(bits, int) else (bits, 4)
+        model, config = quantize_model(model, config, group, bits, mode, quant_predicate=predicate)
         weights = dict(tree_flatten(model.parameters()))
     else:
         weights = as_published(weights)

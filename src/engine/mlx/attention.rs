@@ -216,7 +216,10 @@ impl Rows {
                     false => matmul(x, rows),
                 }
             }
-            Self::Packed([words, scales, biases], Packing { group_size, bits }) => {
+            Self::Packed([words, scales, biases], packing) => {
+                let Packing {
+                    group_size, bits, ..
+                } = packing;
                 let all = |array: &Array| array.expand_dims(1);
                 let (words, scales, biases) = (all(words)?, all(scales)?, all(biases)?);
                 quantized_matmul(x, words, scales, &biases, transpose, *group_size, *bits)

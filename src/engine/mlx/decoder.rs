@@ -19,7 +19,7 @@ use self::stack::Stack;
 use super::attention::Pass;
 use super::kv::CacheShape;
 use super::layers::{Linear, capped, scaled};
-use super::quantization::Packing;
+use super::quantization::{Mode, Packing};
 use super::weights::Weights;
 use crate::config::kv::KvFormat;
 use crate::engine::EngineError;
@@ -113,5 +113,6 @@ fn packing(format: KvFormat, head: i32) -> Result<Option<Packing>, EngineError> 
     Ok(Some(Packing {
         group_size: group as i32,
         bits: bits as i32,
+        mode: Mode::Affine,
     }))
 }

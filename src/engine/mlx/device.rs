@@ -9,13 +9,15 @@
 //! graph, and products read weights of any format where they lie.
 
 use mlx_rs::error::Result;
-use mlx_rs::ops::{matmul, quantized_matmul, sigmoid};
+use mlx_rs::ops::{matmul, sigmoid};
 use mlx_rs::{Array, Device as MlxDevice, DeviceType, Dtype, fast};
 
 use super::attention::Scores;
 use super::kv::Rows;
 #[cfg(target_os = "linux")]
 use super::native;
+use super::packed::Packed;
+#[cfg(target_os = "linux")]
 use super::quantization::Packing;
 use crate::config::Compute;
 
@@ -83,10 +85,12 @@ impl Device {
         self.compute.unwrap_or(found)
     }
 
-    /// `array` in the number format of the device. Packed words are no numbers and stay.
+    /// `array` in the number format of the device. Packed words and exponents are no numbers
+    /// and stay.
     pub fn convert(&self, array: Array) -> Result<Array> {
         let format = self.format(array.dtype());
-        if array.dtype() == format || array.dtype() == Dtype::Uint32 {
+        let is_number = !matches!(array.dtype(), Dtype::Uint32 | Dtype::Uint8);
+        if array.dtype() == format || !is_number {
             return Ok(array);
         }
         array.as_dtype(format)
@@ -107,20 +111,17 @@ impl Device {
     }
 
     /// `x` `[…, inputs]` times the transpose of a packed matrix.
-    pub fn packed_product(
-        &self,
-        x: &Array,
-        packed: &Array,
-        scales: &Array,
-        biases: &Array,
-        Packing { group_size, bits }: Packing,
-    ) -> Result<Array> {
+    pub fn packed_product(&self, x: &Array, packed: &Packed) -> Result<Array> {
         #[cfg(target_os = "linux")]
-        if self.is_own() {
-            return native::quantized_matmul(x, packed, scales, biases, group_size, bits)
+        if let Some(biases) = packed.biases.as_ref().filter(|_| self.is_own()) {
+            let Packing {
+                group_size, bits, ..
+            } = packed.packing;
+            let (words, scales) = (&packed.words, &packed.scales);
+            return native::quantized_matmul(x, words, scales, biases, group_size, bits)
                 .map_err(failed);
         }
-        quantized_matmul(x, packed, scales, biases, true, group_size, bits)
+        packed.product(x)
     }
 
     /// Each row of `x` `[…, size]` by its root mean square, times `weight` `[size]`.

@@ -76,7 +76,9 @@ impl LayerShape {
         let part = |name, width, dtype| Part { name, width, dtype };
         match self.packing {
             None => vec![part("", self.head, format)],
-            Some(Packing { group_size, bits }) => vec![
+            Some(Packing {
+                group_size, bits, ..
+            }) => vec![
                 part("", self.head * bits / 32, Dtype::Uint32),
                 part(".scales", self.head / group_size, format),
                 part(".biases", self.head / group_size, format),
@@ -86,7 +88,10 @@ impl LayerShape {
 
     /// `numbers` `[heads, rows, head]` as they are kept, an array for each part.
     fn taken_apart(&self, numbers: &Array) -> Result<Vec<Array>> {
-        let Some(Packing { group_size, bits }) = self.packing else {
+        let Some(Packing {
+            group_size, bits, ..
+        }) = self.packing
+        else {
             return Ok(vec![numbers.clone()]);
         };
         let (words, scales, biases) = quantize(numbers, group_size, bits)?;

@@ -3,13 +3,13 @@
 
 use mlx_rs::error::Result as MlxResult;
 use mlx_rs::fast::layer_norm;
-use mlx_rs::ops::{dequantize, erf, tanh};
+use mlx_rs::ops::{erf, tanh};
 use mlx_rs::{Array, Dtype};
 use serde::Deserialize;
 
 use super::adapter::Side;
 use super::device::Device;
-use super::quantization::Packing;
+use super::packed::Packed;
 use super::weights::Weights;
 use crate::engine::EngineError;
 
@@ -21,12 +21,7 @@ struct Matrix {
 
 enum Form {
     Dense(Array),
-    Packed {
-        packed: Array,
-        scales: Array,
-        biases: Array,
-        packing: Packing,
-    },
+    Packed(Packed),
 }
 
 impl Matrix {
@@ -42,14 +37,8 @@ impl Matrix {
         let form = match weights.packing(path)? {
             None => Form::Dense(take(weights, "weight", inputs)?),
             Some(packing) => {
-                let words = packing.words(path, inputs)?;
-                let groups = inputs / packing.group_size;
-                Form::Packed {
-                    packed: take(weights, "weight", words)?,
-                    scales: take(weights, "scales", groups)?,
-                    biases: take(weights, "biases", groups)?,
-                    packing,
-                }
+                let take = |kind: &str, columns: i32| take(weights, kind, columns);
+                Form::Packed(Packed::load(packing, path, inputs, take)?)
             }
         };
         let device = weights.device();
@@ -60,43 +49,24 @@ impl Matrix {
     fn product(&self, x: &Array) -> MlxResult<Array> {
         match &self.form {
             Form::Dense(dense) => self.device.product(x, dense),
-            Form::Packed {
-                packed,
-                scales,
-                biases,
-                packing,
-            } => self
-                .device
-                .packed_product(x, packed, scales, biases, *packing),
+            Form::Packed(packed) => self.device.packed_product(x, packed),
         }
     }
 
     /// The rows `indices` of it, unpacked, in the number format of the device.
     fn rows(&self, indices: &Array) -> MlxResult<Array> {
-        let rows = |array: &Array| self.device.convert(array.take_axis(indices, 0)?);
         match &self.form {
-            Form::Dense(dense) => rows(dense),
-            Form::Packed {
-                packed,
-                scales,
-                biases,
-                packing,
-            } => dequantize(
-                packed.take_axis(indices, 0)?,
-                rows(scales)?,
-                &rows(biases)?,
-                packing.group_size,
-                packing.bits,
-            ),
+            Form::Dense(dense) => self.device.convert(dense.take_axis(indices, 0)?),
+            Form::Packed(packed) => packed.rows(indices)?.unpacked(self.device),
         }
     }
 
     /// The number format of its rows.
     fn format(&self) -> Dtype {
-        self.device.format(match &self.form {
-            Form::Dense(dense) => dense.dtype(),
-            Form::Packed { scales, .. } => scales.dtype(),
-        })
+        match &self.form {
+            Form::Dense(dense) => self.device.format(dense.dtype()),
+            Form::Packed(packed) => packed.format(self.device),
+        }
     }
 }
 

@@ -4,18 +4,45 @@
 //! some the path of the layer as a key with its own settings, or `false`. A layer
 //! without such a key is packed if it has scales.
 
+use std::ffi::CStr;
+
 use serde_json::{Map, Value};
 
 use crate::engine::EngineError;
 
-/// MLX's affine quantisation: integers of `bits`, one scale and bias for each
-/// `group_size` of a row.
+/// A form that MLX packs matrices in: integers of `bits`, and for each `group_size` of a
+/// row what makes numbers of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packing {
     /// Integers that share a scale.
     pub group_size: i32,
     /// Bits of an integer.
     pub bits: i32,
+    /// What makes numbers of integers.
+    pub mode: Mode,
+}
+
+/// From integers to numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// By a scale and a bias.
+    #[default]
+    Affine,
+    /// They are numbers of four bits (E2M1) times a power of two (OCP Microscaling Formats
+    /// 1.0, section 5.3).
+    Mxfp4,
+}
+
+impl Mode {
+    const ALL: [Self; 2] = [Self::Affine, Self::Mxfp4];
+
+    /// MLX's name.
+    pub fn name(self) -> &'static CStr {
+        match self {
+            Self::Affine => c"affine",
+            Self::Mxfp4 => c"mxfp4",
+        }
+    }
 }
 
 /// Which layers are packed.
@@ -37,7 +64,7 @@ impl Quantization {
         // Other packers write only `quantization_config`, with their method.
         if let Some(method) = settings.get("quant_method").and_then(Value::as_str) {
             return Err(unsupported(&format!(
-                "weights are packed by \"{method}\"; only MLX's affine quantisation is supported"
+                "weights are packed by \"{method}\"; only MLX's own forms are supported"
             )));
         }
         Packing::read("quantization", settings)?;
@@ -59,8 +86,9 @@ impl Quantization {
         match settings.get(path) {
             Some(Value::Bool(false)) => Ok(None),
             Some(Value::Object(own)) => {
-                // What an override leaves out is as for all.
+                // What an override leaves out is as for all, but for the mode.
                 let mut merged = settings.clone();
+                merged.remove("mode");
                 merged.extend(own.clone());
                 Packing::read(path, &merged).map(Some)
             }
@@ -73,12 +101,16 @@ impl Quantization {
 impl Packing {
     fn read(place: &str, settings: &Map<String, Value>) -> Result<Self, EngineError> {
         let mode = settings.get("mode").map_or(Some("affine"), Value::as_str);
-        if mode != Some("affine") {
-            return Err(unsupported(&format!(
-                "{place}: quantisation mode {} is not supported, only \"affine\" is",
-                mode.unwrap_or("of no name")
-            )));
-        }
+        let mut modes = Mode::ALL.into_iter();
+        let mode = modes
+            .find(|known| known.name().to_str().ok() == mode)
+            .ok_or_else(|| {
+                unsupported(&format!(
+                    "{place}: quantisation mode {} is not supported, only \"affine\" and \
+                     \"mxfp4\" are",
+                    mode.unwrap_or("of no name")
+                ))
+            })?;
         let number = |key: &str, allowed: &[i64]| {
             let found = settings.get(key).and_then(Value::as_i64);
             found
@@ -91,9 +123,14 @@ impl Packing {
                     ))
                 })
         };
+        let (group_sizes, bits): (&[i64], &[i64]) = match mode {
+            Mode::Affine => (&[32, 64, 128], &[2, 3, 4, 6, 8]),
+            Mode::Mxfp4 => (&[32], &[4]),
+        };
         Ok(Self {
-            group_size: number("group_size", &[32, 64, 128])?,
-            bits: number("bits", &[2, 3, 4, 6, 8])?,
+            group_size: number("group_size", group_sizes)?,
+            bits: number("bits", bits)?,
+            mode,
         })
     }
 
@@ -167,6 +204,25 @@ mod tests {
     }
 
     #[test]
+    fn an_override_without_a_mode_is_affine() {
+        let config = json!({"quantization": {
+            "group_size": 32, "bits": 4, "mode": "mxfp4",
+            "router": {"group_size": 64, "bits": 8},
+            "experts": {"group_size": 32, "bits": 4, "mode": "mxfp4"},
+        }});
+        let quantization = Quantization::from_config(config.as_object().expect("a mapping"));
+        let quantization = quantization.expect("settings");
+        for (path, bits, mode) in [
+            ("router", 8, Mode::Affine),
+            ("experts", 4, Mode::Mxfp4),
+            ("else", 4, Mode::Mxfp4),
+        ] {
+            let packing = quantization.packing(path, true).expect(path).expect(path);
+            assert_eq!((packing.bits, packing.mode), (bits, mode), "{path}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_run_is_named() {
         check(json!({}), "lm_head", true, Err("lm_head is packed"));
         for (settings, part) in [
@@ -177,8 +233,12 @@ mod tests {
             (json!({"group_size": 64, "bits": 5}), "\"bits\", found 5"),
             (json!({"bits": 4}), "found nothing"),
             (
-                json!({"group_size": 32, "bits": 4, "mode": "mxfp4"}),
-                "mxfp4",
+                json!({"group_size": 16, "bits": 4, "mode": "nvfp4"}),
+                "nvfp4",
+            ),
+            (
+                json!({"group_size": 64, "bits": 4, "mode": "mxfp4"}),
+                "\"group_size\", found 64",
             ),
             (json!({"quant_method": "gptq", "bits": 4}), "\"gptq\""),
             (json!([1]), "mapping"),
@@ -188,6 +248,7 @@ mod tests {
         let packing = Packing {
             group_size: 64,
             bits: 4,
+            mode: Mode::Affine,
         };
         assert!(packing.words("x", 96).is_err());
         assert_eq!(packing.words("x", 128), Ok(16));

@@ -6,12 +6,13 @@ use std::fs;
 use std::path::Path;
 
 use mlx_rs::error::Result as MlxResult;
-use mlx_rs::ops::{dequantize, stack};
+use mlx_rs::ops::stack;
 use mlx_rs::{Array, Dtype};
 use serde::Deserialize;
 
 use super::adapter::{Side, Sides};
 use super::device::Device;
+use super::packed::Packed;
 use super::quantization::{Packing, Quantization};
 use super::{bad_file, device_failed};
 use crate::engine::EngineError;
@@ -165,16 +166,10 @@ impl Weights {
         };
         let inputs = shape[shape.len() - 1];
         let with = |columns: i32| [&shape[..shape.len() - 1], &[columns]].concat();
-        let words = packing.words(path, inputs)?;
-        let packed = self.remove(&format!("{path}.weight"), &with(words))?;
-        let mut numbers = |kind: &str| {
-            let groups = with(inputs / packing.group_size);
-            let array = self.remove(&format!("{path}.{kind}"), &groups)?;
-            self.device.convert(array).map_err(device_failed)
-        };
-        let (scales, biases) = (numbers("scales")?, numbers("biases")?);
-        let (group_size, bits) = (packing.group_size, packing.bits);
-        let whole = dequantize(&packed, &scales, &biases, group_size, bits);
+        let packed = Packed::load(packing, path, inputs, |kind, columns| {
+            self.remove(&format!("{path}.{kind}"), &with(columns))
+        })?;
+        let whole = packed.unpacked(self.device);
         Ok(self.keep(whole.map_err(device_failed)?))
     }
 
@@ -290,6 +285,8 @@ fn map_shard(
             Stored::F16 => Dtype::Float16,
             Stored::Bf16 => Dtype::Bfloat16,
             Stored::U32 => Dtype::Uint32,
+            // Exponents of packed rows.
+            Stored::U8 if tensor.name.ends_with(".scales") => Dtype::Uint8,
             // Numbers from 0 on, which older checkpoints hold; no weight.
             Stored::I64 if tensor.name.ends_with("position_ids") => continue,
             other => {

@@ -7,14 +7,14 @@
 use mlx_rs::Array;
 use mlx_rs::error::Result as MlxResult;
 use mlx_rs::ops::indexing::TryIndexOp;
-use mlx_rs::ops::{argpartition_axis, gather_mm, gather_qmm, sigmoid, softmax_axis, sort_axis};
+use mlx_rs::ops::{argpartition_axis, gather_mm, sigmoid, softmax_axis, sort_axis};
 
 use super::design::{Experts, FeedForward, Groups, Shares};
 use super::feed_forward::{Gated, gated};
 use crate::engine::EngineError;
 use crate::engine::mlx::device::Device;
 use crate::engine::mlx::layers::{Linear, scaled};
-use crate::engine::mlx::quantization::Packing;
+use crate::engine::mlx::packed::Packed;
 use crate::engine::mlx::weights::Weights;
 
 /// The feed-forward part with experts of one layer.
@@ -40,12 +40,7 @@ struct Layer {
 /// A matrix of each expert, `[experts, outputs, inputs]`.
 enum Matrices {
     Dense(Array),
-    Packed {
-        packed: Array,
-        scales: Array,
-        biases: Array,
-        packing: Packing,
-    },
+    Packed(Packed),
 }
 
 impl Mixture {
@@ -190,14 +185,8 @@ impl Layer {
         let matrices = match packing {
             None => Matrices::Dense(take("weight", &[outputs, inputs])?),
             Some(packing) => {
-                let words = packing.words(&first, inputs)?;
-                let groups = inputs / packing.group_size;
-                Matrices::Packed {
-                    packed: take("weight", &[outputs, words])?,
-                    scales: take("scales", &[outputs, groups])?,
-                    biases: take("biases", &[outputs, groups])?,
-                    packing,
-                }
+                let take = |kind: &str, columns: i32| take(kind, &[outputs, columns]);
+                Matrices::Packed(Packed::load(packing, &first, inputs, take)?)
             }
         };
         let bias = match design.bias {
@@ -223,23 +212,7 @@ impl Matrices {
     fn product(&self, x: &Array, experts: &Array) -> MlxResult<Array> {
         match self {
             Self::Dense(dense) => gather_mm(x, dense.swap_axes(1, 2)?, None, experts, false),
-            Self::Packed {
-                packed,
-                scales,
-                biases,
-                packing,
-            } => gather_qmm(
-                x,
-                packed,
-                scales,
-                biases,
-                None,
-                experts,
-                true,
-                packing.group_size,
-                packing.bits,
-                false,
-            ),
+            Self::Packed(packed) => packed.product_with(x, experts),
         }
     }
 }

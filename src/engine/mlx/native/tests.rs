@@ -9,7 +9,7 @@ use mlx_rs::{Array, Device, DeviceType, Dtype, fast, ops, random};
 
 use crate::engine::mlx::attention::{Scores, attend_with_mlx};
 use crate::engine::mlx::kv::Rows;
-use crate::engine::mlx::quantization::Packing;
+use crate::engine::mlx::quantization::{Mode, Packing};
 
 use super::{
     MappedFile, attention, dense_matmul, packed_attention, prepare, quantized_matmul, rms_norm,
@@ -271,7 +271,9 @@ fn scores_become_shares_as_with_mlx() {
 fn packed(shape: &[i32; 3], seed: u64, packing: Packing) -> ([Array; 3], Array) {
     let [heads, tokens, size] = *shape;
     let room = normal(&[heads, tokens + 5, size], seed);
-    let Packing { group_size, bits } = packing;
+    let Packing {
+        group_size, bits, ..
+    } = packing;
     let (words, scales, biases) = ops::quantize(&room, group_size, bits).unwrap();
     let first = |array: Array| array.try_index((.., ..tokens, ..)).unwrap();
     let (words, scales, biases) = (first(words), first(scales), first(biases));
@@ -286,7 +288,11 @@ fn packed_attention_is_that_over_the_numbers_that_are_packed() {
     with_each_instruction_set(|| {
         let sinks = normal(&[6], 4);
         for (group_size, bits, size) in [(64, 8, 64), (32, 4, 96), (64, 4, 128), (32, 8, 32)] {
-            let packing = Packing { group_size, bits };
+            let packing = Packing {
+                group_size,
+                bits,
+                mode: Mode::Affine,
+            };
             for (rows, tokens) in [(1, 1), (1, 600), (5, 40), (130, 700)] {
                 let (packed_keys, keys) = packed(&[3, tokens, size], 1, packing);
                 let (packed_values, values) = packed(&[3, tokens, size], 2, packing);
