@@ -150,6 +150,8 @@ impl Engine {
             Engine::Text(source) => source.words(asked).await,
             #[cfg(any(feature = "mlx", test))]
             Engine::Vectors(_) => Err(other_kind(Kind::Embeddings)),
+            #[cfg(any(feature = "mlx", test))]
+            Engine::Ranks(_) => Err(other_kind(Kind::Rerank)),
         }
     }
 
