@@ -7,7 +7,7 @@ XTASK = $(CARGO) run $(if $(wildcard target/xtask/debug/xtask),--quiet) --locked
 # The pool's gate under a model checker, a package of its own: seconds.
 LOOM = $(CARGO) test --locked --manifest-path loom/Cargo.toml --target-dir target/loom
 
-.PHONY: build mlx demo run clients engines test test-router test-long parity soak simulate coverage bench-engine bench-swap bench-proxy bench-streams bench-pool bench-names editor-picture bench-cache fuzz lint supply-chain secrets sbom
+.PHONY: build mlx demo run clients engines templates test test-router test-long parity soak simulate coverage bench-engine bench-swap bench-proxy bench-streams bench-pool bench-names editor-picture bench-cache fuzz lint supply-chain secrets sbom
 
 # target/release/roundhouse
 build: mlx
@@ -43,9 +43,14 @@ target/python-engines/.installed: tests/engines/requirements.txt
 		--target target/python-engines -r $<
 	@touch $@
 
+# The chat templates of widely used models, for the tests, into data/templates; 77 MB are
+# fetched for 0.6 MB.
+templates:
+	@$(XTASK) templates
+
 # Everything: the demo models and the client libraries take part. The models are
 # imported by the program that is tested, which is built sooner than the optimised one.
-test: mlx clients engines
+test: mlx clients engines templates
 	$(CARGO) build --locked
 	@$(XTASK) demo --debug
 	$(CARGO) test --locked
@@ -89,7 +94,7 @@ simulate:
 
 # The share of lines that the whole suite runs. ARGS="--write" renews the figures
 # in docs/EVIDENCE.md, ARGS="--last" tells those of the last run.
-coverage: demo clients engines
+coverage: demo clients engines templates
 	@$(XTASK) coverage $(ARGS)
 
 # The engine beside mlx-lm on one core; wants a quiet machine and half an hour.

@@ -95,6 +95,7 @@ fn plan(number: usize) -> Arc<LoadPlan> {
         kv_format: KvFormat::Auto,
         compute: Compute::Auto,
         warmup: false,
+        warm_prompts: Default::default(),
         weights: ByteSize(1_000),
         memory: ByteSize(1_000),
         estimated: false,

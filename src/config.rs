@@ -305,6 +305,9 @@ pub struct Entry {
     pub preload: bool,
     /// `warmup`: its engine makes one token before it is ready.
     pub warmup: bool,
+    /// `warm_prompts`: system prompts that its engine reads before it is ready, for
+    /// whoever may use it.
+    pub warm_prompts: Vec<String>,
     /// `idle_unload`; the outer nothing means the pool's, the inner never.
     pub idle_unload: Option<Option<Duration>>,
     /// `aliases`: other names, exact or with a `*`.

@@ -31,6 +31,7 @@ use meaning::{Decided, decide, naming};
 use payload::Payload;
 use refusals::{passed_on, shutting_down};
 use rules::Naming;
+use upload::form::FormRules;
 
 mod away;
 mod body;
@@ -133,15 +134,20 @@ impl Target {
 }
 
 impl Request {
-    /// What an engine gets of its body. Rules are about fields of JSON.
+    /// What an engine gets of its body.
     fn ruled(&self, rules: &Rules, naming: Naming) -> rules::Ruled {
         match &self.upload {
             Some(upload) => rules::Ruled {
-                payload: upload.named(&self.body, naming),
+                payload: upload.ruled(&self.body, &self.form_rules(rules), naming),
                 limited: Vec::new(),
             },
             None => rules::apply(self.endpoint, &self.body, rules, naming),
         }
+    }
+
+    /// What the rules of an entry say of forms.
+    fn form_rules(&self, rules: &Rules) -> FormRules {
+        FormRules::of(self.endpoint, rules)
     }
 }
 

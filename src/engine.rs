@@ -9,6 +9,7 @@ pub mod encoder;
 pub mod guide;
 #[cfg(feature = "mlx")]
 pub mod mlx;
+pub mod parts;
 pub mod prefix;
 pub mod progress;
 pub mod sampling;
@@ -174,6 +175,8 @@ pub enum Finish {
     Stop,
     /// `max_tokens`, the context or the room for caches was used up.
     Length,
+    /// The model was done, and calls tools.
+    ToolCalls,
 }
 
 impl Finish {
@@ -182,6 +185,7 @@ impl Finish {
         match self {
             Finish::Stop => "stop",
             Finish::Length => "length",
+            Finish::ToolCalls => "tool_calls",
         }
     }
 }

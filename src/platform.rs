@@ -2,6 +2,7 @@
 //! process, folders. Everything that can be compiled on both sides is, and what
 //! parses another program's output is a pure function with recorded outputs as tests.
 
+pub mod allocator;
 pub mod family;
 pub mod footprint;
 pub mod oom;

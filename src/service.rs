@@ -3,6 +3,7 @@
 
 pub mod prefetch;
 pub mod reload;
+pub mod rest;
 pub mod seen;
 
 use std::ops::Deref;

@@ -75,6 +75,7 @@ pub fn resident(model: &Model, idle_unload: Option<std::time::Duration>) -> Resi
             kv_format: KvFormat::Auto,
             compute: Compute::Auto,
             warmup: false,
+            warm_prompts: Default::default(),
             weights: model.memory,
             memory: model.memory,
             estimated: false,

@@ -97,6 +97,10 @@ pub struct WorkerArgs {
     /// Make one token before saying that the model is ready.
     #[arg(long)]
     pub warmup: bool,
+    /// Read the prompts that stand on the second line of standard input, an array of texts
+    /// as JSON, before saying that the model is ready.
+    #[arg(long)]
+    pub warm_prompts: bool,
     /// The folder for prompts of this model, which lies in that for all models.
     #[arg(long)]
     pub prompts: Option<PathBuf>,
@@ -227,6 +231,8 @@ pub struct LoadPlan {
     pub compute: Compute,
     /// Whether it makes one token before it is ready.
     pub warmup: bool,
+    /// System prompts that it reads before it is ready.
+    pub warm_prompts: Arc<[String]>,
     /// Bytes of the weights on disk.
     pub weights: ByteSize,
     /// What is reserved before the process is started: weights, transient and `kv`.

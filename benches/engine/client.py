@@ -103,22 +103,24 @@ class Client:
         """A legacy completion: the prompt as it is, without a chat template."""
         return self.ask("/v1/completions", {"prompt": prompt, "max_tokens": tokens})
 
+    def prompt(self, words, seed):
+        """The first tokens after so many words, see `text_of_words`."""
+        return self.complete(text_of_words(words, seed), 2)
+
     def chat(self, words, seed, turns=()):
-        """A chat whose first message is `words` words, different for each seed from
-        its beginning, so that nothing kept from another prompt helps. `turns` are
-        what was said after it."""
-        chosen = random.Random(seed).choices(WORDS, k=words)
+        """A chat whose first message is `text_of_words`. `turns` are what was said
+        after it."""
         messages = [
-            {"role": "system", "content": " " + " ".join(chosen)},
+            {"role": "system", "content": text_of_words(words, seed)},
             {"role": "user", "content": "Go on."},
             *turns,
         ]
         return self.ask("/v1/chat/completions", {"messages": messages, "max_tokens": 2})
 
     def second_turn(self, words, seed):
-        """The time to the first token of the turn that follows such a chat."""
+        """The turn that follows such a chat."""
         said = {"role": "assistant", "content": "One moment."}
-        return self.chat(words, seed, [said, {"role": "user", "content": "Well?"}]).first
+        return self.chat(words, seed, [said, {"role": "user", "content": "Well?"}])
 
     def decode(self, tokens):
         """Tokens a second of one stream, from its first to its last token."""
@@ -155,6 +157,12 @@ class Client:
                 raise Refused(f"one of {streams} streams failed: {result}")
         total = sum(result.tokens for result in results)
         return Cost(ended[0] - began[0], ended[1] - began[1]).rate(total)
+
+
+def text_of_words(words, seed):
+    """So many words of a token each, others for each seed from the beginning, so that
+    nothing kept from another prompt helps."""
+    return " " + " ".join(random.Random(seed).choices(WORDS, k=words))
 
 
 def text_of(choice):

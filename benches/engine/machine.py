@@ -11,7 +11,7 @@ from engines import HERE, PACKAGES, REPOSITORY
 
 # Which of the processor's instruction sets make a difference here.
 NOTABLE = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile")
-PEERS = ("mlx-lm", "mlx", "transformers", "tokenizers", "scipy-openblas32")
+PEERS = ("mlx-lm", "mlx", "transformers", "tokenizers", "scipy-openblas32", "xllamacpp")
 
 
 def facts(arguments, command, scratch, load_before):

@@ -1,10 +1,11 @@
-"""Compares Roundhouse with `mlx_lm.server` on the same snapshots and one core.
+"""Compares Roundhouse with `mlx_lm.server` and llama.cpp's on the same model and one core.
 
     make bench-engine [ARGS="--rounds 1 --models 4bit"]
     python3 benches/engine/peer.py --help
 
 Each round starts every engine on every model once, one after the other, and
-measures it; so whatever else happens on the machine meets all of them alike. The
+measures it; so whatever else happens on the machine meets all of them alike. What takes
+a slow engine minutes it does in the first round alone. The
 engines run on one core and this client on another. Linux only: the core is
 chosen with `taskset`, processor times come from /proc.
 """
@@ -13,6 +14,7 @@ import argparse
 import os
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +22,22 @@ from pathlib import Path
 import machine
 import product
 import report
-from client import Refused
-from engines import REPOSITORY, MlxLm, Roundhouse, build_openblas, install_peer
+from client import Client, Refused
+from engines import REPOSITORY, LlamaCpp, MlxLm, Roundhouse, build_openblas, install_peer
 
 MODELS = ("4bit", "8bit", "f32")
-PROMPT = 400
-STREAMS = 8
+# Who has the memory between two turns.
+OTHER = {"4bit": "8bit", "8bit": "4bit", "f32": "4bit"}
+# Tokens of the prompts whose first token is timed; those beyond LONG take minutes in a
+# slow engine.
+PROMPTS = (32, 450, 2000)
+LONG = 450
+# Tokens of the first turn of a conversation.
+TURN = 680
+STREAMS = (8, 32)
+FEW_STREAMS = 8
+# Between a model's answer and the question to the other one, in seconds.
+PAUSE = 1.0
 
 
 @dataclass(frozen=True)
@@ -45,26 +57,30 @@ def find_model(cache, kind):
 
 
 def engines_of(model, engines):
-    """OpenBLAS changes nothing where MLX does not call BLAS, as in its quantised
-    products; those runs are left out."""
-    return [e for e in engines if model.kind == "f32" or not e.preloads]
+    return [engine for engine in engines if model.kind in engine.kinds]
 
 
-def measure(engine, model, seed, sizes):
-    """Starts an engine twice and measures it: a list of (measure, Cost)."""
+def measure(engine, model, seed, sizes, is_whole):
+    """Starts an engine twice and measures it: a list of (measure, Cost). Only a
+    `whole` round has what takes minutes."""
     found = [("ready", engine.spawn_to_ready(model))]
     process, client = engine.start(model)
     try:
         client.complete("Hello", 1)
         found.append(("first", process.cost()))
-        answer = client.chat(sizes.words, seed)
-        if answer.cached_tokens > PROMPT // 10:
-            raise Refused(f"{answer.cached_tokens} tokens of the prompt were not new")
-        sizes.seen.add(answer.prompt_tokens)
-        found.append(("prompt", answer.first))
-        found.append(("second", client.second_turn(sizes.words, seed)))
+        for tokens in PROMPTS:
+            if is_whole or tokens <= LONG:
+                answer = new(client.prompt(tokens, f"{seed} {tokens}"))
+                found.append((f"prompt {tokens}", answer.first))
+        if is_whole:
+            words = sizes.words_of_a_turn()
+            found.append(("turn 1", new(client.chat(words, seed)).first))
+            found.append(("turn 2", client.second_turn(words, seed).first))
         found.append(("decode", client.decode(sizes.decode)))
-        found.append(("concurrent", client.concurrent(STREAMS, sizes.concurrent)))
+        for streams in STREAMS:
+            if is_whole or streams <= FEW_STREAMS:
+                rate = client.concurrent(streams, sizes.concurrent)
+                found.append((f"streams {streams}", rate))
         return found
     except (Refused, OSError) as problem:
         raise Refused(f"{problem}\n{process.last_words()}") from problem
@@ -72,18 +88,49 @@ def measure(engine, model, seed, sizes):
         process.end()
 
 
+def new(answer):
+    """An answer of whose prompt the engine knew nothing."""
+    if answer.cached_tokens > answer.prompt_tokens // 2:
+        raise Refused(f"{answer.cached_tokens} of {answer.prompt_tokens} tokens were not new")
+    return answer
+
+
+def measure_return(engine, model, other, seed, sizes):
+    """The second turn of a conversation after another model had the memory: a list of
+    (measure, Cost). What the engine has of the prompt must be all that it had before."""
+    process, client = engine.start(model)
+    try:
+        there = Client(client.port, other.id, client.processor_seconds)
+        words = sizes.words_of_a_turn()
+        client.complete("Hello", 1)
+        first = new(client.chat(words, seed))
+        before = client.second_turn(words, seed)
+        time.sleep(PAUSE)
+        there.complete("Hello", 1)
+        time.sleep(PAUSE)
+        after = client.second_turn(words, seed)
+        if after.cached_tokens < before.cached_tokens:
+            raise Refused(f"{after.cached_tokens} tokens kept, not {before.cached_tokens}")
+        return [("whole prompt", first.first), ("return", after.first)]
+    except (Refused, OSError) as problem:
+        raise Refused(f"{problem}\n{process.last_words()}") from problem
+    finally:
+        process.end()
+
+
 class Sizes:
-    """How much is asked for. `words` is set so that the chat has PROMPT tokens;
-    `seen` are the lengths that the engines reported."""
+    """How much is asked for. `around` is what the chat's template adds to its words."""
 
     def __init__(self, decode, concurrent):
         self.decode, self.concurrent = decode, concurrent
-        self.words, self.seen = PROMPT, set()
+        self.around = 0
+
+    def words_of_a_turn(self):
+        return TURN - self.around
 
     def adjust(self, client):
         few = 10
-        around = client.chat(few, "length").prompt_tokens - few
-        self.words = PROMPT - around
+        self.around = client.chat(few, "length").prompt_tokens - few
 
 
 def warm_up(engine, model, sizes):
@@ -101,21 +148,28 @@ def run(arguments, scratch):
     """Everything: a mapping of (model, engine, measure) to a list of costs."""
     install_peer()
     models = [find_model(arguments.cache, kind) for kind in arguments.models]
-    ours = Roundhouse(arguments.binary, arguments.cache, arguments.core, scratch)
+    place = (arguments.binary, arguments.cache, arguments.core, scratch)
+    ours, alone = Roundhouse(*place), Roundhouse(*place, "max_models: 1")
     peers = [MlxLm(arguments.core), MlxLm(arguments.core, build_openblas(scratch))]
+    engines = [ours, *peers, LlamaCpp(arguments.core)]
     sizes = Sizes(arguments.decode, arguments.concurrent)
     costs = defaultdict(list)
     for model in models:
-        for engine in engines_of(model, [ours, *peers]):
+        for engine in engines_of(model, engines):
             warm_up(engine, model, sizes)
     for number in range(arguments.rounds):
+        seed = f"{number} {os.getpid()}"
         for model in models:
-            for engine in engines_of(model, [ours, *peers]):
-                seed = f"{number} {os.getpid()}"
-                for name, cost in measure(engine, model, seed, sizes):
+            for engine in engines_of(model, engines):
+                is_whole = number == 0 or not engine.is_slow
+                found = measure(engine, model, seed, sizes, is_whole)
+                if engine is ours:
+                    other = find_model(arguments.cache, OTHER[model.kind])
+                    found += measure_return(alone, model, other, f"{seed} again", sizes)
+                for name, cost in found:
                     costs[model.kind, engine.name, name].append(cost)
                     tell(f"round {number + 1} {model.kind} {engine.name} {name}", cost)
-    return costs, sizes
+    return costs
 
 
 def tell(what, cost):
@@ -141,7 +195,7 @@ def main():
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--decode", type=int, default=64, help="tokens of the single stream")
-    parser.add_argument("--concurrent", type=int, default=32, help="tokens of each of eight")
+    parser.add_argument("--concurrent", type=int, default=32, help="tokens of each of many")
     parser.add_argument("--core", type=int, default=0, help="where the engines run")
     parser.add_argument("--write", type=Path, metavar="FILE", help="replace its measured part")
     arguments = parser.parse_args()
@@ -153,11 +207,11 @@ def main():
     before = machine.load()
     with tempfile.TemporaryDirectory(prefix="rh-") as name:
         scratch = Path(name)
-        costs, sizes = run(arguments, scratch)
+        costs = run(arguments, scratch)
         facts = machine.facts(arguments, command(arguments), scratch, before)
     products = product.measure(arguments.core)
     facts.append(machine.peers())
-    text = report.render(costs, arguments, sorted(sizes.seen), facts, products)
+    text = report.render(costs, arguments, facts, products)
     print(text)
     if arguments.write:
         report.write(arguments.write, text, report.BEGIN, report.END)

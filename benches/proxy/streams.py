@@ -40,6 +40,8 @@ MAKERS = {"direct": routers.direct, "nginx": routers.nginx, "haproxy": routers.h
           "envoy": routers.envoy, "floor": routers.floor, "roundhouse": routers.roundhouse}
 # How long it waits before it looks at memory and processor time again.
 LOOK_SECONDS = 5
+# Nobody asks for so long before what is left of their memory is looked at.
+REST_SECONDS = 5
 # The goals: streams at once, bytes of the router a stream, milliseconds that it adds.
 STREAMS, BYTES, ADDED_MS = 9_000, 24_000, 10
 
@@ -102,6 +104,7 @@ def load(part, arguments):
     errors = loader.stderr.read()
     if loader.wait() != 0 or not lines:
         raise RuntimeError(f"{part.name}: {errors}")
+    time.sleep(REST_SECONDS)
     told["after"] = part.memory() - empty
     told |= json.loads(lines[-1])
     told["whole"] = lines[0].strip() == "open" and told["in_time"]
@@ -133,7 +136,7 @@ def rows(names, told):
         ("streams that failed", lambda it: f"{told[it]['failed']:,}"),
         ("router's memory, bytes a stream", lambda it: per(it, "memory") if is_router(it) else "–"),
         ("the same before their second events", lambda it: per(it, "open") if is_router(it) else "–"),
-        ("the same after they have ended", lambda it: per(it, "after") if is_router(it) else "–"),
+        ("the same five seconds after they have ended", lambda it: per(it, "after") if is_router(it) else "–"),
         ("kernel's buffers, bytes a stream, all processes", lambda it: per(it, "sockets")),
         ("router's processor time, cores", lambda it: f"{told[it]['cpu'] or 0:.2f}" if is_router(it) else "–"),
         ("event from upstream to loader, p50, ms", lambda it: ms(told[it]["p50"])),

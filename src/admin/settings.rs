@@ -218,6 +218,7 @@ fn entry(entry: &Entry) -> Value {
         "keep": entry.keep.then_some("always"),
         "preload": entry.preload,
         "warmup": entry.warmup,
+        "warm_prompts": entry.warm_prompts,
         "idle_unload": entry.idle_unload.map(never_or),
         "request": {
             "defaults": entry.request.defaults,

@@ -64,8 +64,6 @@ pub struct Field {
 pub enum Takes {
     /// The name of a model.
     Name,
-    /// A text.
-    Text,
     /// A whole number, both ends included.
     Whole(u64, u64),
     /// A number, both ends included.
@@ -74,6 +72,8 @@ pub enum Takes {
     Flag,
     /// One of these words, and why there are no others.
     Words(&'static [&'static str], &'static str),
+    /// Any text.
+    Text,
     /// An object.
     Object,
     /// An array.
@@ -105,6 +105,8 @@ pub enum Shape {
     Grammar,
     /// An object with one of the four before.
     Structured,
+    /// A word, or the name of a tool in an object.
+    ToolChoice,
     /// A string, strings, token ids, or arrays of token ids.
     Prompt,
     /// A string or strings.
@@ -126,11 +128,12 @@ impl Shape {
                 | Self::Choice
                 | Self::Grammar
                 | Self::Structured
+                | Self::ToolChoice
         )
     }
 }
 
-use Takes::{Array, Flag, Name, Nothing, Number, Object, Whole, Words};
+use Takes::{Array, Flag, Name, Nothing, Number, Object, Text, Whole, Words};
 
 /// What `input` takes.
 pub const TEXTS: &str = "a string or an array of strings";
@@ -149,6 +152,14 @@ const STREAMED: &[Endpoint] = &[Endpoint::Chat, Endpoint::Completions, Endpoint:
 const EMBEDDINGS: &[Endpoint] = &[Endpoint::Embeddings];
 const RERANK: &[Endpoint] = &[Endpoint::Rerank];
 const BOTH: &[Endpoint] = &[Endpoint::Chat, Endpoint::Completions];
+/// Those that take forms with a file.
+const UPLOADS: &[Endpoint] = &[Endpoint::Transcriptions, Endpoint::Translations];
+const TEMPERED: &[Endpoint] = &[
+    Endpoint::Chat,
+    Endpoint::Completions,
+    Endpoint::Transcriptions,
+    Endpoint::Translations,
+];
 const CHAT: &[Endpoint] = &[Endpoint::Chat];
 const COMPLETIONS: &[Endpoint] = &[Endpoint::Completions];
 
@@ -166,7 +177,7 @@ pub const FIELDS: &[Field] = &[
     field("input", EMBEDDINGS, Takes::Shape(Shape::Texts)),
     field("encoding_format", EMBEDDINGS, Words(&["float", "base64"], "vectors are numbers or their bytes")),
     field("dimensions", EMBEDDINGS, Whole(1, LARGEST)),
-    field("query", RERANK, Takes::Text),
+    field("query", RERANK, Text),
     field("documents", RERANK, Array),
     field("top_n", RERANK, Whole(1, LARGEST)),
     field("return_documents", RERANK, Flag),
@@ -177,7 +188,8 @@ pub const FIELDS: &[Field] = &[
     field("max_completion_tokens", BOTH, Whole(1, LARGEST)),
     field("n", BOTH, Whole(1, LARGEST)),
     field("stop", BOTH, Takes::Shape(Shape::Stops)),
-    field("temperature", BOTH, Number(0.0, 2.0)),
+    field("temperature", TEMPERED, Number(0.0, 2.0)),
+    field("language", UPLOADS, Text),
     field("top_p", BOTH, Number(0.0, 1.0)),
     field("top_k", BOTH, Whole(0, LARGEST)),
     field("min_p", BOTH, Number(0.0, 1.0)),
@@ -192,7 +204,8 @@ pub const FIELDS: &[Field] = &[
     field("logprobs", COMPLETIONS, Whole(0, MOST_ALTERNATIVES)),
     field("ignore_eos", BOTH, Flag),
     field("tools", CHAT, Array),
-    field("tool_choice", CHAT, Words(&["auto", "none"], "a call cannot be forced yet")),
+    field("tool_choice", CHAT, Takes::Shape(Shape::ToolChoice)),
+    field("parallel_tool_calls", CHAT, Flag),
     field("chat_template_kwargs", CHAT, Object),
     field("enable_thinking", CHAT, Flag),
     field("add_generation_prompt", CHAT, Flag),
@@ -233,7 +246,7 @@ impl Field {
     /// refuses for that reason, another may know.
     pub fn depends_on_engine(&self) -> bool {
         match self.takes {
-            Words(..) | Takes::Text => true,
+            Words(..) => true,
             Takes::Shape(shape) => shape.constrains(),
             Nothing(_, why) => why != NOT_BY_REQUEST,
             _ => false,
@@ -293,7 +306,7 @@ impl Field {
     /// field as `param`.
     pub fn check(&self, value: &Value) -> Result<(), ApiError> {
         let fits = match &self.takes {
-            Name | Takes::Text => value.is_string(),
+            Name | Text => value.is_string(),
             Whole(least, most) => value
                 .as_u64()
                 .is_some_and(|number| (*least..=*most).contains(&number)),
@@ -335,7 +348,7 @@ impl Takes {
     /// What would be right, in words.
     pub fn expected(&self) -> String {
         match self {
-            Name | Takes::Text => "a string".to_owned(),
+            Name | Text => "a string".to_owned(),
             Whole(least, most) => format!("a whole number from {least} to {most}"),
             Number(least, most) => format!("a number from {least} to {most}"),
             Flag => "true or false".to_owned(),

@@ -39,7 +39,7 @@ use crate::server::{Bound, Limits, Settings, Times};
 use crate::service::prefetch::Prefetch;
 use crate::service::reload::{self, Reload, ReloadError};
 use crate::service::seen::Seen;
-use crate::service::{self, Service};
+use crate::service::{self, Service, rest};
 use crate::shutdown::{FailPoints, Tasks};
 use crate::upstream::{self, Upstreams};
 use crate::worker::process::{Launcher, LauncherOptions};
@@ -234,6 +234,8 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
         counters: counters.clone(),
     };
     prefetch.start(&tasks);
+    let live = live::Live::default();
+    rest::start(live.clone(), &tasks);
     let records = Arc::new(Records {
         // Its task ends last: requests are written down while the others end.
         requests: RequestLog::start(snapshot.config.request_log.clone(), &counters, &owner),
@@ -254,7 +256,7 @@ async fn serve(args: &ServeArgs, folders: &Folders) -> Result<ExitCode, NotStart
             pool: pool.clone(),
             upstreams,
             spools: spool::Budget::default(),
-            live: live::Live::default(),
+            live,
             tasks: tasks.clone(),
             log_bodies: args.log_bodies,
         }),

@@ -198,8 +198,8 @@ impl Routed {
                     let upstreams = &dispatch.upstreams;
                     upstreams.send(upstream, path, headers, body)
                 };
-                let strip = &self.rules.strip;
-                let heard = Box::pin(upload.hand_over(id, payload, strip, limit, send)).await;
+                let rules = self.request.form_rules(&self.rules);
+                let heard = Box::pin(upload.hand_over(id, payload, &rules, limit, send)).await;
                 heard.map_err(Unanswered::Client)?
             }
             None => {

@@ -78,6 +78,16 @@ impl Live {
         }
     }
 
+    /// How many there have been, with those that are there.
+    pub fn begun(&self) -> u64 {
+        self.0.last.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is one.
+    pub fn is_running(&self) -> bool {
+        !self.0.list().is_empty()
+    }
+
     /// All of them, in the order in which they came.
     pub fn all(&self) -> Vec<Arc<Running>> {
         self.0.list().values().cloned().collect()
@@ -177,8 +187,12 @@ mod tests {
         };
         assert_eq!(ids(), ["a", "b", "a"]);
         assert_eq!(live.of("a").len(), 2, "clients choose ids");
+        assert!(live.is_running() && live.begun() == 3);
         drop(first);
-        assert_eq!(ids(), ["b", "a"]);
+        assert_eq!(
+            (ids(), live.begun()),
+            (vec!["b".to_owned(), "a".to_owned()], 3)
+        );
         assert_eq!(second.running().waited(), None);
         second.running().granted(Duration::ZERO);
         second.running().passed(3);

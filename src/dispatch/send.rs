@@ -162,8 +162,8 @@ impl Routed {
         let (path, id) = (self.request.path.as_ref(), &self.request.request_id);
         if let Some(upload) = &self.request.upload {
             let send = |headers, body| client.send(Method::POST, path, headers, body);
-            let strip = &self.rules.strip;
-            return Box::pin(upload.hand_over(id, payload, strip, limit, send)).await;
+            let rules = self.request.form_rules(&self.rules);
+            return Box::pin(upload.hand_over(id, payload, &rules, limit, send)).await;
         }
         let kind = HeaderValue::from_static("application/json");
         let mut headers = headers::to_engine(kind, id);

@@ -1,7 +1,7 @@
 //! A body that is not held: `multipart/form-data` with a file in it. As much of it is
 //! taken as stands before its file, its part `model` among it; the rest goes on to the engine
 //! as it comes, once there is a lease. What comes is looked through to its end, so that
-//! nobody says another model later.
+//! nobody says another model later, and changed as the rules of the entry say.
 
 use std::convert::Infallible;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue, header};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 use tokio::sync::mpsc;
 
@@ -22,8 +22,10 @@ use super::peek::Peek;
 use super::rules::Naming;
 use crate::api::error::{ApiError, Code};
 use crate::api::intake::Inflow;
-use parts::{Scanner, Unclear};
+use form::{Filter, FormRules};
+use parts::{Mark, Scanner, Unclear};
 
+pub mod form;
 pub mod parts;
 
 /// Most of a body that may stand before the end of its part `model`, bytes.
@@ -38,6 +40,12 @@ pub struct Upload {
     model: Option<(Range<usize>, String)>,
     /// Whether it is to be answered in a stream, as far as the beginning says.
     stream: bool,
+    /// The parts that begin in the beginning.
+    marks: Vec<Mark>,
+    /// To where in it that is known of each byte.
+    decided: usize,
+    /// What comes after that.
+    tail: Bytes,
     /// How long the beginning is.
     taken: usize,
     /// How long all of it is, if it was said.
@@ -104,6 +112,9 @@ impl Upload {
             boundary,
             model: scanner.model().cloned(),
             stream: scanner.stream(),
+            marks: scanner.take_marks(),
+            decided: scanner.decided(),
+            tail: body.slice(scanner.decided()..),
             taken: body.len(),
             length: inflow.declared(),
             rest: Mutex::new(Some((inflow, scanner))),
@@ -122,23 +133,26 @@ impl Upload {
         }
     }
 
-    /// The beginning with the name that the engine has for the model.
-    pub(super) fn named(&self, body: &Bytes, naming: Naming) -> Payload {
-        let edit = match (&self.model, naming) {
-            (Some((at, _)), Naming::Always(name)) => Edit {
+    /// The beginning as the engine gets it, with the name that it has for the model. Where
+    /// there are rules, what is not decided comes with the rest.
+    pub(super) fn ruled(&self, body: &Bytes, rules: &FormRules, naming: Naming) -> Payload {
+        let mut edits = match (&self.model, naming) {
+            (Some((at, _)), Naming::Always(name)) => vec![Edit {
                 at: at.clone(),
                 with: name.to_owned(),
-            },
-            (None, Naming::Always(name) | Naming::IfMissing(name)) => Edit {
+            }],
+            (None, Naming::Always(name) | Naming::IfMissing(name)) => vec![Edit {
                 at: 0..0,
-                with: format!(
-                    "--{}\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n{name}\r\n",
-                    self.boundary
-                ),
-            },
-            _ => return body.clone().into(),
+                with: form::field(&self.boundary, "model", name),
+            }],
+            _ => Vec::new(),
         };
-        Payload::edited(body, vec![edit])
+        if rules.is_empty() {
+            return Payload::edited(body, edits);
+        }
+        let mut filter = Filter::new(rules, &self.boundary);
+        edits.extend(filter.edits(&self.marks, self.decided));
+        Payload::edited(&body.slice(..self.decided), edits)
     }
 
     /// Whether nothing of the rest has been passed on.
@@ -155,7 +169,7 @@ impl Upload {
         &self,
         request_id: &str,
         beginning: Payload,
-        strip: &[String],
+        rules: &FormRules,
         limit: Duration,
         send: impl FnOnce(HeaderMap, Passing) -> F,
     ) -> Result<Result<F::Output, TooLate>, ApiError> {
@@ -163,21 +177,29 @@ impl Upload {
             let message = "the engine ended, and what was sent to it is not held to be sent again";
             return Err(ApiError::new(Code::WorkerCrashed, message));
         };
-        check_parts(&mut scanner, strip)?;
+        let mut sieve = None;
+        if !rules.is_empty() {
+            rules.check(&self.boundary).map_err(refusal)?;
+            sieve = Some(Sieve::after(self, rules));
+        }
         let mut headers = headers::to_engine(self.kind.clone(), request_id);
         // An answer may come before the end of the body; then there is no next request.
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         let (sender, receiver) = mpsc::channel(1);
         let length = self.length.map(|length| length - self.taken as u64);
+        // What rules will change of what comes is not known.
+        let is_known = sieve.is_none() || length == Some(0);
         let body = Passing {
-            length: length.map(|rest| rest + beginning.length()),
+            length: length
+                .filter(|_| is_known)
+                .map(|rest| rest + beginning.length()),
             beginning,
             rest: receiver,
         };
         let mut sent = pin!(send(headers, body));
         let early = tokio::select! {
             sent = &mut sent => Some(sent),
-            passed = pass_on(&mut inflow, length, &mut scanner, strip, &sender) => {
+            passed = pass_on(&mut inflow, length, &mut scanner, sieve, &sender) => {
                 passed?;
                 None
             }
@@ -200,18 +222,24 @@ async fn pass_on(
     inflow: &mut Inflow,
     mut left: Option<u64>,
     scanner: &mut Scanner,
-    strip: &[String],
+    mut sieve: Option<Sieve<'_>>,
     to: &mpsc::Sender<Piece>,
 ) -> Result<(), ApiError> {
     inflow.go_on();
     while let Some(piece) = inflow.next().await? {
         scanner.push(&piece).map_err(refusal)?;
-        check_parts(scanner, strip)?;
         left = left.map(|left| left.saturating_sub(piece.len() as u64));
         if left == Some(0) {
             scanner.finish().map_err(refusal)?;
         }
-        if to.send(Some(piece)).await.is_err() {
+        let piece = match &mut sieve {
+            Some(sieve) => sieve.pass(piece, scanner),
+            None => {
+                scanner.take_marks();
+                piece
+            }
+        };
+        if !piece.is_empty() && to.send(Some(piece)).await.is_err() {
             return Ok(());
         }
     }
@@ -220,14 +248,39 @@ async fn pass_on(
     Ok(())
 }
 
-/// Refuses a part that the rules of the entry would take out: of what passes by, nothing is.
-fn check_parts(scanner: &mut Scanner, strip: &[String]) -> Result<(), ApiError> {
-    let names = scanner.take_names();
-    let Some(name) = names.iter().find(|name| strip.contains(name)) else {
-        return Ok(());
-    };
-    let message = format!("{name}: uploads for this model may not have this part");
-    Err(ApiError::new(Code::InvalidValue, message).param(name.as_str()))
+/// Changes what comes as the rules say. It holds back what may be the beginning of a part.
+struct Sieve<'r> {
+    filter: Filter<'r>,
+    held: BytesMut,
+    /// Where in the body that begins.
+    at: usize,
+}
+
+impl<'r> Sieve<'r> {
+    /// Goes on after the beginning of this upload.
+    fn after(upload: &'r Upload, rules: &'r FormRules) -> Self {
+        let mut filter = Filter::new(rules, &upload.boundary);
+        // What that changes has been changed in the beginning.
+        filter.edits(&upload.marks, upload.decided);
+        Self {
+            filter,
+            held: BytesMut::from(upload.tail.as_ref()),
+            at: upload.decided,
+        }
+    }
+
+    /// What goes on after this piece, which the scanner has seen.
+    fn pass(&mut self, piece: Bytes, scanner: &mut Scanner) -> Bytes {
+        self.held.extend_from_slice(&piece);
+        let decided = scanner.decided();
+        let mut edits = self.filter.edits(&scanner.take_marks(), decided);
+        for edit in &mut edits {
+            edit.at = edit.at.start - self.at..edit.at.end - self.at;
+        }
+        let whole = self.held.split_to(decided - self.at).freeze();
+        self.at = decided;
+        Payload::edited(&whole, edits).joined()
+    }
 }
 
 /// The body of a request to an engine.

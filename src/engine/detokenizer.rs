@@ -20,6 +20,8 @@ use super::tokenizer::Tokenizer;
 pub struct Detokenizer {
     tokenizer: Arc<Tokenizer>,
     skip_special: bool,
+    /// Special tokens that are told all the same.
+    kept: Vec<u32>,
     /// Used if the decoder tells text token by token.
     text: text::Growing,
     /// Used if it does not.
@@ -32,12 +34,22 @@ impl Detokenizer {
         Self::with_special(tokenizer, true)
     }
 
-    /// A detokenizer that, with `skip_special` off, also tells the special tokens:
-    /// some models write tool calls with them.
+    /// A detokenizer that tells of special tokens these `marks` alone, as far as there
+    /// are such: some models write tool calls with them.
+    pub fn with_marks(tokenizer: Arc<Tokenizer>, marks: &[&str]) -> Self {
+        let kept = marks.iter().filter_map(|mark| tokenizer.token_id(mark));
+        Self {
+            kept: kept.collect(),
+            ..Self::new(tokenizer)
+        }
+    }
+
+    /// A detokenizer that, with `skip_special` off, also tells the special tokens.
     pub fn with_special(tokenizer: Arc<Tokenizer>, skip_special: bool) -> Self {
         Self {
             tokenizer,
             skip_special,
+            kept: Vec::new(),
             text: text::Growing::default(),
             window: Window::default(),
         }
@@ -45,7 +57,8 @@ impl Detokenizer {
 
     /// Takes in a token and answers the text that is certain now; often empty.
     pub fn push(&mut self, token: u32) -> String {
-        let Some(word) = self.tokenizer.word(token, self.skip_special) else {
+        let skip_special = self.skip_special && !self.kept.contains(&token);
+        let Some(word) = self.tokenizer.word(token, skip_special) else {
             return String::new();
         };
         match self.tokenizer.pieces() {

@@ -26,6 +26,11 @@ pub const PIECE: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner(pub u128);
 
+impl Owner {
+    /// Nobody's mark: prompts that the file wants read for whoever may use the model.
+    pub const ANYBODY: Self = Self(0);
+}
+
 /// The prefixes of all callers.
 #[derive(Debug)]
 pub struct Prefixes<P> {

@@ -27,6 +27,7 @@ use std::time::SystemTime;
 use minijinja::{Environment, Error, ErrorKind, Value};
 use serde_json::Map;
 
+use super::parts::format::Format;
 use super::tokenizer::TextError;
 
 /// Bytes that one rendering may put out: some ten times the longest context of today.
@@ -44,6 +45,7 @@ pub struct ChatTemplate {
     special_tokens: BTreeMap<String, Value>,
     has_tool_use: bool,
     knows_developer: bool,
+    format: Format,
 }
 
 impl ChatTemplate {
@@ -72,6 +74,7 @@ impl ChatTemplate {
         let knows_developer = sources
             .values()
             .any(|text| text.contains("\"developer\"") || text.contains("'developer'"));
+        let format = Format::of(sources.values().map(String::as_str));
         let has_tool_use = sources.contains_key("tool_use");
         for (name, text) in sources {
             environment
@@ -83,7 +86,13 @@ impl ChatTemplate {
             special_tokens,
             has_tool_use,
             knows_developer,
+            format,
         })
+    }
+
+    /// Which marks the model writes around reasoning and calls of tools.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     /// Renders the prompt for `messages` (an array in the shape of OpenAI's chat API)

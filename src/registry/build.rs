@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 
 use super::catalogue::{Catalogue, Found};
 use super::wildcards::Wildcard;
@@ -256,6 +256,14 @@ impl Builder<'_> {
         entries.any(|entry| entry.warmup && entry.source == *source && entry.load == *load)
     }
 
+    /// The prompts that entries of this load want read for everybody, each once.
+    fn warm_prompts(&self, source: &Source, load: &LoadSettings) -> Arc<[String]> {
+        let entries = self.config.models.iter();
+        let entries = entries.filter(|entry| entry.source == *source && entry.load == *load);
+        let prompts: IndexSet<&String> = entries.flat_map(|entry| &entry.warm_prompts).collect();
+        prompts.into_iter().cloned().collect()
+    }
+
     /// The commit that was served before, if it is as whole as it was: a download moves
     /// a branch before the new files are there, and nobody is cut off by an update.
     fn still_there(&self, source: &Source, load: &LoadSettings) -> Option<Found> {
@@ -301,6 +309,7 @@ impl Builder<'_> {
             compute: load.compute,
             kv_format: load.kv_format,
             warmup: self.is_warmed_up(source, load),
+            warm_prompts: self.warm_prompts(source, load),
             estimated: load.memory.is_none(),
             memory: load
                 .memory

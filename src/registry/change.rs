@@ -162,6 +162,7 @@ fn changed_plan(old: &LoadPlan, new: &LoadPlan) -> Vec<&'static str> {
             (old.memory, old.estimated) != (new.memory, new.estimated),
         ),
         ("warmup", old.warmup != new.warmup),
+        ("warm_prompts", old.warm_prompts != new.warm_prompts),
     ]);
     // What no key of the entry decides comes from the files.
     match keys.is_empty() && old != new {

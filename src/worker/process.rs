@@ -185,6 +185,7 @@ impl Inner {
                         socket: socket.path().to_owned(),
                         secret: secret()?,
                         writes: self.prompts(&plan, *engine).is_some(),
+                        warm_prompts: Arc::clone(&plan.warm_prompts),
                     };
                     (command, part, None)
                 }
@@ -240,7 +241,8 @@ impl Inner {
             .args(["--kv", &plan.kv.0.to_string()])
             .args(["--kv-format", plan.kv_format.as_str()])
             .args(["--compute", plan.compute.as_str()])
-            .args(plan.warmup.then_some("--warmup"));
+            .args(plan.warmup.then_some("--warmup"))
+            .args((!plan.warm_prompts.is_empty()).then_some("--warm-prompts"));
         if let Some((folder, quota)) = self.prompts(plan, engine) {
             command
                 .arg("--prompts")

@@ -38,13 +38,16 @@ use crate::worker::{EngineKind, LEAVE, LoadPhases, Ready, Word, WorkerArgs};
 /// Longest secret, bytes.
 const LONGEST_SECRET: u64 = 256;
 
+/// Longest line with prompts to be read, bytes: more than the file may say, as JSON.
+const LONGEST_PROMPTS: u64 = 64 << 20;
+
 /// How long connections may take to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why a worker could not begin or go on.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("standard input ended before the secret came")]
+    #[error("standard input ended before the secret and the prompts came")]
     NoSecret,
     #[error("the parent process is gone")]
     NoParent,
@@ -95,7 +98,7 @@ fn work(args: &WorkerArgs, began: Instant) -> Result<(), Failure> {
     if !platform::follow_parent(rustix::process::Signal::KILL) {
         return Err(Failure::NoParent);
     }
-    let (secret, asked_to_leave) = follow_standard_input(&args.socket)?;
+    let (Told { secret, prompts }, asked_to_leave) = follow_standard_input(args)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -106,6 +109,7 @@ fn work(args: &WorkerArgs, began: Instant) -> Result<(), Failure> {
     if args.warmup {
         runtime.block_on(warmup::run(&loaded.engine))?;
     }
+    runtime.block_on(warmup::read(&loaded.engine, &prompts));
     let status = loaded.engine.status();
     let served = Arc::new(Served {
         engine: loaded.engine,
@@ -249,19 +253,20 @@ fn leave_at_once() {
 
 /// Reads the secret, the first line of standard input, and leaves a thread that hears
 /// the word to leave, and ends the process when standard input ends: the parent is gone.
-fn follow_standard_input(socket: &Path) -> Result<(String, oneshot::Receiver<Duration>), Failure> {
-    let (told, secret) = mpsc::sync_channel(1);
+fn follow_standard_input(
+    args: &WorkerArgs,
+) -> Result<(Told, oneshot::Receiver<Duration>), Failure> {
+    let (told, first) = mpsc::sync_channel(1);
     let (leave, asked_to_leave) = oneshot::channel();
-    let socket = socket.to_owned();
+    let (socket, has_prompts) = (args.socket.clone(), args.warm_prompts);
     let follow = move || {
         let mut input = std::io::stdin().lock();
-        let mut line = String::new();
-        let read = input.by_ref().take(LONGEST_SECRET + 1).read_line(&mut line);
-        let whole = read.is_ok() && line.ends_with('\n') && !line.trim().is_empty();
-        if told.send(whole.then(|| line.trim().to_owned())).is_err() || !whole {
+        let first = told_first(&mut input, has_prompts);
+        let whole = first.is_some();
+        if told.send(first).is_err() || !whole {
             return;
         }
-        line.clear();
+        let mut line = String::new();
         let read = input.by_ref().take(LONGEST_SECRET).read_line(&mut line);
         if let (Ok(_), Some(time)) = (read, time_to_leave(&line)) {
             let _ = leave.send(time);
@@ -276,8 +281,33 @@ fn follow_standard_input(socket: &Path) -> Result<(String, oneshot::Receiver<Dur
         .name("standard-input".to_owned())
         .spawn(follow)
         .map_err(Failure::Start)?;
-    let secret = secret.recv().ok().flatten().ok_or(Failure::NoSecret)?;
-    Ok((secret, asked_to_leave))
+    let told = first.recv().ok().flatten().ok_or(Failure::NoSecret)?;
+    Ok((told, asked_to_leave))
+}
+
+/// Reads the first lines; nothing if they are not whole.
+fn told_first(input: &mut impl BufRead, has_prompts: bool) -> Option<Told> {
+    let mut line = |longest: u64| {
+        let mut line = String::new();
+        let read = input.by_ref().take(longest + 1).read_line(&mut line);
+        let whole = read.is_ok() && line.ends_with('\n') && !line.trim().is_empty();
+        whole.then(|| line.trim().to_owned())
+    };
+    Some(Told {
+        secret: line(LONGEST_SECRET)?,
+        prompts: match has_prompts {
+            true => serde_json::from_str(&line(LONGEST_PROMPTS)?).ok()?,
+            false => Vec::new(),
+        },
+    })
+}
+
+/// What the first lines of standard input say.
+struct Told {
+    /// Whoever knows it may use the socket.
+    secret: String,
+    /// System prompts to be read before the model is ready.
+    prompts: Vec<String>,
 }
 
 /// How long the line on standard input gives.

@@ -16,8 +16,11 @@ const BORDERS: &[(&[&str], &[&str])] = &[
     (&["llguidance"], &["engine/constraint"]),
     // Only one file knows the YAML library.
     (&["saphyr"], &["config/file.rs"]),
-    // Unsafe code stays at the edge to MLX.
-    (&["unsafe "], &["engine/mlx/native"]),
+    // Unsafe code stays at the edges to MLX and to the C library's allocator.
+    (
+        &["unsafe "],
+        &["engine/mlx/native", "platform/allocator.rs"],
+    ),
     // Only the way in from the terminal and the roles that are processes end one.
     (&["process::exit"], &["worker/serve", "engine/scripted"]),
 ];
@@ -42,6 +45,7 @@ const PURE: &[&str] = &[
     "dispatch/headers.rs",
     "dispatch/json",
     "dispatch/observer.rs",
+    "dispatch/upload/form.rs",
     "dispatch/upload/parts.rs",
     "dispatch/relay.rs",
     "dispatch/rules",
@@ -49,6 +53,8 @@ const PURE: &[&str] = &[
     "engine/constraint.rs",
     "engine/constraint/closing.rs",
     "engine/constraint/vocabulary.rs",
+    "engine/parts.rs",
+    "engine/parts",
     "engine/stop.rs",
     "engine/prefix",
     "engine/stored/index.rs",

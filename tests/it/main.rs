@@ -12,6 +12,8 @@ mod access;
 mod background;
 mod bodies;
 mod browser;
+#[cfg(feature = "mlx")]
+mod calls;
 mod checking;
 mod clients;
 mod command_line;
@@ -71,5 +73,7 @@ mod tls;
 #[cfg(feature = "tls")]
 mod upstreams;
 mod waiting;
+#[cfg(feature = "mlx")]
+mod warm;
 mod web;
 mod workers;

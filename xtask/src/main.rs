@@ -1,6 +1,7 @@
 //! Set-up commands of Roundhouse, called by the Makefile.
 //!
-//! `mlx` provides MLX on Linux, `demo` the demo models, `run` a server with them;
+//! `mlx` provides MLX on Linux, `demo` the demo models, `run` a server with them,
+//! `templates` chat templates for the tests;
 //! `coverage` measures what the tests run; `supply-chain`, `secrets` and `sbom` look
 //! at what the program is made of.
 //! Each is quick when there is nothing to do and goes on where it was
@@ -20,13 +21,14 @@ mod run;
 mod sbom;
 mod secrets;
 mod supply;
+mod templates;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use place::Profile;
 
-const USAGE: &str = "usage: xtask mlx | demo [--debug] | run [options of roundhouse serve] | coverage [--last] [--write] \
+const USAGE: &str = "usage: xtask mlx | demo [--debug] | templates | run [options of roundhouse serve] | coverage [--last] [--write] \
      | supply-chain [folder of advisories] | secrets | sbom";
 
 fn main() -> ExitCode {
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         ["mlx"] => mlx::provide(),
         ["demo"] => demo::provide(Profile::Release),
         ["demo", "--debug"] => demo::provide(Profile::Debug),
+        ["templates"] => templates::provide(),
         ["run", options @ ..] => run::serve(options),
         ["coverage", options @ ..] => coverage::measure(options),
         ["supply-chain", database @ ..] => supply::check(database.first().map(Path::new)),

@@ -100,6 +100,14 @@ pub const DEMO_ENCODER: Package = Package {
     hashes: &["b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"],
 };
 
+/// The sources of llama.cpp's Python bindings, which carry llama.cpp's and with those the
+/// chat templates of many models: 77 MB.
+pub const CHAT_TEMPLATES: Package = Package {
+    name: "llama-cpp-python",
+    version: "0.3.36",
+    hashes: &["832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"],
+};
+
 impl Package {
     /// The folder that the package lies in, below a folder for all of a purpose.
     pub fn relative(&self) -> PathBuf {
@@ -130,6 +138,24 @@ impl Package {
             renamed => renamed?,
         }
         Ok(folder)
+    }
+
+    /// Downloads the sources of the package and gives back the archive, which nothing has
+    /// been taken out of.
+    pub fn download(&self, target: &Path) -> Result<PathBuf> {
+        println!("downloading the sources of {} {}", self.name, self.version);
+        let requirements = target.join("requirements.txt");
+        fs::write(&requirements, self.requirement())?;
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "download", "--quiet", "--no-input"])
+            .args(["--disable-pip-version-check", "--no-deps"])
+            .args(["--no-binary", self.name, "--require-hashes", "--dest"])
+            .arg(target)
+            .arg("--requirement")
+            .arg(&requirements);
+        output_of(&mut pip)?;
+        let name = format!("{}-{}.tar.gz", self.name.replace('-', "_"), self.version);
+        Ok(target.join(name))
     }
 
     fn install(&self, target: &Path) -> Result<()> {

@@ -73,6 +73,11 @@ fn schema(name: &str, value: &Value) -> Result<(), ApiError> {
     if !matches!(value, Value::Object(_) | Value::Bool(_)) {
         return Err(wrong(name, "a JSON Schema, an object", value));
     }
+    bounded(name, value)
+}
+
+/// Checks how large and how deep something is that becomes part of a grammar.
+pub fn bounded(name: &str, value: &Value) -> Result<(), ApiError> {
     let deepest = depth(value);
     if deepest > DEEPEST_SCHEMA {
         let message = format!("{name}: expected at most {DEEPEST_SCHEMA} levels, found {deepest}");

@@ -24,6 +24,7 @@ pub(super) fn check(shape: Shape, name: &str, value: &Value) -> Result<(), ApiEr
         Shape::Choice => format::choice(name, value),
         Shape::Grammar => format::grammar(name, value),
         Shape::Structured => format::structured(name, value),
+        Shape::ToolChoice => tool_choice(name, value),
         Shape::Seconds => stay::ttl(value).map(drop),
         Shape::Duration => stay::keep_alive(value).map(drop),
         Shape::Prompt | Shape::Texts => match value {
@@ -45,6 +46,7 @@ pub(super) fn expected(shape: Shape) -> &'static str {
         Shape::Choice => "an array of strings",
         Shape::Grammar => "a grammar in Lark's form",
         Shape::Structured => "an object",
+        Shape::ToolChoice => "\"auto\", \"none\", \"required\" or an object with a function's name",
         Shape::Seconds => stay::SECONDS,
         Shape::Duration => stay::DURATION,
         Shape::Texts => TEXTS,
@@ -89,6 +91,18 @@ fn biases(name: &str, value: &Value) -> Result<(), ApiError> {
             _ => Err(wrong(name, "numbers from -100 to 100", bias)),
         }
     })
+}
+
+fn tool_choice(name: &str, value: &Value) -> Result<(), ApiError> {
+    let fits = match value {
+        Value::String(word) => ["auto", "none", "required"].contains(&word.as_str()),
+        Value::Object(_) => value["type"] == "function" && value["function"]["name"].is_string(),
+        _ => false,
+    };
+    match fits {
+        true => Ok(()),
+        false => Err(wrong(name, expected(Shape::ToolChoice), value)),
+    }
 }
 
 fn stream_options(name: &str, value: &Value) -> Result<(), ApiError> {

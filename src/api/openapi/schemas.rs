@@ -279,7 +279,6 @@ fn property(field: &Field, counts: &Counts) -> Value {
             "maximum": counts.choices,
         }),
         (_, Takes::Name) => name(),
-        (_, Takes::Text) => json!({"type": "string"}),
         (_, Takes::Whole(least, most)) => json!({
             "type": ["integer", "null"],
             "minimum": least,
@@ -291,6 +290,7 @@ fn property(field: &Field, counts: &Counts) -> Value {
             "maximum": most,
         }),
         (_, Takes::Flag) => json!({"type": ["boolean", "null"]}),
+        (_, Takes::Text) => json!({"type": ["string", "null"]}),
         (_, Takes::Object) => json!({"type": ["object", "null"]}),
         (_, Takes::Array) => json!({"type": ["array", "null"]}),
         (_, Takes::Words(words, why)) => {
@@ -372,6 +372,21 @@ fn shaped(shape: Shape, counts: &Counts) -> Value {
                 "grammar": text(format::LONGEST_GRAMMAR),
             },
         }),
+        Shape::ToolChoice => json!({"anyOf": [
+            {"enum": ["auto", "none", "required", null]},
+            {
+                "type": "object",
+                "required": ["type", "function"],
+                "properties": {
+                    "type": {"const": "function"},
+                    "function": {
+                        "type": "object",
+                        "required": ["name"],
+                        "properties": {"name": {"type": "string"}},
+                    },
+                },
+            },
+        ]}),
         Shape::Seconds => json!({"type": ["number", "null"], "minimum": 0}),
         Shape::Duration => json!({
             "type": ["string", "number", "null"],

@@ -131,7 +131,7 @@ impl Kind {
             Any(kinds) => joined(kinds.iter().map(|kind| kind.many()).collect()),
             Network => "addresses or networks".to_owned(),
             Address => "addresses".to_owned(),
-            Name | Pattern | Folder | Host | Origin | Tag | Field => self.words() + "s",
+            Name | Pattern | Folder | Host | Origin | Tag | Field | Text => self.words() + "s",
             other => other.words(),
         }
     }

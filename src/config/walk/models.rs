@@ -23,6 +23,12 @@ use crate::model::id::{ModelId, Name};
 /// What to do about another word than the one that `keep` knows.
 const KEEP: &str = "write always, or remove keep";
 
+/// Most `warm_prompts` of an entry.
+const MOST_WARM_PROMPTS: usize = 16;
+
+/// Longest of them, bytes.
+const LONGEST_WARM_PROMPT: usize = 64 * 1024;
+
 /// Longest wildcard, bytes: no name is longer.
 const LONGEST_WILDCARD: usize = 96;
 
@@ -98,6 +104,7 @@ impl Walker<'_> {
         let mut load = LoadSettings::default();
         let (mut keep, mut preload, mut warmup, mut idle_unload) = (false, false, false, None);
         let (mut aliases, mut never_with) = (Vec::new(), Vec::new());
+        let mut warm_prompts = Vec::new();
         let (mut idle_place, mut fallback, mut spill_after) = (None, None, None);
         let (mut request, mut given, mut tags) = (Rules::default(), Vec::new(), Vec::new());
         let mut variants = IndexMap::new();
@@ -121,6 +128,7 @@ impl Walker<'_> {
                 "keep" => keep = self.keep(at),
                 "preload" => set(&mut preload, self.boolean(at)),
                 "warmup" => set(&mut warmup, self.boolean(at)),
+                "warm_prompts" => warm_prompts = self.warm_prompts(at),
                 "request" => request = self.rules(at, &mut given),
                 "tags" => tags = self.tags(at),
                 "never_with" => never_with = self.rivals(at, &name, places),
@@ -152,6 +160,7 @@ impl Walker<'_> {
             keep,
             preload,
             warmup,
+            warm_prompts,
             idle_unload,
             aliases,
             request,
@@ -288,6 +297,25 @@ impl Walker<'_> {
             Some(())
         });
         tags
+    }
+
+    /// `warm_prompts`
+    fn warm_prompts(&mut self, at: At) -> Vec<String> {
+        let mut count = 0;
+        let prompts = self.list(at, "a list of texts", |walker, at| {
+            count += 1;
+            walker.read(at, "a text", |text| match text.len() {
+                _ if count > MOST_WARM_PROMPTS => {
+                    Err(format!("expected at most {MOST_WARM_PROMPTS} of them"))
+                }
+                0 => Err("expected a text, found nothing in it".to_owned()),
+                1..=LONGEST_WARM_PROMPT => Ok(text.to_owned()),
+                length => Err(format!(
+                    "expected at most {LONGEST_WARM_PROMPT} bytes, found {length}"
+                )),
+            })
+        });
+        prompts.unwrap_or_default()
     }
 
     /// `aliases`; their places are kept for the checks between names.

@@ -208,7 +208,10 @@ impl Walker<'_> {
     /// A value as JSON. What is no number, no switch and not nothing is a text, and
     /// so is everything in quotes and everything where only texts fit.
     fn json(&mut self, at: At, takes: &Takes) -> Option<Json> {
-        let only_texts = matches!(takes, Takes::Words(..) | Takes::Shape(Shape::Stops));
+        let only_texts = matches!(
+            takes,
+            Takes::Text | Takes::Words(..) | Takes::Shape(Shape::Stops)
+        );
         match &at.node.value {
             Value::Refused => None,
             Value::Nothing => Some(Json::Null),

@@ -7,6 +7,8 @@ use std::ops::Range;
 
 use memchr::{memchr, memchr2};
 
+use crate::dispatch::json::Text;
+
 /// A member of an object.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Member<'t> {
@@ -66,9 +68,7 @@ pub(super) fn members(text: &str, open: usize) -> Option<Vec<Member<'_>>> {
     let mut at = after(bytes, open, b'{')?;
     while bytes.get(at) == Some(&b'"') {
         let end = value_end(bytes, at);
-        let key = serde_json::from_str::<Plain<'_>>(text.get(at..end)?)
-            .ok()?
-            .0;
+        let key = serde_json::from_str::<Text<'_>>(text.get(at..end)?).ok()?.0;
         let value = after(bytes, space(bytes, end), b':')?;
         let value = value..value_end(bytes, value);
         let next = space(bytes, value.end);
@@ -102,10 +102,6 @@ pub(super) fn space(bytes: &[u8], at: usize) -> usize {
     let blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
     at + rest.iter().take_while(|byte| blank(byte)).count()
 }
-
-/// A text that is borrowed if it has no escapes.
-#[derive(serde::Deserialize)]
-struct Plain<'t>(#[serde(borrow)] Cow<'t, str>);
 
 /// What follows this byte and the blanks after it.
 fn after(bytes: &[u8], at: usize, byte: u8) -> Option<usize> {

@@ -128,6 +128,15 @@ enum Part {
     Other,
 }
 
+/// Where a part begins, or the body ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Where in the body its delimiter begins.
+    pub at: usize,
+    /// The name of the part; nothing at the end.
+    pub name: Option<String>,
+}
+
 /// The reader of one body.
 #[derive(Debug)]
 pub struct Scanner {
@@ -141,8 +150,10 @@ pub struct Scanner {
     model: Option<(Range<usize>, String)>,
     stream: Option<bool>,
     has_file: bool,
-    /// The name of each part whose head was read since they were taken.
-    names: Vec<String>,
+    /// Where the last delimiter began.
+    delimiter_at: usize,
+    /// The parts whose heads were read since they were taken, and the end.
+    marks: Vec<Mark>,
 }
 
 impl Scanner {
@@ -156,7 +167,8 @@ impl Scanner {
             model: None,
             stream: None,
             has_file: false,
-            names: Vec::new(),
+            delimiter_at: 0,
+            marks: Vec::new(),
         }
     }
 
@@ -175,9 +187,21 @@ impl Scanner {
         self.has_file
     }
 
-    /// The names of the parts that have come since this was asked last.
-    pub fn take_names(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.names)
+    /// The parts that have come since this was asked last, and the end.
+    pub fn take_marks(&mut self) -> Vec<Mark> {
+        std::mem::take(&mut self.marks)
+    }
+
+    /// To where in the body it is known which part each byte belongs to.
+    pub fn decided(&self) -> usize {
+        match self.place {
+            Place::Start => 0,
+            // The delimiter goes with the part of which this is the head.
+            Place::Head => self.delimiter_at,
+            // What is held may be the beginning of a delimiter.
+            Place::Content(_) => self.at,
+            Place::End => self.at + self.held.len(),
+        }
     }
 
     /// Takes the next piece.
@@ -240,10 +264,17 @@ impl Scanner {
     /// part, or two dashes.
     fn after_delimiter(&mut self, from: usize) -> Result<bool, Unclear> {
         let end = from + self.delimiter.len();
+        let at = self.at + from;
         match self.held.get(end..end + 2) {
             None => Ok(false),
-            Some(b"\r\n") => Ok(self.go(end + 2, Place::Head)),
-            Some(b"--") => Ok(self.go(end + 2, Place::End)),
+            Some(b"\r\n") => {
+                self.delimiter_at = at;
+                Ok(self.go(end + 2, Place::Head))
+            }
+            Some(b"--") => {
+                self.marks.push(Mark { at, name: None });
+                Ok(self.go(end + 2, Place::End))
+            }
             Some(_) => Err(Unclear::Delimiter),
         }
     }
@@ -256,7 +287,10 @@ impl Scanner {
             };
         };
         let (part, name) = part(&self.held[..end])?;
-        self.names.push(name);
+        self.marks.push(Mark {
+            at: self.delimiter_at,
+            name: Some(name),
+        });
         match part {
             Part::Model if self.model.is_some() => return Err(Unclear::Twice),
             Part::Stream if self.stream.is_some() => return Err(Unclear::Stream),

@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use minijinja::Value;
 use serde_json::{Map, json};
 
+mod families;
+
 use super::*;
 
 /// The moment at which the reference was made.

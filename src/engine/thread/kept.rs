@@ -68,7 +68,7 @@ impl<N: Network> Keeper<N> {
     }
 
     /// The cache of a sequence of `tokens` that begins, with the longest prefix that
-    /// `owner` has but for its last token; and how many tokens that is. The sequences
+    /// `owner` or everybody has but for its last token; and how many tokens that is. The sequences
     /// hold `live` tokens of the room, this one's among them.
     pub(super) fn begin(
         &mut self,
@@ -84,6 +84,10 @@ impl<N: Network> Keeper<N> {
         };
         counts.asked.fetch_add(1, Ordering::Relaxed);
         let mut found = self.prefixes.find(owner, but_last);
+        let common = self.prefixes.find(Owner::ANYBODY, but_last);
+        if common.tokens > found.tokens {
+            found = common;
+        }
         let restored = self.restore(network, owner, but_last, found.tokens);
         if let Some(restored) = &restored {
             found = restored.found();

@@ -443,6 +443,33 @@ async fn cached(sequence: &mut Sequence) -> u64 {
 }
 
 #[tokio::test]
+async fn e175_what_is_read_for_anybody_is_gone_on_from_by_everybody_and_nothing_else_is() {
+    let setup = start(settings(2000), None, None);
+    let begin = |owner: u128, prompt| setup.engine.begin(job_of(owner, prompt, 1));
+    let anybody = || begin(Owner::ANYBODY.0, 0..100);
+    said(anybody()).await;
+    for owner in [1, 2] {
+        let mut first = begin(owner, 0..130);
+        assert_eq!(cached(&mut first).await, 100, "of {owner}");
+        assert_eq!(said(first).await.0, [130]);
+    }
+    // What one of them has added is that one's alone, and goes first if it is more.
+    let mut own = begin(1, 0..140);
+    assert_eq!(cached(&mut own).await, 130);
+    assert_eq!(said(own).await.0, [140]);
+    let mut third = begin(3, 0..140);
+    assert_eq!(cached(&mut third).await, 100);
+    drop(third);
+    assert_eq!(cached(&mut anybody()).await, 99, "nobody adds to it");
+    let mut nobody = setup.engine.begin(job(0..130, 1));
+    assert_eq!(
+        cached(&mut nobody).await,
+        0,
+        "who keeps nothing goes on from nothing"
+    );
+}
+
+#[tokio::test]
 async fn e170_a_second_turn_reads_only_what_is_new() {
     let setup = start(settings(2000), None, None);
     let (answer, _) = said(setup.engine.begin(job_of(1, 0..100, 20))).await;

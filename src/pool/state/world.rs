@@ -77,6 +77,7 @@ pub fn plan(model: &str, memory: u64) -> Arc<LoadPlan> {
         kv_format: KvFormat::Auto,
         compute: Compute::Auto,
         warmup: false,
+        warm_prompts: Default::default(),
         weights: ByteSize(memory),
         memory: ByteSize(memory),
         estimated: false,

@@ -5,9 +5,11 @@ use std::future::Future;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
+use serde_json::json;
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::sync::watch;
@@ -45,11 +47,13 @@ pub struct Worker {
 
 /// What a worker is told first, and how it is reached and ended by that.
 pub enum Part {
-    /// One of our own, and whether it has a folder to write prompts to.
+    /// One of our own, whether it has a folder to write prompts to, and what it reads
+    /// before it is ready.
     Own {
         socket: PathBuf,
         secret: Secret,
         writes: bool,
+        warm_prompts: Arc<[String]>,
     },
     /// One that supervises an engine: the order, where the engine listens if not on
     /// a port, and how it is asked to end.
@@ -61,10 +65,18 @@ pub enum Part {
 }
 
 impl Part {
-    /// The first line of its standard input.
-    fn first_line(&self) -> String {
+    /// The first lines of its standard input. What the file says stands there and not on
+    /// the command line, which everybody on the machine can read.
+    fn first_lines(&self) -> String {
         match self {
-            Self::Own { secret, .. } => format!("{}\n", secret.expose()),
+            Self::Own {
+                secret,
+                warm_prompts,
+                ..
+            } => match warm_prompts.is_empty() {
+                true => format!("{}\n", secret.expose()),
+                false => format!("{}\n{}\n", secret.expose(), json!(warm_prompts)),
+            },
             Self::Supervisor { order, .. } => format!("{order}\n"),
         }
     }
@@ -125,7 +137,7 @@ impl Worker {
         let mut stdout = self.child.stdout.take().map(BufReader::new);
         if let Some(stdin) = &mut stdin {
             // A worker that is gone already shows that by saying nothing.
-            let _ = stdin.write_all(self.part.first_line().as_bytes()).await;
+            let _ = stdin.write_all(self.part.first_lines().as_bytes()).await;
         }
         let mut furthest = 0;
         let said = loop {

@@ -46,6 +46,7 @@ fn plan() -> LoadPlan {
         kv_format: KvFormat::EightBit,
         compute: Compute::Float32,
         warmup: true,
+        warm_prompts: Default::default(),
         weights: ByteSize(1000),
         memory: ByteSize(2000),
         estimated: true,
@@ -338,6 +339,21 @@ async fn a_worker_gets_what_is_documented_and_nothing_else() {
     assert_eq!(socket.parent(), Some(folder.as_path()));
 }
 
+#[tokio::test]
+async fn what_is_to_be_read_is_told_behind_the_secret_and_not_on_the_command_line() {
+    let script = r#"IFS= read -r prompts; wanted='["Be \"brief\".\n","b"]'
+        [ "$prompts" = "$wanted" ] && for word in "$@"; do said=$word; done; say "$said""#;
+    let script = format!("{READY} {script}").replace("VERSION", env!("CARGO_PKG_VERSION"));
+    let (launcher, runtime) = launcher("/bin/sh", &["-c", &script]);
+    let plan = LoadPlan {
+        warm_prompts: ["Be \"brief\".\n".to_owned(), "b".to_owned()].into(),
+        ..plan()
+    };
+    let play = play_plan(launcher, runtime, plan);
+    let (_, ready) = play.ready().await;
+    assert_eq!(ready.device, "--warm-prompts");
+}
+
 #[test]
 fn the_command_line_is_one_that_a_worker_reads() {
     #[derive(clap::Parser)]
@@ -365,6 +381,7 @@ fn the_command_line_is_one_that_a_worker_reads() {
             kv_format: plan.kv_format,
             compute: plan.compute,
             warmup: plan.warmup,
+            warm_prompts: false,
             prompts: None,
             prompts_each: 0,
             prompts_all: 0,

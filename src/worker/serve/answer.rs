@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::api::fields::Endpoint;
 use crate::engine::Finish;
+use crate::engine::parts::Part;
 
 /// The last event of a stream that is complete.
 pub const DONE: &[u8] = b"data: [DONE]\n\n";
@@ -68,10 +69,49 @@ impl Usage {
 pub struct Choice {
     /// Its text.
     pub text: String,
+    /// Its reasoning.
+    pub reasoning: String,
+    /// The tools that it calls: name and arguments.
+    pub calls: Vec<(String, String)>,
     /// Its tokens, if log-probabilities were asked for.
     pub tokens: Vec<ToldToken>,
     /// Why it ended.
     pub finish: Option<Finish>,
+}
+
+impl Choice {
+    /// Adds what is not content.
+    pub fn add(&mut self, part: Part) {
+        match part {
+            Part::Reasoning(text) => self.reasoning.push_str(&text),
+            Part::Call(name) => self.calls.push((name, String::new())),
+            Part::Arguments(text) => {
+                if let Some((_, arguments)) = self.calls.last_mut() {
+                    arguments.push_str(&text);
+                }
+            }
+        }
+    }
+
+    /// The message of a chat. Reasoning stands under the two names that clients read.
+    fn message(&self) -> Value {
+        let mut message = json!({"role": "assistant", "content": self.text, "refusal": null});
+        if self.text.is_empty() && !self.calls.is_empty() {
+            message["content"] = Value::Null;
+        }
+        if !self.reasoning.is_empty() {
+            message["reasoning_content"] = json!(self.reasoning);
+            message["reasoning"] = json!(self.reasoning);
+        }
+        if !self.calls.is_empty() {
+            let call = |(name, arguments): &(String, String)| {
+                let function = json!({"name": name, "arguments": arguments});
+                json!({"id": call_id(), "type": "function", "function": function})
+            };
+            message["tool_calls"] = self.calls.iter().map(call).collect();
+        }
+        message
+    }
 }
 
 /// What all chunks of one answer have in common.
@@ -128,6 +168,25 @@ impl Answer {
         }])
     }
 
+    /// An event with what is not content: of a chat alone. `call` is which call goes on.
+    pub fn part(&self, choice: usize, part: &Part, call: usize) -> Vec<u8> {
+        let called = |call: Value| json!({"tool_calls": [call]});
+        let delta = match part {
+            Part::Reasoning(text) => json!({"reasoning_content": text, "reasoning": text}),
+            Part::Call(name) => called(json!({
+                "index": call,
+                "id": call_id(),
+                "type": "function",
+                "function": {"name": name, "arguments": ""},
+            })),
+            Part::Arguments(text) => called(json!({
+                "index": call,
+                "function": {"arguments": text},
+            })),
+        };
+        self.event(&[self.delta(choice, delta, &[], None)])
+    }
+
     /// The event that ends a choice.
     pub fn end(&self, choice: usize, finish: Finish) -> Vec<u8> {
         self.event(&[match self.endpoint {
@@ -149,7 +208,7 @@ impl Answer {
             .map(|(index, choice)| match self.endpoint {
                 Endpoint::Chat => json!({
                     "index": index,
-                    "message": {"role": "assistant", "content": choice.text, "refusal": null},
+                    "message": choice.message(),
                     "logprobs": self.chat_logprobs(&choice.tokens),
                     "finish_reason": choice.finish.map(Finish::as_str),
                 }),
@@ -245,6 +304,11 @@ impl Answer {
         };
         json!(chunk).to_string().into_bytes()
     }
+}
+
+/// A call's name for the answer to it.
+fn call_id() -> String {
+    format!("call_{:016x}{:016x}", random(), random())
 }
 
 /// A number nobody can guess. If the system has none to give, ids repeat, which

@@ -17,6 +17,7 @@ use http_body_util::StreamBody;
 use super::answer::{Answer, Choice, DONE, ToldToken, Usage};
 use crate::api::error::{ApiError, Code};
 use crate::engine::Finish;
+use crate::engine::parts::Part;
 use crate::worker::USAGE_TRAILER;
 
 /// One write holds at most about this many bytes of events that were ready together.
@@ -35,6 +36,17 @@ pub enum Event {
         tokens: Vec<ToldToken>,
         /// How many tokens were made for it.
         count: u64,
+    },
+    /// A choice goes on with something that is not its content.
+    #[cfg_attr(
+        not(any(feature = "mlx", test)),
+        expect(dead_code, reason = "the scripted engine tells text alone")
+    )]
+    Part {
+        /// Which choice.
+        choice: usize,
+        /// What.
+        part: Part,
     },
     /// A choice is over.
     End {
@@ -76,6 +88,7 @@ struct Told {
     begun: bool,
     ended: bool,
     characters: usize,
+    calls: usize,
 }
 
 enum Phase {
@@ -135,6 +148,7 @@ pub async fn whole(
                 told[choice].text.push_str(&text);
                 told[choice].tokens.extend(tokens);
             }
+            Event::Part { choice, part } => told[choice].add(part),
             Event::End {
                 choice,
                 finish,
@@ -200,6 +214,12 @@ impl Streamed {
                     told.characters += text.chars().count();
                     into.extend(self.answer.text(choice, &text, &tokens, offset));
                 }
+            }
+            Event::Part { choice, part } => {
+                self.begin(choice, into);
+                let calls = &mut self.choices[choice].calls;
+                *calls += usize::from(matches!(part, Part::Call(_)));
+                into.extend(self.answer.part(choice, &part, calls.saturating_sub(1)));
             }
             Event::End {
                 choice,

@@ -3,6 +3,7 @@
 //! and told. It does not know which engine will answer.
 
 mod constraint;
+mod tools;
 mod wishes;
 
 use serde_json::{Map, Value};
@@ -13,6 +14,7 @@ use super::messages;
 use crate::api::error::ApiError;
 use crate::api::fields::{COMPLETIONS_MAX_TOKENS, Endpoint, invalid, wrong};
 use crate::engine::constraint::Constraint;
+use crate::engine::parts::Forced;
 use crate::engine::prefix::Owner;
 
 /// A checked request.
@@ -42,6 +44,15 @@ pub struct Asked {
     pub ignore_end: bool,
     /// What the answer has to be, and the field that says so.
     pub constraint: Option<(String, Constraint)>,
+    /// The calls of tools that the answer has to be (`tool_choice`); then there is no other
+    /// constraint.
+    pub forced: Option<Forced>,
+    /// Whether the answer ends with its first call of a tool.
+    #[cfg_attr(
+        not(any(feature = "mlx", test)),
+        expect(dead_code, reason = "the scripted engine calls nothing")
+    )]
+    pub one_call: bool,
     /// How many alternatives are told beside each token's log-probability;
     /// nothing means that no log-probabilities are told.
     pub logprobs: Option<usize>,
@@ -108,8 +119,17 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Asked, ApiError> {
     // The pool has acted on them.
     fields.take("ttl")?;
     fields.take("keep_alive")?;
+    let tools = match endpoint {
+        Endpoint::Chat => tools::read(&mut fields)?,
+        _ => tools::Wanted::default(),
+    };
+    let constraint = constraint::read(&mut fields)?;
+    if let (Some((place, _)), Some(_)) = (&constraint, &tools.forced) {
+        let message = format!("tool_choice: expected no forced call beside {place}");
+        return Err(invalid("tool_choice", message));
+    }
     let input = match endpoint {
-        Endpoint::Chat => Input::Chat(chat(&mut fields)?),
+        Endpoint::Chat => Input::Chat(chat(&mut fields, tools.shown)?),
         _ => Input::Prompts(prompts(&mut fields)?),
     };
     let choices = fields.whole("n")?.unwrap_or(1) as usize;
@@ -124,7 +144,9 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Asked, ApiError> {
         max_tokens: max_tokens(endpoint, &mut fields)?,
         stops: stops(&mut fields)?,
         ignore_end: fields.flag("ignore_eos")?.unwrap_or(false),
-        constraint: constraint::read(&mut fields)?,
+        constraint,
+        forced: tools.forced,
+        one_call: tools.one_call,
         logprobs: logprobs(endpoint, &mut fields)?,
         wishes: wishes::read(&mut fields)?,
         ignored: fields.ignored(),
@@ -134,15 +156,8 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Asked, ApiError> {
     })
 }
 
-fn chat(fields: &mut Fields) -> Result<Chat, ApiError> {
+fn chat(fields: &mut Fields, tools: Option<Vec<Value>>) -> Result<Chat, ApiError> {
     let messages = messages::check(fields.array("messages")?)?;
-    // Whether the model is shown the tools. Whether it calls one is its own choice.
-    let tools_shown = fields.text("tool_choice")?.as_deref() != Some("none");
-    let tools = fields.array("tools")?;
-    if let Some(index) = tools.iter().flatten().position(|tool| !tool.is_object()) {
-        let place = format!("tools[{index}]");
-        return Err(invalid(&place, format!("{place}: expected an object")));
-    }
     let mut kwargs = fields.object("chat_template_kwargs")?.unwrap_or_default();
     if let Some(thinking) = fields.flag("enable_thinking")? {
         kwargs.insert("enable_thinking".to_owned(), thinking.into());
@@ -157,7 +172,7 @@ fn chat(fields: &mut Fields) -> Result<Chat, ApiError> {
     }
     Ok(Chat {
         messages,
-        tools: tools.filter(|tools| tools_shown && !tools.is_empty()),
+        tools,
         kwargs,
         add_generation_prompt: add_generation_prompt.unwrap_or(!continue_final_message),
         continue_final_message,

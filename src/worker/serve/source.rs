@@ -122,6 +122,22 @@ impl Engine {
         }
     }
 
+    /// Reads a system prompt that everybody goes on from, and says how many tokens that is.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub async fn warm(&self, text: &str) -> Result<u64, ApiError> {
+        match self {
+            #[cfg(any(feature = "mlx", test))]
+            Engine::Text(source) => source.warm(text).await,
+            // They go on from nothing of the kind.
+            _ => {
+                tracing::debug!(bytes = text.len(), "there is nothing to read it for");
+                Ok(0)
+            }
+        }
+    }
+
     /// Forgets what is kept of prompts.
     pub fn forget(&self) {
         match self {

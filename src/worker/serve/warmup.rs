@@ -1,4 +1,4 @@
-//! The run before a worker is ready: one token after a short prompt, so that what
+//! What is done before a worker is ready. The run: one token after a short prompt, so that what
 //! an engine puts off until it is first used (kernels that are compiled, weights
 //! that are evaluated) is done by then. It is part of the load: when it fails,
 //! the load has failed.
@@ -38,4 +38,18 @@ pub(super) async fn run(engine: &Engine) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Reads system prompts that everybody goes on from. One that cannot be read costs time
+/// later and nothing else, so it is told and no more.
+pub(super) async fn read(engine: &Engine, prompts: &[String]) {
+    for (place, text) in prompts.iter().enumerate() {
+        match engine.warm(text).await {
+            Ok(tokens) => tracing::info!(place, tokens, "a warm prompt is read"),
+            Err(error) => {
+                let reason = error.message;
+                tracing::warn!(place, reason, "a warm prompt cannot be read");
+            }
+        }
+    }
 }

@@ -248,3 +248,42 @@ async fn an_upload_goes_by_its_part_model_and_is_not_held() {
     assert!(told.text.contains("no more"), "{told:?}");
     assert!(start.elapsed() < PATIENCE);
 }
+
+#[tokio::test]
+async fn rules_take_parts_out_of_uploads_and_put_parts_in() {
+    const PATH: &str = "/v1/audio/transcriptions";
+    let place = Place::new(
+        "kinds: [audio]",
+        "request: { strip: [hotwords], set: { language: fr }, defaults: { temperature: 0.5 } }",
+    );
+    place.replies(answer("text/plain", "text"));
+    let (model, named) = (part("model", "raw"), part("model", "its own"));
+    let (words, german) = (part("hotwords", "say so"), part("language", "de"));
+    let (french, warm) = (part("language", "fr"), part("temperature", "0.5"));
+    let end = "--b--\r\n".to_owned();
+    // All of it is there before the engine is asked, or most of it comes later.
+    for size in [60, 9_000_000] {
+        let large = file(size);
+        let asked = [
+            &words, &model, &german, &large, &words, &german, &words, &end,
+        ];
+        let told = place.posts(PATH, FORM, asked.map(String::as_str).concat());
+        let told = told.await;
+        assert_eq!((told.status, told.text.as_str()), (200, "text"), "{told:?}");
+        let expected = [&named, &large, &french, &warm, &end];
+        let expected = expected.map(String::as_str).concat();
+        assert!(place.body() == expected, "{} bytes", place.body().len());
+    }
+    let asked = [&model, &part("temperature", "1"), &file(9), &end];
+    let told = place.posts(PATH, FORM, asked.map(String::as_str).concat());
+    assert_eq!(told.await.status, 200);
+    let expected = [&named, &part("temperature", "1"), &file(9), &french, &end];
+    assert_eq!(place.body(), expected.map(String::as_str).concat());
+
+    // A boundary that makes another part of what is put in.
+    let place = Place::new("kinds: [audio]", "request: { set: { language: \"a--b\" } }");
+    let asked = [&model, &end].map(String::as_str).concat();
+    let told = place.posts(PATH, FORM, asked).await;
+    assert_eq!(told.status, 400, "{told:?}");
+    assert_eq!(place.kept("body"), None);
+}

@@ -10,6 +10,8 @@ options.add_argument("--model", required=True)
 options.add_argument("--host", required=True)
 options.add_argument("--port", type=int, default=0)
 options.add_argument("--alias", required=True)
+options.add_argument("--context", type=int, default=512)
+options.add_argument("--parallel", type=int, default=1)
 options = options.parse_args()
 
 parameters = xllamacpp.CommonParams()
@@ -18,8 +20,10 @@ parameters.model_alias = {options.alias}
 # One that ends with .sock is a Unix socket.
 parameters.hostnames = [options.host]
 parameters.port = options.port
-parameters.n_ctx = 512
-parameters.n_parallel = 1
+parameters.n_ctx = options.context
+parameters.n_parallel = options.parallel
+# Any sequence may have all of the context.
+parameters.kv_unified = True
 parameters.warmup = False
 parameters.cpuparams.n_threads = 1
 server = xllamacpp.Server(parameters)

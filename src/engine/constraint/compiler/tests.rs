@@ -384,3 +384,72 @@ proptest! {
         prop_assert!(accepts(&schema, &value), "{} of {schema}", String::from_utf8_lossy(&text));
     }
 }
+
+#[test]
+fn forced_calls_are_calls() {
+    use crate::engine::parts::format::{Format, grammar as calls};
+    use crate::engine::parts::{Beginning, Delta, Forced, Parser, Part, Tools};
+    let compiler = bytes();
+    let described = json!([
+        {"function": {"name": "a", "parameters": {
+            "type": "object", "properties": {"x": {"$ref": "#/$defs/small"}}, "required": ["x"],
+            "additionalProperties": false, "$defs": {"small": {"enum": [1, 2]}},
+        }}},
+        {"function": {"name": "b\"", "parameters": {"type": "object", "additionalProperties": false}}},
+    ]);
+    let tools = Tools(described.as_array().cloned().expect("a list"));
+    let forced = |several| Forced {
+        tools: tools.clone(),
+        several,
+    };
+    for template in [
+        "<tool_call>",
+        "<|python_tag|>",
+        "no marks",
+        "<｜tool▁calls▁begin｜>",
+    ] {
+        let format = Format::of([template]).forced();
+        let grammar = |several| Constraint::Grammar(calls(format, &forced(several)));
+        let mut found = 0;
+        for first in 0..20_u32 {
+            let mut dice = first;
+            let answered = answer(&compiler, &grammar(false), 400, |tokens| {
+                dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                tokens[(dice >> 16) as usize % tokens.len()]
+            });
+            let Some(text) = answered else { continue };
+            let text = String::from_utf8(text).expect("text");
+            let beginning = Beginning {
+                tools: Some(tools.clone()),
+                ..Beginning::default()
+            };
+            let mut parser = Parser::new(&format, beginning).expect("a format");
+            let mut told = parser.push(&text);
+            told.extend(parser.finish());
+            let [
+                Delta::Part(Part::Call(name)),
+                Delta::Part(Part::Arguments(arguments)),
+            ] = &told[..]
+            else {
+                panic!("{text}: {told:?}")
+            };
+            let arguments: Value = serde_json::from_str(arguments).expect("JSON");
+            match name.as_str() {
+                "a" => assert!(
+                    [1, 2].iter().any(|x| arguments == json!({"x": x})),
+                    "{text}"
+                ),
+                name => assert_eq!((name, &arguments), ("b\"", &json!({}))),
+            }
+            found += 1;
+        }
+        assert!(found > 5, "{template}: {found}");
+    }
+    let format = Format::of(["<tool_call>"]).forced();
+    let call = "<tool_call>\n{\"name\": \"a\", \"arguments\": {\"x\": 2}}\n</tool_call>";
+    let lark = |several| Constraint::Grammar(calls(format, &forced(several)));
+    assert!(fits(&compiler, &lark(true), &format!("{call}\n{call}")));
+    assert!(!fits(&compiler, &lark(false), &format!("{call}\n{call}")));
+    assert!(fits(&compiler, &lark(false), call));
+    assert!(!fits(&compiler, &lark(false), &call.replace('2', "3")));
+}

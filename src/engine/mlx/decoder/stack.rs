@@ -46,7 +46,7 @@ enum Attention {
 }
 
 enum FeedForward {
-    Dense(Gated),
+    Dense(Box<Gated>),
     Experts(Box<Mixture>),
 }
 
@@ -162,18 +162,14 @@ impl Block {
         };
         let mlp = format!("{path}.mlp");
         let mlp = match design.experts.filter(|_| layer.experts) {
-            Some(experts) => FeedForward::Experts(Box::new(Mixture::load(
-                weights,
-                &mlp,
-                design.hidden,
-                experts,
-            )?)),
-            None => FeedForward::Dense(Gated::load(
-                weights,
-                &mlp,
-                design.hidden,
-                design.feed_forward,
-            )?),
+            Some(experts) => {
+                let mixture = Mixture::load(weights, &mlp, design.hidden, experts)?;
+                FeedForward::Experts(Box::new(mixture))
+            }
+            None => {
+                let gated = Gated::load(weights, &mlp, design.hidden, design.feed_forward)?;
+                FeedForward::Dense(Box::new(gated))
+            }
         };
         let attention = format!("{path}.self_attn");
         let self_attn = match (

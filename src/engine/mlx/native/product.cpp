@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <new>
 
 #include "blas.h"
 #include "loops.h"
@@ -31,10 +32,18 @@ constexpr int64_t kWeightRows = 64;
 // Multiplications below which another thread is not worth waking.
 constexpr int64_t kWorthSharing = 1 << 18;
 
-using Buffer = std::unique_ptr<float[]>;
+// At the start of a cache line: vectors that lie across two cost a second load each.
+constexpr std::align_val_t kLine{64};
+
+struct Release {
+  void operator()(float* numbers) const {
+    ::operator delete[](numbers, kLine);
+  }
+};
+using Buffer = std::unique_ptr<float[], Release>;
 
 Buffer buffer(int64_t floats) {
-  return Buffer(new float[std::max<int64_t>(floats, 1)]);
+  return Buffer(new (kLine) float[std::max<int64_t>(floats, 1)]);
 }
 
 // How many of `left` rows of x are taken together.

@@ -56,16 +56,45 @@ inline void widen_all(
 
 // ---- one row of weights, read from left to right ----
 
+// Scales and biases of some neighbouring rows of weights, as float32.
+struct Scales {
+  const float* scales;
+  const float* biases;
+};
+
+// Those of rows first..last. `scratch` holds them, if they have another format; a
+// whole run at a time, since what is left beyond whole vectors costs most.
+inline Scales scales_of(
+    const Weights& w, int64_t first, int64_t last, float* scratch) {
+  int64_t count = groups(w);
+  if (w.format == Format::float32) {
+    int64_t offset = first * count;
+    return {
+        static_cast<const float*>(w.scales) + offset,
+        static_cast<const float*>(w.biases) + offset};
+  }
+  int64_t all = (last - first) * count;
+  widen_all(w.scales, w.format, first * count, all, scratch);
+  widen_all(w.biases, w.format, first * count, all, scratch + all);
+  return {scratch, scratch + all};
+}
+
 template <Format format>
 struct DenseRow {
   // Dense weights are bound by memory, which gives more to several streams far
   // apart than to neighbours: half as much again, measured on a server's core.
   static constexpr bool kFarApart = true;
+  // How many are multiplied side by side with one row of x.
+  static constexpr int kSideBySide = 8;
 
   const Weights* weights;
   int64_t offset;
 
-  void start(const Weights& w, int64_t row, float*) {
+  static Scales prepare(const Weights&, int64_t, int64_t, float*) {
+    return {};
+  }
+
+  void start(const Weights& w, int64_t row, const Scales&, int64_t) {
     weights = &w;
     offset = row * w.columns;
   }
@@ -84,6 +113,11 @@ struct DenseRow {
 template <int bits>
 struct QuantizedRow {
   static constexpr bool kFarApart = false;
+  // Few: short rows that follow one another are one stream, which the processor
+  // and `begin_block` read ahead; eight of them side by side are eight.
+  static constexpr int kSideBySide = 2;
+  // Bytes that are asked for ahead of their use.
+  static constexpr int kAhead = 2048;
 
   const uint8_t* packed;
   const float* scales;
@@ -91,25 +125,22 @@ struct QuantizedRow {
   int shift;
   Simd::Table<bits> table;
 
-  void start(const Weights& w, int64_t row, float* scratch) {
-    packed = static_cast<const uint8_t*>(w.data) + row * (w.columns / 8) * bits;
-    shift = __builtin_ctz(unsigned(w.group));
-    int64_t count = groups(w);
-    scales = in_float32(w.scales, w.format, row * count, count, scratch);
-    biases = in_float32(w.biases, w.format, row * count, count, scratch + count);
+  static Scales prepare(
+      const Weights& w, int64_t first, int64_t last, float* scratch) {
+    return scales_of(w, first, last, scratch);
   }
 
-  static const float* in_float32(
-      const void* data, Format format, int64_t first, int64_t count,
-      float* scratch) {
-    if (format == Format::float32) {
-      return static_cast<const float*>(data) + first;
-    }
-    widen_all(data, format, first, count, scratch);
-    return scratch;
+  // `index` is the place of the row among those that `all` is of.
+  void start(
+      const Weights& w, int64_t row, const Scales& all, int64_t index) {
+    packed = static_cast<const uint8_t*>(w.data) + row * (w.columns / 8) * bits;
+    shift = __builtin_ctz(unsigned(w.group));
+    scales = all.scales + index * groups(w);
+    biases = all.biases + index * groups(w);
   }
 
   void begin_block(int64_t column) {
+    __builtin_prefetch(packed + (column >> 3) * bits + kAhead);
     int64_t index = column >> shift;
     table.set(scales[index], biases[index]);
   }
@@ -135,17 +166,17 @@ inline void add_up(const Simd::Float* sums, float* totals) {
 }
 
 // `kRows` rows of x against `kColumns` rows of weights, `apart` from each other.
-// `slices` is x as `Loops::few_rows` describes it.
+// `slices` is x as `Loops::few_rows` describes it; `index` is the place of the first
+// row among those that `scales` are of.
 template <class Row, int kRows, int kColumns>
 inline void tile(
-    const Weights& w, int64_t first, int64_t apart, const float* x,
-    const float* slices, float* y, float* scratch) {
+    const Weights& w, int64_t first, int64_t apart, const Scales& scales,
+    int64_t index, const float* x, const float* slices, float* y) {
   const int64_t columns = w.columns;
-  const int64_t room = 2 * groups(w);
   Row row[kColumns];
   Simd::Float sums[kColumns][kRows];
   for (int c = 0; c < kColumns; ++c) {
-    row[c].start(w, first + c * apart, scratch + c * room);
+    row[c].start(w, first + c * apart, scales, index + c);
     for (int r = 0; r < kRows; ++r) {
       sums[c][r] = Simd::zero();
     }
@@ -192,22 +223,50 @@ inline void tile(
   }
 }
 
+// Rows that lie far apart, as many streams as are multiplied side by side.
+template <class Row, int kRows, int kColumns>
+inline void far_apart(
+    const Weights& w, int64_t first, int64_t last, const float* x,
+    const float* slices, float* y) {
+  const int64_t tiles = (last - first) / kColumns;
+  for (int64_t i = 0; i < tiles; ++i) {
+    tile<Row, kRows, kColumns>(w, first + i, tiles, {}, 0, x, slices, y);
+  }
+  for (first += tiles * kColumns; first < last; ++first) {
+    tile<Row, kRows, 1>(w, first, 1, {}, 0, x, slices, y);
+  }
+}
+
+// Rows one after the other, kMostColumns at a time.
+template <class Row, int kRows, int kColumns>
+inline void in_order(
+    const Weights& w, int64_t first, int64_t last, const float* x,
+    const float* slices, float* y, float* scratch) {
+  for (int64_t end; first < last; first = end) {
+    end = first + kMostColumns < last ? first + kMostColumns : last;
+    Scales scales = Row::prepare(w, first, end, scratch);
+    int64_t row = first;
+    for (; row + kColumns <= end; row += kColumns) {
+      tile<Row, kRows, kColumns>(w, row, 1, scales, row - first, x, slices, y);
+    }
+    for (; row < end; ++row) {
+      tile<Row, kRows, 1>(w, row, 1, scales, row - first, x, slices, y);
+    }
+  }
+}
+
 template <class Row, int kRows>
 void all_columns(
     const Weights& w, int64_t first, int64_t last, const float* x,
     const float* slices, float* y, float* scratch) {
   // Enough independent sums to hide the latency of an addition, few enough to
   // stay in registers.
-  constexpr int kColumns = kRows == 1 ? 8 : kRows <= 4 ? 4 : 2;
-  static_assert(kColumns <= kMostColumns);
-  const int64_t tiles = (last - first) / kColumns;
-  const int64_t apart = Row::kFarApart ? tiles : 1;
-  for (int64_t i = 0; i < tiles; ++i) {
-    int64_t from = first + (Row::kFarApart ? i : i * kColumns);
-    tile<Row, kRows, kColumns>(w, from, apart, x, slices, y, scratch);
-  }
-  for (first += tiles * kColumns; first < last; ++first) {
-    tile<Row, kRows, 1>(w, first, 1, x, slices, y, scratch);
+  constexpr int kColumns = kRows == 1 ? Row::kSideBySide : kRows <= 4 ? 4 : 2;
+  static_assert(kMostColumns % kColumns == 0);
+  if constexpr (Row::kFarApart) {
+    far_apart<Row, kRows, kColumns>(w, first, last, x, slices, y);
+  } else {
+    in_order<Row, kRows, kColumns>(w, first, last, x, slices, y, scratch);
   }
 }
 
@@ -233,16 +292,20 @@ template <class Row>
 void expand_of(
     const Weights& w, int64_t first, int64_t last, float* out, float* scratch) {
   const int64_t whole = w.columns / kBlock * kBlock;
-  for (; first < last; ++first, out += w.columns) {
-    Row row;
-    row.start(w, first, scratch);
-    for (int64_t block = 0; block < whole; block += kBlock) {
-      row.begin_block(block);
-      for (int64_t k = block; k < block + kBlock; k += Simd::kWidth) {
-        Simd::store(out + k, row.load(k));
+  for (int64_t end; first < last; first = end) {
+    end = first + kMostColumns < last ? first + kMostColumns : last;
+    Scales scales = Row::prepare(w, first, end, scratch);
+    for (int64_t index = 0; index < end - first; ++index, out += w.columns) {
+      Row row;
+      row.start(w, first + index, scales, index);
+      for (int64_t block = 0; block < whole; block += kBlock) {
+        row.begin_block(block);
+        for (int64_t k = block; k < block + kBlock; k += Simd::kWidth) {
+          Simd::store(out + k, row.load(k));
+        }
       }
+      row.rest(whole, w.columns - whole, out + whole);
     }
-    row.rest(whole, w.columns - whole, out + whole);
   }
 }
 

@@ -219,6 +219,47 @@ fn tools_are_shown_unless_they_may_not_be_called() {
 }
 
 #[test]
+fn calls_are_forced_by_the_words_of_the_api() {
+    let tool = |name: &str| json!({"type": "function", "function": {"name": name}});
+    let with = |mut more: Value| {
+        more["tools"] = json!([tool("a"), tool("b")]);
+        more
+    };
+    let forced = |more: Value| {
+        let asked = accepted(Endpoint::Chat, with(more));
+        assert_eq!(asked.constraint, None);
+        (asked.forced, asked.one_call)
+    };
+    let calls = |tools: Vec<Value>, several| {
+        let tools = crate::engine::parts::Tools(tools);
+        Some(crate::engine::parts::Forced { tools, several })
+    };
+    let both = || vec![tool("a"), tool("b")];
+    assert_eq!(forced(json!({"tool_choice": "auto"})), (None, false));
+    let required = json!({"tool_choice": "required"});
+    assert_eq!(forced(required), (calls(both(), true), false));
+    let one = json!({"tool_choice": "required", "parallel_tool_calls": false});
+    assert_eq!(forced(one), (calls(both(), false), true));
+    let named = json!({"tool_choice": tool("b")});
+    assert_eq!(forced(named), (calls(vec![tool("b")], false), false));
+    let refused = |more: Value, param: &str| check_refused(Endpoint::Chat, with(more), param);
+    refused(json!({"tool_choice": tool("c")}), "tool_choice");
+    refused(json!({"tool_choice": {"type": "function"}}), "tool_choice");
+    refused(json!({"tool_choice": "any"}), "tool_choice");
+    refused(
+        json!({"tool_choice": "required", "guided_regex": "a"}),
+        "tool_choice",
+    );
+    let nameless = json!({"tool_choice": "required", "tools": [{"function": {"name": ""}}]});
+    check_refused(Endpoint::Chat, nameless, "tools");
+    let levels = crate::api::fields::format::DEEPEST_SCHEMA;
+    let deep = (0..levels).fold(json!({}), |inner, _| json!({"items": inner}));
+    let deep = json!([{"function": {"name": "a", "parameters": deep}}]);
+    let deep = json!({"tool_choice": "required", "tools": deep});
+    check_refused(Endpoint::Chat, deep, "tools");
+}
+
+#[test]
 fn prompts_come_in_four_forms() {
     let check = |prompt: Value, expected: Vec<Prompt>| {
         let asked = accepted(Endpoint::Completions, json!({"prompt": prompt}));

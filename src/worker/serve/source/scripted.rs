@@ -64,9 +64,10 @@ impl Source {
 
     /// Begins an answer; see [`super::Engine::begin`].
     pub fn begin(&self, asked: Asked) -> Result<Begun, ApiError> {
-        if let Some((param, _)) = &asked.constraint {
+        let constraint = asked.constraint.as_ref().map(|(param, _)| param.as_str());
+        if let Some(param) = constraint.or(asked.forced.as_ref().map(|_| "tool_choice")) {
             let message = format!("{param}: the scripted engine says what its file says");
-            return Err(invalid(param.as_str(), message));
+            return Err(invalid(param, message));
         }
         let script = self.script(asked.script)?;
         let nonce = asked.nonce.unwrap_or_default();

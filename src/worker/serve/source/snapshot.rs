@@ -17,6 +17,7 @@ use crate::engine::detokenizer::Detokenizer;
 use crate::engine::encoder::Handle;
 use crate::engine::guide::Grammar;
 use crate::engine::mlx;
+use crate::engine::parts::format::Format;
 use crate::engine::progress::Progress;
 use crate::engine::stored::Place;
 use crate::engine::stored::room::Quota;
@@ -273,8 +274,14 @@ impl Language for Snapshot {
         self.compiler.compile(constraint)
     }
 
-    fn growing(&self) -> Box<dyn Growing> {
-        Box::new(Detokenizer::new(Arc::clone(&self.tokenizer)))
+    fn format(&self) -> Format {
+        let template = self.template.as_ref();
+        template.map(ChatTemplate::format).unwrap_or_default()
+    }
+
+    fn growing(&self, marks: &[&str]) -> Box<dyn Growing> {
+        let tokenizer = Arc::clone(&self.tokenizer);
+        Box::new(Detokenizer::with_marks(tokenizer, marks))
     }
 }
 

@@ -4,6 +4,7 @@
 //! engine's thread.
 
 mod telling;
+mod warm;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +17,10 @@ use crate::api::error::{ApiError, Code};
 use crate::api::fields::invalid;
 use crate::engine::constraint::{Constraint, ConstraintError};
 use crate::engine::guide::Grammar;
+use crate::engine::parts::format::{self, Format};
+use crate::engine::parts::{Beginning, Parser, Tools};
 use crate::engine::sampling::Sampling;
+use crate::engine::stop::StopStrings;
 use crate::engine::thread::{Engine, Job};
 use crate::worker::serve::request::{Asked, Chat, Input, Prompt, Wishes};
 
@@ -42,8 +46,11 @@ pub trait Language: Send + Sync + 'static {
     /// The grammar that comes to a constraint. Blocks while it is compiled.
     fn grammar(&self, constraint: &Constraint) -> Result<Arc<dyn Grammar>, ConstraintError>;
 
-    /// The text of one answer while it grows.
-    fn growing(&self) -> Box<dyn Growing>;
+    /// Which marks there are around reasoning and calls of tools.
+    fn format(&self) -> Format;
+
+    /// The text of one answer while it grows; of special tokens it has these `marks`.
+    fn growing(&self, marks: &[&str]) -> Box<dyn Growing>;
 }
 
 /// The text of one answer while it grows, never half a character.
@@ -96,6 +103,8 @@ pub struct Source {
 struct Tokens {
     param: String,
     tokens: Vec<u32>,
+    /// Whether they end within reasoning.
+    in_reasoning: bool,
 }
 
 impl Source {
@@ -128,9 +137,23 @@ impl Source {
                 format!("logit_bias: expected token ids below {vocabulary}, found {token}"),
             ));
         }
-        let grammar = match asked.constraint {
+        let format = match (&asked.input, &asked.forced) {
+            (Input::Prompts(_), _) => Format::default(),
+            (Input::Chat(_), None) => self.language.format(),
+            (Input::Chat(_), Some(_)) => self.language.format().forced(),
+        };
+        let calls = asked.forced.map(|forced| {
+            let calls = format::grammar(format, &forced);
+            ("tool_choice".to_owned(), Constraint::Grammar(calls))
+        });
+        let grammar = match asked.constraint.or(calls) {
             Some((param, constraint)) => Some(self.grammar(param, constraint).await?),
             None => None,
+        };
+        let is_constrained = grammar.is_some();
+        let tools = match &asked.input {
+            Input::Chat(chat) => chat.tools.clone().map(Tools),
+            Input::Prompts(_) => None,
         };
         let prompts = self.tokens(asked.input).await?;
         let mut jobs = Vec::new();
@@ -163,7 +186,19 @@ impl Source {
             let sequence = self.engine.begin(job);
             let language = Arc::clone(&self.language);
             let is_first = choice % asked.choices == 0;
-            Telling::new(choice, is_first, sequence, language, asked.stops.clone()).events()
+            let beginning = Beginning {
+                tools: tools.clone(),
+                one_call: asked.one_call,
+                // A grammar says what the answer is from its first token on.
+                in_reasoning: prompts[choice / asked.choices].in_reasoning && !is_constrained,
+            };
+            let parser = Parser::new(&format, beginning);
+            let growing = match &parser {
+                Some(_) => language.growing(&format.marks()),
+                None => language.growing(&[]),
+            };
+            let stops = StopStrings::new(asked.stops.clone());
+            Telling::new(choice, is_first, sequence, language, growing, stops, parser).events()
         });
         Ok(Begun {
             events: stream::select_all(answers).boxed(),
@@ -277,8 +312,11 @@ fn tokens(language: &dyn Language, input: Input, longest: usize) -> Result<Vec<T
                 .map_err(|error| refusal("messages", error))?;
             // The template writes what a text begins with.
             let tokens = encode("messages", &prompt, false)?;
-            let param = "messages".to_owned();
-            return Ok(vec![Tokens { param, tokens }]);
+            return Ok(vec![Tokens {
+                param: "messages".to_owned(),
+                tokens,
+                in_reasoning: language.format().opens_reasoning(&prompt),
+            }]);
         }
         Input::Prompts(prompts) => prompts,
     };
@@ -293,7 +331,11 @@ fn tokens(language: &dyn Language, input: Input, longest: usize) -> Result<Vec<T
             Prompt::Text(text) => encode(&param, &text, true)?,
             Prompt::Tokens(tokens) => tokens,
         };
-        Ok(Tokens { param, tokens })
+        Ok(Tokens {
+            param,
+            tokens,
+            in_reasoning: false,
+        })
     };
     prompts.into_iter().enumerate().map(one).collect()
 }

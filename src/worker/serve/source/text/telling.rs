@@ -1,4 +1,5 @@
-//! One sequence as events: tokens to text, up to a stop string. Log-probabilities
+//! One sequence as events: tokens to text, up to a stop string, and text to the parts of an
+//! answer. Log-probabilities
 //! go out with the text of their tokens, so none is told of a token whose text
 //! belongs to a stop string.
 
@@ -10,6 +11,7 @@ use futures_util::stream::{self, StreamExt};
 use super::{Growing, Language};
 use crate::api::error::{ApiError, Code};
 use crate::engine::Finish;
+use crate::engine::parts::{Delta, Parser};
 use crate::engine::sampling::Sampled;
 use crate::engine::stop::StopStrings;
 use crate::engine::thread::Sequence;
@@ -25,6 +27,8 @@ pub(super) struct Telling {
     language: Arc<dyn Language>,
     growing: Box<dyn Growing>,
     stops: StopStrings,
+    /// Nothing if the answer has content alone.
+    parser: Option<Parser>,
     /// Tokens whose text is not all out, with the place where their text begins.
     held: VecDeque<(usize, ToldToken)>,
     /// Bytes of text that the tokens have made, and that have gone out.
@@ -44,14 +48,17 @@ impl Telling {
         is_first: bool,
         sequence: Sequence,
         language: Arc<dyn Language>,
-        stops: Vec<String>,
+        growing: Box<dyn Growing>,
+        stops: StopStrings,
+        parser: Option<Parser>,
     ) -> Self {
         Self {
             choice,
             sequence: Some(sequence),
-            growing: language.growing(),
+            growing,
             language,
-            stops: StopStrings::new(stops),
+            stops,
+            parser,
             held: VecDeque::new(),
             made: 0,
             told: 0,
@@ -111,8 +118,10 @@ impl Telling {
         self.made += text.len();
         let pushed = self.stops.push(&text);
         let mut events = self.text(pushed.text, false);
-        if pushed.stopped {
+        let is_over = self.parser.as_ref().is_some_and(Parser::is_over);
+        if pushed.stopped || is_over {
             self.sequence = None;
+            events.extend(self.rest());
             events.push(self.over(Finish::Stop));
         }
         events
@@ -133,6 +142,7 @@ impl Telling {
             }
         };
         let mut events = self.text(text, !pushed.stopped);
+        events.extend(self.rest());
         events.push(self.over(finish));
         events
     }
@@ -150,15 +160,52 @@ impl Telling {
         if text.is_empty() && tokens.is_empty() {
             return Vec::new();
         }
-        vec![Event::Text {
-            choice: self.choice,
-            text,
-            tokens,
-            count: std::mem::take(&mut self.count),
-        }]
+        let deltas = match &mut self.parser {
+            Some(parser) => parser.push(&text),
+            None => vec![Delta::Content(text)],
+        };
+        self.told_as(deltas, tokens)
+    }
+
+    /// What the parser has held back.
+    fn rest(&mut self) -> Vec<Event> {
+        let deltas = self.parser.as_mut().map(Parser::finish);
+        self.told_as(deltas.unwrap_or_default(), Vec::new())
+    }
+
+    /// The events of deltas; `tokens` go with the first content, or before all else.
+    fn told_as(&mut self, deltas: Vec<Delta>, mut tokens: Vec<ToldToken>) -> Vec<Event> {
+        let choice = self.choice;
+        let mut events = Vec::new();
+        let begins_with_content = matches!(deltas.first(), Some(Delta::Content(_)));
+        if !tokens.is_empty() && !begins_with_content {
+            events.push(Event::Text {
+                choice,
+                text: String::new(),
+                tokens: std::mem::take(&mut tokens),
+                count: std::mem::take(&mut self.count),
+            });
+        }
+        for delta in deltas {
+            events.push(match delta {
+                Delta::Content(text) => Event::Text {
+                    choice,
+                    text,
+                    tokens: std::mem::take(&mut tokens),
+                    count: std::mem::take(&mut self.count),
+                },
+                Delta::Part(part) => Event::Part { choice, part },
+            });
+        }
+        events
     }
 
     fn over(&mut self, finish: Finish) -> Event {
+        let has_called = self.parser.as_ref().is_some_and(Parser::has_called);
+        let finish = match finish {
+            Finish::Stop if has_called => Finish::ToolCalls,
+            finish => finish,
+        };
         Event::End {
             choice: self.choice,
             finish,

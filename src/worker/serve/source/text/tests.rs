@@ -8,6 +8,7 @@ use serde_json::json;
 use super::*;
 use crate::api::fields::Endpoint;
 use crate::engine::guide::{Allowed, Guide, GuideError};
+use crate::engine::parts::Part;
 use crate::engine::thread::Settings;
 use crate::engine::{EngineError, Finish, LoadTimes, Network};
 use crate::worker::serve::body::Event;
@@ -177,7 +178,11 @@ impl Language for Bytes {
         }
     }
 
-    fn growing(&self) -> Box<dyn Growing> {
+    fn format(&self) -> Format {
+        Format::of(["<tool_call></think>"])
+    }
+
+    fn growing(&self, _marks: &[&str]) -> Box<dyn Growing> {
         Box::new(AsItComes)
     }
 }
@@ -226,6 +231,7 @@ fn asked(prompt: &str, more: serde_json::Value) -> Asked {
 #[derive(Debug, Default, PartialEq)]
 struct Heard {
     text: Vec<String>,
+    parts: Vec<Part>,
     finish: Vec<Option<Finish>>,
     tokens: Vec<String>,
     count: u64,
@@ -254,6 +260,7 @@ async fn hear(begun: Begun) -> Heard {
                     .extend(tokens.into_iter().map(|token| token.text));
                 heard.count += count;
             }
+            Event::Part { part, .. } => heard.parts.push(part),
             Event::End {
                 choice,
                 finish,
@@ -346,6 +353,69 @@ async fn a_grammar_holds_for_each_choice() {
     assert_eq!(error.code, Code::InvalidValue);
     assert_eq!(error.param.as_deref(), Some("guided_regex"));
     assert_eq!(error.message, "guided_regex: not in this language");
+}
+
+/// What an answer of this text comes to.
+async fn hear_text(text: &str, more: serde_json::Value) -> Heard {
+    let mut more = more;
+    more["guided_choice"] = json!([text]);
+    let begun = source().begin(asked("abc", more)).await.expect("begun");
+    hear(begun).await
+}
+
+/// The reasoning, and each call with its arguments.
+fn joined(parts: &[Part]) -> (String, Vec<(String, String)>) {
+    let (mut reasoning, mut calls) = (String::new(), Vec::new());
+    for part in parts {
+        match part {
+            Part::Reasoning(text) => reasoning.push_str(text),
+            Part::Call(name) => calls.push((name.clone(), String::new())),
+            Part::Arguments(text) => {
+                let (_, arguments) = calls.last_mut().expect("a call");
+                *arguments += text;
+            }
+        }
+    }
+    (reasoning, calls)
+}
+
+#[tokio::test]
+async fn reasoning_and_calls_are_apart_from_content() {
+    const SAID: &str =
+        "<think>hm</think>So <tool_call>{\"name\":\"f\",\"arguments\":{\"a\": 1}}</tool_call>";
+    let tools = json!({"tools": [{"type": "function", "function": {"name": "f"}}]});
+    let call = || vec![("f".to_owned(), "{\"a\": 1}".to_owned())];
+    let heard = hear_text(SAID, tools.clone()).await;
+    assert_eq!(heard.text, ["So"]);
+    assert_eq!(joined(&heard.parts), ("hm".to_owned(), call()));
+    // Each letter of the arguments is told when it comes.
+    assert_eq!(heard.parts.len(), 2 + 1 + 8);
+    assert_eq!(heard.finish, [Some(Finish::ToolCalls)]);
+    assert_eq!(heard.count, SAID.len() as u64);
+    // Without tools a call is text.
+    let heard = hear_text(SAID, json!({"logprobs": true})).await;
+    assert_eq!(heard.text[0], SAID["<think>hm</think>".len()..]);
+    assert_eq!(heard.finish, [Some(Finish::Stop)]);
+    assert_eq!(heard.tokens.concat(), SAID, "all of them, reasoning too");
+    // Of two calls the first ends the answer, if one alone is wanted.
+    let mut one = tools;
+    one["parallel_tool_calls"] = json!(false);
+    let heard = hear_text(&SAID.repeat(2), one).await;
+    assert_eq!(joined(&heard.parts).1, call());
+    assert_eq!(heard.finish, [Some(Finish::ToolCalls)]);
+}
+
+#[tokio::test]
+async fn reasoning_that_the_prompt_has_opened_is_reasoning() {
+    let source = source();
+    let begun = source.begin(asked("<think>", json!({"max_tokens": 3})));
+    let heard = hear(begun.await.expect("begun")).await;
+    assert_eq!(heard.text, [""]);
+    assert_eq!(joined(&heard.parts).0, "?@A");
+    let body = json!({"prompt": "<think>", "max_tokens": 3});
+    let asked = read(Endpoint::Completions, body.to_string().as_bytes()).expect("accepted");
+    let heard = hear(source.begin(asked).await.expect("begun")).await;
+    assert_eq!(heard.text, ["?@A"], "as it comes");
 }
 
 #[tokio::test]
