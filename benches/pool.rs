@@ -93,6 +93,7 @@ fn plan(number: usize) -> Arc<LoadPlan> {
         parallel: 1024,
         kv: ByteSize::ZERO,
         kv_format: KvFormat::Auto,
+        adapters: ByteSize::ZERO,
         compute: Compute::Auto,
         warmup: false,
         warm_prompts: Default::default(),

@@ -42,6 +42,10 @@ pub fn routes() -> Vec<Route> {
         Route::new(Inference, "/v1/leases")
             .post(leases::hold)
             .delete(leases::let_go),
+        Route::new(Inference, fields::TOKENIZE).post(openai::rest),
+        Route::new(Inference, fields::DETOKENIZE).post(openai::rest),
+        Route::new(Inference, fields::TEMPLATE).post(openai::rest),
+        Route::new(Inference, fields::INFILL).post(openai::rest),
         Route::new(Inference, fields::REST).post(openai::rest),
     ]
 }

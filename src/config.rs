@@ -295,10 +295,13 @@ impl Heartbeat {
 pub struct Entry {
     /// The key: the served name.
     pub name: Name,
-    /// Where the weights come from.
+    /// Where the weights come from; with an adapter, those of its base.
     pub source: Source,
-    /// Load settings; entries with equal source and settings share one load.
+    /// Load settings, with an adapter those of its base; entries with equal source and
+    /// settings share one load.
     pub load: LoadSettings,
+    /// `base` and `adapter`: what stands beside the weights.
+    pub adapter: Option<Adapted>,
     /// `keep: always`: loaded at start, never a victim.
     pub keep: bool,
     /// `preload`: loaded at start.
@@ -337,7 +340,24 @@ pub struct Alias {
     pub background: bool,
 }
 
+/// What an entry says of an adapter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adapted {
+    /// `base`: an entry, or a repository with default settings.
+    pub base: Name,
+    /// `adapter`, with `revision`: where its matrices come from.
+    pub source: Source,
+}
+
 impl Entry {
+    /// What is its own of where it comes from: the adapter, or else the weights.
+    pub fn own(&self) -> &Source {
+        match &self.adapter {
+            Some(adapted) => &adapted.source,
+            None => &self.source,
+        }
+    }
+
     /// Its key and its exact aliases.
     pub fn exact_names(&self) -> impl Iterator<Item = &str> {
         let aliases = self.aliases.iter().filter_map(|alias| alias.name.exact());

@@ -13,13 +13,13 @@ use bytes::Bytes;
 
 use crate::access::Caller;
 use crate::api::error::ApiError;
-use crate::api::fields::Endpoint;
+use crate::api::fields::{Endpoint, is_about_words};
 use crate::api::openai::nothing_here;
 use crate::config::request::Rules;
 use crate::pool::{Asker, Candidates, Pool, Terms};
 use crate::records::entry::Entry;
 use crate::records::usage::Usage;
-use crate::registry::{Registry, Snapshot};
+use crate::registry::{Adapter, Registry, Snapshot};
 use crate::route::{Demand, Why};
 use crate::shutdown::Tasks;
 use crate::upstream::Upstreams;
@@ -165,6 +165,8 @@ struct Routed {
     /// What it leads to.
     target: Target,
     why: Why,
+    /// The adapter that the model which it leads to answers with.
+    adapter: Option<Arc<Adapter>>,
     /// What answers if a model of this machine cannot.
     fallback: Option<Away>,
     /// How long it may wait before that does anyway.
@@ -197,11 +199,14 @@ impl Dispatch {
         let snapshot = request.snapshot.clone();
         self.log_body(&request.request_id, "a request's body", &request.body);
         let limits = &snapshot.config.server.limits;
-        let peek = match &request.upload {
+        let mut peek = match &request.upload {
             Some(upload) => upload.peek(),
             None => peek::peek(request.endpoint, &request.body, &limits.counts)?,
         };
         let is_other = request.endpoint == Endpoint::Other;
+        let is_about_words = is_about_words(&request.path);
+        // Who tells words tells them at once.
+        peek.stream &= !is_about_words;
         if is_other && peek.model.is_none() {
             return Err(nothing_here());
         }
@@ -215,6 +220,7 @@ impl Dispatch {
             mut target,
             why,
             rules,
+            adapter,
             fallback,
             spill_after,
         } = decide(
@@ -225,7 +231,8 @@ impl Dispatch {
         )?;
         let is_own = |plan: &LoadPlan| matches!(plan.engine, PlannedEngine::Own(_));
         // Our own engine knows no other paths than ours.
-        let beyond_own = peek.beyond_own.or_else(|| is_other.then(nothing_here));
+        let is_beyond = is_other && !is_about_words;
+        let beyond_own = peek.beyond_own.or_else(|| is_beyond.then(nothing_here));
         if let (Some(refusal), Target::Here(candidates)) = (beyond_own, &mut target) {
             if is_own(&candidates.own) {
                 return Err(refusal);
@@ -277,6 +284,7 @@ impl Dispatch {
             limited: ruled.limited,
             target,
             why,
+            adapter,
             fallback,
             spill_after,
             fallen: Late::default(),

@@ -2,6 +2,7 @@
 //! text machines around it. What a network is, is the [`Network`] trait; MLX is
 //! named only in `engine/mlx`, and `engine/scripted` plays a file instead.
 
+pub mod adapter;
 pub mod constraint;
 #[cfg(feature = "mlx")]
 pub mod detokenizer;
@@ -26,6 +27,7 @@ pub mod tokenizer;
 use std::path::Path;
 use std::time::Duration;
 
+use self::adapter::Chosen;
 use self::stored::Tensor;
 use crate::model::kind::{Architectures, Kind};
 
@@ -70,6 +72,17 @@ pub trait Network {
 
     /// An empty cache.
     fn new_cache(&self) -> Self::Cache;
+
+    /// Has the sequence of `cache` run with an adapter from here on, which is read unless
+    /// it is held already. Evaluates.
+    ///
+    /// # Errors
+    /// It cannot be read, or does not belong to this network.
+    fn adapt(&mut self, _cache: &mut Self::Cache, _adapter: &Chosen) -> Result<(), EngineError> {
+        Err(EngineError::Unsupported(
+            "this network takes no adapters".to_owned(),
+        ))
+    }
 
     /// Takes in `tokens` of one sequence after what its cache holds. Answers the
     /// logits after the last of them if `want_logits`. Evaluates.

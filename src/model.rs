@@ -2,6 +2,7 @@
 //! keeps them, whether a snapshot is complete, what it needs of memory, and how
 //! a GGUF file becomes a snapshot. Nothing here loads weights or knows HTTP.
 
+pub mod adapter;
 pub mod cache;
 pub mod estimate;
 pub mod gguf;

@@ -24,12 +24,14 @@ use indexmap::IndexMap;
 use crate::config::engine::Use;
 use crate::config::problem::Problems;
 use crate::config::request::Rules;
-use crate::config::{Config, Source};
+use crate::config::{Adapted, Config, Source};
+use crate::engine::adapter::Chosen;
 use crate::model::cache::{CacheIndex, Stranger};
 use crate::model::id::Name;
 use crate::units::ByteSize;
 use crate::worker::LoadPlan;
 
+use catalogue::Found;
 pub use change::Change;
 pub use remote::{Fallback, Leads, Remote};
 use wildcards::Wildcards;
@@ -71,6 +73,8 @@ pub struct Served {
     pub entry: bool,
     /// Where its weights come from.
     pub source: Source,
+    /// What stands beside them.
+    pub adapter: Option<Arc<Adapter>>,
     /// How the pool brings it up, or why it cannot be served now.
     pub plan: Result<Arc<LoadPlan>, NotServable>,
     /// `keep: always`.
@@ -103,6 +107,36 @@ pub struct Served {
     pub uses: Vec<Use>,
     /// Whether it can be asked in messages: its snapshot has a chat template.
     pub chats: bool,
+}
+
+/// An adapter that can be served.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adapter {
+    /// `base`, as the entry names it.
+    pub base: String,
+    /// Where it comes from.
+    pub source: Source,
+    /// Its commit, where it is one of a cache.
+    pub commit: Option<String>,
+    /// Bytes of its numbers on disk.
+    pub size: ByteSize,
+    /// What the engine is told.
+    pub chosen: Chosen,
+}
+
+impl Adapter {
+    fn new(adapted: &Adapted, found: &Found) -> Self {
+        Self {
+            base: adapted.base.to_string(),
+            source: adapted.source.clone(),
+            commit: found.commit.clone(),
+            size: found.size,
+            chosen: Chosen {
+                mark: found.mark,
+                dir: found.dir.clone(),
+            },
+        }
+    }
 }
 
 /// Why a permitted name cannot be served now.

@@ -73,6 +73,7 @@ pub fn resident(model: &Model, idle_unload: Option<std::time::Duration>) -> Resi
             parallel: u32::try_from(model.parallel).unwrap_or(u32::MAX),
             kv: ByteSize::ZERO,
             kv_format: KvFormat::Auto,
+            adapters: ByteSize::ZERO,
             compute: Compute::Auto,
             warmup: false,
             warm_prompts: Default::default(),

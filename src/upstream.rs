@@ -393,8 +393,12 @@ impl Link {
 
     /// Where a path of the API is at the upstream.
     fn path(&self, path: &str) -> String {
-        let below = path.strip_prefix(PREFIX).unwrap_or(path);
-        format!("{}{below}", self.upstream.url.path)
+        let base = self.upstream.url.path.as_str();
+        match path.strip_prefix(PREFIX) {
+            Some(below) => format!("{base}{below}"),
+            // It stands beside the API.
+            None => format!("{}{path}", base.strip_suffix(PREFIX).unwrap_or(base)),
+        }
     }
 
     /// Asks which models are up there.

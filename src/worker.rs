@@ -28,6 +28,11 @@ pub const SECRET_HEADER: &str = "x-roundhouse-secret";
 /// may go on from, and for whom its own is kept. Without it neither is done.
 pub const CALLER_HEADER: &str = "x-roundhouse-caller";
 
+/// The header with the adapter that the request is for, as
+/// [`Chosen`](crate::engine::adapter::Chosen) writes it. Without it it is for the model
+/// as it is.
+pub const ADAPTER_HEADER: &str = "x-roundhouse-adapter";
+
 /// The path at which a worker of our own tells how it stands.
 pub const STATUS_PATH: &str = "/status";
 
@@ -94,6 +99,9 @@ pub struct WorkerArgs {
     /// The number format of activations.
     #[arg(long, default_value = "auto")]
     pub compute: Compute,
+    /// Bytes for adapters that no sequence runs with.
+    #[arg(long, default_value_t = 0)]
+    pub adapters: u64,
     /// Make one token before saying that the model is ready.
     #[arg(long)]
     pub warmup: bool,
@@ -229,13 +237,16 @@ pub struct LoadPlan {
     pub kv_format: KvFormat,
     /// Number format of activations.
     pub compute: Compute,
+    /// Room for the adapters of the entries that share the load.
+    pub adapters: ByteSize,
     /// Whether it makes one token before it is ready.
     pub warmup: bool,
     /// System prompts that it reads before it is ready.
     pub warm_prompts: Arc<[String]>,
     /// Bytes of the weights on disk.
     pub weights: ByteSize,
-    /// What is reserved before the process is started: weights, transient and `kv`.
+    /// What is reserved before the process is started: weights, transient, `kv` and
+    /// adapters.
     pub memory: ByteSize,
     /// Whether `memory` is an estimate; else it is the owner's word, and what is
     /// learnt of the model never lowers it.

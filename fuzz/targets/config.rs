@@ -7,10 +7,10 @@ use std::path::Path;
 use roundhouse::config::lock::Lock;
 use roundhouse::config::problem::{Problems, Text, lines_of};
 use roundhouse::config::standard::Surroundings;
-use roundhouse::config::{Config, LoadSettings, locate, walk};
+use roundhouse::config::{Config, locate, walk};
 use roundhouse::model::cache::Stranger;
 use roundhouse::model::id::ModelId;
-use roundhouse::registry::catalogue::{Catalogue, Found};
+use roundhouse::registry::catalogue::{Catalogue, Found, Role};
 use roundhouse::registry::{Machine, MachineMemory, NotServable, build, why};
 use roundhouse::units::ByteSize;
 
@@ -93,12 +93,7 @@ impl Catalogue for Bare {
         Vec::new()
     }
 
-    fn repository(
-        &self,
-        _: &ModelId,
-        _: Option<&str>,
-        _: &LoadSettings,
-    ) -> Result<Found, NotServable> {
+    fn repository(&self, _: &ModelId, _: Option<&str>, _: &Role) -> Result<Found, NotServable> {
         Err(NotServable::NotCached)
     }
 
@@ -110,7 +105,7 @@ impl Catalogue for Bare {
         Vec::new()
     }
 
-    fn folder(&self, _: &Path, _: &LoadSettings) -> Result<Found, NotServable> {
+    fn folder(&self, _: &Path, _: &Role) -> Result<Found, NotServable> {
         Err(NotServable::NotCached)
     }
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::requests;
 use crate::api::error::{ApiError, Code};
+use crate::config::lock::name_of;
 use crate::pool::Terms;
 use crate::pool::forecast::Forecast;
 use crate::registry::Snapshot;
@@ -58,11 +59,16 @@ pub fn resolved(snapshot: &Snapshot, name: Option<&str>) -> Value {
             told["model"] = json!(plan.model);
             told["served_as"] = json!(served.name);
             told["variant"] = json!(variant);
+            if let Some(adapter) = &served.adapter {
+                told["base"] = json!(adapter.base);
+                told["adapter"] = json!(name_of(&adapter.source));
+            }
             let fallback = served.fallback.as_ref();
             told["fallback"] = json!(fallback.map(|fallback| &fallback.name));
             told["estimate"] = json!({
                 "files_bytes": served.size.0,
                 "kv_bytes": plan.kv.0,
+                "adapters_bytes": plan.adapters.0,
                 "load_bytes": plan.memory.0,
                 "context": plan.context,
                 "parallel": plan.parallel,

@@ -191,9 +191,14 @@ fn remote_name(remote: &RemoteName) -> Value {
 }
 
 fn entry(entry: &Entry) -> Value {
-    let (repo, revision, path) = match &entry.source {
+    let (own, revision, path) = match entry.own() {
         Source::Repository { id, revision } => (Some(id.to_string()), revision.clone(), None),
-        Source::Path(path) => (None, None, Some(path.clone())),
+        Source::Path(path) => (None, None, Some(path.display().to_string())),
+    };
+    // As it is written: with an adapter nothing is said of the weights but `base`.
+    let (repo, path, adapter) = match &entry.adapter {
+        None => (own, path, None),
+        Some(_) => (None, None, own.or(path)),
     };
     let amount = |amount: Option<Amount>| {
         amount.map(|amount| match amount {
@@ -205,6 +210,8 @@ fn entry(entry: &Entry) -> Value {
         "repo": repo,
         "revision": revision,
         "path": path,
+        "base": entry.adapter.as_ref().map(|adapted| adapted.base.as_str()),
+        "adapter": adapter,
         "engine": entry.load.engine.as_ref().map_or(OWN[0], |engine| &engine.name),
         "file": entry.load.file,
         "aliases": entry.aliases.iter().map(alias).collect::<Vec<_>>(),

@@ -27,6 +27,23 @@ const SHOWN: usize = 60;
 /// All paths under `/v1/` that are not known here, in the table of routes.
 pub const REST: &str = "/v1/{*rest}";
 
+/// The tokens of a text, where llama.cpp's server and vLLM have it.
+pub const TOKENIZE: &str = "/tokenize";
+
+/// The text of tokens.
+pub const DETOKENIZE: &str = "/detokenize";
+
+/// The prompt that messages come to, where llama.cpp's server has it.
+pub const TEMPLATE: &str = "/apply-template";
+
+/// What stands between two texts, at the same server.
+pub const INFILL: &str = "/infill";
+
+/// Whether our own engine knows a path beside those of the API.
+pub fn is_about_words(path: &str) -> bool {
+    matches!(path, TOKENIZE | DETOKENIZE | TEMPLATE)
+}
+
 /// Which of the paths that lead to an engine was called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
@@ -64,6 +81,8 @@ pub struct Field {
 pub enum Takes {
     /// The name of a model.
     Name,
+    /// A text.
+    Text,
     /// A whole number, both ends included.
     Whole(u64, u64),
     /// A number, both ends included.
@@ -72,8 +91,6 @@ pub enum Takes {
     Flag,
     /// One of these words, and why there are no others.
     Words(&'static [&'static str], &'static str),
-    /// Any text.
-    Text,
     /// An object.
     Object,
     /// An array.
@@ -246,7 +263,7 @@ impl Field {
     /// refuses for that reason, another may know.
     pub fn depends_on_engine(&self) -> bool {
         match self.takes {
-            Words(..) => true,
+            Words(..) | Text => true,
             Takes::Shape(shape) => shape.constrains(),
             Nothing(_, why) => why != NOT_BY_REQUEST,
             _ => false,

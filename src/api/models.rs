@@ -100,6 +100,9 @@ fn object(listed: &Listed, view: &View) -> Value {
         "aliases": served.aliases,
         "tags": served.tags,
     });
+    if let Some(adapter) = &served.adapter {
+        object["parent"] = json!(adapter.base);
+    }
     if let Some(name) = &listed.alias_of {
         object["alias_of"] = json!(name);
     }

@@ -102,7 +102,7 @@ pub async fn translations(
     forward(Endpoint::Translations, &service, request).await
 }
 
-/// `POST` to any other path under `/v1/`: if its body names a model, whatever runs that
+/// `POST` to `/tokenize` and its like and to any other path under `/v1/`: if its body names a model, whatever runs that
 /// may know the path.
 pub async fn rest(
     State(service): State<Service>,

@@ -184,7 +184,16 @@ fn row(served: &Served, snapshot: &Snapshot, ledger: &Ledger) -> Vec<String> {
     let line = served.plan.as_ref().ok().and_then(|plan| ledger.line(plan));
     let seen = line.map_or_else(|| "-".to_owned(), |line| seen(&line.seen()));
     let name = format!("{}{aliases}", served.name);
-    vec![name, lock::name_of(&served.source), memory, seen, state]
+    vec![name, source(served), memory, seen, state]
+}
+
+/// Where a model comes from, its adapter after its base.
+fn source(served: &Served) -> String {
+    let weights = lock::name_of(&served.source);
+    match &served.adapter {
+        Some(adapter) => format!("{weights} + {}", lock::name_of(&adapter.source)),
+        None => weights,
+    }
 }
 
 /// What a model is for, where that is not what most are for. Also for `models`.
@@ -295,6 +304,8 @@ fn model(served: &Served, snapshot: &Snapshot, ledger: &Ledger) -> Value {
         "aliases": served.aliases,
         "wildcards": served.wildcards,
         "source": lock::name_of(&served.source),
+        "base": served.adapter.as_ref().map(|adapter| &adapter.base),
+        "adapter": served.adapter.as_ref().map(|adapter| lock::name_of(&adapter.source)),
         "model": plan.ok().map(|plan| &plan.model),
         "kind": plan.ok().and_then(|_| served.uses.first()),
         "context": plan.ok().map(|plan| plan.context),

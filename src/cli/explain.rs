@@ -90,6 +90,12 @@ fn shown(told: &Value) -> String {
             format!("none for \"{name}\": {}", words(&told["reason"])),
         ),
     }
+    if let Some(adapter) = told["adapter"].as_str() {
+        line(
+            "adapter",
+            format!("{adapter} beside {}", words(&told["base"])),
+        );
+    }
     if let Some(upstream) = told["upstream"].as_str() {
         line(
             "upstream",

@@ -15,8 +15,9 @@ use super::change::{self, Failure};
 use super::{CONFIGURATION, failed, table};
 use crate::config::lock::{Lock, name_of};
 use crate::config::problem::Text;
-use crate::config::{Config, LoadSettings, Source, locate};
+use crate::config::{Config, Source, locate};
 use crate::platform::Folders;
+use crate::registry::catalogue::Role;
 use crate::registry::disk::Disk;
 use crate::registry::pins::{self, Difference, Held};
 
@@ -127,7 +128,7 @@ fn lock(file: &Path, folders: &Folders, accept: Option<&[String]>) -> Result<Rep
     })
 }
 
-type Sources = [(Source, LoadSettings)];
+type Sources = [(Source, Role)];
 
 /// Pins whatever is whole as it is now. What is not keeps the pin it has, and pins of
 /// what is not served any more go.
@@ -135,8 +136,8 @@ fn all(lock: &mut Lock, sources: &Sources, config: &Config, disk: &Disk) {
     let served: HashSet<_> = sources.iter().map(|(source, _)| name_of(source)).collect();
     let is_served = |name: &String| served.contains(name) || config.permits(name);
     lock.pins.retain(|name, _| is_served(name));
-    for (source, load) in sources {
-        let found = pins::latest(source, load, disk);
+    for (source, role) in sources {
+        let found = pins::latest(source, role, disk);
         if let Ok(pin) = found.and_then(|found| pins::of(&found, source, disk)) {
             lock.pins.insert(name_of(source), pin);
         }
@@ -154,10 +155,10 @@ fn one(
     let entry = || {
         let mut entries = config.models.iter();
         let entry = entries.find(|entry| entry.exact_names().any(|own| own == name))?;
-        sources.iter().find(|(source, _)| *source == entry.source)
+        sources.iter().find(|(source, _)| source == entry.own())
     };
     let named = sources.iter().find(|(source, _)| name_of(source) == name);
-    let Some((source, load)) = named.or_else(entry) else {
+    let Some((source, role)) = named.or_else(entry) else {
         return match lock.pins.remove(name) {
             Some(_) => Ok(()),
             None => Err(Failure::Name(format!(
@@ -165,7 +166,7 @@ fn one(
             ))),
         };
     };
-    let found = pins::latest(source, load, disk);
+    let found = pins::latest(source, role, disk);
     let pin = found.and_then(|found| pins::of(&found, source, disk));
     let pin = pin.map_err(|reason| {
         Failure::Name(format!(
@@ -220,9 +221,9 @@ fn differing(before: &Lock, now: &Lock) -> Vec<String> {
 
 /// Every source by the lock, then the pins of nothing.
 fn standings(lock: &Lock, sources: &Sources, disk: &Disk) -> Vec<Standing> {
-    let served = sources.iter().map(|(source, load)| {
+    let served = sources.iter().map(|(source, role)| {
         let commit = lock.pin(source).and_then(|pin| pin.commit.clone());
-        let (state, reason) = match pins::judge(lock, source, load, disk) {
+        let (state, reason) = match pins::judge(lock, source, role, disk) {
             Ok(_) => (State::Pinned, None),
             Err(Held::NotServable(reason)) => (State::NotServable, Some(reason.to_string())),
             Err(Held::Differs(difference)) => {
@@ -233,7 +234,7 @@ fn standings(lock: &Lock, sources: &Sources, disk: &Disk) -> Vec<Standing> {
                 (state, Some(difference.to_string()))
             }
         };
-        let latest = pins::latest(source, load, disk).ok();
+        let latest = pins::latest(source, role, disk).ok();
         let latest = latest.and_then(|found| found.commit);
         Standing {
             snapshot: name_of(source),

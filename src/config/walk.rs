@@ -3,6 +3,7 @@
 //! is the way down the tree; `values` reads single values, `server` and `models`
 //! their parts of it.
 
+mod adapters;
 mod advice;
 mod drop_ins;
 mod engines;

@@ -13,7 +13,7 @@ use crate::api::error::{ApiError, Code};
 use crate::config::engine::Use;
 use crate::config::request::Rules;
 use crate::pool::Candidates;
-use crate::registry::Snapshot;
+use crate::registry::{Adapter, Snapshot};
 use crate::route::{self, Decision, Demand, Why};
 use crate::worker::LoadPlan;
 
@@ -33,6 +33,8 @@ pub(super) struct Decided {
     pub(super) why: Why,
     /// What becomes of the fields of the request.
     pub(super) rules: Arc<Rules>,
+    /// The adapter that a model of this machine answers with.
+    pub(super) adapter: Option<Arc<Adapter>>,
     /// What answers if that cannot.
     pub(super) fallback: Option<Away>,
     /// How long a request may wait before that does anyway.
@@ -79,6 +81,7 @@ pub(super) fn decide(
                 target: Target::Here(Candidates { own: plan, others }),
                 why,
                 rules,
+                adapter: served.adapter.clone(),
                 fallback,
                 spill_after: served.spill_after,
             })
@@ -92,6 +95,7 @@ pub(super) fn decide(
                 target: Target::Away(Away::to(&remote, &name)),
                 why,
                 rules: Arc::default(),
+                adapter: None,
                 fallback: None,
                 spill_after: None,
             })

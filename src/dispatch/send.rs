@@ -19,7 +19,7 @@ use crate::api::error::{ApiError, Code};
 use crate::config::request::PromptCache;
 use crate::pool::{Candidates, Lease, Refused};
 use crate::worker::client::{self, Failure};
-use crate::worker::{CALLER_HEADER, LoadPlan, PlannedEngine};
+use crate::worker::{ADAPTER_HEADER, CALLER_HEADER, LoadPlan, PlannedEngine};
 
 /// Why a worker has not got a request.
 enum Unsent {
@@ -150,6 +150,13 @@ impl Routed {
         HeaderValue::try_from(mark).ok()
     }
 
+    /// The adapter of the entry, if the model that answers is that entry's and none in
+    /// its place.
+    fn adapter(&self, own: &LoadPlan, plan: &LoadPlan) -> Option<HeaderValue> {
+        let adapter = self.adapter.as_ref().filter(|_| plan.model == own.model)?;
+        HeaderValue::try_from(adapter.chosen.text()).ok()
+    }
+
     /// Sends the request to the engine that has been got for it, and waits for the
     /// beginning of its answer for as long as `limit`.
     async fn hand_over(
@@ -169,6 +176,9 @@ impl Routed {
         let mut headers = headers::to_engine(kind, id);
         if let Some(mark) = self.mark(lease.plan()) {
             headers.insert(CALLER_HEADER, mark);
+        }
+        if let Some(adapter) = self.adapter(own, lease.plan()) {
+            headers.insert(ADAPTER_HEADER, adapter);
         }
         let sent = pin!(client.send(Method::POST, path, headers, payload));
         Ok(within(limit, sent).await)

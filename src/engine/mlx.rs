@@ -1,6 +1,7 @@
 //! The MLX network: the only place that says `mlx_rs`. It knows weights,
 //! layers and devices; it knows no text, no requests and no HTTP.
 
+pub mod adapter;
 pub mod arch;
 pub mod attention;
 mod decoder;
@@ -26,6 +27,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
 use serde_json::{Map, Value};
 
+use self::adapter::Adapters;
 use self::arch::Source;
 use self::attention::Pass;
 use self::decoder::Decoder;
@@ -33,6 +35,7 @@ use self::device::Device;
 use self::kv::{Cache, Piece};
 use self::quantization::Quantization;
 use self::weights::Weights;
+use super::adapter::Chosen;
 use super::progress::Progress;
 use super::stored::Tensor;
 use super::{EngineError, LoadTimes, Network};
@@ -48,12 +51,15 @@ pub struct Settings {
     pub compute: Compute,
     /// In which form keys and values are kept.
     pub kv_format: KvFormat,
+    /// Bytes for adapters that no sequence runs with.
+    pub adapters: u64,
 }
 
 /// A model on MLX's device. It belongs to the thread that loaded it.
 pub struct MlxNetwork {
     model: Decoder,
     device: Device,
+    adapters: Adapters,
     bytes_held: u64,
     load_times: LoadTimes,
 }
@@ -93,6 +99,7 @@ fn load_on(
     let quantization = Quantization::from_config(&config)?;
     let mut weights = Weights::open(dir, quantization, device)?;
     let model = Decoder::load(&mut weights, design, settings.kv_format)?;
+    let adapters = Adapters::new(weights.sides().clone(), device, settings.adapters);
     let map = began.elapsed();
     let bytes_held = weights.evaluate_taken(loading)?;
     let load_times = LoadTimes {
@@ -103,6 +110,7 @@ fn load_on(
     Ok(MlxNetwork {
         model,
         device,
+        adapters,
         bytes_held,
         load_times,
     })
@@ -121,6 +129,8 @@ impl MlxNetwork {
         }
         let rows = tokens.len() / caches.len();
         let tokens = Array::from_slice(tokens, &[tokens.len() as i32]);
+        let adapters = caches.iter().map(|cache| cache.adapter());
+        let _running = self.adapters.sides().run(adapters, rows);
         let mut pass = Pass::new(caches, rows, self.device);
         let hidden = self.model.hidden(&tokens, &mut pass);
         let hidden = hidden.map_err(device_failed)?;
@@ -150,6 +160,11 @@ impl Network for MlxNetwork {
 
     fn new_cache(&self) -> Cache {
         Cache::new(self.model.cache_shape().clone())
+    }
+
+    fn adapt(&mut self, cache: &mut Cache, adapter: &Chosen) -> Result<(), EngineError> {
+        cache.adapt(self.adapters.evaluate(adapter)?);
+        Ok(())
     }
 
     fn prefill(

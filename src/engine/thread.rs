@@ -20,6 +20,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use self::outlet::{Inlet, Said, outlet};
+use crate::engine::adapter::Chosen;
 use crate::engine::guide::Grammar;
 use crate::engine::prefix::Owner;
 use crate::engine::sampling::Sampling;
@@ -82,8 +83,10 @@ pub struct Job {
     /// means that none is told.
     pub logprobs: Option<usize>,
     /// Whose prompts it may go on from, and for whom its own is kept; nothing means
-    /// that it is read anew and forgotten.
+    /// that it is read anew and forgotten. Of another adapter it is another owner.
     pub owner: Option<Owner>,
+    /// What it runs with beside the network.
+    pub adapter: Option<Chosen>,
 }
 
 /// What is counted, for whoever wants to look.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::id::ModelId;
+use super::manifest::adapter::{self, AdapterManifest};
 use super::manifest::foreign::{self, Given, Wanted};
 use super::manifest::{self, Manifest, Reason, Rules};
 use memory::{Judged, Memory};
@@ -136,6 +137,18 @@ impl CacheIndex {
         let repository = &self.get(id)?.repository;
         let commit = revision::resolve(repository, revision);
         Some(commit.and_then(|commit| foreign::inspect_snapshot(repository, &commit, wanted)))
+    }
+
+    /// What a snapshot of a repository holds as an adapter. Nothing if it is not cached.
+    /// Reads the disk.
+    pub fn adapter(
+        &self,
+        id: &ModelId,
+        revision: Option<&str>,
+    ) -> Option<Result<AdapterManifest, Reason>> {
+        let repository = &self.get(id)?.repository;
+        let commit = revision::resolve(repository, revision);
+        Some(commit.and_then(|commit| adapter::inspect_snapshot(repository, &commit)))
     }
 
     fn scan_root(&mut self, root: &Path, memory: &Memory, now: SystemTime) {

@@ -3,6 +3,7 @@
 //! there, no link that leaves the repository, no code, an architecture that the
 //! engine has. Weights are not read, templates and tokenizers not parsed.
 
+pub mod adapter;
 mod config;
 pub mod foreign;
 mod lengths;

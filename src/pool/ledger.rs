@@ -294,7 +294,10 @@ impl Line {
     fn reserve(&self, plan: &LoadPlan, most: ByteSize) -> ByteSize {
         let peak = self.peak();
         let seen = peak.saturating_add(peak / 100 * MARGIN);
-        let least = self.held_bytes.saturating_add(plan.kv.0);
+        let least = self
+            .held_bytes
+            .saturating_add(plan.kv.0)
+            .saturating_add(plan.adapters.0);
         let wanted = match self.is_trusted() && plan.estimated {
             true => seen,
             false => seen.max(plan.memory.0),

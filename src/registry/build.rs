@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use indexmap::{IndexMap, IndexSet};
 
-use super::catalogue::{Catalogue, Found};
+use super::catalogue::{Catalogue, Found, Role};
 use super::wildcards::Wildcard;
-use super::{Fallback, Leads, Machine, NotServable, Served, Snapshot, pins, remote};
-use crate::config::engine::Placeholder;
+use super::{Adapter, Fallback, Leads, Machine, NotServable, Served, Snapshot, pins, remote};
+use crate::config::engine::{Placeholder, Use};
 use crate::config::problem::Problems;
 use crate::config::request::{Rules, fill};
 use crate::config::{AliasName, Budget, Config, Entry, LoadSettings, Source};
@@ -46,7 +46,9 @@ pub fn snapshot(
         catalogue,
         before,
         plans: HashMap::new(),
+        adapters: HashMap::new(),
     };
+    builder.find_adapters();
     let served = builder.served();
     let cached = cached(catalogue);
     let named = || {
@@ -101,7 +103,8 @@ pub fn snapshot(
 /// Every id in the cache with its size or what is wrong with it.
 fn cached(catalogue: &dyn Catalogue) -> IndexMap<String, Result<ByteSize, NotServable>> {
     let state = |id: &ModelId| {
-        let found = catalogue.repository(id, None, &LoadSettings::default());
+        let role = Role::Model(LoadSettings::default());
+        let found = catalogue.repository(id, None, &role);
         found.map(|found| found.size)
     };
     let ids = catalogue.ids();
@@ -138,6 +141,8 @@ struct Builder<'a> {
     before: Option<&'a Snapshot>,
     /// Plans made so far, so that equal loads share one.
     plans: HashMap<LoadKey, Planned>,
+    /// The adapters of all entries, by where they come from.
+    adapters: HashMap<Source, Result<Found, NotServable>>,
 }
 
 impl Builder<'_> {
@@ -199,8 +204,69 @@ impl Builder<'_> {
                 Some(Fallback { name, remote })
             }),
             wildcards: names(|name| Some(name.wildcard()?.as_str().to_owned())),
-            ..self.plain(entry.name.as_str(), &entry.source, &entry.load)
+            ..self.adapted(entry)
         }
+    }
+
+    /// A name with nothing said about it but its load and its adapter.
+    fn adapted(&mut self, entry: &Entry) -> Served {
+        let served = self.plain(entry.name.as_str(), &entry.source, &entry.load);
+        let Some(adapted) = &entry.adapter else {
+            return served;
+        };
+        let found = match self.adapters.get(&adapted.source) {
+            Some(found) => found.clone(),
+            None => Err(NotServable::NotCached),
+        };
+        let found = found.and_then(|found| match served.uses.contains(&Use::Completions) {
+            true => Ok(found),
+            false => Err(NotServable::Settings(
+                "adapters stand beside models that make text, and its base is none".to_owned(),
+            )),
+        });
+        // What is wrong with the base is told first.
+        let plan = served.plan.clone();
+        let plan = plan.and_then(|plan| found.as_ref().map(|_| plan).map_err(Clone::clone));
+        let adapter = found.ok().map(|found| Adapter::new(adapted, &found));
+        Served {
+            size: match &adapter {
+                Some(adapter) => served.size.saturating_add(adapter.size),
+                None => served.size,
+            },
+            adapter: adapter.map(Arc::new),
+            plan,
+            ..served
+        }
+    }
+
+    /// Looks at the adapters of all entries.
+    fn find_adapters(&mut self) {
+        for adapted in self
+            .config
+            .models
+            .iter()
+            .filter_map(|it| it.adapter.as_ref())
+        {
+            let source = &adapted.source;
+            if !self.adapters.contains_key(source) {
+                let found = self.found(source, &Role::Adapter);
+                let found = found.map_err(|reason| of_adapter(reason, source));
+                self.adapters.insert(source.clone(), found);
+            }
+        }
+    }
+
+    /// Bytes that the adapters beside a load take if all of them are held.
+    fn room_for_adapters(&self, source: &Source, load: &LoadSettings) -> ByteSize {
+        let entries = self.config.models.iter();
+        let entries = entries.filter(|entry| entry.source == *source && entry.load == *load);
+        let adapters = entries.filter_map(|entry| Some(&entry.adapter.as_ref()?.source));
+        let adapters: HashSet<&Source> = adapters.collect();
+        let held = adapters.into_iter().filter_map(|adapter| {
+            let found = self.adapters.get(adapter)?.as_ref().ok()?;
+            Some(found.needs.held)
+        });
+        held.fold(ByteSize::ZERO, ByteSize::saturating_add)
     }
 
     /// A cached id that `allow` permits, with default settings.
@@ -220,6 +286,7 @@ impl Builder<'_> {
             name: name.to_owned(),
             entry: false,
             source: source.clone(),
+            adapter: None,
             keep: false,
             preload: false,
             idle_unload: self.config.pool.idle_unload,
@@ -266,23 +333,36 @@ impl Builder<'_> {
 
     /// The commit that was served before, if it is as whole as it was: a download moves
     /// a branch before the new files are there, and nobody is cut off by an update.
-    fn still_there(&self, source: &Source, load: &LoadSettings) -> Option<Found> {
+    fn still_there(&self, source: &Source, role: &Role) -> Option<Found> {
         let Source::Repository { id, .. } = source else {
             return None;
         };
         let mut before = self.before?.served.values();
-        let served = before.find(|served| served.source == *source && served.plan.is_ok())?;
-        let commit = served.plan.as_ref().ok()?.commit.as_deref()?;
-        self.catalogue.repository(id, Some(commit), load).ok()
+        let commit = match role {
+            Role::Model(_) => {
+                let served = before.find(|it| it.source == *source && it.plan.is_ok())?;
+                served.plan.as_ref().ok()?.commit.clone()?
+            }
+            Role::Adapter => {
+                let mut adapters = before.filter_map(|served| served.adapter.as_ref());
+                adapters.find(|it| it.source == *source)?.commit.clone()?
+            }
+        };
+        self.catalogue.repository(id, Some(&commit), role).ok()
+    }
+
+    /// What a source holds, by the pins if there are any.
+    fn found(&self, source: &Source, role: &Role) -> Result<Found, NotServable> {
+        match &self.config.lock {
+            Some(lock) => pins::pinned(self.config, lock, source, role, self.catalogue),
+            None => pins::latest(source, role, self.catalogue)
+                .or_else(|error| self.still_there(source, role).ok_or(error)),
+        }
     }
 
     /// Finds the snapshot and settles what the entry leaves open.
     fn make(&self, source: &Source, load: &LoadSettings) -> Planned {
-        let found = match &self.config.lock {
-            Some(lock) => pins::pinned(self.config, lock, source, load, self.catalogue)?,
-            None => pins::latest(source, load, self.catalogue)
-                .or_else(|error| self.still_there(source, load).ok_or(error))?,
-        };
+        let found = self.found(source, &Role::Model(load.clone()))?;
         if found.scripted && !self.scripted {
             let reason = "it is for the scripted engine, which serves tests only";
             return Err(NotServable::Snapshot {
@@ -295,6 +375,7 @@ impl Builder<'_> {
             .kv
             .map(|kv| kv.of(self.budget))
             .unwrap_or_else(|| usual_kv(context, found.needs.kv_per_token, self.budget));
+        let adapters = self.room_for_adapters(source, load);
         let model = pool_key(self.config, source, load);
         let engine = planned_engine(load, &found, &model)?;
         let plan = LoadPlan {
@@ -308,15 +389,34 @@ impl Builder<'_> {
             kv,
             compute: load.compute,
             kv_format: load.kv_format,
+            adapters,
             warmup: self.is_warmed_up(source, load),
             warm_prompts: self.warm_prompts(source, load),
             estimated: load.memory.is_none(),
             memory: load
                 .memory
                 .map(|memory| memory.of(self.budget))
-                .unwrap_or_else(|| found.needs.held.saturating_add(kv)),
+                .unwrap_or_else(|| {
+                    let beside = kv.saturating_add(adapters);
+                    found.needs.held.saturating_add(beside)
+                }),
         };
         Ok((Arc::new(plan), Arc::new(found)))
+    }
+}
+
+/// Why an entry cannot be served whose adapter cannot.
+fn of_adapter(reason: NotServable, source: &Source) -> NotServable {
+    match (reason, source) {
+        (NotServable::NotCached, Source::Repository { id, .. }) => NotServable::Snapshot {
+            reason: "not_cached: its adapter is not cached".to_owned(),
+            remedy: Some(format!("hf download {id}")),
+        },
+        (NotServable::Snapshot { reason, remedy }, _) => NotServable::Snapshot {
+            reason: format!("{reason} (its adapter)"),
+            remedy,
+        },
+        (reason, _) => reason,
     }
 }
 

@@ -35,6 +35,18 @@ pub struct Found {
     pub file: Option<PathBuf>,
     /// What it needs, by number format.
     pub needs: Needs,
+    /// Of an adapter, what tells it from every other; see
+    /// [`AdapterManifest`](crate::model::manifest::adapter::AdapterManifest).
+    pub mark: u128,
+}
+
+/// What a source is to serve as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// As a model, loaded so.
+    Model(LoadSettings),
+    /// As an adapter for a model. It has no use, no context and no caches of its own.
+    Adapter,
 }
 
 /// Bytes a model needs besides the room for caches.
@@ -51,16 +63,16 @@ pub trait Catalogue {
     /// The ids that are cached in any state, sorted.
     fn ids(&self) -> Vec<ModelId>;
 
-    /// What is known of a cached repository at a revision, loaded so.
+    /// What is known of a cached repository at a revision, in this role.
     fn repository(
         &self,
         id: &ModelId,
         revision: Option<&str>,
-        load: &LoadSettings,
+        role: &Role,
     ) -> Result<Found, NotServable>;
 
-    /// What is known of a folder outside the cache.
-    fn folder(&self, dir: &Path, load: &LoadSettings) -> Result<Found, NotServable>;
+    /// What is known of a folder outside the cache, in this role.
+    fn folder(&self, dir: &Path, role: &Role) -> Result<Found, NotServable>;
 
     /// The files of a snapshot with their lengths in bytes, links followed. Hidden ones
     /// are left out: no engine reads them.

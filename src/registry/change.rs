@@ -157,6 +157,7 @@ fn changed_plan(old: &LoadPlan, new: &LoadPlan) -> Vec<&'static str> {
         ("kv", old.kv != new.kv),
         ("kv_format", old.kv_format != new.kv_format),
         ("compute", old.compute != new.compute),
+        ("adapters", old.adapters != new.adapters),
         (
             "memory",
             (old.memory, old.estimated) != (new.memory, new.estimated),
@@ -174,6 +175,7 @@ fn changed_plan(old: &LoadPlan, new: &LoadPlan) -> Vec<&'static str> {
 /// What changes at once and without a load.
 fn changed_treatment(old: &Served, new: &Served) -> Vec<&'static str> {
     differing([
+        ("adapter", old.adapter != new.adapter),
         ("keep", old.keep != new.keep),
         ("preload", old.preload != new.preload),
         ("idle_unload", old.idle_unload != new.idle_unload),

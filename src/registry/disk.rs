@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::NotServable;
 use super::build::USUAL_CONTEXT;
-use super::catalogue::{Catalogue, Found, Needs};
+use super::catalogue::{Catalogue, Found, Needs, Role};
 use crate::config::engine::{Engine, Placeholder, Use};
 use crate::config::{Config, LoadSettings};
 use crate::engine::supported_architectures;
@@ -16,6 +16,7 @@ use crate::model::cache::{CacheIndex, Stranger};
 use crate::model::estimate::{DeviceRule, estimate, of_engine};
 use crate::model::id::ModelId;
 use crate::model::kind::Kind;
+use crate::model::manifest::adapter::{self, AdapterManifest};
 use crate::model::manifest::foreign::{self, Given, Wanted};
 use crate::model::manifest::{self, Manifest, Reason, Rules};
 use crate::units::ByteSize;
@@ -62,8 +63,17 @@ impl Catalogue for Disk {
         &self,
         id: &ModelId,
         revision: Option<&str>,
-        load: &LoadSettings,
+        role: &Role,
     ) -> Result<Found, NotServable> {
+        let load = match role {
+            Role::Model(load) => load,
+            Role::Adapter => {
+                let adapter = self.index.adapter(id, revision);
+                let adapter = adapter.ok_or(NotServable::NotCached)?;
+                let adapter = adapter.map_err(|reason| with_remedy(&reason, id, revision))?;
+                return Ok(found_adapter(adapter));
+            }
+        };
         let Some(model) = self.index.get(id) else {
             return Err(NotServable::NotCached);
         };
@@ -81,7 +91,7 @@ impl Catalogue for Disk {
         Ok(found(manifest, Some(model.size), load))
     }
 
-    fn folder(&self, dir: &Path, load: &LoadSettings) -> Result<Found, NotServable> {
+    fn folder(&self, dir: &Path, role: &Role) -> Result<Found, NotServable> {
         let refused = |reason| {
             let reason = match reason {
                 Reason::NoSnapshot => "its folder does not exist".to_owned(),
@@ -90,6 +100,13 @@ impl Catalogue for Disk {
             NotServable::Snapshot {
                 reason,
                 remedy: None,
+            }
+        };
+        let load = match role {
+            Role::Model(load) => load,
+            Role::Adapter => {
+                let adapter = adapter::inspect_folder(dir).map_err(refused)?;
+                return Ok(found_adapter(adapter));
             }
         };
         if let Some(engine) = &load.engine {
@@ -149,6 +166,27 @@ fn found_for(engine: &Engine, given: Given) -> Found {
         dir: given.dir,
         commit: given.commit,
         modified: given.modified,
+        mark: 0,
+    }
+}
+
+/// What the registry wants to know of an adapter.
+fn found_adapter(adapter: AdapterManifest) -> Found {
+    Found {
+        size: ByteSize(adapter.size),
+        context: None,
+        scripted: false,
+        uses: Vec::new(),
+        chats: false,
+        file: None,
+        needs: Needs {
+            held: ByteSize(adapter.bytes_held),
+            kv_per_token: ByteSize::ZERO,
+        },
+        dir: adapter.dir,
+        commit: adapter.commit,
+        modified: adapter.modified,
+        mark: adapter.mark,
     }
 }
 
@@ -174,5 +212,6 @@ fn found(manifest: Manifest, on_disk: Option<u64>, load: &LoadSettings) -> Found
         dir: manifest.dir,
         commit: manifest.commit,
         modified: manifest.modified,
+        mark: 0,
     }
 }

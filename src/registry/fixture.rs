@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::catalogue::{Catalogue, Found, Needs};
+use super::catalogue::{Catalogue, Found, Needs, Role};
 use super::{Machine, MachineMemory, NotServable, Snapshot, build};
 use crate::config::problem::Problems;
 use crate::config::standard::Surroundings;
-use crate::config::{Config, LoadSettings, walk};
+use crate::config::{Config, walk};
 use crate::model::cache::Stranger;
 use crate::model::id::ModelId;
 use crate::model::kind::Kind;
@@ -97,6 +97,29 @@ fn found(id: &str) -> Found {
             held: ByteSize(5_000_000_000),
             kv_per_token: ByteSize(100_000),
         },
+        mark: 0,
+    }
+}
+
+/// What lies there, if it can be that: on this shelf adapters have names that end so.
+fn in_role(role: &Role, found: Found) -> Result<Found, NotServable> {
+    match (role, found.dir.to_string_lossy().ends_with("-adapter")) {
+        (Role::Model(_), false) => Ok(found),
+        (Role::Adapter, true) => Ok(Found {
+            context: None,
+            uses: Vec::new(),
+            chats: false,
+            needs: Needs {
+                held: ByteSize(20_000_000),
+                kv_per_token: ByteSize::ZERO,
+            },
+            mark: 1,
+            ..found
+        }),
+        _ => Err(NotServable::Snapshot {
+            reason: "incomplete: adapter_config.json is missing".to_owned(),
+            remedy: None,
+        }),
     }
 }
 
@@ -110,7 +133,7 @@ impl Catalogue for Shelf {
         &self,
         id: &ModelId,
         revision: Option<&str>,
-        _: &LoadSettings,
+        role: &Role,
     ) -> Result<Found, NotServable> {
         let known = self.found.get(id.as_str()).cloned();
         let found = known.unwrap_or(Err(NotServable::NotCached))?;
@@ -118,15 +141,16 @@ impl Catalogue for Shelf {
         if is_other && self.only.iter().any(|only| only == id.as_str()) {
             return Err(NotServable::Settings("no such commit".to_owned()));
         }
-        Ok(Found {
+        let found = Found {
             commit: revision.map(str::to_owned).or(found.commit),
             ..found
-        })
+        };
+        in_role(role, found)
     }
 
-    fn folder(&self, dir: &Path, _: &LoadSettings) -> Result<Found, NotServable> {
+    fn folder(&self, dir: &Path, role: &Role) -> Result<Found, NotServable> {
         let known = self.found.get(&dir.display().to_string()).cloned();
-        known.unwrap_or(Err(NotServable::NotCached))
+        in_role(role, known.unwrap_or(Err(NotServable::NotCached))?)
     }
 
     fn files(&self, found: &Found) -> Result<BTreeMap<String, u64>, NotServable> {

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::NotServable;
-use super::catalogue::{Catalogue, Found};
+use super::catalogue::{Catalogue, Found, Role};
 use crate::config::lock::{self, Lock, Pin};
 use crate::config::{Config, LoadSettings, Source};
 
@@ -63,10 +63,10 @@ pub fn pinned(
     config: &Config,
     lock: &Lock,
     source: &Source,
-    load: &LoadSettings,
+    role: &Role,
     catalogue: &dyn Catalogue,
 ) -> Result<Found, NotServable> {
-    judge(lock, source, load, catalogue).map_err(|held| match held {
+    judge(lock, source, role, catalogue).map_err(|held| match held {
         Held::NotServable(reason) => reason,
         Held::Differs(difference) => NotServable::Snapshot {
             reason: difference.to_string(),
@@ -79,17 +79,17 @@ pub fn pinned(
 pub fn judge(
     lock: &Lock,
     source: &Source,
-    load: &LoadSettings,
+    role: &Role,
     catalogue: &dyn Catalogue,
 ) -> Result<Found, Held> {
     let Some(pin) = lock.pin(source) else {
         // What could not be served anyway says so.
-        latest(source, load, catalogue)?;
+        latest(source, role, catalogue)?;
         return Err(Held::Differs(Difference::NotPinned));
     };
     let found = match &pin.commit {
-        Some(commit) => at(commit, source, load, catalogue)?,
-        None => latest(source, load, catalogue)?,
+        Some(commit) => at(commit, source, role, catalogue)?,
+        None => latest(source, role, catalogue)?,
     };
     match between(&pin.files, &catalogue.files(&found)?) {
         differences if differences.is_empty() => Ok(found),
@@ -102,19 +102,19 @@ pub fn judge(
 fn at(
     commit: &str,
     source: &Source,
-    load: &LoadSettings,
+    role: &Role,
     catalogue: &dyn Catalogue,
 ) -> Result<Found, Held> {
     let Source::Repository { id, .. } = source else {
-        return Ok(latest(source, load, catalogue)?);
+        return Ok(latest(source, role, catalogue)?);
     };
-    let found = catalogue.repository(id, Some(commit), load);
+    let found = catalogue.repository(id, Some(commit), role);
     // A branch could have a commit's name.
     let is_other = |found: &Found| found.commit.as_deref() != Some(commit);
     let other = match &found {
         Ok(found) if !is_other(found) => None,
         Ok(other) => Some(other.clone()),
-        Err(_) => latest(source, load, catalogue).ok().filter(is_other),
+        Err(_) => latest(source, role, catalogue).ok().filter(is_other),
     };
     match other.and_then(|other| other.commit) {
         Some(cached) => Err(Held::Differs(Difference::Commit {
@@ -128,12 +128,12 @@ fn at(
 /// The snapshot that a source has without any pin.
 pub fn latest(
     source: &Source,
-    load: &LoadSettings,
+    role: &Role,
     catalogue: &dyn Catalogue,
 ) -> Result<Found, NotServable> {
     match source {
-        Source::Repository { id, revision } => catalogue.repository(id, revision.as_deref(), load),
-        Source::Path(dir) => catalogue.folder(dir, load),
+        Source::Repository { id, revision } => catalogue.repository(id, revision.as_deref(), role),
+        Source::Path(dir) => catalogue.folder(dir, role),
     }
 }
 
@@ -171,13 +171,16 @@ pub fn short(commit: &str) -> &str {
     commit.get(..DIGITS).unwrap_or(commit)
 }
 
-/// Every source that a configuration may serve from, in the order of the file, then
-/// the cached ids that it permits.
-pub fn sources(config: &Config, catalogue: &dyn Catalogue) -> Vec<(Source, LoadSettings)> {
-    let entries = config
-        .models
-        .iter()
-        .map(|entry| (entry.source.clone(), entry.load.clone()));
+/// Every source that a configuration may serve from, in the order of the file, each
+/// entry's adapter after its base, then the cached ids that it permits.
+pub fn sources(config: &Config, catalogue: &dyn Catalogue) -> Vec<(Source, Role)> {
+    let entries = config.models.iter().flat_map(|entry| {
+        let model = (entry.source.clone(), Role::Model(entry.load.clone()));
+        let adapter = entry.adapter.as_ref();
+        let adapter = adapter.map(|adapted| (adapted.source.clone(), Role::Adapter));
+        [Some(model), adapter]
+    });
+    let entries = entries.flatten();
     let permitted = catalogue.ids().into_iter().filter_map(|id| {
         let source = Source::Repository {
             id: id.clone(),
@@ -185,7 +188,7 @@ pub fn sources(config: &Config, catalogue: &dyn Catalogue) -> Vec<(Source, LoadS
         };
         config
             .permits(id.as_str())
-            .then(|| (source, LoadSettings::default()))
+            .then(|| (source, Role::Model(LoadSettings::default())))
     });
     let mut known = HashSet::new();
     let all = entries.chain(permitted);
@@ -195,7 +198,7 @@ pub fn sources(config: &Config, catalogue: &dyn Catalogue) -> Vec<(Source, LoadS
 
 /// What `--accept` understands as this source and no other, in one word of a shell.
 fn word(config: &Config, source: &Source) -> String {
-    let entry = config.models.iter().find(|entry| entry.source == *source);
+    let entry = config.models.iter().find(|entry| entry.own() == source);
     match (source, entry) {
         (Source::Path(_), Some(entry)) => entry.name.to_string(),
         _ => lock::name_of(source),

@@ -310,3 +310,77 @@ fn publishing_replaces_the_whole_and_old_requests_keep_theirs() {
     assert_eq!((old.generation, registry.load().generation), (1, 2));
     assert_eq!(registry.load().budget, ByteSize(8_000_000_000));
 }
+
+#[test]
+fn e181_adapters_share_the_load_of_their_base_and_have_their_part_in_it() {
+    let shelf = Shelf::of(&["a/m", "b/one-adapter", "/two-adapter", "b/model"]);
+    let plain = snapshot("models: {base: {repo: a/m}}", &shelf);
+    let text = "models:
+  base: {repo: a/m}
+  one: {base: base, adapter: b/one-adapter}
+  again: {base: base, adapter: b/one-adapter}
+  two: {base: base, adapter: /two-adapter}
+  gone: {base: base, adapter: b/gone-adapter}
+  wrong: {base: base, adapter: b/model}
+  lost: {base: z/lost, adapter: b/one-adapter}
+";
+    let adapted = snapshot(text, &shelf);
+    let base = plan(&adapted, "base");
+    for name in ["one", "again", "two"] {
+        assert!(Arc::ptr_eq(plan(&adapted, name), base), "{name}");
+    }
+    let adapter = |name: &str| adapted.served[name].adapter.as_deref();
+    assert_eq!(adapter("base"), None);
+    assert_eq!(adapter("one"), adapter("again"));
+    assert_ne!(adapter("one"), adapter("two"));
+    assert_eq!(adapter("one").map(|it| it.base.as_str()), Some("base"));
+    // Two of 20 MB, each counted once.
+    assert_eq!(base.adapters, ByteSize(40_000_000));
+    let before = plan(&plain, "base");
+    assert_eq!(base.memory.0, before.memory.0 + 40_000_000);
+    let reason = |name: &str| match &adapted.served[name].plan {
+        Ok(_) => String::new(),
+        Err(reason) => format!("{reason} | {}", reason.remedy().unwrap_or_default()),
+    };
+    assert_eq!(
+        reason("gone"),
+        "not_cached: its adapter is not cached | hf download b/gone-adapter"
+    );
+    assert_eq!(
+        reason("wrong"),
+        "incomplete: adapter_config.json is missing (its adapter) | "
+    );
+    assert_eq!(reason("lost"), "it is not cached | ");
+    // The next load has the room; what is loaded goes on.
+    let change = Change::between(&plain, &adapted);
+    assert_eq!(change.gone, [""; 0]);
+    let [replaced] = change.replaced.as_slice() else {
+        panic!("{change:?}");
+    };
+    assert_eq!(replaced.keys, ["adapters", "memory"]);
+}
+
+#[test]
+fn e181_adapters_are_pinned_as_models_are() {
+    let shelf = Shelf::of(&["a/m", "b/one-adapter"]);
+    let pin = "commit: c0ffee\n    files: {weights: 4000000000}";
+    let lock = |text: String| {
+        let text = crate::config::problem::Text { file: None, text };
+        crate::config::lock::Lock::parse(&text).expect("a lock file")
+    };
+    let text = "models: {a/m: {}, one: {base: a/m, adapter: b/one-adapter}}";
+    let served = |pins: &[&str]| {
+        let pins = pins.iter().map(|id| format!("\n  {id}:\n    {pin}"));
+        let config = Config {
+            lock: Some(lock(format!(
+                "version: 1\nsnapshots:{}",
+                pins.collect::<String>()
+            ))),
+            ..fixture::config(text)
+        };
+        let snapshot = build::snapshot(config, &machine(), &shelf, None).expect("a snapshot");
+        ["a/m", "one"].map(|name| snapshot.served[name].plan.is_ok())
+    };
+    assert_eq!(served(&["a/m"]), [true, false]);
+    assert_eq!(served(&["a/m", "b/one-adapter"]), [true, true]);
+}

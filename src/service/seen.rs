@@ -107,13 +107,15 @@ fn files(source: &Path) -> Vec<(PathBuf, Identity)> {
 /// What the cache folders, the folders of entries and the pinned snapshots look like.
 /// Of the latter every file counts, since its length is pinned.
 fn folders(config: &Config) -> Fingerprint {
-    let paths = config
-        .models
-        .iter()
-        .filter_map(|entry| match &entry.source {
-            Source::Path(path) => Some(path.clone()),
-            Source::Repository { .. } => None,
-        });
+    let sources = config.models.iter();
+    let sources = sources.flat_map(|entry| {
+        let adapter = entry.adapter.as_ref().map(|adapted| &adapted.source);
+        std::iter::once(&entry.source).chain(adapter)
+    });
+    let paths = sources.filter_map(|source| match source {
+        Source::Path(path) => Some(path.clone()),
+        Source::Repository { .. } => None,
+    });
     let pinned = config.lock.iter().flat_map(|lock| lock.snapshots());
     let pinned = pinned.flat_map(|below| config.cache.iter().map(move |root| root.join(&below)));
     let folders: Vec<PathBuf> = paths.chain(pinned).collect();

@@ -241,6 +241,7 @@ impl Inner {
             .args(["--kv", &plan.kv.0.to_string()])
             .args(["--kv-format", plan.kv_format.as_str()])
             .args(["--compute", plan.compute.as_str()])
+            .args(["--adapters", &plan.adapters.0.to_string()])
             .args(plan.warmup.then_some("--warmup"))
             .args((!plan.warm_prompts.is_empty()).then_some("--warm-prompts"));
         if let Some((folder, quota)) = self.prompts(plan, engine) {

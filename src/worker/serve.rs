@@ -12,6 +12,7 @@ mod request;
 mod rerank;
 mod source;
 mod warmup;
+mod words;
 
 use std::io::{BufRead, Read, Write};
 use std::os::unix::fs::PermissionsExt;

@@ -9,6 +9,7 @@ mod rerank;
 mod sampler;
 
 mod access;
+mod adapters;
 mod background;
 mod bodies;
 mod browser;

@@ -22,7 +22,7 @@ fn home() -> Home {
 }
 
 /// How many of a prompt's tokens were there, as a whole answer and a stream tell it.
-async fn cached(server: &Server, key: &str, model: &str, text: &str, stream: bool) -> u64 {
+pub async fn cached(server: &Server, key: &str, model: &str, text: &str, stream: bool) -> u64 {
     let mut body = json!({"model": model, "stream": stream,
         "messages": [{"role": "user", "content": text}]});
     if stream {

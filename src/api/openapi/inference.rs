@@ -5,7 +5,7 @@ use axum::extract::State;
 use serde_json::Value;
 
 use super::{Answer, Operation, document, schemas};
-use crate::api::fields::REST;
+use crate::api::fields::{DETOKENIZE, INFILL, REST, TEMPLATE, TOKENIZE};
 use crate::service::Service;
 
 /// `GET /openapi.json`
@@ -167,6 +167,42 @@ pub const OPERATIONS: &[Operation] = &[
         answers: &[(200, Answer::Json("Done"))],
         generates: false,
         refusals: &[404],
+    },
+    Operation {
+        method: "POST",
+        path: TOKENIZE,
+        summary: "The tokens of a text or of messages, by the embedded engine or as another one answers it.",
+        takes: Some("OtherRequest"),
+        answers: &[(200, Answer::Text("*/*"))],
+        generates: false,
+        refusals: OF_A_MODEL,
+    },
+    Operation {
+        method: "POST",
+        path: DETOKENIZE,
+        summary: "The text of tokens, likewise.",
+        takes: Some("OtherRequest"),
+        answers: &[(200, Answer::Text("*/*"))],
+        generates: false,
+        refusals: OF_A_MODEL,
+    },
+    Operation {
+        method: "POST",
+        path: TEMPLATE,
+        summary: "The prompt that messages come to, likewise.",
+        takes: Some("OtherRequest"),
+        answers: &[(200, Answer::Text("*/*"))],
+        generates: false,
+        refusals: OF_A_MODEL,
+    },
+    Operation {
+        method: "POST",
+        path: INFILL,
+        summary: "What stands between two texts, as an engine of the file or an upstream answers it.",
+        takes: Some("OtherRequest"),
+        answers: &[(200, Answer::Text("*/*"))],
+        generates: true,
+        refusals: OF_A_MODEL,
     },
     Operation {
         method: "POST",

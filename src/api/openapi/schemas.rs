@@ -279,6 +279,7 @@ fn property(field: &Field, counts: &Counts) -> Value {
             "maximum": counts.choices,
         }),
         (_, Takes::Name) => name(),
+        (_, Takes::Text) => json!({"type": "string"}),
         (_, Takes::Whole(least, most)) => json!({
             "type": ["integer", "null"],
             "minimum": least,
@@ -290,7 +291,6 @@ fn property(field: &Field, counts: &Counts) -> Value {
             "maximum": most,
         }),
         (_, Takes::Flag) => json!({"type": ["boolean", "null"]}),
-        (_, Takes::Text) => json!({"type": ["string", "null"]}),
         (_, Takes::Object) => json!({"type": ["object", "null"]}),
         (_, Takes::Array) => json!({"type": ["array", "null"]}),
         (_, Takes::Words(words, why)) => {

@@ -62,23 +62,29 @@ pub(super) struct Places {
 
 /// What an entry says of where its weights come from.
 #[derive(Default)]
-struct Origin {
+pub(super) struct Origin {
     repo: Option<ModelId>,
-    revision: Option<(String, Place)>,
+    pub(super) revision: Option<(String, Place)>,
     path: Option<(std::path::PathBuf, Place)>,
+    pub(super) base: Option<(Name, Place)>,
+    pub(super) adapter: Option<(Source, Place)>,
     /// Something was said and could not be read.
-    broken: bool,
+    pub(super) broken: bool,
 }
 
 impl Walker<'_> {
     /// `models`
     pub(super) fn models(&mut self, node: &Node, places: &mut Places) -> Vec<Entry> {
         let mut entries = Vec::new();
-        for pair in self.unique("models", node) {
+        // What stands on another entry is read after that.
+        let pairs = self.unique("models", node).into_iter().enumerate();
+        let (based, plain): (Vec<_>, Vec<_>) = pairs.partition(|(_, pair)| is_based(&pair.node));
+        for (index, pair) in plain.into_iter().chain(based) {
             match Name::parse(&pair.key) {
                 Ok(name) => {
                     places.entries.insert(name.clone(), pair.place);
-                    entries.extend(self.entry(name, pair, places));
+                    let entry = self.entry(name, pair, places, &entries);
+                    entries.extend(entry.map(|entry| (index, entry)));
                 }
                 Err(error) => {
                     let message = format!("models.{}: {error}", quoted(&pair.key));
@@ -90,11 +96,19 @@ impl Walker<'_> {
                 }
             }
         }
-        entries
+        entries.sort_by_key(|(index, _)| *index);
+        entries.into_iter().map(|(_, entry)| entry).collect()
     }
 
-    /// One entry. Nothing and `{}` are entries with default settings.
-    fn entry(&mut self, name: Name, pair: &Pair, places: &mut Places) -> Option<Entry> {
+    /// One entry. Nothing and `{}` are entries with default settings. `known` are those
+    /// that it may stand on.
+    fn entry(
+        &mut self,
+        name: Name,
+        pair: &Pair,
+        places: &mut Places,
+        known: &[(usize, Entry)],
+    ) -> Option<Entry> {
         let shown = format!("models.{name}");
         let mut origin = Origin {
             // What is no mapping is told once.
@@ -123,7 +137,9 @@ impl Walker<'_> {
                     is_foreign = matches!(&pair.node.value, Value::Text(text) if text != OWN[0]);
                 }
                 "file" => load.file = self.file_of_entry(at),
-                "repo" | "revision" | "path" => self.origin_key(&mut origin, pair, at),
+                "repo" | "revision" | "path" | "base" | "adapter" => {
+                    self.origin_key(&mut origin, pair, at)
+                }
                 "aliases" => aliases = self.aliases(at, &name, places),
                 "keep" => keep = self.keep(at),
                 "preload" => set(&mut preload, self.boolean(at)),
@@ -151,10 +167,21 @@ impl Walker<'_> {
             self.problem(Problem::at(place, message).help("remove one of them"));
         }
         self.check_rules(&request, &given);
-        self.check_entry_engine(&shown, &load, is_foreign, &written);
         places.given.append(&mut given);
+        let (source, adapter) = match origin.base.is_some() || origin.adapter.is_some() {
+            true => {
+                let base = self.adapted(&shown, pair.place, origin, &written, places, known)?;
+                load = base.load;
+                (base.source, Some(base.adapted))
+            }
+            false => {
+                self.check_entry_engine(&shown, &load, is_foreign, &written);
+                (self.source(&name, &shown, pair.place, origin)?, None)
+            }
+        };
         Some(Entry {
-            source: self.source(&name, &shown, pair.place, origin)?,
+            source,
+            adapter,
             name,
             load,
             keep,
@@ -197,7 +224,7 @@ impl Walker<'_> {
         }
     }
 
-    /// `repo`, `revision`, `path`
+    /// `repo`, `revision`, `path`, `base`, `adapter`
     fn origin_key(&mut self, origin: &mut Origin, pair: &Pair, at: At) {
         let read = match pair.key.as_str() {
             "repo" => {
@@ -208,6 +235,14 @@ impl Walker<'_> {
                 let revision = self.read(at, "a branch, tag or commit", revision);
                 origin.revision = revision.map(|revision| (revision, pair.place));
                 origin.revision.is_some()
+            }
+            "base" => {
+                origin.base = self.name(at).map(|name| (name, pair.place));
+                origin.base.is_some()
+            }
+            "adapter" => {
+                origin.adapter = self.adapter(at).map(|source| (source, pair.place));
+                origin.adapter.is_some()
             }
             _ => {
                 origin.path = self.path(at).map(|path| (path, pair.place));
@@ -439,10 +474,12 @@ impl Walker<'_> {
             self.problem(Problem::at(*place, message).help("a name leads to one model only"));
         }
         for entry in &config.models {
-            let names = match &entry.source {
-                Source::Repository { id, .. } => [entry.name.as_str(), id.as_str()],
-                Source::Path(_) => [entry.name.as_str(); 2],
-            };
+            let own = entry.name.as_str();
+            let names = [&entry.source, entry.own()].map(|source| match source {
+                Source::Repository { id, .. } => id.as_str(),
+                Source::Path(_) => own,
+            });
+            let names = [own, names[0], names[1]];
             let denied = config
                 .deny
                 .iter()
@@ -488,6 +525,14 @@ impl Walker<'_> {
             Some(nearest) => problem.help(format!("did you mean {nearest:?}")),
             None => problem.help("give it an entry under models, or permit it with allow"),
         });
+    }
+}
+
+/// Whether an entry stands on another one.
+fn is_based(node: &Node) -> bool {
+    match &node.value {
+        Value::Map(pairs) => pairs.iter().any(|pair| pair.key == "base"),
+        _ => false,
     }
 }
 

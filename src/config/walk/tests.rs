@@ -10,8 +10,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::keys::{KEYS, NAME, Otherwise};
-use crate::config::{Amount, Budget, Listen, Source};
-use crate::model::id::Name;
+use crate::config::{Amount, Budget, Listen, LoadSettings, Source};
+use crate::model::id::{ModelId, Name};
 use crate::units::ByteSize;
 
 /// A home and a file's folder that are on no disk.
@@ -140,6 +140,38 @@ models:
         Some(Amount::Size(ByteSize(3_000_000_000)))
     );
     assert_eq!(folder.source, Source::Path("/home/ada/models/x".into()));
+}
+
+#[test]
+fn e181_an_adapter_has_the_load_of_its_base_wherever_that_stands() {
+    let text = "models:
+  poet: { base: small, adapter: ~/poet, tags: [x] }
+  small: { repo: a/b, revision: v1, context: 100 }
+  clerk: { base: small, adapter: c/clerk, revision: v2 }
+  other: { base: a/b, adapter: ./near }
+";
+    let config = read(text).expect("a configuration");
+    let names: Vec<_> = config.models.iter().map(|it| it.name.as_str()).collect();
+    assert_eq!(names, ["poet", "small", "clerk", "other"], "as in the file");
+    let [poet, small, clerk, other] = &config.models[..] else {
+        panic!("{:?}", config.models);
+    };
+    for adapted in [poet, clerk] {
+        assert_eq!(
+            (&adapted.source, &adapted.load),
+            (&small.source, &small.load)
+        );
+    }
+    assert_eq!(small.own(), &small.source);
+    assert_eq!(poet.own(), &Source::Path("/home/ada/poet".into()));
+    let repository = |id: &str, revision: Option<&str>| Source::Repository {
+        id: ModelId::parse(id).expect("an id"),
+        revision: revision.map(str::to_owned),
+    };
+    assert_eq!(clerk.own(), &repository("c/clerk", Some("v2")));
+    assert_eq!(other.source, repository("a/b", None));
+    assert_eq!(other.load, LoadSettings::default());
+    assert_eq!(other.own(), &Source::Path("/etc/roundhouse/near".into()));
 }
 
 /// A key of the table at its place in a file.

@@ -3,6 +3,7 @@
 //! about who may have how much.
 
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use mlx_rs::error::Result;
@@ -11,6 +12,7 @@ use mlx_rs::ops::{concatenate, quantize, stack, zeros_dtype};
 use mlx_rs::transforms::eval;
 use mlx_rs::{Array, Dtype};
 
+use super::adapter::Held;
 use super::device::Device;
 use super::quantization::Packing;
 use super::weights;
@@ -139,6 +141,8 @@ pub struct Cache {
     layers: Vec<Layer>,
     /// Tokens taken in.
     tokens: usize,
+    /// What the sequence runs with beside the network.
+    adapter: Option<Rc<Held>>,
 }
 
 /// Keys and, where they are kept, values of one layer, each in its parts,
@@ -235,7 +239,18 @@ impl Cache {
             layers: Vec::with_capacity(shape.layers.len()),
             shape,
             tokens: 0,
+            adapter: None,
         }
+    }
+
+    /// Has its sequence run with an adapter from here on.
+    pub fn adapt(&mut self, adapter: Rc<Held>) {
+        self.adapter = Some(adapter);
+    }
+
+    /// What its sequence runs with.
+    pub fn adapter(&self) -> Option<&Rc<Held>> {
+        self.adapter.as_ref()
     }
 
     /// Tokens it holds.

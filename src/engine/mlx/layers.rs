@@ -7,6 +7,7 @@ use mlx_rs::ops::{erf, tanh};
 use mlx_rs::{Array, Dtype};
 use serde::Deserialize;
 
+use super::adapter::Side;
 use super::device::Device;
 use super::packed::Packed;
 use super::weights::Weights;
@@ -73,6 +74,8 @@ impl Matrix {
 pub struct Linear {
     matrix: Matrix,
     bias: Option<Array>,
+    /// Where adapters stand.
+    side: Option<Side>,
 }
 
 impl Linear {
@@ -90,14 +93,18 @@ impl Linear {
         } else {
             None
         };
-        Ok(Self { matrix, bias })
+        let side = weights.side(path, inputs, outputs);
+        Ok(Self { matrix, bias, side })
     }
 
     /// `x` `[…, inputs]` to `[…, outputs]`.
     pub fn apply(&self, x: &Array) -> MlxResult<Array> {
-        let product = self.matrix.product(x)?;
-        match &self.bias {
-            Some(bias) => product.add(bias),
+        let mut product = self.matrix.product(x)?;
+        if let Some(bias) = &self.bias {
+            product = product.add(bias)?;
+        }
+        match &self.side {
+            Some(side) => side.beside(x, product),
             None => Ok(product),
         }
     }

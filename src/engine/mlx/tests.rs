@@ -2,6 +2,7 @@
 //! seeded weights, written as an ordinary snapshot, is loaded and held against
 //! itself: whatever way tokens go in, the logits are the same.
 
+mod adapters;
 mod parity;
 mod reference;
 mod tiny;
@@ -189,6 +190,7 @@ async fn answered(engine: &Engine, owner: Option<u128>, prompt: &[u32]) -> (Vec<
         grammar: None,
         logprobs: None,
         owner: owner.map(Owner),
+        adapter: None,
     });
     let (mut made, mut cached) = (Vec::new(), 0);
     loop {

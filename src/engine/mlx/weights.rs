@@ -10,6 +10,7 @@ use mlx_rs::ops::stack;
 use mlx_rs::{Array, Dtype};
 use serde::Deserialize;
 
+use super::adapter::{Side, Sides};
 use super::device::Device;
 use super::packed::Packed;
 use super::quantization::{Packing, Quantization};
@@ -36,6 +37,7 @@ pub struct Weights {
     /// Bytes of what was taken, in the form it was taken in.
     bytes: u64,
     taken: Vec<Array>,
+    sides: Sides,
 }
 
 #[derive(Deserialize)]
@@ -62,6 +64,7 @@ impl Weights {
             names: &[],
             bytes: 0,
             taken: Vec::new(),
+            sides: Sides::default(),
         })
     }
 
@@ -87,6 +90,17 @@ impl Weights {
             }
         }
         name.to_owned()
+    }
+
+    /// Where adapters stand beside the layers that take these weights.
+    pub fn sides(&self) -> &Sides {
+        &self.sides
+    }
+
+    /// Where one stands beside the layer at `path`, if it takes any.
+    pub fn side(&self, path: &str, inputs: i32, outputs: i32) -> Option<Side> {
+        let name = self.own_name(path);
+        self.sides.of(&name, inputs, outputs, self.device)
     }
 
     /// Whether a weight of this name is there and not taken.

@@ -68,12 +68,14 @@ impl<N: Network> Keeper<N> {
     }
 
     /// The cache of a sequence of `tokens` that begins, with the longest prefix that
-    /// `owner` or everybody has but for its last token; and how many tokens that is. The sequences
-    /// hold `live` tokens of the room, this one's among them.
+    /// `owner` or everybody has but for its last token; and how many tokens that is. What
+    /// everybody has was read without an adapter, and is nothing for one that is `adapted`.
+    /// The sequences hold `live` tokens of the room, this one's among them.
     pub(super) fn begin(
         &mut self,
         network: &mut N,
         owner: Option<Owner>,
+        adapted: bool,
         tokens: &[u32],
         live: u64,
         counts: &Counts,
@@ -84,9 +86,11 @@ impl<N: Network> Keeper<N> {
         };
         counts.asked.fetch_add(1, Ordering::Relaxed);
         let mut found = self.prefixes.find(owner, but_last);
-        let common = self.prefixes.find(Owner::ANYBODY, but_last);
-        if common.tokens > found.tokens {
-            found = common;
+        if !adapted {
+            let common = self.prefixes.find(Owner::ANYBODY, but_last);
+            if common.tokens > found.tokens {
+                found = common;
+            }
         }
         let restored = self.restore(network, owner, but_last, found.tokens);
         if let Some(restored) = &restored {

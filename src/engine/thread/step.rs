@@ -185,10 +185,15 @@ impl<N: Network> Stepping<N> {
             return;
         };
         let (network, counts) = (&mut self.network, &self.counts.kept);
-        let owner = open.job.owner;
-        let (cache, held) = self
-            .kept
-            .begin(network, owner, &open.tokens, reserved, counts);
+        let (owner, adapted) = (open.job.owner, open.job.adapter.is_some());
+        let (mut cache, held) =
+            self.kept
+                .begin(network, owner, adapted, &open.tokens, reserved, counts);
+        if let Some(adapter) = &open.job.adapter
+            && let Err(error) = network.adapt(&mut cache, adapter)
+        {
+            return self.fail(id, &error);
+        }
         self.scheduler.holds(id, held);
         open.cache = Some(cache);
         // One that was put back has told what its prompt cost, and its own tokens are

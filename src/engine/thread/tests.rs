@@ -52,6 +52,10 @@ impl Network for Counting {
         Vec::new()
     }
 
+    fn adapt(&mut self, _: &mut Self::Cache, _: &Chosen) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     fn prefill(
         &mut self,
         cache: &mut Vec<u32>,
@@ -215,6 +219,7 @@ fn job(prompt: std::ops::Range<u32>, max_tokens: u32) -> Job {
         grammar: None,
         logprobs: None,
         owner: None,
+        adapter: None,
     }
 }
 
@@ -467,6 +472,16 @@ async fn e175_what_is_read_for_anybody_is_gone_on_from_by_everybody_and_nothing_
         0,
         "who keeps nothing goes on from nothing"
     );
+    // It was read without an adapter.
+    let adapter = Chosen {
+        mark: 1,
+        dir: "/a".into(),
+    };
+    let mut adapted = setup.engine.begin(Job {
+        adapter: Some(adapter),
+        ..job_of(4, 0..130, 1)
+    });
+    assert_eq!(cached(&mut adapted).await, 0);
 }
 
 #[tokio::test]

@@ -75,6 +75,7 @@ pub fn plan(model: &str, memory: u64) -> Arc<LoadPlan> {
         parallel: 64,
         kv: ByteSize::ZERO,
         kv_format: KvFormat::Auto,
+        adapters: ByteSize::ZERO,
         compute: Compute::Auto,
         warmup: false,
         warm_prompts: Default::default(),

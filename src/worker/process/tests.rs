@@ -45,6 +45,7 @@ fn plan() -> LoadPlan {
         kv: ByteSize(1000),
         kv_format: KvFormat::EightBit,
         compute: Compute::Float32,
+        adapters: ByteSize(300),
         warmup: true,
         warm_prompts: Default::default(),
         weights: ByteSize(1000),
@@ -331,7 +332,7 @@ async fn a_worker_gets_what_is_documented_and_nothing_else() {
     for name in names.split_whitespace() {
         assert!(ENVIRONMENT.contains(&name), "{name} reached the worker");
     }
-    let rest = "--model-dir /models/one --engine scripted --context 64 --parallel 2 --kv 1000 --kv-format 8bit --compute float32 --warmup";
+    let rest = "--model-dir /models/one --engine scripted --context 64 --parallel 2 --kv 1000 --kv-format 8bit --compute float32 --adapters 300 --warmup";
     let socket = arguments
         .strip_prefix("--socket ")
         .and_then(|a| a.strip_suffix(rest));
@@ -380,6 +381,7 @@ fn the_command_line_is_one_that_a_worker_reads() {
             kv: plan.kv.0,
             kv_format: plan.kv_format,
             compute: plan.compute,
+            adapters: plan.adapters.0,
             warmup: plan.warmup,
             warm_prompts: false,
             prompts: None,

@@ -22,12 +22,16 @@ use super::request::{self, Asked};
 use super::rerank;
 use super::source::scripted::disguised;
 use super::source::{Begun, Engine};
+use super::words;
 use crate::api::error::{ApiError, Code};
-use crate::api::fields::Endpoint;
+use crate::api::fields::{DETOKENIZE, Endpoint, TEMPLATE, TOKENIZE};
+use crate::engine::adapter::Chosen;
 use crate::engine::prefix::Owner;
 use crate::secret::Secret;
 use crate::shutdown::Tasks;
-use crate::worker::{CALLER_HEADER, FORGET_PATH, SECRET_HEADER, STATUS_PATH, USAGE_TRAILER};
+use crate::worker::{
+    ADAPTER_HEADER, CALLER_HEADER, FORGET_PATH, SECRET_HEADER, STATUS_PATH, USAGE_TRAILER,
+};
 
 /// The header with a mark that the scripted engine repeats.
 const NONCE_HEADER: &str = "x-nonce";
@@ -123,15 +127,12 @@ async fn answer(served: &Served, request: Request<Incoming>) -> Response<Body> {
         }
         (&Method::POST, "/v1/embeddings") => embed(served, request).await,
         (&Method::POST, "/v1/rerank") => rank(served, request).await,
+        (&Method::POST, TOKENIZE | DETOKENIZE | TEMPLATE) => words(served, &path, request).await,
         (_, "/health" | STATUS_PATH) => Ok(wrong_method("GET")),
-        (
-            _,
-            FORGET_PATH
-            | "/v1/chat/completions"
-            | "/v1/completions"
-            | "/v1/embeddings"
-            | "/v1/rerank",
-        ) => Ok(wrong_method("POST")),
+        (_, FORGET_PATH | TOKENIZE | DETOKENIZE | TEMPLATE) => Ok(wrong_method("POST")),
+        (_, "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings" | "/v1/rerank") => {
+            Ok(wrong_method("POST"))
+        }
         _ => Err(ApiError::new(
             Code::NotFound,
             "there is nothing at this path",
@@ -205,17 +206,37 @@ async fn rank(served: &Served, request: Request<Incoming>) -> Result<Response<Bo
     Ok(told(body, "application/json", &asked.ignored, None))
 }
 
+/// Tokens, texts and prompts.
+async fn words(
+    served: &Served,
+    path: &str,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, ApiError> {
+    let (body, _) = take(served, request).await?;
+    let (asked, ignored) = words::read(path, &body)?;
+    drop(body);
+    let answer = words::answer(&served.engine.words(asked).await?).to_string();
+    let mut response = told(Body::from(answer), "application/json", &ignored, None);
+    // Nothing was made, so there is no usage after it.
+    response.headers_mut().remove(header::TRAILER);
+    Ok(response)
+}
+
 async fn generate(
     served: &Served,
     endpoint: Endpoint,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ApiError> {
-    let owner = owner(&request);
+    let (owner, adapter) = (owner(&request), adapter(&request)?);
     let (body, nonce) = take(served, request).await?;
     let mut asked = request::read(endpoint, &body)?;
     drop(body);
     asked.nonce = nonce.or(asked.nonce);
-    asked.owner = owner;
+    asked.owner = match &adapter {
+        Some(adapter) => owner.map(|owner| adapter.apart(owner)),
+        None => owner,
+    };
+    asked.adapter = adapter;
     respond(served, asked).await
 }
 
@@ -223,6 +244,16 @@ async fn generate(
 fn owner(request: &Request<Incoming>) -> Option<Owner> {
     let mark = request.headers().get(CALLER_HEADER)?.to_str().ok()?;
     u128::from_str_radix(mark, 16).ok().map(Owner)
+}
+
+/// The adapter that it is for. One that cannot be read is no reason to answer without it.
+fn adapter(request: &Request<Incoming>) -> Result<Option<Chosen>, ApiError> {
+    let Some(value) = request.headers().get(ADAPTER_HEADER) else {
+        return Ok(None);
+    };
+    let chosen = value.to_str().ok().and_then(Chosen::parse);
+    let broken = || ApiError::new(Code::InternalError, "the adapter was not told as it is");
+    chosen.ok_or_else(broken).map(Some)
 }
 
 /// The whole body. How large it may be is the router's business, and nobody else

@@ -13,6 +13,7 @@ use super::fields::Fields;
 use super::messages;
 use crate::api::error::ApiError;
 use crate::api::fields::{COMPLETIONS_MAX_TOKENS, Endpoint, invalid, wrong};
+use crate::engine::adapter::Chosen;
 use crate::engine::constraint::Constraint;
 use crate::engine::parts::Forced;
 use crate::engine::prefix::Owner;
@@ -66,6 +67,8 @@ pub struct Asked {
     pub ignored: Vec<String>,
     /// Whose prompts it may go on from, and for whom its own is kept. Said by the router.
     pub owner: Option<Owner>,
+    /// The adapter to answer with; nothing means the model as it is. Said by the router.
+    pub adapter: Option<Chosen>,
     /// A mark that the scripted engine repeats.
     pub nonce: Option<String>,
     /// Changes to the script of the scripted engine, for this request alone.
@@ -129,7 +132,7 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Asked, ApiError> {
         return Err(invalid("tool_choice", message));
     }
     let input = match endpoint {
-        Endpoint::Chat => Input::Chat(chat(&mut fields, tools.shown)?),
+        Endpoint::Chat => Input::Chat(chat_of(&mut fields, tools.shown)?),
         _ => Input::Prompts(prompts(&mut fields)?),
     };
     let choices = fields.whole("n")?.unwrap_or(1) as usize;
@@ -151,12 +154,22 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Asked, ApiError> {
         wishes: wishes::read(&mut fields)?,
         ignored: fields.ignored(),
         owner: None,
+        adapter: None,
         nonce,
         script,
     })
 }
 
-fn chat(fields: &mut Fields, tools: Option<Vec<Value>>) -> Result<Chat, ApiError> {
+/// The messages of a request and what goes to the template with them.
+///
+/// # Errors
+/// As those of [`read`].
+pub fn chat(fields: &mut Fields) -> Result<Chat, ApiError> {
+    let tools = tools::read(fields)?.shown;
+    chat_of(fields, tools)
+}
+
+fn chat_of(fields: &mut Fields, tools: Option<Vec<Value>>) -> Result<Chat, ApiError> {
     let messages = messages::check(fields.array("messages")?)?;
     let mut kwargs = fields.object("chat_template_kwargs")?.unwrap_or_default();
     if let Some(thinking) = fields.flag("enable_thinking")? {
@@ -213,7 +226,11 @@ fn prompts(fields: &mut Fields) -> Result<Vec<Prompt>, ApiError> {
     Ok(prompts)
 }
 
-fn tokens(place: &str, list: &[Value]) -> Result<Vec<u32>, ApiError> {
+/// Token ids that stand at a place of the request.
+///
+/// # Errors
+/// Something else stands there.
+pub fn tokens(place: &str, list: &[Value]) -> Result<Vec<u32>, ApiError> {
     list.iter()
         .enumerate()
         .map(|(index, id)| {

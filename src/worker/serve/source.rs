@@ -20,6 +20,7 @@ use super::body::Events;
 use super::embeddings::{self, Embedded};
 use super::request::Asked;
 use super::rerank::{self, Ranked};
+use super::words;
 use crate::api::error::{ApiError, Code};
 use crate::engine::scripted::Odd;
 use crate::engine::thread::Kept;
@@ -135,6 +136,22 @@ impl Engine {
                 tracing::debug!(bytes = text.len(), "there is nothing to read it for");
                 Ok(0)
             }
+        }
+    }
+
+    /// Tokens, texts and prompts.
+    ///
+    /// # Errors
+    /// A refusal of the error contract.
+    pub async fn words(&self, asked: words::Asked) -> Result<words::Told, ApiError> {
+        match self {
+            Engine::Scripted(source) => Ok(source.words(asked)),
+            #[cfg(any(feature = "mlx", test))]
+            Engine::Text(source) => source.words(asked).await,
+            #[cfg(any(feature = "mlx", test))]
+            Engine::Vectors(_) => Err(other_kind(Kind::Embeddings)),
+            #[cfg(any(feature = "mlx", test))]
+            Engine::Ranks(_) => Err(other_kind(Kind::Rerank)),
         }
     }
 

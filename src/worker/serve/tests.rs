@@ -378,6 +378,49 @@ async fn a_model_does_what_it_is_for_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn row15_words_are_told_in_the_shapes_of_other_servers() {
+    let worker = Worker::of_text(None);
+    let ask = async |path: &str, body: Value| {
+        let answer = worker.post(path, body).await;
+        assert_eq!(answer.status, 200, "{path}");
+        assert_eq!(answer.headers["content-type"], "application/json");
+        answer.json()
+    };
+    let tokens = json!({"tokens": [104, 105], "count": 2, "max_model_len": 100});
+    assert_eq!(ask("/tokenize", json!({"content": "hi"})).await, tokens);
+    assert_eq!(ask("/tokenize", json!({"prompt": "hi"})).await, tokens);
+    let messages = json!({"messages": [{"role": "user", "content": "hi"}]});
+    assert_eq!(ask("/tokenize", messages.clone()).await, tokens);
+    assert_eq!(
+        ask("/apply-template", messages).await,
+        json!({"prompt": "hi"})
+    );
+    assert_eq!(
+        ask("/detokenize", json!({"tokens": [104, 105]})).await,
+        json!({"content": "hi", "prompt": "hi"})
+    );
+
+    let refused = async |path: &str, body: Value, code: &str, param: &str| {
+        let answer = worker.post(path, body).await;
+        let error = &answer.json()["error"];
+        assert_eq!(answer.status, 400, "{path} {error}");
+        assert_eq!(
+            (&error["code"], &error["param"]),
+            (&json!(code), &json!(param))
+        );
+    };
+    let stranger = json!({"tokens": [104, 1_000_000]});
+    refused("/detokenize", stranger, "invalid_value", "tokens[1]").await;
+    let long = json!({"content": "x".repeat(100 * 256 + 1)});
+    refused("/tokenize", long, "context_length_exceeded", "content").await;
+    let bare = json!({"messages": [{"role": "user", "content": "refuse me"}]});
+    refused("/apply-template", bare, "invalid_value", "messages").await;
+    let vectors = Worker::of_vectors();
+    let answer = vectors.post("/tokenize", json!({"content": "hi"})).await;
+    assert_eq!(answer.json()["error"]["param"], "model");
+}
+
+#[tokio::test]
 async fn refusals_are_told_in_the_contract() {
     let worker = Worker::start(json!({}));
     let check = |answer: Answered, status: u16, code: &str, param: Value| {

@@ -1,6 +1,9 @@
 //! Paths under `/v1/` that nobody here knows, and answers of engines that stream where
 //! no `[DONE]` is said: they reach an engine of the file as they came.
 
+use serde_json::{Value, json};
+
+use super::super::harness::{Answer, Home};
 use super::exact::Place;
 
 const JSON: &str = "application/json";
@@ -156,4 +159,59 @@ async fn transcriptions_are_streamed_where_the_upload_says_so() {
         (200, r#"{"text":"a"}"#),
         "{told:?}"
     );
+}
+
+#[tokio::test]
+async fn row15_words_are_told_by_engines_of_the_file_and_by_our_own() {
+    let place = Place::new("kinds: [chat]", "");
+    for path in ["/tokenize", "/detokenize", "/apply-template", "/infill"] {
+        place.replies(answers(JSON, r#"{"odd":1e0}"#));
+        let asked = r#"{"model":"raw","content" : "a", "stream":true}"#;
+        let told = place.posts(path, JSON, asked).await;
+        assert_eq!(
+            (told.status, told.text.as_str()),
+            (200, r#"{"odd":1e0}"#),
+            "{path} {told:?}"
+        );
+        assert_eq!(place.body(), asked.replace("raw", "its own"), "{path}");
+        let head = place.kept("head").expect("kept");
+        assert!(
+            head.starts_with(&format!("POST {path} HTTP/1.1\r\n")),
+            "{head}"
+        );
+        let told = place.posts(path, JSON, r#"{"content":"a"}"#).await;
+        assert_eq!(
+            (told.status, told.code().as_str()),
+            (404, "not_found"),
+            "{path}"
+        );
+    }
+
+    let home = Home::new("models: { t/a: { aliases: [small] } }");
+    home.scripted("t/a", json!({}));
+    let server = home.serve();
+    let ask = async |path: &str, body: Value| Answer::read(server.post(path, &body).await).await;
+    let told = ask(
+        "/tokenize",
+        json!({"model": "small", "prompt": "one two", "return_token_strs": true, "user": "me"}),
+    );
+    let told = told.await;
+    assert_eq!(told.status, 200, "{told:?}");
+    assert_eq!(told.header("x-roundhouse-model"), Some("t/a"));
+    let tokens = told.json();
+    assert_eq!(
+        (&tokens["count"], &tokens["token_strs"]),
+        (&json!(2), &json!(["one", "two"]))
+    );
+    let (one, two) = (&tokens["tokens"][0], &tokens["tokens"][1]);
+    let told = ask("/detokenize", json!({"model": "t/a", "tokens": [two, one]})).await;
+    assert_eq!(told.json()["content"], format!("{two} {one}"));
+    let messages = json!([{"role": "user", "content": "hello"}]);
+    let body = json!({"model": "t/a", "messages": messages, "stream": true});
+    let told = ask("/apply-template", body).await;
+    assert_eq!(told.json(), json!({"prompt": "hello"}));
+    let told = ask("/tokenize", json!({"model": "t/a", "content": 1})).await;
+    assert_eq!((told.status, told.code().as_str()), (400, "invalid_value"));
+    let told = ask("/infill", json!({"model": "t/a", "input_prefix": "a"})).await;
+    assert_eq!((told.status, told.code().as_str()), (404, "not_found"));
 }

@@ -458,3 +458,47 @@ fn entries_say_only_what_their_engine_has_a_use_for() {
         ],
     );
 }
+
+#[test]
+fn e181_an_adapter_has_a_base_and_nothing_of_its_loads() {
+    check(
+        "models: {a/b: {}, x: {base: a/b}, y: {adapter: a/c}}",
+        &[
+            "1:19 models.x: expected base and adapter, found one of the two | base names an entry or a repository, adapter what stands beside it",
+            "1:35 models.y: expected base and adapter, found one of the two",
+        ],
+    );
+    check(
+        "models:\n  small: {repo: a/b}\n  x: {base: smal, adapter: a/c}\n  y: {base: z, adapter: a/c}\n  z: {base: small, adapter: a/c}",
+        &[
+            r#"3:7 models.x: its base smal is no entry | did you mean "small""#,
+            "4:7 models.y: its base z is no entry",
+        ],
+    );
+    check(
+        "models:\n  a/b: {}\n  y: {base: a/b, adapter: a/c}\n  z: {base: y, adapter: a/c, context: 10, kv: 1GB}",
+        &[
+            "4:7 models.z: its base y has a base of its own | one adapter stands beside a model; name the model itself",
+            "4:30 models.z: context is that of its base y | write it at models.y, or remove it",
+            "4:43 models.z: kv is that of its base y",
+        ],
+    );
+    check(
+        "models: {x: {base: a/b, adapter: ../up, revision: v1}, y: {base: a/b, adapter: up}, z: {base: a/b, adapter: a/c, repo: a/d}}",
+        &[
+            "1:41 models.x: a folder has no revisions, found revision and a folder as adapter",
+            r#"1:80 models.y.adapter: expected a repository id of the form org/repo, found "up""#,
+            "1:114 models.z: repo is that of its base a/b",
+        ],
+    );
+    check(
+        "engines: {e: {command: [e, '{port}']}}\nmodels:\n  a/b: {engine: e}\n  x: {base: a/b, adapter: a/c}",
+        &[
+            "4:18 models.x: adapters are for the embedded engine, and a/b has engine e | another engine is given its adapters in its command",
+        ],
+    );
+    check(
+        "deny: ['a/*']\nmodels:\n  x: {base: b/b, adapter: a/c}",
+        &[r#"3:3 models.x: matched by deny: "a/*""#],
+    );
+}

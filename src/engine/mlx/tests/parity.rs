@@ -7,12 +7,11 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use mlx_rs::Array;
 use serde::Deserialize;
 
-use super::reference::{best, log_softmax, project, read};
+use super::reference::{best, have_written, log_softmax, project, read};
 use super::{through_the_disk, tokens};
 use crate::config::kv::KvFormat;
 use crate::engine::encoder::Encoder;
@@ -429,21 +428,7 @@ fn mean_apart(found: &[Vec<f64>], expected: &[Vec<f64>]) -> f64 {
 
 /// Has mlx-lm write its snapshots and answers, and opens them.
 fn cases(folder: &Path) -> Vec<Case> {
-    let packages = project().join("target/python-engines");
-    assert!(
-        packages.join(".installed").is_file(),
-        "mlx-lm is not installed; run `make engines`"
-    );
-    let output = Command::new("python3")
-        .arg(project().join("tests/reference/parity.py"))
-        .arg(folder)
-        .env("PYTHONPATH", packages)
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env("HF_HUB_OFFLINE", "1")
-        .output()
-        .expect("python3");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    have_written("parity.py", folder);
     let folders: BTreeSet<PathBuf> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -25,6 +26,25 @@ pub(super) fn project() -> &'static Path {
 pub(super) fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> T {
     let text = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Has a script of `tests/reference` write into a folder what mlx-lm makes of models.
+pub(super) fn have_written(script: &str, folder: &Path) {
+    let packages = project().join("target/python-engines");
+    assert!(
+        packages.join(".installed").is_file(),
+        "mlx-lm is not installed; run `make engines`"
+    );
+    let output = Command::new("python3")
+        .arg(project().join("tests/reference").join(script))
+        .arg(folder)
+        .env("PYTHONPATH", packages)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("HF_HUB_OFFLINE", "1")
+        .output()
+        .expect("python3");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
 }
 
 /// Natural logarithms of the probabilities.

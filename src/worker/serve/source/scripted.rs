@@ -24,8 +24,9 @@ use crate::model::sentence::to_length_one;
 use crate::worker::serve::answer::ToldToken;
 use crate::worker::serve::body::{Event, Events};
 use crate::worker::serve::embeddings::{self, Embedded};
-use crate::worker::serve::request::{Asked, Input, Prompt};
+use crate::worker::serve::request::{Asked, Chat, Input, Prompt};
 use crate::worker::serve::rerank::{self, Ranked};
+use crate::worker::serve::words;
 
 /// Numbers of a vector.
 const VECTOR: usize = 16;
@@ -101,6 +102,35 @@ impl Source {
             limited,
             odd: script.odd.filter(|odd| !odd.is_in_stream()),
         })
+    }
+
+    /// Answers what is asked about words, each of which is a token here too. A token does
+    /// not tell its word, so its text is its number; see [`super::Engine::words`].
+    pub fn words(&self, asked: words::Asked) -> words::Told {
+        let prompt = |chat: Chat| {
+            let contents = chat.messages.iter();
+            let contents = contents.map(|message| message["content"].as_str().unwrap_or_default());
+            contents.collect::<Vec<_>>().join("\n")
+        };
+        match asked {
+            words::Asked::Template(chat) => words::Told::Prompt(prompt(chat)),
+            words::Asked::Detokenize(tokens) => {
+                let numbers: Vec<_> = tokens.iter().map(u32::to_string).collect();
+                words::Told::Text(numbers.join(" "))
+            }
+            words::Asked::Tokenize { text, form, .. } => {
+                let text = match text {
+                    words::Text::Plain(_, text) => text,
+                    words::Text::Chat(chat) => prompt(chat),
+                };
+                let told = |word: &str| words::Token {
+                    id: token(word),
+                    bytes: word.as_bytes().to_vec(),
+                };
+                let tokens = text.split_whitespace().map(told).collect();
+                words::Told::Tokens(tokens, form, self.context)
+            }
+        }
     }
 
     /// The vectors of the texts of a request: played like an answer, so that time,

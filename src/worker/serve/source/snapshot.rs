@@ -121,6 +121,7 @@ fn load_encoder(
         context: Some(args.context),
         compute: args.compute,
         kv_format: args.kv_format,
+        adapters: args.adapters,
     };
     let own = recipe.clone();
     let (encoder, ended) = Handle::start(move || mlx::encoder::load(&dir, &load, own, &loading))?;
@@ -152,6 +153,7 @@ fn load_text(
         context: Some(args.context),
         compute: args.compute,
         kv_format: args.kv_format,
+        adapters: args.adapters,
     };
     let texts = {
         let dir = dir.clone();
@@ -259,6 +261,10 @@ impl Language for Snapshot {
 
     fn encode(&self, text: &str, whole: bool) -> Result<Vec<u32>, LanguageError> {
         self.tokenizer.encode(text, whole).map_err(in_request)
+    }
+
+    fn decode(&self, tokens: &[u32]) -> Result<String, LanguageError> {
+        self.tokenizer.decode(tokens, false).map_err(in_request)
     }
 
     fn end_tokens(&self) -> &[u32] {

@@ -5,6 +5,7 @@
 
 mod telling;
 mod warm;
+mod words;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,6 +37,9 @@ pub trait Language: Send + Sync + 'static {
 
     /// The tokens of a text; `whole` if it is to begin as the model expects a text to.
     fn encode(&self, text: &str, whole: bool) -> Result<Vec<u32>, LanguageError>;
+
+    /// The text of tokens, those that steer the model among them.
+    fn decode(&self, tokens: &[u32]) -> Result<String, LanguageError>;
 
     /// The tokens that end an answer.
     fn end_tokens(&self) -> &[u32];
@@ -178,6 +182,7 @@ impl Source {
                     grammar: grammar.clone(),
                     logprobs: asked.logprobs,
                     owner: asked.owner,
+                    adapter: asked.adapter.clone(),
                 });
             }
         }
@@ -292,26 +297,13 @@ impl Source {
 
 /// The prompts of a request as tokens.
 fn tokens(language: &dyn Language, input: Input, longest: usize) -> Result<Vec<Tokens>, ApiError> {
-    let encode = |param: &str, text: &str, whole: bool| {
-        if text.len() > longest {
-            let message = format!(
-                "this model's context is {} tokens, and the prompt has at least {}",
-                longest / LONGEST_TOKEN,
-                text.len().div_ceil(LONGEST_TOKEN)
-            );
-            return Err(ApiError::new(Code::ContextLengthExceeded, message).param(param));
-        }
-        language
-            .encode(text, whole)
-            .map_err(|error| refusal(param, error))
-    };
     let prompts = match input {
         Input::Chat(chat) => {
             let prompt = language
                 .render(&chat)
                 .map_err(|error| refusal("messages", error))?;
             // The template writes what a text begins with.
-            let tokens = encode("messages", &prompt, false)?;
+            let tokens = encode(language, "messages", &prompt, false, longest)?;
             return Ok(vec![Tokens {
                 param: "messages".to_owned(),
                 tokens,
@@ -328,7 +320,7 @@ fn tokens(language: &dyn Language, input: Input, longest: usize) -> Result<Vec<T
     let one = |(index, prompt)| {
         let param = place(index);
         let tokens = match prompt {
-            Prompt::Text(text) => encode(&param, &text, true)?,
+            Prompt::Text(text) => encode(language, &param, &text, true, longest)?,
             Prompt::Tokens(tokens) => tokens,
         };
         Ok(Tokens {
@@ -338,6 +330,27 @@ fn tokens(language: &dyn Language, input: Input, longest: usize) -> Result<Vec<T
         })
     };
     prompts.into_iter().enumerate().map(one).collect()
+}
+
+/// The tokens of one text, of at most `longest` bytes.
+fn encode(
+    language: &dyn Language,
+    param: &str,
+    text: &str,
+    whole: bool,
+    longest: usize,
+) -> Result<Vec<u32>, ApiError> {
+    if text.len() > longest {
+        let message = format!(
+            "this model's context is {} tokens, and the prompt has at least {}",
+            longest / LONGEST_TOKEN,
+            text.len().div_ceil(LONGEST_TOKEN)
+        );
+        return Err(ApiError::new(Code::ContextLengthExceeded, message).param(param));
+    }
+    language
+        .encode(text, whole)
+        .map_err(|error| refusal(param, error))
 }
 
 /// What a request is told of a language that failed.

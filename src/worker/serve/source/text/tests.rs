@@ -162,6 +162,11 @@ impl Language for Bytes {
         Ok(text.bytes().map(u32::from).collect())
     }
 
+    fn decode(&self, tokens: &[u32]) -> Result<String, LanguageError> {
+        let bytes = tokens.iter().filter_map(|token| u8::try_from(*token).ok());
+        Ok(bytes.map(char::from).collect())
+    }
+
     fn end_tokens(&self) -> &[u32] {
         &[b'z' as u32]
     }

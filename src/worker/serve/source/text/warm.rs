@@ -34,6 +34,7 @@ impl Source {
             grammar: None,
             logprobs: None,
             owner: Some(Owner::ANYBODY),
+            adapter: None,
         });
         loop {
             let error = match sequence.next().await {
