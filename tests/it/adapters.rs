@@ -157,47 +157,6 @@ async fn e181_prompts_are_kept_for_each_adapter_apart() {
     assert_eq!(cached(&server, &key, "small", text, false).await, 5);
 }
 
-#[test]
-fn e181_check_and_explain_name_base_and_adapter() {
-    let home = home();
-    let (code, shown, error) = home.run(&["check"]);
-    let poet = home.path().join("poet").display().to_string();
-    assert_eq!(code, 0, "{error}");
-    assert!(shown.contains(&format!("t/a + {poet}")), "{shown}");
-    let (code, told, error) = home.run(&["check", "--json"]);
-    assert_eq!(code, 0, "{error}");
-    let told: Value = serde_json::from_str(&told).expect("JSON");
-    let of = |index: usize| {
-        let model = &told["models"][index];
-        [&model["model"], &model["base"], &model["adapter"]]
-    };
-    assert_eq!(of(0), [&json!("t/a"), &Value::Null, &Value::Null]);
-    assert_eq!(of(1), [&json!("t/a"), &json!("small"), &json!(poet)]);
-    let (code, shown, error) = home.run(&["explain", "poet"]);
-    assert_eq!(code, 0, "{error}");
-    assert!(
-        shown.contains(&format!("adapter   {poet} beside small")),
-        "{shown}"
-    );
-    // A lock file pins both.
-    let (code, locked, error) = home.run(&["lock"]);
-    assert_eq!(code, 0, "{error}");
-    assert!(
-        locked.contains(&poet) && locked.contains("t/a "),
-        "{locked}"
-    );
-    write(
-        Path::new(&poet),
-        &[one_layer(), vec![("x".to_owned(), [8, 8])]].concat(),
-        1,
-    );
-    let (_, shown, _) = home.run(&["check"]);
-    assert!(shown.contains("changed_snapshot"), "{shown}");
-    let (code, _, error) = home.run(&["lock", "--accept", "poet"]);
-    assert_eq!(code, 0, "{error}");
-    assert!(!home.run(&["check"]).1.contains("changed_snapshot"));
-}
-
 /// The embedded engine, on a real model.
 #[cfg(feature = "mlx")]
 mod real {
