@@ -221,7 +221,8 @@ async fn e170_answers_from_the_prompt_cache_are_those_without_it() {
     let (cold, warm, tight) = (start(2000), start(4000), start(400));
     let mut saved = 0;
     for turn in 0..24u32 {
-        let (owner, talk) = (turn % 2, turn % 3);
+        // Owner 0 is everybody.
+        let (owner, talk) = (1 + turn % 2, turn % 3);
         let mut prompt = tokens(70, 1);
         prompt.extend(tokens(10 + turn * 6, talk));
         let (expected, none) = answered(&cold, None, &prompt).await;
@@ -273,7 +274,8 @@ async fn d20_answers_after_the_way_through_the_disk_are_those_without_it() {
     for turn in 0..18u32 {
         // All that is asked is some 1,500 tokens of a kilobyte each.
         let (engine, ended) = start(Some(if turn < 9 { 10_000_000 } else { 300_000 }));
-        let (owner, talk) = (turn % 2, turn % 3);
+        // Owner 0 is everybody.
+        let (owner, talk) = (1 + turn % 2, turn % 3);
         let mut prompt = tokens(70, 1);
         prompt.extend(tokens(10 + turn * 6, talk));
         let (expected, _) = answered(&cold, None, &prompt).await;
