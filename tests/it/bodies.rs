@@ -389,7 +389,7 @@ async fn fields_without_effect_are_accepted_and_named() {
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(
             answer.header("x-roundhouse-ignored"),
-            Some("metadata, parallel_tool_calls, store, user")
+            Some("metadata, store, user")
         );
     }
 }

@@ -19,7 +19,11 @@ const BORDERS: &[(&[&str], &[&str])] = &[
     // Unsafe code stays at the edges to MLX and to the C library's allocator.
     (
         &["unsafe "],
-        &["engine/mlx/native", "platform/allocator.rs"],
+        &[
+            "engine/mlx/native",
+            "engine/mlx/packed.rs",
+            "platform/allocator.rs",
+        ],
     ),
     // Only the way in from the terminal and the roles that are processes end one.
     (&["process::exit"], &["worker/serve", "engine/scripted"]),

@@ -330,7 +330,7 @@ async fn m16_a_load_takes_a_name_and_nothing_that_could_reach_a_command_line() {
     let dir = snapshot.canonicalize().expect("a folder");
     let expected = format!(
         "worker --socket --model-dir {} --engine scripted --context 64 --parallel 8 \
-         --kv 1000000 --kv-format auto --compute auto",
+         --kv 1000000 --kv-format auto --compute auto --adapters 0",
         dir.display()
     );
     assert_eq!(command.join(" "), expected);

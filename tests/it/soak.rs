@@ -20,8 +20,9 @@ use super::sampler::{Sample, children, sample};
 
 const MODELS: [&str; 8] = ["t/a", "t/b", "t/c", "t/d", "t/e", "t/f", "t/g", "t/h"];
 
-/// Room for three of them.
-const BUDGET: u64 = 200_000_000;
+/// Room for three of them. What a worker takes has the pages of the program in it, 30 MB
+/// where that is not optimised.
+const BUDGET: u64 = 250_000_000;
 
 /// Tokens of an answer.
 const TOKENS: u64 = 6;
@@ -179,10 +180,10 @@ fn configuration(edit: usize) -> String {
             } else {
                 ""
             };
-            format!("  {id}: {{ memory: 60MB{alias} }}\n")
+            format!("  {id}: {{ memory: 75MB{alias} }}\n")
         })
         .collect();
-    format!("memory: 200MB\npool: {{ switch_after: 300ms, queue: 1000 }}\nmodels:\n{entries}")
+    format!("memory: 250MB\npool: {{ switch_after: 300ms, queue: 1000 }}\nmodels:\n{entries}")
 }
 
 /// Asks one thing after the other until told to stop.
