@@ -97,7 +97,7 @@ simulate:
 coverage: demo clients engines templates
 	@$(XTASK) coverage $(ARGS)
 
-# The engine beside mlx-lm on one core; wants a quiet machine and half an hour.
+# The engine beside mlx-lm and llama.cpp on one core; wants a quiet machine and half an hour.
 # ARGS="--write docs/BENCHMARKS.md" renews the figures there.
 bench-engine: demo
 	$(CARGO) build --release --locked --example product
