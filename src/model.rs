@@ -14,3 +14,4 @@ pub mod manifest;
 pub mod quantise;
 pub mod safetensors;
 pub mod sentence;
+pub mod vocabulary;

@@ -157,6 +157,7 @@ fn changed_plan(old: &LoadPlan, new: &LoadPlan) -> Vec<&'static str> {
         ("kv", old.kv != new.kv),
         ("kv_format", old.kv_format != new.kv_format),
         ("compute", old.compute != new.compute),
+        ("draft", old.draft != new.draft),
         (
             "memory",
             (old.memory, old.estimated) != (new.memory, new.estimated),

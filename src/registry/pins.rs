@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::NotServable;
 use super::catalogue::{Catalogue, Found};
+use crate::config::draft::Draft;
 use crate::config::lock::{self, Lock, Pin};
 use crate::config::{Config, LoadSettings, Source};
 
@@ -172,7 +173,7 @@ pub fn short(commit: &str) -> &str {
 }
 
 /// Every source that a configuration may serve from, in the order of the file, then
-/// the cached ids that it permits.
+/// the cached ids that it permits, then those of drafts.
 pub fn sources(config: &Config, catalogue: &dyn Catalogue) -> Vec<(Source, LoadSettings)> {
     let entries = config
         .models
@@ -187,8 +188,15 @@ pub fn sources(config: &Config, catalogue: &dyn Catalogue) -> Vec<(Source, LoadS
             .permits(id.as_str())
             .then(|| (source, LoadSettings::default()))
     });
+    let drafts = config
+        .models
+        .iter()
+        .filter_map(|entry| match &entry.load.draft {
+            Some(Draft::Model(name)) => config.draft_source(name),
+            _ => None,
+        });
     let mut known = HashSet::new();
-    let all = entries.chain(permitted);
+    let all = entries.chain(permitted).chain(drafts);
     all.filter(|(source, _)| known.insert(source.clone()))
         .collect()
 }

@@ -25,7 +25,13 @@ const LONGEST_ARGUMENT: usize = 64 * 1024;
 const USUAL_READY: &str = "/health";
 
 /// Keys of an entry that are for the embedded engine alone.
-const EMBEDDED_ONLY: [&str; 4] = ["kv_format", "compute", "warmup", "trust_remote_code"];
+const EMBEDDED_ONLY: [&str; 5] = [
+    "kv_format",
+    "compute",
+    "draft",
+    "warmup",
+    "trust_remote_code",
+];
 
 /// The engines of the file by name; nothing where a problem has been reported.
 pub(super) type Known = HashMap<String, Option<Arc<Engine>>>;

@@ -5,8 +5,8 @@ use mlx_rs::error::Result;
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{
-    arange, broadcast_to, concatenate, matmul, quantized_matmul, select, softmax_axis, split_equal,
-    tanh,
+    arange, broadcast_to, concatenate, matmul, quantized_matmul, select, softmax_axis,
+    split_at_indices, tanh,
 };
 
 use super::device::Device;
@@ -43,13 +43,14 @@ pub struct Scores {
 /// Arrays have the rows of all sequences one after the other.
 pub struct Pass<'a> {
     caches: Vec<&'a mut Cache>,
-    rows: usize,
+    /// Of each.
+    rows: Vec<usize>,
     device: Device,
 }
 
 impl<'a> Pass<'a> {
-    /// A pass that brings `rows` to each of `caches`.
-    pub fn new(caches: Vec<&'a mut Cache>, rows: usize, device: Device) -> Self {
+    /// A pass that brings to each of `caches` as many `rows`.
+    pub fn new(caches: Vec<&'a mut Cache>, rows: Vec<usize>, device: Device) -> Self {
         Self {
             caches,
             rows,
@@ -59,8 +60,8 @@ impl<'a> Pass<'a> {
 
     /// The turn of its rows.
     pub fn turn(&self, rope: &Rope) -> Turn {
-        let offsets: Vec<usize> = self.caches.iter().map(|cache| cache.tokens()).collect();
-        rope.turn(&offsets, self.rows)
+        let offsets = self.caches.iter().map(|cache| cache.tokens());
+        rope.turn(offsets.zip(self.rows.iter().copied()))
     }
 
     /// Attention of layer `layer`: `queries`, `keys` and `values` are
@@ -77,7 +78,12 @@ impl<'a> Pass<'a> {
         if count == 1 {
             return self.attend_one(0, layer, scores, queries, keys, values);
         }
-        let parts = |array: &Array| split_equal(array, count as i32, 0);
+        let ends = self.rows.iter().scan(0, |end, rows| {
+            *end += *rows as i32;
+            Some(*end)
+        });
+        let between: Vec<i32> = ends.take(count - 1).collect();
+        let parts = |array: &Array| split_at_indices(array, &between, 0);
         let (queries, keys, values) = (parts(queries)?, parts(keys)?, parts(values)?);
         let results: Result<Vec<Array>> = (0..count)
             .map(|i| self.attend_one(i, layer, scores, &queries[i], &keys[i], &values[i]))
@@ -104,8 +110,8 @@ impl<'a> Pass<'a> {
 
     /// Says that all layers have their rows.
     pub fn finish(self) {
-        for cache in self.caches {
-            cache.advance(self.rows);
+        for (cache, rows) in self.caches.into_iter().zip(self.rows) {
+            cache.advance(rows);
         }
     }
 }

@@ -11,6 +11,7 @@ use super::reference::{self, Verdict};
 use super::{Effect, Event, Generation, HoldId, Machine, ReplyId, WaiterId};
 use crate::config::kv::KvFormat;
 use crate::config::{Compute, Contention, MinResidency};
+use crate::engine::speculation::Draft;
 use crate::pool::gate::Gate;
 use crate::pool::{
     CallerId, Ending, HoldError, ModelState, ModelView, Refused, Resident, Settings, Terms,
@@ -76,6 +77,7 @@ pub fn plan(model: &str, memory: u64) -> Arc<LoadPlan> {
         kv: ByteSize::ZERO,
         kv_format: KvFormat::Auto,
         compute: Compute::Auto,
+        draft: Draft::Nothing,
         warmup: false,
         weights: ByteSize(memory),
         memory: ByteSize(memory),

@@ -45,6 +45,7 @@ fn plan() -> LoadPlan {
         kv: ByteSize(1000),
         kv_format: KvFormat::EightBit,
         compute: Compute::Float32,
+        draft: Draft::Network("/models/small".into()),
         warmup: true,
         weights: ByteSize(1000),
         memory: ByteSize(2000),
@@ -330,7 +331,7 @@ async fn a_worker_gets_what_is_documented_and_nothing_else() {
     for name in names.split_whitespace() {
         assert!(ENVIRONMENT.contains(&name), "{name} reached the worker");
     }
-    let rest = "--model-dir /models/one --engine scripted --context 64 --parallel 2 --kv 1000 --kv-format 8bit --compute float32 --warmup";
+    let rest = "--model-dir /models/one --engine scripted --context 64 --parallel 2 --kv 1000 --kv-format 8bit --compute float32 --warmup --draft-dir /models/small";
     let socket = arguments
         .strip_prefix("--socket ")
         .and_then(|a| a.strip_suffix(rest));
@@ -364,6 +365,8 @@ fn the_command_line_is_one_that_a_worker_reads() {
             kv: plan.kv.0,
             kv_format: plan.kv_format,
             compute: plan.compute,
+            draft_dir: Some("/models/small".into()),
+            draft_prompt: false,
             warmup: plan.warmup,
             prompts: None,
             prompts_each: 0,
