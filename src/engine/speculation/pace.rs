@@ -17,8 +17,7 @@ pub const MOST_AHEAD: usize = 8;
 const MOST_SEQUENCES: usize = 4;
 
 /// Most rows of a step with guesses. One row more, and some products of the CPU would be
-/// computed in another order than those of a row alone; up to here their results are the
-/// same to the last bit.
+/// computed for all rows together, in another order than those of a row alone.
 const MOST_ROWS: usize = 15;
 
 /// How much of an earlier measurement is left beside a new one.

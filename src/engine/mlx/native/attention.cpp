@@ -16,7 +16,7 @@ namespace {
 constexpr int64_t kRows = 64;
 
 // Rows up to which each is computed by itself: those of a step in which some tokens are
-// guessed give then what each would have given in a step of its own, to the last bit.
+// guessed give then what each would have given in a step of its own.
 constexpr int64_t kAlone = 9;
 
 // Packed rows that are written out as float32 at a time: they shall stay in the
