@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use roundhouse::config::kv::KvFormat;
 use roundhouse::config::{Compute, Contention, MinResidency};
+use roundhouse::engine::speculation::Draft;
 use roundhouse::pool::{CallerId, Lease, Pool, Refused, Resident, Settings, Terms};
 use roundhouse::shutdown::Tasks;
 use roundhouse::units::ByteSize;
@@ -93,6 +94,7 @@ fn plan(number: usize) -> Arc<LoadPlan> {
         parallel: 1024,
         kv: ByteSize::ZERO,
         kv_format: KvFormat::Auto,
+        draft: Draft::Nothing,
         adapters: ByteSize::ZERO,
         compute: Compute::Auto,
         warmup: false,

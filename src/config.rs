@@ -2,6 +2,7 @@
 //! still has a default. How it was typed is the business of `config/file.rs`
 //! (text to a tree with places) and `config/walk.rs` (tree to this, all problems at once).
 
+pub mod draft;
 pub mod edit;
 pub mod engine;
 pub mod file;
@@ -439,6 +440,8 @@ pub struct LoadSettings {
     pub compute: Compute,
     /// `kv_format`: in which form keys and values are kept.
     pub kv_format: KvFormat,
+    /// `draft`: who guesses the next tokens of its answers.
+    pub draft: Option<draft::Draft>,
     /// `memory`: the reservation instead of the estimate.
     pub memory: Option<Amount>,
     /// `trust_remote_code`: whether a snapshot that asks for code of its own is served

@@ -16,6 +16,7 @@ pub mod progress;
 pub mod sampling;
 pub mod scheduler;
 pub mod scripted;
+pub mod speculation;
 pub mod stop;
 pub mod stored;
 #[cfg(feature = "mlx")]
@@ -108,12 +109,21 @@ pub trait Network {
         Ok(rows)
     }
 
-    /// One step of several sequences at once: one token each in, the logits after
-    /// it out, in the same order. Evaluates.
+    /// One step of several sequences at once: the next tokens of each in, one as a rule,
+    /// the logits after every one of them out, in the same order. Evaluates.
     fn decode(
         &mut self,
-        batch: &mut [(&mut Self::Cache, u32)],
+        batch: &mut [(&mut Self::Cache, &[u32])],
     ) -> Result<Vec<Vec<f32>>, EngineError>;
+
+    /// Whether [`Network::trim`] can be asked for. A cache that keeps no more than a window,
+    /// or one state for all tokens, cannot go back.
+    fn is_trimmable(&self) -> bool {
+        true
+    }
+
+    /// Forgets all but the first `tokens` of what `cache` holds, if those are fewer.
+    fn trim(&self, cache: &mut Self::Cache, tokens: usize);
 
     /// Tokens that `cache` holds.
     fn tokens_in(&self, cache: &Self::Cache) -> usize;

@@ -15,3 +15,4 @@ pub mod manifest;
 pub mod quantise;
 pub mod safetensors;
 pub mod sentence;
+pub mod vocabulary;

@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use crate::config::Compute;
 use crate::config::kv::KvFormat;
+use crate::engine::speculation::Draft;
 use crate::pool::evict::Room;
 use crate::pool::{Resident, Settings};
 use crate::units::ByteSize;
@@ -75,6 +76,7 @@ pub fn resident(model: &Model, idle_unload: Option<std::time::Duration>) -> Resi
             kv_format: KvFormat::Auto,
             adapters: ByteSize::ZERO,
             compute: Compute::Auto,
+            draft: Draft::Nothing,
             warmup: false,
             warm_prompts: Default::default(),
             weights: model.memory,

@@ -19,6 +19,7 @@ use crate::config::Compute;
 use crate::config::engine::Engine;
 use crate::config::kv::KvFormat;
 use crate::engine::progress::Progress;
+use crate::engine::speculation::Draft;
 use crate::units::ByteSize;
 
 /// The header with the per-spawn secret, on every request to a worker.
@@ -44,7 +45,8 @@ pub const FORGET_PATH: &str = "/forget";
 pub const LEAVE: &str = "leave";
 
 /// The trailer with the usage of an answer: `prompt=12 completion=34 finish=stop`, and
-/// `cached=8` after the prompt if so much of it was in the prompt cache.
+/// `cached=8` after the prompt if so much of it was in the prompt cache, `accepted=5
+/// rejected=2` after the completion if so many of its tokens were guessed right and wrong.
 pub const USAGE_TRAILER: &str = "x-roundhouse-usage";
 
 /// Which engine a worker runs.
@@ -102,6 +104,12 @@ pub struct WorkerArgs {
     /// Bytes for adapters that no sequence runs with.
     #[arg(long, default_value_t = 0)]
     pub adapters: u64,
+    /// The snapshot folder of a smaller model that guesses next tokens.
+    #[arg(long)]
+    pub draft_dir: Option<PathBuf>,
+    /// Next tokens are guessed out of the text so far.
+    #[arg(long, conflicts_with = "draft_dir")]
+    pub draft_prompt: bool,
     /// Make one token before saying that the model is ready.
     #[arg(long)]
     pub warmup: bool,
@@ -239,6 +247,8 @@ pub struct LoadPlan {
     pub compute: Compute,
     /// Room for the adapters of the entries that share the load.
     pub adapters: ByteSize,
+    /// What guesses next tokens.
+    pub draft: Draft<PathBuf>,
     /// Whether it makes one token before it is ready.
     pub warmup: bool,
     /// System prompts that it reads before it is ready.

@@ -101,6 +101,10 @@ impl Catalogue for Bare {
         Ok(BTreeMap::new())
     }
 
+    fn stranger_to(&self, _: &Found, _: &Found) -> Option<String> {
+        None
+    }
+
     fn strangers(&self) -> Vec<Stranger> {
         Vec::new()
     }

@@ -9,6 +9,7 @@ use axum::extract::State;
 use serde_json::{Map, Value, json};
 
 use crate::access::keys::{KeyClass, Keys};
+use crate::config::draft::Draft;
 use crate::config::engine::{Engine, OWN, ReadySign, Template};
 use crate::config::upstream::{KeySource, RemoteName, Upstream};
 use crate::config::{
@@ -220,6 +221,7 @@ fn entry(entry: &Entry) -> Value {
         "kv": amount(entry.load.kv),
         "kv_format": entry.load.kv_format.as_str(),
         "compute": entry.load.compute.as_str(),
+        "draft": entry.load.draft.as_ref().map(Draft::as_str),
         "memory": amount(entry.load.memory),
         "trust_remote_code": entry.load.trust_remote_code,
         "keep": entry.keep.then_some("always"),

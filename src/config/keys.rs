@@ -121,6 +121,8 @@ pub const KEYS: &[Key] = &[
         "form of KV caches: numbers of the format of activations, or packed into integers as mlx-lm does it, which takes a quarter to an eighth of float32 and changes answers a little"),
     key("models.NAME.compute", Any(&[Word("auto"), Word("float32"), Word("float16"), Word("bfloat16")]), Value("auto"), NextLoad,
         "number format of activations; `auto` is float32 on a CPU and the checkpoint's own elsewhere"),
+    key("models.NAME.draft", Any(&[Word("prompt"), Name]), Absent, NextLoad,
+        "who guesses next tokens, of which those count that the model would have chosen itself, so that answers are the same and come sooner: `prompt` looks them up in the text so far, a name is that of a smaller model with the same tokenizer, an entry or a cached repository, which is loaded with this one"),
     key("models.NAME.memory", Any(&[Size, Percentage("the budget")]), Words("estimated from the snapshot"), NextLoad,
         "what to reserve for the model, caches included, instead of the estimate; what is seen may raise it, never lower it"),
     key("models.NAME.trust_remote_code", Switch, Value("false"), NextLoad,

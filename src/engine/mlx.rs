@@ -118,8 +118,14 @@ fn load_on(
 
 impl MlxNetwork {
     /// The hidden states of `tokens` after what `caches` hold, with a sequence's
-    /// tokens next to each other. Builds the graph and evaluates nothing.
-    fn pass(&self, caches: Vec<&mut Cache>, tokens: &[u32]) -> Result<Array, EngineError> {
+    /// tokens next to each other, as many as its `rows`. Builds the graph and evaluates
+    /// nothing.
+    fn pass(
+        &self,
+        caches: Vec<&mut Cache>,
+        rows: Vec<usize>,
+        tokens: &[u32],
+    ) -> Result<Array, EngineError> {
         let vocabulary = self.model.vocabulary();
         if let Some(token) = tokens.iter().find(|token| **token as usize >= vocabulary) {
             // MLX reads out of bounds without a word.
@@ -127,10 +133,12 @@ impl MlxNetwork {
                 "token {token} is not in the vocabulary of {vocabulary}"
             )));
         }
-        let rows = tokens.len() / caches.len();
         let tokens = Array::from_slice(tokens, &[tokens.len() as i32]);
         let adapters = caches.iter().map(|cache| cache.adapter());
-        let _running = self.adapters.sides().run(adapters, rows);
+        let _running = self
+            .adapters
+            .sides()
+            .run(adapters.zip(rows.iter().copied()));
         let mut pass = Pass::new(caches, rows, self.device);
         let hidden = self.model.hidden(&tokens, &mut pass);
         let hidden = hidden.map_err(device_failed)?;
@@ -176,7 +184,7 @@ impl Network for MlxNetwork {
         if tokens.is_empty() {
             return Ok(None);
         }
-        let hidden = self.pass(vec![cache], tokens)?;
+        let hidden = self.pass(vec![cache], vec![tokens.len()], tokens)?;
         if !want_logits {
             // The last layer's attention and all after it is never computed.
             mlx_rs::transforms::eval(cache.arrays()).map_err(device_failed)?;
@@ -194,18 +202,24 @@ impl Network for MlxNetwork {
         if tokens.is_empty() {
             return Ok(Vec::new());
         }
-        let hidden = self.pass(vec![cache], tokens)?;
+        let hidden = self.pass(vec![cache], vec![tokens.len()], tokens)?;
         self.evaluate_logits(&hidden)
     }
 
-    fn decode(&mut self, batch: &mut [(&mut Cache, u32)]) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn decode(&mut self, batch: &mut [(&mut Cache, &[u32])]) -> Result<Vec<Vec<f32>>, EngineError> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let tokens: Vec<u32> = batch.iter().map(|(_, token)| *token).collect();
+        let rows = batch.iter().map(|(_, tokens)| tokens.len()).collect();
+        let tokens = batch.iter().flat_map(|(_, tokens)| *tokens);
+        let tokens: Vec<u32> = tokens.copied().collect();
         let caches = batch.iter_mut().map(|(cache, _)| &mut **cache).collect();
-        let hidden = self.pass(caches, &tokens)?;
+        let hidden = self.pass(caches, rows, &tokens)?;
         self.evaluate_logits(&hidden)
+    }
+
+    fn trim(&self, cache: &mut Cache, tokens: usize) {
+        cache.trim(tokens);
     }
 
     fn tokens_in(&self, cache: &Cache) -> usize {

@@ -181,6 +181,33 @@ impl Scheduler {
         Plan { put_back, work }
     }
 
+    /// Makes room for more tokens in the step that is planned for a sequence, guessed ones
+    /// beside the one it takes in: at most `wanted`, as many as answered. Nobody is put back
+    /// for them.
+    pub fn ahead(&mut self, id: Id, wanted: u64) -> u64 {
+        let (limits, taken) = (self.limits, self.reserved());
+        let Some(sequence) = self.sequences.get_mut(&id) else {
+            return 0;
+        };
+        // After them comes one more, which is chosen and not guessed.
+        let wanted = wanted.min(sequence.most.saturating_sub(sequence.known));
+        let has = sequence.reserved.unwrap_or(0);
+        let needs = sequence.share(sequence.filled + wanted, limits).max(has);
+        if taken - has + needs > limits.room {
+            return wanted.min(has.saturating_sub(sequence.filled));
+        }
+        sequence.reserved = Some(needs);
+        wanted
+    }
+
+    /// The step of a sequence has made so many tokens more than was planned.
+    pub fn made(&mut self, id: Id, more: u64) {
+        if let Some(sequence) = self.sequences.get_mut(&id) {
+            sequence.filled += more;
+            sequence.known += more;
+        }
+    }
+
     fn running(&self) -> impl Iterator<Item = (Id, u64)> {
         let reserved = |(id, sequence): (&Id, &Sequence)| Some((*id, sequence.reserved?));
         self.sequences.iter().filter_map(reserved)

@@ -7,6 +7,7 @@
 //! thread ends: every open sequence hears that nothing more will come, and whoever
 //! holds its [`Ended`] ends the process.
 
+mod drafts;
 mod kept;
 mod masks;
 pub mod outlet;
@@ -25,6 +26,7 @@ use crate::engine::guide::Grammar;
 use crate::engine::prefix::Owner;
 use crate::engine::sampling::Sampling;
 use crate::engine::scheduler::{Id, Limits};
+use crate::engine::speculation::Draft;
 use crate::engine::stored::Place;
 use crate::engine::stored::store::Store;
 use crate::engine::{EngineError, LoadTimes, Network};
@@ -54,11 +56,11 @@ pub struct Facts {
     pub device: &'static str,
     /// The number format it computes in.
     pub compute: &'static str,
-    /// Bytes of weights held.
+    /// Bytes of weights held, those of a draft model among them.
     pub bytes_held: u64,
     /// Tokens in the vocabulary.
     pub vocabulary: usize,
-    /// Bytes of KV cache for a token.
+    /// Bytes of KV cache for a token of a sequence, a draft model's among them.
     pub kv_bytes_per_token: u64,
     /// Tokens that all caches together may hold.
     pub room: u64,
@@ -97,6 +99,8 @@ pub struct Counts {
     reserved: AtomicU64,
     read: AtomicU64,
     made: AtomicU64,
+    guessed: AtomicU64,
+    accepted: AtomicU64,
     kept: kept::Counts,
 }
 
@@ -113,6 +117,10 @@ pub struct Counted {
     pub read: u64,
     /// Tokens made since the start.
     pub made: u64,
+    /// Tokens since the start that were guessed and tried.
+    pub guessed: u64,
+    /// Those of them that were right.
+    pub accepted: u64,
     /// What is kept of prompts.
     pub kept: Kept,
 }
@@ -165,8 +173,9 @@ pub struct Sequence {
 }
 
 impl Engine {
-    /// Builds the network on a thread of its own and waits until it is built.
-    /// Blocks. Prompts are kept on disk at `place`, if there is one. The receiver hears of the end of the thread.
+    /// Builds the network on a thread of its own, with what there is to guess its tokens,
+    /// and waits until it is built. Blocks. Prompts are kept on disk at `place`, if there
+    /// is one. The receiver hears of the end of the thread.
     ///
     /// # Errors
     /// What `build` failed with, or that the system has no thread to give.
@@ -177,7 +186,7 @@ impl Engine {
     ) -> Result<(Self, Ended), EngineError>
     where
         N: Network,
-        B: FnOnce() -> Result<N, EngineError> + Send + 'static,
+        B: FnOnce() -> Result<(N, Draft<N>), EngineError> + Send + 'static,
     {
         let (commands, orders) = mpsc::channel();
         let (built, when_built) = mpsc::sync_channel(1);
@@ -189,13 +198,17 @@ impl Engine {
             let _lasting: oneshot::Sender<()> = lasting;
             match build() {
                 Err(error) => drop(built.send(Err(error))),
-                Ok(network) => {
-                    let facts = facts(&network, settings);
+                Ok((network, draft)) => {
+                    let facts = facts(&network, &draft, settings);
                     if built.send(Ok(facts)).is_ok() {
                         let limits = limits(settings, facts.room);
                         let store = place.and_then(|place| store(place, &network));
-                        let kept = kept::Keeper::new(&network, settings.kv, store);
-                        step::Stepping::new(network, limits, kept, orders, shared).run();
+                        let live = facts.kv_bytes_per_token;
+                        let kept = kept::Keeper::new(&network, live, settings.kv, store);
+                        let drafts = drafts::Drafts::new(draft, &network, limits.chunk);
+                        let stepping =
+                            step::Stepping::new(network, drafts, limits, kept, orders, shared);
+                        stepping.run();
                     }
                 }
             }
@@ -230,6 +243,8 @@ impl Engine {
             reserved: read(&self.counts.reserved),
             read: read(&self.counts.read),
             made: read(&self.counts.made),
+            guessed: read(&self.counts.guessed),
+            accepted: read(&self.counts.accepted),
             kept: self.counts.kept.read(),
         }
     }
@@ -261,6 +276,11 @@ impl Engine {
 }
 
 impl Sequence {
+    /// Guesses that were tried for it, and those of them that were right.
+    pub fn guesses(&self) -> (u64, u64) {
+        self.outlet.guesses()
+    }
+
     /// What the sequence says next; nothing if the engine is gone.
     pub async fn next(&mut self) -> Option<Said> {
         let taken = self.outlet.take().await?;
@@ -288,15 +308,19 @@ fn store<N: Network>(place: Place, network: &N) -> Option<Store> {
         .ok()
 }
 
-fn facts<N: Network>(network: &N, settings: Settings) -> Facts {
+fn facts<N: Network>(network: &N, draft: &Draft<N>, settings: Settings) -> Facts {
     let (device, compute) = network.device();
-    let kv_bytes_per_token = network.kv_bytes_per_token().max(1);
+    let (draft_held, draft_kv) = match draft {
+        Draft::Network(smaller) => (smaller.bytes_held(), smaller.kv_bytes_per_token()),
+        Draft::Nothing | Draft::Prompt => (0, 0),
+    };
+    let kv_bytes_per_token = (network.kv_bytes_per_token() + draft_kv).max(1);
     // More than this can never be taken.
     let most = u64::from(settings.context) * u64::from(settings.parallel.get());
     Facts {
         device,
         compute,
-        bytes_held: network.bytes_held(),
+        bytes_held: network.bytes_held() + draft_held,
         vocabulary: network.vocabulary(),
         kv_bytes_per_token,
         room: (settings.kv / kv_bytes_per_token).min(most),

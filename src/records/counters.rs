@@ -76,6 +76,7 @@ struct ByModel {
     requests: Family<ModelAndWord, Counter>,
     tokens: Family<ModelAndWord, Counter>,
     cached_tokens: Family<Model, Counter>,
+    guessed_tokens: Family<ModelAndWord, Counter>,
     waits: Family<Model, Histogram>,
     first_tokens: Family<ModelAndWord, Histogram>,
 }
@@ -89,6 +90,7 @@ impl Default for Counters {
                 requests: Family::default(),
                 tokens: Family::default(),
                 cached_tokens: Family::default(),
+                guessed_tokens: Family::default(),
                 waits: Family::new_with_constructor(histogram),
                 first_tokens: Family::new_with_constructor(histogram),
             },
@@ -170,6 +172,17 @@ impl OfModel {
             .cached_tokens
             .get_or_init(|| cached.get_or_create_owned(&labels()));
         counter.inc_by(tokens);
+    }
+
+    /// An engine said how many of an answer's tokens were guessed before, and how many
+    /// guesses were wrong.
+    pub fn guessed(&self, accepted: Option<u64>, rejected: Option<u64>) {
+        for (outcome, tokens) in [("accepted", accepted), ("rejected", rejected)] {
+            let Some(tokens) = tokens else { continue };
+            let labels = self.labels("outcome", outcome);
+            let guessed = &self.all.guessed_tokens;
+            guessed.get_or_create_owned(&labels).inc_by(tokens);
+        }
     }
 
     /// A request got its model after this time.
@@ -298,6 +311,11 @@ impl Counters {
             "cached_tokens",
             "Tokens of prompts that were in the prompt cache of our own engine",
             self.by_model.cached_tokens.clone(),
+        );
+        registry.register(
+            "predicted_tokens",
+            "Tokens of answers that were guessed before they were made, accepted or rejected",
+            self.by_model.guessed_tokens.clone(),
         );
         registry.register(
             "panics",

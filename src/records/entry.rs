@@ -243,6 +243,7 @@ impl Entry {
         let model = self.0.of_model(&facts);
         model.used(prompt, completion);
         model.cached(facts.cached_tokens.unwrap_or_default());
+        model.guessed(usage.accepted, usage.rejected);
         if let Some(upstream) = &facts.upstream {
             let counters = &self.0.records.counters;
             counters.spent(upstream, "prompt", prompt);

@@ -15,6 +15,10 @@ pub struct Usage {
     pub cached: Option<u64>,
     /// Tokens that were made.
     pub completion: Option<u64>,
+    /// Those of them that had been guessed, if any were.
+    pub accepted: Option<u64>,
+    /// Tokens that were guessed wrongly.
+    pub rejected: Option<u64>,
 }
 
 impl Usage {
@@ -25,12 +29,16 @@ impl Usage {
             prompt: None,
             cached: None,
             completion: None,
+            accepted: None,
+            rejected: None,
         };
         for (name, number) in text.split(' ').filter_map(|word| word.split_once('=')) {
             let place = match name {
                 "prompt" => &mut usage.prompt,
                 "cached" => &mut usage.cached,
                 "completion" => &mut usage.completion,
+                "accepted" => &mut usage.accepted,
+                "rejected" => &mut usage.rejected,
                 _ => continue,
             };
             // The first of several is meant.
@@ -50,6 +58,8 @@ impl Usage {
             prompt: Some(prompt),
             cached: None,
             completion: Some(completion),
+            accepted: None,
+            rejected: None,
         }
     }
 
@@ -90,6 +100,8 @@ mod tests {
             [Some(most), None, Some(1)],
             None,
         );
+        let guessed = Usage::said("prompt=3 completion=9 accepted=5 rejected=2 finish=stop");
+        assert_eq!((guessed.accepted, guessed.rejected), (Some(5), Some(2)));
         let counted = Usage::counted(37, 0);
         assert_eq!(counted, Usage::said("prompt=37 completion=0"));
     }

@@ -10,10 +10,12 @@ use indexmap::{IndexMap, IndexSet};
 use super::catalogue::{Catalogue, Found, Role};
 use super::wildcards::Wildcard;
 use super::{Adapter, Fallback, Leads, Machine, NotServable, Served, Snapshot, pins, remote};
+use crate::config;
 use crate::config::engine::{Placeholder, Use};
 use crate::config::problem::Problems;
 use crate::config::request::{Rules, fill};
 use crate::config::{AliasName, Budget, Config, Entry, LoadSettings, Source};
+use crate::engine::speculation::Draft;
 use crate::model::id::{ModelId, Name};
 use crate::units::ByteSize;
 use crate::worker::{EngineKind, LoadPlan, PlannedEngine, Spawned};
@@ -360,6 +362,39 @@ impl Builder<'_> {
         }
     }
 
+    /// What guesses a model's next tokens: the snapshot of the one that does, held as that
+    /// model is. Its needs come on top; a process is counted twice, which is little.
+    fn draft(&self, load: &LoadSettings, model: &Found) -> Result<Draft<Found>, NotServable> {
+        let name = match &load.draft {
+            None => return Ok(Draft::Nothing),
+            Some(config::draft::Draft::Prompt) => return Ok(Draft::Prompt),
+            Some(config::draft::Draft::Model(name)) => name,
+        };
+        let refused = |reason: String| NotServable::Settings(format!("draft {name}: {reason}"));
+        let (source, own) = self
+            .config
+            .draft_source(name)
+            .ok_or_else(|| refused("there is no such model".to_owned()))?;
+        let own = LoadSettings {
+            compute: load.compute,
+            kv_format: load.kv_format,
+            ..own
+        };
+        let role = Role::Model(own);
+        let found = match &self.config.lock {
+            Some(lock) => pins::pinned(self.config, lock, &source, &role, self.catalogue),
+            None => pins::latest(&source, &role, self.catalogue),
+        };
+        let found = found.map_err(|error| refused(error.to_string()))?;
+        if found.scripted || !found.uses.contains(&Use::Completions) {
+            return Err(refused("it makes no text".to_owned()));
+        }
+        match self.catalogue.stranger_to(model, &found) {
+            Some(difference) => Err(refused(difference)),
+            None => Ok(Draft::Network(found)),
+        }
+    }
+
     /// Finds the snapshot and settles what the entry leaves open.
     fn make(&self, source: &Source, load: &LoadSettings) -> Planned {
         let found = self.found(source, &Role::Model(load.clone()))?;
@@ -371,10 +406,19 @@ impl Builder<'_> {
             });
         }
         let context = context(load.context, found.context)?;
+        let draft = self.draft(load, &found)?;
+        let smaller = match &draft {
+            Draft::Network(smaller) => Some(smaller),
+            Draft::Nothing | Draft::Prompt => None,
+        };
+        let per_token = smaller.map_or(ByteSize::ZERO, |it| it.needs.kv_per_token);
+        let per_token = found.needs.kv_per_token.saturating_add(per_token);
+        let held = smaller.map_or(ByteSize::ZERO, |it| it.needs.held);
+        let held = found.needs.held.saturating_add(held);
         let kv = load
             .kv
             .map(|kv| kv.of(self.budget))
-            .unwrap_or_else(|| usual_kv(context, found.needs.kv_per_token, self.budget));
+            .unwrap_or_else(|| usual_kv(context, per_token, self.budget));
         let adapters = self.room_for_adapters(source, load);
         let model = pool_key(self.config, source, load);
         let engine = planned_engine(load, &found, &model)?;
@@ -390,16 +434,18 @@ impl Builder<'_> {
             compute: load.compute,
             kv_format: load.kv_format,
             adapters,
+            draft: match draft {
+                Draft::Nothing => Draft::Nothing,
+                Draft::Prompt => Draft::Prompt,
+                Draft::Network(smaller) => Draft::Network(smaller.dir),
+            },
             warmup: self.is_warmed_up(source, load),
             warm_prompts: self.warm_prompts(source, load),
             estimated: load.memory.is_none(),
             memory: load
                 .memory
                 .map(|memory| memory.of(self.budget))
-                .unwrap_or_else(|| {
-                    let beside = kv.saturating_add(adapters);
-                    found.needs.held.saturating_add(beside)
-                }),
+                .unwrap_or_else(|| held.saturating_add(kv.saturating_add(adapters))),
         };
         Ok((Arc::new(plan), Arc::new(found)))
     }

@@ -78,6 +78,9 @@ pub trait Catalogue {
     /// are left out: no engine reads them.
     fn files(&self, found: &Found) -> Result<BTreeMap<String, u64>, NotServable>;
 
+    /// Why one snapshot cannot guess the tokens of a `model`; nothing if it can.
+    fn stranger_to(&self, model: &Found, draft: &Found) -> Option<String>;
+
     /// What lies in the cache folders and is no model that could be served.
     fn strangers(&self) -> Vec<Stranger>;
 }

@@ -158,6 +158,7 @@ fn changed_plan(old: &LoadPlan, new: &LoadPlan) -> Vec<&'static str> {
         ("kv_format", old.kv_format != new.kv_format),
         ("compute", old.compute != new.compute),
         ("adapters", old.adapters != new.adapters),
+        ("draft", old.draft != new.draft),
         (
             "memory",
             (old.memory, old.estimated) != (new.memory, new.estimated),

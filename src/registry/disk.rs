@@ -19,6 +19,7 @@ use crate::model::kind::Kind;
 use crate::model::manifest::adapter::{self, AdapterManifest};
 use crate::model::manifest::foreign::{self, Given, Wanted};
 use crate::model::manifest::{self, Manifest, Reason, Rules};
+use crate::model::vocabulary;
 use crate::units::ByteSize;
 
 /// What is on the disk, as of one scan.
@@ -123,6 +124,11 @@ impl Catalogue for Disk {
             reason: reason.to_string(),
             remedy: None,
         })
+    }
+
+    fn stranger_to(&self, model: &Found, draft: &Found) -> Option<String> {
+        let same = vocabulary::same(&model.dir, &draft.dir);
+        same.err().map(|difference| difference.to_string())
     }
 
     fn strangers(&self) -> Vec<Stranger> {

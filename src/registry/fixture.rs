@@ -157,6 +157,12 @@ impl Catalogue for Shelf {
         Ok([("weights".to_owned(), found.size.0)].into())
     }
 
+    fn stranger_to(&self, model: &Found, draft: &Found) -> Option<String> {
+        // Whatever is called so.
+        let other = |found: &Found| found.dir.ends_with("other");
+        (other(model) != other(draft)).then(|| "other tokens".to_owned())
+    }
+
     fn strangers(&self) -> Vec<Stranger> {
         self.strangers.clone()
     }

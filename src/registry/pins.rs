@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::NotServable;
 use super::catalogue::{Catalogue, Found, Role};
+use crate::config::draft::Draft;
 use crate::config::lock::{self, Lock, Pin};
 use crate::config::{Config, LoadSettings, Source};
 
@@ -172,7 +173,7 @@ pub fn short(commit: &str) -> &str {
 }
 
 /// Every source that a configuration may serve from, in the order of the file, each
-/// entry's adapter after its base, then the cached ids that it permits.
+/// entry's adapter after its base, then the cached ids that it permits, then those of drafts.
 pub fn sources(config: &Config, catalogue: &dyn Catalogue) -> Vec<(Source, Role)> {
     let entries = config.models.iter().flat_map(|entry| {
         let model = (entry.source.clone(), Role::Model(entry.load.clone()));
@@ -190,8 +191,18 @@ pub fn sources(config: &Config, catalogue: &dyn Catalogue) -> Vec<(Source, Role)
             .permits(id.as_str())
             .then(|| (source, Role::Model(LoadSettings::default())))
     });
+    let drafts = config
+        .models
+        .iter()
+        .filter_map(|entry| match &entry.load.draft {
+            Some(Draft::Model(name)) => {
+                let (source, load) = config.draft_source(name)?;
+                Some((source, Role::Model(load)))
+            }
+            _ => None,
+        });
     let mut known = HashSet::new();
-    let all = entries.chain(permitted);
+    let all = entries.chain(permitted).chain(drafts);
     all.filter(|(source, _)| known.insert(source.clone()))
         .collect()
 }

@@ -2,6 +2,7 @@
 
 use super::fixture::{Shelf, machine, snapshot, try_snapshot};
 use super::*;
+use crate::engine::speculation::Draft;
 use crate::worker::EngineKind;
 
 /// The plan behind a name.
@@ -32,6 +33,39 @@ fn entries_come_first_then_what_is_allowed_and_cached() {
 fn an_empty_file_serves_nothing() {
     let snapshot = snapshot("", &Shelf::of(&["a/one"]));
     assert!(snapshot.served.is_empty() && snapshot.aliases.is_empty());
+}
+
+#[test]
+fn a_draft_is_loaded_with_its_model_and_has_to_have_its_tokens() {
+    let shelf = Shelf::of(&["a/m", "a/small", "a/other", "/w"]);
+    let text = "
+memory: 100GB
+models:
+  plain: {repo: a/m}
+  text: {repo: a/m, draft: prompt}
+  by-id: {repo: a/m, draft: a/small}
+  by-name: {repo: a/m, draft: w}
+  foreign: {repo: a/m, draft: a/other}
+  nobody: {repo: a/m, draft: a/gone}
+  w: {path: /w}
+";
+    let snapshot = snapshot(text, &shelf);
+    let (plain, by_id) = (plan(&snapshot, "plain"), plan(&snapshot, "by-id"));
+    assert_eq!(plan(&snapshot, "text").draft, Draft::Prompt);
+    assert_eq!(plan(&snapshot, "text").memory, plain.memory);
+    assert_eq!(by_id.draft, Draft::Network("/hub/a/small".into()));
+    // Both models' weights, and both models' caches of a sequence.
+    assert_eq!(by_id.kv.0, 2 * plain.kv.0);
+    assert_eq!(by_id.memory.0, 2 * plain.memory.0);
+    let by_name = &plan(&snapshot, "by-name").draft;
+    assert!(matches!(by_name, Draft::Network(dir) if dir.ends_with("w")));
+    for (name, words) in [
+        ("foreign", "draft a/other: other tokens"),
+        ("nobody", "draft a/gone: "),
+    ] {
+        let refused = snapshot.served[name].plan.clone().expect_err("refused");
+        assert!(refused.to_string().contains(words), "{refused}");
+    }
 }
 
 #[test]

@@ -28,6 +28,7 @@ use super::supervise::Order;
 use super::{EngineKind, Leave, LoadPlan, PlannedEngine, Ready, Spawned};
 use crate::config::engine::{Placeholder, Template};
 use crate::engine::progress::Progress;
+use crate::engine::speculation::Draft;
 use crate::engine::stored;
 use crate::engine::stored::room::Quota;
 use crate::platform::footprint::Footprint;
@@ -244,6 +245,13 @@ impl Inner {
             .args(["--adapters", &plan.adapters.0.to_string()])
             .args(plan.warmup.then_some("--warmup"))
             .args((!plan.warm_prompts.is_empty()).then_some("--warm-prompts"));
+        match &plan.draft {
+            Draft::Nothing => {}
+            Draft::Prompt => drop(command.arg("--draft-prompt")),
+            Draft::Network(dir) => {
+                command.arg("--draft-dir").arg(std::path::absolute(dir)?);
+            }
+        }
         if let Some((folder, quota)) = self.prompts(plan, engine) {
             command
                 .arg("--prompts")

@@ -12,6 +12,7 @@ use super::clients::say;
 use super::embeddings::{embed, vectors};
 use super::harness::{Answer, Home, PATIENCE, Server, lives};
 use super::keys::{chat, new_key};
+use super::records::scrape;
 use super::sampler::sample;
 
 pub const FOUR: &str = "roundhouse/SmolLM2-135M-Instruct-4bit";
@@ -351,6 +352,83 @@ async fn answers_within_a_schema_are_documents_of_it() {
     let likeliest = &first["top_logprobs"][0];
     assert_ne!(first["token"], likeliest["token"], "{within:?}");
     assert!(first["logprob"].as_f64() < likeliest["logprob"].as_f64());
+}
+
+/// `e170`'s sibling for tokens that are guessed: whoever guesses, answers are the same, and
+/// the usage and the metrics tell what was guessed.
+#[tokio::test]
+async fn row180_answers_with_a_draft_are_those_without() {
+    let entries = [
+        ("none", ""),
+        ("text", ", draft: prompt"),
+        ("small", ", draft: tiny"),
+    ];
+    let entries = entries.map(|(name, draft)| format!("  {name}: {{ repo: {EIGHT}{draft} }}\n"));
+    let more = format!(
+        "memory: 12GB\nmodels:\n{}  tiny: {{ repo: {FOUR} }}\n  foreign: {{ repo: {EIGHT}, draft: {ENCODER} }}\n",
+        entries.concat()
+    );
+    let home = home(&more);
+    let server = home.serve();
+    let line = "one two three four five six seven eight nine ten. ";
+    let bodies = [
+        json!({"prompt": line.repeat(4), "max_tokens": 40, "temperature": 0}),
+        json!({"prompt": line.repeat(4), "max_tokens": 40, "temperature": 0.7, "seed": 3, "logprobs": 2}),
+        json!({"prompt": line.repeat(4), "max_tokens": 40, "temperature": 0, "stop": [" nine"]}),
+        json!({"prompt": "List of numbers in JSON: ", "max_tokens": 40, "temperature": 0,
+            "response_format": {"type": "json_schema", "json_schema": {"name": "numbers", "schema": {
+                "type": "array", "items": {"type": "integer", "maximum": 9}, "maxItems": 8}}}}),
+    ];
+    let asked = async |model: &str, body: &Value| {
+        let mut body = body.clone();
+        body["model"] = model.into();
+        let answer = Answer::read(server.post("/v1/completions", &body).await).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    };
+    let (mut accepted, mut rejected) = (0, 0);
+    for body in &bodies {
+        let expected = asked("none", body).await;
+        assert_eq!(expected["usage"]["completion_tokens_details"], Value::Null);
+        for model in ["text", "small"] {
+            // Once alone, once beside the others.
+            let beside =
+                futures_util::future::join_all(bodies.iter().map(|body| asked(model, body)));
+            let alone = asked(model, body).await;
+            assert_eq!(alone["choices"], expected["choices"], "{model}: {body}");
+            let place = bodies.iter().position(|other| other == body);
+            let beside = &beside.await[place.expect("it is one of them")];
+            assert_eq!(beside["choices"], expected["choices"], "{model}: {body}");
+            let usage = &alone["usage"];
+            assert_eq!(
+                usage["completion_tokens"],
+                expected["usage"]["completion_tokens"]
+            );
+            let details = &usage["completion_tokens_details"];
+            accepted += details["accepted_prediction_tokens"].as_u64().unwrap_or(0);
+            rejected += details["rejected_prediction_tokens"].as_u64().unwrap_or(0);
+        }
+    }
+    assert!(accepted > 0, "{rejected} guesses were wrong and none right");
+    let metrics = scrape(&server).await;
+    let told = metrics
+        .lines()
+        .filter(|line| line.starts_with("roundhouse_predicted_tokens_total{"));
+    let told = told.filter(|line| line.contains("outcome=\"accepted\""));
+    let told: u64 = told
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+        .sum();
+    assert!(told > 0, "{metrics}");
+    // It makes no text.
+    let refused = server
+        .post(
+            "/v1/completions",
+            &json!({"model": "foreign", "prompt": "x"}),
+        )
+        .await;
+    let refused = Answer::read(refused).await;
+    assert_eq!(refused.status, 404, "{refused:?}");
+    assert!(format!("{refused:?}").contains(ENCODER), "{refused:?}");
 }
 
 #[tokio::test]

@@ -64,6 +64,8 @@ const PURE: &[&str] = &[
     "engine/stored/index.rs",
     "engine/stored/room.rs",
     "engine/scheduler.rs",
+    "engine/speculation",
+    "config/draft.rs",
     "config/problem",
     "worker/client/answer.rs",
     "config/upstream.rs",

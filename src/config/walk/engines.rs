@@ -25,9 +25,10 @@ const LONGEST_ARGUMENT: usize = 64 * 1024;
 const USUAL_READY: &str = "/health";
 
 /// Keys of an entry that are for the embedded engine alone.
-const EMBEDDED_ONLY: [&str; 5] = [
+const EMBEDDED_ONLY: [&str; 6] = [
     "kv_format",
     "compute",
+    "draft",
     "warmup",
     "warm_prompts",
     "trust_remote_code",

@@ -8,6 +8,7 @@ use super::request::Given;
 use super::values::{Span, Wrong, Zero, quoted};
 use super::wildcards::clashes;
 use super::{At, MOST_PROBLEMS, Walker, advice, set};
+use crate::config::draft::{self, Draft};
 use crate::config::engine::OWN;
 use crate::config::file::{Node, Pair, Value};
 use crate::config::keys::NAME;
@@ -54,6 +55,8 @@ pub(super) struct Places {
     pub(super) fallbacks: Vec<(Name, Place, Name)>,
     /// Each name of `never_with` with its entry.
     pub(super) rivals: Vec<(Name, Place, Name)>,
+    /// Each `draft` that is a model, with its entry.
+    pub(super) drafts: Vec<(Name, Place, Name)>,
     /// Each `spill_after` with its entry.
     pub(super) spills: Vec<(Place, Name)>,
     /// Each URL of an upstream, with the upstream.
@@ -149,6 +152,7 @@ impl Walker<'_> {
                 "tags" => tags = self.tags(at),
                 "never_with" => never_with = self.rivals(at, &name, places),
                 "fallback" => fallback = self.fallback(at, &name, places),
+                "draft" => load.draft = self.draft(at, &name, places),
                 "spill_after" => {
                     spill_after = self.duration(at, Zero::Fits);
                     places.spills.push((pair.place, name.clone()));
@@ -302,6 +306,43 @@ impl Walker<'_> {
         }
     }
 
+    /// `draft`: `prompt`, or a name; its place is kept for the checks between names.
+    fn draft(&mut self, at: At, entry: &Name, places: &mut Places) -> Option<Draft> {
+        if matches!(&at.node.value, Value::Text(text) if text == draft::PROMPT) {
+            return Some(Draft::Prompt);
+        }
+        let name = self.name(at)?;
+        let place = (name.clone(), at.node.place, entry.clone());
+        places.drafts.push(place);
+        Some(Draft::Model(name))
+    }
+
+    /// A draft is another model that may be served.
+    fn check_drafts(&mut self, config: &Config, places: &Places) {
+        for (name, place, entry) in &places.drafts {
+            let shown = name.as_str();
+            let own = config.models.iter().find(|own| own.name == *entry);
+            let message = match config.draft_source(name) {
+                None => format!("{shown:?} is no entry, no alias and no repository id"),
+                Some((_, load)) if load.engine.is_some() => {
+                    format!("{shown:?} is not for the embedded engine")
+                }
+                Some((source, _)) if own.is_some_and(|own| own.source == source) => {
+                    format!("{shown:?} is the model itself")
+                }
+                Some((Source::Repository { id, .. }, _))
+                    if config.deny.iter().any(|deny| deny.matches(id.as_str())) =>
+                {
+                    format!("{shown:?} is matched by deny")
+                }
+                Some(_) => continue,
+            };
+            let message = format!("models.{entry}.draft: {message}");
+            let help = "name a smaller model with the same tokenizer, or write prompt";
+            self.problem(Problem::at(*place, message).help(help));
+        }
+    }
+
     /// `keep`: `always` is the only word.
     fn keep(&mut self, at: At) -> bool {
         let read = self.read(at, "always", |text| match text {
@@ -450,6 +491,7 @@ impl Walker<'_> {
         self.check_wildcards(places);
         self.check_variants(config, places);
         self.check_rivals(config, places);
+        self.check_drafts(config, places);
         self.check_fallbacks(config, places);
         self.check_urls(config, places);
         self.check_denied(config, places);

@@ -101,15 +101,14 @@ impl Sides {
         })
     }
 
-    /// Has the rows of a pass run with these adapters, one for each sequence, of which
-    /// each brings as many `rows`.
+    /// Has the rows of a pass run with these adapters, one for each sequence, with as many
+    /// rows as it brings.
     pub fn run<'c>(
         &self,
-        adapters: impl Iterator<Item = Option<&'c Rc<Held>>>,
-        rows: usize,
+        adapters: impl Iterator<Item = (Option<&'c Rc<Held>>, usize)>,
     ) -> Running {
         let mut runs: Vec<Run> = Vec::new();
-        for adapter in adapters {
+        for (adapter, rows) in adapters {
             let mark = |adapter: &Rc<Held>| adapter.mark;
             match runs.last_mut() {
                 Some(last) if last.adapter.as_ref().map(mark) == adapter.map(mark) => {

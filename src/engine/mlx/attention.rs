@@ -5,8 +5,8 @@ use mlx_rs::error::{Exception, Result};
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{
-    arange, broadcast_to, concatenate, matmul, quantized_matmul, select, softmax_axis, split_equal,
-    tanh, zeros_dtype,
+    arange, broadcast_to, concatenate, matmul, quantized_matmul, select, softmax_axis,
+    split_at_indices, tanh, zeros_dtype,
 };
 
 use super::device::Device;
@@ -43,7 +43,8 @@ pub struct Scores {
 /// Arrays have the rows of all sequences one after the other.
 pub struct Pass<'a> {
     sequences: Sequences<'a>,
-    rows: usize,
+    /// Of each.
+    rows: Vec<usize>,
     device: Device,
 }
 
@@ -56,8 +57,8 @@ enum Sequences<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// A pass that brings `rows` to each of `caches`.
-    pub fn new(caches: Vec<&'a mut Cache>, rows: usize, device: Device) -> Self {
+    /// A pass that brings to each of `caches` as many `rows`.
+    pub fn new(caches: Vec<&'a mut Cache>, rows: Vec<usize>, device: Device) -> Self {
         Self {
             sequences: Sequences::Cached(caches),
             rows,
@@ -69,7 +70,7 @@ impl<'a> Pass<'a> {
     pub fn without_caches(count: usize, rows: usize, device: Device) -> Self {
         Self {
             sequences: Sequences::Whole(count),
-            rows,
+            rows: vec![rows; count],
             device,
         }
     }
@@ -80,7 +81,7 @@ impl<'a> Pass<'a> {
             Sequences::Cached(caches) => caches.iter().map(|cache| cache.tokens()).collect(),
             Sequences::Whole(count) => vec![0; *count],
         };
-        rope.turn(&offsets, self.rows)
+        rope.turn(offsets.into_iter().zip(self.rows.iter().copied()))
     }
 
     /// Attention of layer `layer`: `queries`, `keys` and `values` are
@@ -98,9 +99,8 @@ impl<'a> Pass<'a> {
         if count == 1 {
             return self.attend_one(0, layer, scores, queries, keys, values);
         }
-        let parts = |array: &Array| split_equal(array, count as i32, 0);
-        let (queries, keys) = (parts(queries)?, parts(keys)?);
-        let values = values.map(parts).transpose()?;
+        let (queries, keys) = (self.parts(queries)?, self.parts(keys)?);
+        let values = values.map(|values| self.parts(values)).transpose()?;
         let values = |i: usize| values.as_ref().map(|values| &values[i]);
         let results: Result<Vec<Array>> = (0..count)
             .map(|i| self.attend_one(i, layer, scores, &queries[i], &keys[i], values(i)))
@@ -140,8 +140,7 @@ impl<'a> Pass<'a> {
         x: &Array,
         before: i32,
     ) -> Result<Vec<Array>> {
-        let count = self.count();
-        let parts = split_equal(x, count as i32, 0)?;
+        let parts = self.parts(x)?;
         let seen = |(sequence, own): (usize, &Array)| {
             let rows = own.expand_dims(0)?;
             let all = match &mut self.sequences {
@@ -163,6 +162,19 @@ impl<'a> Pass<'a> {
         parts.iter().enumerate().map(seen).collect()
     }
 
+    /// An array of all rows, by sequences.
+    fn parts(&self, array: &Array) -> Result<Vec<Array>> {
+        let ends = self.rows.iter().scan(0, |end, rows| {
+            *end += *rows as i32;
+            Some(*end)
+        });
+        let between: Vec<i32> = ends.take(self.count().saturating_sub(1)).collect();
+        if between.is_empty() {
+            return Ok(vec![array.clone()]);
+        }
+        split_at_indices(array, &between, 0)
+    }
+
     /// Of sequences.
     fn count(&self) -> usize {
         match &self.sequences {
@@ -174,8 +186,8 @@ impl<'a> Pass<'a> {
     /// Says that all layers have their rows.
     pub fn finish(self) {
         if let Sequences::Cached(caches) = self.sequences {
-            for cache in caches {
-                cache.advance(self.rows);
+            for (cache, rows) in caches.into_iter().zip(self.rows) {
+                cache.advance(rows);
             }
         }
     }

@@ -263,6 +263,12 @@ impl Cache {
         self.tokens += rows;
     }
 
+    /// Forgets all but the first `tokens`, if those are fewer: what comes next is written
+    /// over the rest.
+    pub fn trim(&mut self, tokens: usize) {
+        self.tokens = self.tokens.min(tokens);
+    }
+
     /// Writes `keys` and, if they are kept, `values`, `[heads, rows, head]`, after what
     /// layer `index` holds, and answers all of it, tokens + rows of each. Layers come
     /// in order the first time.

@@ -31,7 +31,8 @@ pub struct Rope {
 pub enum Turn {
     /// Cosines and sines, each `[rows, 1, dimensions / 2]`.
     Tables(Array, Array),
-    /// Positions of the first row of each sequence, `[sequences]`.
+    /// Positions of the first row of each sequence, `[sequences]`; of every row where
+    /// they do not bring as many each.
     Offsets(Array),
 }
 
@@ -54,13 +55,22 @@ impl Rope {
         }
     }
 
-    /// Prepares the turn of sequences that continue at `offsets` with `rows` rows each.
-    pub fn turn(&self, offsets: &[usize], rows: usize) -> Turn {
+    /// Prepares the turn of sequences, each by the place at which it continues and how many
+    /// rows it brings.
+    pub fn turn(&self, sequences: impl Iterator<Item = (usize, usize)> + Clone) -> Turn {
+        let positions = sequences
+            .clone()
+            .flat_map(|(first, rows)| first..first + rows);
         if self.device.is_own() {
-            let positions = offsets.iter().flat_map(|first| *first..first + rows);
             return self.turn_tables(positions);
         }
-        let offsets: Vec<i32> = offsets.iter().map(|offset| *offset as i32).collect();
+        let mut each = sequences.clone().map(|(_, rows)| rows);
+        let first = each.next();
+        let offsets: Vec<i32> = match each.all(|rows| Some(rows) == first) {
+            true => sequences.map(|(first, _)| first as i32).collect(),
+            // The kernel wants as many rows of each: every row is one by itself.
+            false => positions.map(|position| position as i32).collect(),
+        };
         Turn::Offsets(Array::from_slice(&offsets, &[offsets.len() as i32]))
     }
 

@@ -3,6 +3,7 @@
 //! itself: whatever way tokens go in, the logits are the same.
 
 mod adapters;
+mod guesses;
 mod parity;
 mod reference;
 mod tiny;
@@ -16,6 +17,7 @@ use super::kv::Piece;
 use super::{MlxNetwork, Settings, load, load_on};
 use crate::engine::prefix::Owner;
 use crate::engine::sampling::Sampling;
+use crate::engine::speculation::Draft;
 use crate::engine::stored::room::Quota;
 use crate::engine::stored::{Key, Place, file};
 use crate::engine::thread::outlet::Said;
@@ -88,7 +90,7 @@ fn check_prefill(name: &str, network: &mut MlxNetwork, prompt: &[u32], whole: &[
 fn check_single(name: &str, network: &mut MlxNetwork, prompt: &[u32], whole: &[Vec<f32>]) {
     let mut cache = network.new_cache();
     for (i, token) in prompt.iter().enumerate() {
-        let logits = network.decode(&mut [(&mut cache, *token)]).unwrap();
+        let logits = network.decode(&mut [(&mut cache, &[*token])]).unwrap();
         assert_close(&logits[0], &whole[i], &format!("{name}, token {i} alone"));
     }
 }
@@ -109,11 +111,9 @@ fn check_batch(name: &str, network: &mut MlxNetwork) {
     }
     for step in 0..4 {
         let token = |i: usize| tokens(lengths[i] + 4, i as u32)[lengths[i] as usize + step];
-        let mut batch: Vec<_> = caches
-            .iter_mut()
-            .enumerate()
-            .map(|(i, cache)| (cache, token(i)))
-            .collect();
+        let next: Vec<[u32; 1]> = (0..lengths.len()).map(|i| [token(i)]).collect();
+        let batch = caches.iter_mut().zip(&next);
+        let mut batch: Vec<_> = batch.map(|(cache, next)| (cache, &next[..])).collect();
         for (i, logits) in network.decode(&mut batch).unwrap().iter().enumerate() {
             let expected = &alone[i][lengths[i] as usize + step];
             assert_close(
@@ -215,7 +215,7 @@ async fn e170_answers_from_the_prompt_cache_are_those_without_it() {
             chunk: 48.try_into().unwrap(),
         };
         let dir = Tiny::new(json!({})).write();
-        let build = move || load(dir.path(), &Settings::default());
+        let build = move || Ok((load(dir.path(), &Settings::default())?, Draft::Nothing));
         Engine::start(settings, None, build).unwrap().0
     };
     let (cold, warm, tight) = (start(2000), start(4000), start(400));
@@ -266,7 +266,7 @@ async fn d20_answers_after_the_way_through_the_disk_are_those_without_it() {
             form: String::new(),
         });
         let path = path.clone();
-        let build = move || load(&path, &Settings::default());
+        let build = move || Ok((load(&path, &Settings::default())?, Draft::Nothing));
         Engine::start(settings, place, build).unwrap()
     };
     let (cold, _) = start(None);

@@ -79,6 +79,30 @@ fn only_so_many_run_at_once_and_a_free_place_is_taken() {
 }
 
 #[test]
+fn guesses_take_what_room_is_left_and_put_nobody_back() {
+    let mut alone = scheduler(&[(1, 20, 40)]);
+    read_in(&mut alone);
+    next(&mut alone);
+    // 21 tokens are in the cache and 22 known, in blocks of 4.
+    assert_eq!(alone.reserved(), 24);
+    assert_eq!(alone.ahead(1, 8), 8);
+    assert_eq!(alone.reserved(), 32);
+    alone.made(1, 5);
+    assert_eq!(alone.sequences[&1].known, 27);
+    assert_eq!(alone.ahead(1, 100), 33);
+    assert_eq!((alone.ahead(1, 0), alone.ahead(2, 8)), (0, 0));
+
+    let mut full = scheduler(&[(1, 28, 30), (2, 27, 30)]);
+    read_in(&mut full);
+    assert_eq!(next(&mut full).work, Work::Decode(vec![1, 2]));
+    let sequence = &full.sequences[&1];
+    let left = sequence.reserved.expect("it runs") - sequence.filled;
+    assert!(left < 8 && full.reserved() >= 60);
+    assert_eq!(full.ahead(1, 8), left);
+    assert_eq!(full.counts(), (2, 0));
+}
+
+#[test]
 fn a_paused_sequence_makes_no_token_and_holds_up_nobody() {
     let mut scheduler = scheduler(&[(1, 1, 9), (2, 1, 9)]);
     read_in(&mut scheduler);
@@ -321,12 +345,30 @@ impl Driver {
                     *self.caches.get_mut(id).expect("a cache") += 1;
                     let (prompt, _, made) = self.open[id];
                     assert_eq!(self.caches[id], prompt + made);
+                    self.guess(*id);
                     self.make(*id);
                 }
             }
         }
         self.check();
         plan.work != Work::Idle
+    }
+
+    /// Some more tokens are guessed, and some of them are right.
+    fn guess(&mut self, id: Id) {
+        let held = self.caches[&id];
+        let wanted = (held + id) % 7;
+        let granted = self.scheduler.ahead(id, wanted);
+        assert!(granted <= wanted);
+        *self.caches.get_mut(&id).expect("a cache") += granted;
+        self.check();
+        let right = (held * 5 + id) % (granted + 1);
+        self.scheduler.made(id, right);
+        self.caches.insert(id, held + right);
+        let sequence = self.open.get_mut(&id).expect("open");
+        sequence.2 += right;
+        // One is left to be chosen.
+        assert!(sequence.2 < sequence.1);
     }
 
     fn make(&mut self, id: Id) {

@@ -16,6 +16,8 @@ pub(super) struct Keeper<N: Network> {
     prefixes: Prefixes<N::Piece>,
     /// Bytes of a token.
     each: u64,
+    /// Bytes of a token of a sequence, with what a draft model has of it.
+    live: u64,
     /// Bytes for all caches.
     room: u64,
     /// The same on the disk.
@@ -58,11 +60,12 @@ impl Counts {
 }
 
 impl<N: Network> Keeper<N> {
-    pub(super) fn new(network: &N, room: u64, store: Option<Store>) -> Self {
+    pub(super) fn new(network: &N, live: u64, room: u64, store: Option<Store>) -> Self {
         Self {
             store,
             prefixes: Prefixes::default(),
             each: network.kv_bytes_per_token().max(1),
+            live,
             room,
         }
     }
@@ -256,7 +259,7 @@ impl<N: Network> Keeper<N> {
 
     /// Bytes that sequences with `live` tokens leave.
     fn room_beside(&self, live: u64) -> u64 {
-        self.room.saturating_sub(live.saturating_mul(self.each))
+        self.room.saturating_sub(live.saturating_mul(self.live))
     }
 
     fn count(&self, counts: &Counts) {

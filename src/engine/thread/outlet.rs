@@ -4,6 +4,7 @@
 //! under one lock, so that no sequence is forgotten.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -54,6 +55,8 @@ pub struct Taken {
 struct Shared {
     state: Mutex<State>,
     changed: Notify,
+    guessed: AtomicU64,
+    accepted: AtomicU64,
 }
 
 #[derive(Default)]
@@ -68,6 +71,8 @@ pub fn outlet() -> (Inlet, Outlet) {
     let shared = Arc::new(Shared {
         state: Mutex::default(),
         changed: Notify::new(),
+        guessed: AtomicU64::new(0),
+        accepted: AtomicU64::new(0),
     });
     (Inlet(Arc::clone(&shared)), Outlet(shared))
 }
@@ -93,6 +98,15 @@ impl Inlet {
     }
 }
 
+impl Inlet {
+    /// Counts guesses that are tried, and those of them that were right, before what comes
+    /// of them is said.
+    pub fn guessed(&self, tried: u64, accepted: u64) {
+        self.0.guessed.fetch_add(tried, Ordering::Relaxed);
+        self.0.accepted.fetch_add(accepted, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Inlet {
     fn drop(&mut self) {
         self.0.state().closed = true;
@@ -101,6 +115,12 @@ impl Drop for Inlet {
 }
 
 impl Outlet {
+    /// Guesses that were tried for the sequence, and those of them that were right.
+    pub fn guesses(&self) -> (u64, u64) {
+        let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        (read(&self.0.guessed), read(&self.0.accepted))
+    }
+
     /// Waits for the next thing said; nothing when the engine's end is gone and all
     /// has been taken.
     pub async fn take(&mut self) -> Option<Taken> {

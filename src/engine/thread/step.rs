@@ -1,6 +1,7 @@
 //! The engine thread's loop: takes what it is told, asks the scheduler what to do,
 //! does it. One step is one chunk of one prompt or one token of every sequence
-//! that is being answered, so whoever cancels waits for one step at most.
+//! that is being answered, and some more of those whose next ones can be guessed, so
+//! whoever cancels waits for one step at most.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,17 +9,20 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
+use super::drafts::{self, Drafts, Guess};
 use super::kept::Keeper;
 use super::masks::{Coming, Masks};
 use super::outlet::{Inlet, Said};
 use super::{Command, Counts, Job};
 use crate::engine::sampling::Sampler;
 use crate::engine::scheduler::{Id, Limits, Scheduler, Work};
+use crate::engine::speculation::pace::Record;
 use crate::engine::{EngineError, Finish, Network};
 
 /// Everything the engine thread owns.
 pub(super) struct Stepping<N: Network> {
     network: N,
+    drafts: Drafts<N>,
     scheduler: Scheduler,
     orders: Receiver<Command>,
     sequences: BTreeMap<Id, Open<N::Cache>>,
@@ -36,6 +40,8 @@ struct Open<C> {
     made: u32,
     job: Job,
     sampler: Sampler,
+    /// How guesses of its tokens went.
+    record: Record,
     /// Which tokens may come next, if it has a grammar.
     allowed: Option<Coming>,
     inlet: Inlet,
@@ -45,9 +51,17 @@ struct Open<C> {
     has_begun: bool,
 }
 
+/// A token that was chosen.
+struct Choice {
+    token: u32,
+    /// Whether its sequence may have another one at once.
+    goes_on: bool,
+}
+
 impl<N: Network> Stepping<N> {
     pub(super) fn new(
         network: N,
+        drafts: Drafts<N>,
         limits: Limits,
         kept: Keeper<N>,
         orders: Receiver<Command>,
@@ -55,6 +69,7 @@ impl<N: Network> Stepping<N> {
     ) -> Self {
         Self {
             network,
+            drafts,
             scheduler: Scheduler::new(limits),
             orders,
             sequences: BTreeMap::new(),
@@ -80,6 +95,7 @@ impl<N: Network> Stepping<N> {
                 if let Some(open) = self.sequences.get_mut(&id) {
                     open.cache = None;
                 }
+                self.drafts.forget(id);
             }
             let reserved = self.scheduler.reserved();
             self.kept.give_way(reserved, &self.counts.kept);
@@ -170,6 +186,7 @@ impl<N: Network> Stepping<N> {
             made: 0,
             job,
             sampler,
+            record: Record::default(),
             allowed,
             inlet,
             cache: None,
@@ -219,7 +236,7 @@ impl<N: Network> Stepping<N> {
                 self.kept.prefilled(length as u64, began.elapsed());
                 self.counts.read.fetch_add(length as u64, Ordering::Relaxed);
                 match logits {
-                    Some(logits) if last => self.choose(id, logits),
+                    Some(logits) if last => drop(self.choose(id, logits, None)),
                     None if last => self.fail(id, &missing()),
                     _ => {}
                 }
@@ -228,19 +245,33 @@ impl<N: Network> Stepping<N> {
     }
 
     fn decode(&mut self, ids: &[Id]) {
+        let guesses = self.guess(ids);
         // Both are in the order of ids.
-        let mut batch: Vec<(&mut N::Cache, u32)> = self
-            .sequences
-            .iter_mut()
-            .filter(|(id, _)| ids.binary_search(id).is_ok())
-            .filter_map(|(_, open)| Some((open.cache.as_mut()?, *open.tokens.last()?)))
+        let opens = self.sequences.iter_mut();
+        let opens = opens.filter(|(id, _)| ids.binary_search(id).is_ok());
+        let mut fed: Vec<(&mut N::Cache, Vec<u32>)> = opens
+            .zip(&guesses)
+            .filter_map(|((_, open), guess)| {
+                let last = *open.tokens.last()?;
+                let tokens = std::iter::once(last).chain(guess.tried().iter().copied());
+                Some((open.cache.as_mut()?, tokens.collect()))
+            })
             .collect();
-        let expected = batch.len();
+        let expected = fed.len();
+        let mut batch: Vec<(&mut N::Cache, &[u32])> = fed
+            .iter_mut()
+            .map(|(cache, tokens)| (&mut **cache, &tokens[..]))
+            .collect();
+        let count = batch.iter().map(|(_, tokens)| tokens.len()).sum();
+        let began = Instant::now();
         let result = self.network.decode(&mut batch);
         let error = match result {
-            Ok(rows) if rows.len() == ids.len() && expected == ids.len() => {
-                for (id, logits) in ids.iter().zip(rows) {
-                    self.choose(*id, logits);
+            Ok(rows) if rows.len() == count && expected == ids.len() => {
+                self.drafts.stepped(count, began.elapsed());
+                let mut rows = rows.into_iter();
+                for (id, guess) in ids.iter().zip(guesses) {
+                    let own = rows.by_ref().take(1 + guess.tried().len());
+                    self.take(*id, &guess, own.collect());
                 }
                 return;
             }
@@ -252,16 +283,76 @@ impl<N: Network> Stepping<N> {
         }
     }
 
-    /// Chooses the next token of a sequence and says it.
-    fn choose(&mut self, id: Id, logits: Vec<f32>) {
-        if let Err(error) = self.try_choose(id, logits) {
-            self.fail(id, &error);
+    /// Guesses for a step of these sequences, in their order.
+    fn guess(&mut self, ids: &[Id]) -> Vec<Guess> {
+        let most = self.drafts.most() as u64;
+        let (scheduler, sequences) = (&mut self.scheduler, &self.sequences);
+        let stepping = ids.iter().filter_map(|id| {
+            let open = sequences.get(id)?;
+            Some(drafts::Stepping {
+                id: *id,
+                tokens: &open.tokens,
+                most: match most {
+                    0 => 0,
+                    most => scheduler.ahead(*id, most) as usize,
+                },
+                record: open.record,
+            })
+        });
+        let stepping: Vec<_> = stepping.collect();
+        self.drafts.guess(&stepping)
+    }
+
+    /// Chooses the next tokens of a sequence, each as without a guess, as long as they are
+    /// what was guessed.
+    fn take(&mut self, id: Id, guess: &Guess, rows: Vec<Vec<f32>>) {
+        let tried = guess.tried();
+        if let (Some(open), false) = (self.sequences.get(&id), tried.is_empty()) {
+            open.inlet.guessed(tried.len() as u64, 0);
+            let count = &self.counts.guessed;
+            count.fetch_add(tried.len() as u64, Ordering::Relaxed);
+        }
+        let mut chosen = Vec::with_capacity(rows.len());
+        for (place, logits) in rows.into_iter().enumerate() {
+            let guessed = tried.get(place).copied();
+            let Some(choice) = self.choose(id, logits, guessed) else {
+                break;
+            };
+            chosen.push(choice.token);
+            if !choice.goes_on || guessed != Some(choice.token) {
+                break;
+            }
+        }
+        let (told, right) = guess.outcome(&chosen);
+        self.drafts.seen(told, right);
+        self.scheduler
+            .made(id, (chosen.len() as u64).saturating_sub(1));
+        if let Some(open) = self.sequences.get_mut(&id) {
+            open.record.seen(told, right);
+            let held = open.tokens.len() - 1;
+            if let (Some(cache), false) = (&mut open.cache, tried.is_empty()) {
+                self.network.trim(cache, held);
+                self.drafts.trim(id, held);
+            }
         }
     }
 
-    fn try_choose(&mut self, id: Id, mut logits: Vec<f32>) -> Result<(), EngineError> {
+    /// Chooses the next token of a sequence and says it; nothing if it cannot go on.
+    fn choose(&mut self, id: Id, logits: Vec<f32>, guessed: Option<u32>) -> Option<Choice> {
+        let chosen = self.try_choose(id, logits, guessed);
+        chosen
+            .inspect_err(|error| self.fail(id, error))
+            .unwrap_or(None)
+    }
+
+    fn try_choose(
+        &mut self,
+        id: Id,
+        mut logits: Vec<f32>,
+        guessed: Option<u32>,
+    ) -> Result<Option<Choice>, EngineError> {
         let Some(open) = self.sequences.get_mut(&id) else {
-            return Ok(());
+            return Ok(None);
         };
         let alternatives = open.job.logprobs.unwrap_or(0);
         let told = open.job.logprobs.is_some();
@@ -272,7 +363,12 @@ impl<N: Network> Stepping<N> {
             .sample(&mut logits, allowed, alternatives, told);
         self.counts.made.fetch_add(1, Ordering::Relaxed);
         open.made += 1;
-        open.tokens.push(sampled.token);
+        let token = sampled.token;
+        open.tokens.push(token);
+        if guessed == Some(token) {
+            open.inlet.guessed(0, 1);
+            self.counts.accepted.fetch_add(1, Ordering::Relaxed);
+        }
         let end_token = open.job.end_tokens.contains(&sampled.token);
         let (mut whole, mut cut_short) = (end_token, false);
         if let Some((mut guide, _)) = guided {
@@ -301,7 +397,10 @@ impl<N: Network> Stepping<N> {
         } else if full {
             self.scheduler.pause(id);
         }
-        Ok(())
+        Ok(Some(Choice {
+            token,
+            goes_on: finish.is_none() && !full,
+        }))
     }
 
     /// Nothing is kept of what the device has failed at.
@@ -315,6 +414,7 @@ impl<N: Network> Stepping<N> {
     /// Takes a sequence out; its place and its room are free at once.
     fn close(&mut self, id: Id) -> Option<Open<N::Cache>> {
         self.scheduler.leave(id);
+        self.drafts.forget(id);
         let open = self.sequences.remove(&id);
         self.count();
         open
@@ -331,9 +431,14 @@ impl<N: Network> Stepping<N> {
 
     /// Keeps what a sequence leaves, for those of its caller.
     fn keep(&mut self, open: Open<N::Cache>) {
-        let (Some(owner), Some(cache)) = (open.job.owner, open.cache) else {
+        let (Some(owner), Some(mut cache)) = (open.job.owner, open.cache) else {
             return;
         };
+        // After a step with guesses it holds more than was said, until the step is over.
+        let known = open.tokens.len().saturating_sub(1);
+        if known < self.network.tokens_in(&cache) {
+            self.network.trim(&mut cache, known);
+        }
         let Some(tokens) = open.tokens.get(..self.network.tokens_in(&cache)) else {
             return;
         };

@@ -72,17 +72,27 @@ impl Network for Counting {
         want_logits.then(|| self.after(cache)).transpose()
     }
 
-    fn decode(&mut self, batch: &mut [(&mut Vec<u32>, u32)]) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn decode(
+        &mut self,
+        batch: &mut [(&mut Vec<u32>, &[u32])],
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
         self.call(format!("decode {}", batch.len()));
-        let step = |(cache, token): &mut (&mut Vec<u32>, u32)| {
-            cache.push(*token);
-            assert!(
-                self.gaps || cache.windows(2).all(|pair| pair[1] == pair[0] + 1),
-                "{cache:?}"
-            );
-            self.after(cache)
-        };
-        batch.iter_mut().map(step).collect()
+        let mut rows = Vec::new();
+        for (cache, tokens) in batch {
+            for token in *tokens {
+                cache.push(*token);
+                assert!(
+                    self.gaps || cache.windows(2).all(|pair| pair[1] == pair[0] + 1),
+                    "{cache:?}"
+                );
+                rows.push(self.after(cache)?);
+            }
+        }
+        Ok(rows)
+    }
+
+    fn trim(&self, cache: &mut Vec<u32>, tokens: usize) {
+        cache.truncate(tokens);
     }
 
     fn tokens_in(&self, cache: &Vec<u32>) -> usize {
@@ -190,7 +200,8 @@ fn start_free() -> Setup {
 
 fn start_network(place: Option<Place>, settings: Settings, network: Counting) -> Setup {
     let calls = Arc::clone(&network.calls);
-    let (engine, ended) = Engine::start(settings, place, move || Ok(network)).expect("built");
+    let (engine, ended) =
+        Engine::start(settings, place, move || Ok((network, Draft::Nothing))).expect("built");
     Setup {
         engine,
         calls,
@@ -610,9 +621,9 @@ async fn the_end_of_the_thread_is_heard_by_all() {
 #[test]
 fn a_network_that_cannot_be_built_is_told() {
     let refused = EngineError::Unsupported("no".to_owned());
-    let build = || Err::<Counting, _>(EngineError::Unsupported("no".to_owned()));
+    let build = || Err::<(Counting, Draft<Counting>), _>(EngineError::Unsupported("no".to_owned()));
     assert_eq!(Engine::start(settings(1), None, build).err(), Some(refused));
-    let build = || -> Result<Counting, _> { panic!("while loading") };
+    let build = || -> Result<(Counting, Draft<Counting>), _> { panic!("while loading") };
     assert!(matches!(
         Engine::start(settings(1), None, build),
         Err(EngineError::Device(_))
@@ -620,3 +631,4 @@ fn a_network_that_cannot_be_built_is_told() {
 }
 
 mod disk;
+mod guesses;

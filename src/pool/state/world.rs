@@ -11,6 +11,7 @@ use super::reference::{self, Verdict};
 use super::{Effect, Event, Generation, HoldId, Machine, ReplyId, WaiterId};
 use crate::config::kv::KvFormat;
 use crate::config::{Compute, Contention, MinResidency};
+use crate::engine::speculation::Draft;
 use crate::pool::gate::Gate;
 use crate::pool::{
     CallerId, Ending, HoldError, ModelState, ModelView, Refused, Resident, Settings, Terms,
@@ -77,6 +78,7 @@ pub fn plan(model: &str, memory: u64) -> Arc<LoadPlan> {
         kv_format: KvFormat::Auto,
         adapters: ByteSize::ZERO,
         compute: Compute::Auto,
+        draft: Draft::Nothing,
         warmup: false,
         warm_prompts: Default::default(),
         weights: ByteSize(memory),

@@ -46,6 +46,7 @@ fn plan() -> LoadPlan {
         kv_format: KvFormat::EightBit,
         compute: Compute::Float32,
         adapters: ByteSize(300),
+        draft: Draft::Network("/models/small".into()),
         warmup: true,
         warm_prompts: Default::default(),
         weights: ByteSize(1000),
@@ -332,7 +333,7 @@ async fn a_worker_gets_what_is_documented_and_nothing_else() {
     for name in names.split_whitespace() {
         assert!(ENVIRONMENT.contains(&name), "{name} reached the worker");
     }
-    let rest = "--model-dir /models/one --engine scripted --context 64 --parallel 2 --kv 1000 --kv-format 8bit --compute float32 --adapters 300 --warmup";
+    let rest = "--model-dir /models/one --engine scripted --context 64 --parallel 2 --kv 1000 --kv-format 8bit --compute float32 --adapters 300 --warmup --draft-dir /models/small";
     let socket = arguments
         .strip_prefix("--socket ")
         .and_then(|a| a.strip_suffix(rest));
@@ -348,6 +349,7 @@ async fn what_is_to_be_read_is_told_behind_the_secret_and_not_on_the_command_lin
     let (launcher, runtime) = launcher("/bin/sh", &["-c", &script]);
     let plan = LoadPlan {
         warm_prompts: ["Be \"brief\".\n".to_owned(), "b".to_owned()].into(),
+        draft: Draft::Nothing,
         ..plan()
     };
     let play = play_plan(launcher, runtime, plan);
@@ -382,6 +384,8 @@ fn the_command_line_is_one_that_a_worker_reads() {
             kv_format: plan.kv_format,
             compute: plan.compute,
             adapters: plan.adapters.0,
+            draft_dir: Some("/models/small".into()),
+            draft_prompt: false,
             warmup: plan.warmup,
             warm_prompts: false,
             prompts: None,

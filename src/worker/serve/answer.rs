@@ -29,6 +29,22 @@ pub struct ToldToken {
     pub top: Vec<(String, Vec<u8>, f32)>,
 }
 
+/// Tokens that were guessed and tried, in OpenAI's words.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Guesses {
+    /// Right: they are among the tokens made.
+    pub accepted: u64,
+    /// Wrong, or not needed any more.
+    pub rejected: u64,
+}
+
+impl std::ops::AddAssign for Guesses {
+    fn add_assign(&mut self, more: Self) {
+        self.accepted += more.accepted;
+        self.rejected += more.rejected;
+    }
+}
+
 /// Tokens read and made for one request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -38,6 +54,8 @@ pub struct Usage {
     pub cached: u64,
     /// Tokens made, end tokens among them, over all choices.
     pub completion: u64,
+    /// What was guessed of them.
+    pub guesses: Guesses,
 }
 
 impl Usage {
@@ -47,20 +65,33 @@ impl Usage {
             prompt,
             cached,
             completion,
+            guesses: Guesses { accepted, rejected },
         } = self;
-        match cached {
-            0 => format!("prompt={prompt} completion={completion} finish={finish}"),
-            _ => format!("prompt={prompt} cached={cached} completion={completion} finish={finish}"),
+        let mut words = format!("prompt={prompt}");
+        if *cached > 0 {
+            words += &format!(" cached={cached}");
         }
+        words += &format!(" completion={completion}");
+        if self.guesses != Guesses::default() {
+            words += &format!(" accepted={accepted} rejected={rejected}");
+        }
+        words + " finish=" + finish
     }
 
     fn json(&self) -> Value {
-        json!({
+        let mut usage = json!({
             "prompt_tokens": self.prompt,
             "completion_tokens": self.completion,
             "total_tokens": self.prompt + self.completion,
             "prompt_tokens_details": {"cached_tokens": self.cached},
-        })
+        });
+        if self.guesses != Guesses::default() {
+            usage["completion_tokens_details"] = json!({
+                "accepted_prediction_tokens": self.guesses.accepted,
+                "rejected_prediction_tokens": self.guesses.rejected,
+            });
+        }
+        usage
     }
 }
 

@@ -14,7 +14,7 @@ use futures_util::{Stream, StreamExt};
 use http_body::Frame;
 use http_body_util::StreamBody;
 
-use super::answer::{Answer, Choice, DONE, ToldToken, Usage};
+use super::answer::{Answer, Choice, DONE, Guesses, ToldToken, Usage};
 use crate::api::error::{ApiError, Code};
 use crate::engine::Finish;
 use crate::engine::parts::Part;
@@ -59,6 +59,8 @@ pub enum Event {
         /// How many tokens of its prompt were in the prompt cache; told of the first
         /// answer to each prompt alone.
         cached: u64,
+        /// How many of its tokens had been guessed, and how many guesses were wrong.
+        guesses: Guesses,
     },
     /// The answer cannot go on.
     Failed(ApiError),
@@ -154,9 +156,11 @@ pub async fn whole(
                 finish,
                 count,
                 cached,
+                guesses,
             } => {
                 usage.completion += count;
                 usage.cached += cached;
+                usage.guesses += guesses;
                 told[choice].finish = Some(finish);
             }
             Event::Failed(error) => return Err(error),
@@ -226,9 +230,11 @@ impl Streamed {
                 finish,
                 count,
                 cached,
+                guesses,
             } => {
                 self.usage.completion += count;
                 self.usage.cached += cached;
+                self.usage.guesses += guesses;
                 self.begin(choice, into);
                 into.extend(self.answer.end(choice, finish));
                 self.choices[choice].ended = true;

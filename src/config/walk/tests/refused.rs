@@ -132,6 +132,19 @@ fn sizes_durations_and_numbers_are_exact() {
 }
 
 #[test]
+fn a_draft_is_another_model_of_the_embedded_engine() {
+    check(
+        "deny: ['b/*']\nmodels:\n  a/m: {draft: prompt}\n  x: {repo: a/m, draft: y}\n  y: {repo: a/n, draft: gone}\n  z: {repo: a/m, draft: a/m}\n  w: {repo: a/m, draft: b/no}\n  v: {repo: a/m, draft: [x]}\n",
+        &[
+            "5:25 models.y.draft: \"gone\" is no entry, no alias and no repository id",
+            "6:25 models.z.draft: \"a/m\" is the model itself | name a smaller model with the same tokenizer, or write prompt",
+            "7:25 models.w.draft: \"b/no\" is matched by deny",
+            "8:25 models.v.draft: expected a name, found a list",
+        ],
+    );
+}
+
+#[test]
 fn names_lead_to_one_model_each() {
     check(
         "models:\n  coder:\n  a/b: {repo: c/d, path: ~/x}\n  a/b: {}\n  'no': {repo: x}\n  ../x: {}\n",

@@ -331,8 +331,7 @@ impl EncoderArchitecture for ModernBert {
 
     fn hidden(&self, tokens: &Array, mask: Option<&Array>) -> MlxResult<Array> {
         let (texts, length) = (tokens.dim(0), tokens.dim(1));
-        let offsets = vec![0; texts as usize];
-        let turn = |rope: &Rope| rope.turn(&offsets, length as usize);
+        let turn = |rope: &Rope| rope.turn((0..texts).map(|_| (0, length as usize)));
         let (full, near) = (turn(&self.full), turn(&self.near));
         let near_mask = self.near_mask(length, mask)?;
         let x = self.tokens.vectors(&tokens.reshape(&[-1])?)?;

@@ -15,6 +15,10 @@ namespace {
 // cache, and what a block computes beyond the diagonal is wasted.
 constexpr int64_t kRows = 64;
 
+// Rows up to which each is computed by itself: those of a step in which some tokens are
+// guessed give then what each would have given in a step of its own.
+constexpr int64_t kAlone = 9;
+
 // Packed rows that are written out as float32 at a time: they shall stay in the
 // cache until they are read.
 constexpr int64_t kUnpacked = 256;
@@ -89,12 +93,15 @@ void shares(const Attention& a, int64_t head, float* scores, int64_t count) {
   }
 }
 
-// One row: all query heads that share a key head go through its keys and values
-// once.
-void one_row(const Attention& a, int64_t head, float* scores, float* out) {
+// One row by itself: all query heads that share a key head go through its keys and
+// values once.
+void one_row(
+    const Attention& a, int64_t row, int64_t head, float* scores, float* out) {
   int64_t shared = a.query_heads / a.key_heads;
-  int64_t from = first_seen(a, a.tokens), seen = a.tokens - from;
-  const float* queries = a.queries + head * shared * a.size;
+  int64_t end = a.tokens - a.rows + row + 1;
+  int64_t from = first_seen(a, end), seen = end - from;
+  int64_t at = (row * a.query_heads + head * shared) * a.size;
+  const float* queries = a.queries + at;
   product_of_rows(
       rows_of(a.keys, a, head, from, seen), 0, seen, queries, shared, scores);
   for (int64_t i = 0; i < shared * seen; ++i) {
@@ -103,7 +110,7 @@ void one_row(const Attention& a, int64_t head, float* scores, float* out) {
   for (int64_t i = 0; i < shared; ++i) {
     shares(a, head * shared + i, scores + i * seen, seen);
   }
-  out += head * shared * a.size;
+  out += at;
   Weights values = rows_of(a.values, a, head, from, seen);
   if (values.bits == 0) {
     const float* numbers = static_cast<const float*>(values.data);
@@ -162,14 +169,16 @@ void block(
 } // namespace
 
 void attend(const Attention& a, float* out) {
-  if (a.rows == 1) {
+  if (a.rows <= kAlone) {
     auto some_heads = [&](int64_t first, int64_t last) {
       Buffer scores = buffer(a.query_heads / a.key_heads * a.tokens);
       for (int64_t head = first; head < last; ++head) {
-        one_row(a, head, scores.get(), out);
+        for (int64_t row = 0; row < a.rows; ++row) {
+          one_row(a, row, head, scores.get(), out);
+        }
       }
     };
-    if (a.query_heads * a.tokens * a.size < kWorthSharing) {
+    if (a.rows * a.query_heads * a.tokens * a.size < kWorthSharing) {
       some_heads(0, a.key_heads);
     } else {
       in_parallel(a.key_heads, 1, some_heads);

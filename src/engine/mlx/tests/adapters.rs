@@ -19,6 +19,7 @@ use crate::engine::mlx::kv::Cache;
 use crate::engine::mlx::{MlxNetwork, Settings, load, load_on};
 use crate::engine::prefix::Owner;
 use crate::engine::sampling::Sampling;
+use crate::engine::speculation::Draft;
 use crate::engine::thread::outlet::Said;
 use crate::engine::thread::{self, Engine, Job};
 use crate::engine::{EngineError, Network};
@@ -91,9 +92,10 @@ fn check_answers(network: &mut MlxNetwork, cases: &[(&str, &Answer, Option<PathB
         caches.push(alone);
     }
     for _ in 1..cases[0].1.tokens.len() {
-        let last = made.iter().map(|made| made[made.len() - 1]);
+        let last = made.iter().map(|made| &made[made.len() - 1..]);
         let mut batch: Vec<_> = caches.iter_mut().zip(last).collect();
         let rows = network.decode(&mut batch).unwrap();
+        drop(batch);
         for (made, row) in made.iter_mut().zip(rows) {
             made.push(best(&row));
         }
@@ -226,7 +228,7 @@ fn started(adapters: u64) -> Engine {
         adapters,
         ..Settings::default()
     };
-    let build = move || load(dir.path(), &load_settings);
+    let build = move || Ok((load(dir.path(), &load_settings)?, Draft::Nothing));
     Engine::start(settings, None, build).unwrap().0
 }
 

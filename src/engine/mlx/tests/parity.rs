@@ -85,7 +85,7 @@ impl Reference {
         let expected = &self.tokens[end - prompt..];
         while made.len() < expected.len() {
             let token = made[made.len() - 1];
-            let logits = network.decode(&mut [(&mut cache, token)]).unwrap();
+            let logits = network.decode(&mut [(&mut cache, &[token])]).unwrap();
             made.push(best(&logits[0]));
         }
         match made.iter().zip(expected).position(|(a, b)| a != b) {
@@ -333,7 +333,8 @@ impl Case {
         for step in 0..STEPS {
             let places = prompts.iter().map(|prompt| prompt.len() - STEPS + step);
             let places: Vec<usize> = places.collect();
-            let next = prompts.iter().zip(&places).map(|(prompt, at)| prompt[*at]);
+            let next = prompts.iter().zip(&places);
+            let next = next.map(|(prompt, at)| &prompt[*at..*at + 1]);
             let mut batch: Vec<_> = caches.iter_mut().zip(next).collect();
             let rows = self.network.decode(&mut batch).unwrap();
             for (row, (alone, at)) in rows.iter().zip(alone.iter().zip(&places)) {

@@ -152,7 +152,7 @@ fn check_fed(name: &str, network: &mut MlxNetwork, case: &Greedy, one_by_one: bo
     let rows = if one_by_one {
         let mut step = |token: &u32| {
             network
-                .decode(&mut [(&mut cache, *token)])
+                .decode(&mut [(&mut cache, &[*token])])
                 .unwrap()
                 .remove(0)
         };
@@ -184,8 +184,10 @@ fn check_free(name: &str, network: &mut MlxNetwork, cases: &[Greedy]) {
     }
     let steps = cases[0].tokens.len();
     for _ in 1..steps {
-        let last = tokens.iter().map(|tokens| tokens[tokens.len() - 1]);
-        let mut batch: Vec<_> = caches.iter_mut().zip(last).collect();
+        let last = tokens.iter().map(|tokens| [tokens[tokens.len() - 1]]);
+        let last: Vec<[u32; 1]> = last.collect();
+        let batch = caches.iter_mut().zip(&last);
+        let mut batch: Vec<_> = batch.map(|(cache, last)| (cache, &last[..])).collect();
         for (row, logits) in network.decode(&mut batch).unwrap().iter().enumerate() {
             tokens[row].push(best(logits));
         }

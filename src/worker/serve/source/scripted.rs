@@ -21,6 +21,7 @@ use crate::engine::scripted::{Odd, Script, Scripted};
 use crate::engine::stop::StopStrings;
 use crate::engine::thread::Kept;
 use crate::model::sentence::to_length_one;
+use crate::worker::serve::answer::Guesses;
 use crate::worker::serve::answer::ToldToken;
 use crate::worker::serve::body::{Event, Events};
 use crate::worker::serve::embeddings::{self, Embedded};
@@ -343,6 +344,7 @@ impl Telling {
         };
         let cached = self.cached;
         let end = |finish| Event::End {
+            guesses: Guesses::default(),
             choice,
             finish,
             count: 0,

@@ -2,7 +2,7 @@
 //! and its generation settings.
 
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use crate::engine::guide::Grammar;
 use crate::engine::mlx;
 use crate::engine::parts::format::Format;
 use crate::engine::progress::Progress;
+use crate::engine::speculation::Draft;
 use crate::engine::stored::Place;
 use crate::engine::stored::room::Quota;
 use crate::engine::template::ChatTemplate;
@@ -27,6 +28,7 @@ use crate::engine::tokenizer::{TextError, Tokenizer};
 use crate::engine::{EngineError, LoadTimes, supported_architectures};
 use crate::model::kind::Kind;
 use crate::model::sentence::{Recipe, RecipeError};
+use crate::model::vocabulary;
 use crate::worker::serve::request::Chat;
 use crate::worker::{LoadPhases, WorkerArgs};
 
@@ -166,8 +168,15 @@ fn load_text(
             })
             .map_err(|error| EngineError::Device(error.to_string()))?
     };
+    let draft = draft(args)?;
     let network = Engine::start(settings(args), place(args)?, move || {
-        mlx::load_telling(&dir, &load, &loading)
+        let network = mlx::load_telling(&dir, &load, &loading)?;
+        let draft = match draft {
+            Draft::Nothing => Draft::Nothing,
+            Draft::Prompt => Draft::Prompt,
+            Draft::Network(dir) => Draft::Network(mlx::load(&dir, &load).map_err(of_draft)?),
+        };
+        Ok((network, draft))
     });
     let texts = texts
         .join()
@@ -178,6 +187,37 @@ fn load_text(
     let phases = phases(engine.facts().load_times, text);
     let source = Source::new(engine, Arc::new(snapshot), defaults, args.context);
     Ok((source, ended, phases))
+}
+
+/// What guesses next tokens, from the worker's command line.
+///
+/// # Errors
+/// Its tokens are not those of the model, or the files of either cannot be read.
+fn draft(args: &WorkerArgs) -> Result<Draft<PathBuf>, EngineError> {
+    let Some(dir) = &args.draft_dir else {
+        return Ok(match args.draft_prompt {
+            true => Draft::Prompt,
+            false => Draft::Nothing,
+        });
+    };
+    vocabulary::same(&args.model_dir, dir).map_err(|error| {
+        EngineError::Unsupported(format!(
+            "the draft model cannot guess for this one: {error}"
+        ))
+    })?;
+    Ok(Draft::Network(dir.clone()))
+}
+
+/// A failure of the draft model while loading.
+fn of_draft(error: EngineError) -> EngineError {
+    match error {
+        EngineError::Unsupported(reason) => EngineError::Unsupported(format!("draft: {reason}")),
+        EngineError::BadFile { file, reason } => EngineError::BadFile {
+            file: format!("draft: {file}"),
+            reason,
+        },
+        other => other,
+    }
 }
 
 /// What the engine thread has to keep to, from the worker's command line.

@@ -16,7 +16,7 @@ use crate::engine::sampling::Sampled;
 use crate::engine::stop::StopStrings;
 use crate::engine::thread::Sequence;
 use crate::engine::thread::outlet::Said;
-use crate::worker::serve::answer::ToldToken;
+use crate::worker::serve::answer::{Guesses, ToldToken};
 use crate::worker::serve::body::{Event, Events};
 
 /// A sequence that is being told.
@@ -40,6 +40,8 @@ pub(super) struct Telling {
     is_first: bool,
     /// Tokens of its prompt that were in the prompt cache.
     cached: u64,
+    /// Those that had been guessed, once it is over.
+    guesses: Guesses,
 }
 
 impl Telling {
@@ -65,6 +67,7 @@ impl Telling {
             count: 0,
             is_first,
             cached: 0,
+            guesses: Guesses::default(),
         }
     }
 
@@ -120,15 +123,24 @@ impl Telling {
         let mut events = self.text(pushed.text, false);
         let is_over = self.parser.as_ref().is_some_and(Parser::is_over);
         if pushed.stopped || is_over {
-            self.sequence = None;
+            self.let_go();
             events.extend(self.rest());
             events.push(self.over(Finish::Stop));
         }
         events
     }
 
+    /// The sequence is over.
+    fn let_go(&mut self) {
+        if let Some(sequence) = self.sequence.take() {
+            let (tried, accepted) = sequence.guesses();
+            let rejected = tried.saturating_sub(accepted);
+            self.guesses = Guesses { accepted, rejected };
+        }
+    }
+
     fn end(&mut self, finish: Finish, end_token: bool) -> Vec<Event> {
-        self.sequence = None;
+        self.let_go();
         self.count += u64::from(end_token);
         let last = self.growing.finish();
         self.made += last.len();
@@ -214,6 +226,7 @@ impl Telling {
                 true => self.cached,
                 false => 0,
             },
+            guesses: self.guesses,
         }
     }
 

@@ -9,6 +9,7 @@ use super::*;
 use crate::api::fields::Endpoint;
 use crate::engine::guide::{Allowed, Guide, GuideError};
 use crate::engine::parts::Part;
+use crate::engine::speculation::Draft;
 use crate::engine::thread::Settings;
 use crate::engine::{EngineError, Finish, LoadTimes, Network};
 use crate::worker::serve::body::Event;
@@ -52,13 +53,23 @@ impl Network for NextByte {
         Ok(want_logits.then(|| after(cache)))
     }
 
-    fn decode(&mut self, batch: &mut [(&mut Vec<u32>, u32)]) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn decode(
+        &mut self,
+        batch: &mut [(&mut Vec<u32>, &[u32])],
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
         self.pass();
-        let step = |(cache, token): &mut (&mut Vec<u32>, u32)| {
-            cache.push(*token);
-            Ok(after(cache))
-        };
-        batch.iter_mut().map(step).collect()
+        let mut rows = Vec::new();
+        for (cache, tokens) in batch {
+            for token in *tokens {
+                cache.push(*token);
+                rows.push(after(cache));
+            }
+        }
+        Ok(rows)
+    }
+
+    fn trim(&self, cache: &mut Vec<u32>, tokens: usize) {
+        cache.truncate(tokens);
     }
 
     fn tokens_in(&self, cache: &Vec<u32>) -> usize {
@@ -215,8 +226,10 @@ pub fn source_behind(gate: Option<mpsc::Receiver<()>>) -> Source {
         kv: 800,
         chunk: NonZeroU32::new(16).expect("not 0"),
     };
-    let (engine, _ended) =
-        Engine::start(settings, None, move || Ok(NextByte { gate })).expect("built");
+    let (engine, _ended) = Engine::start(settings, None, move || {
+        Ok((NextByte { gate }, Draft::Nothing))
+    })
+    .expect("built");
     let defaults = Defaults {
         temperature: Some(0.0),
         ..Defaults::default()
@@ -271,6 +284,7 @@ async fn hear(begun: Begun) -> Heard {
                 finish,
                 count,
                 cached,
+                guesses: _,
             } => {
                 heard.cached += cached;
                 heard.finish[choice] = Some(finish);
