@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     for _ in 0..steps {
         let token = best(&logits);
-        logits = network.decode(&mut [(&mut cache, token)])?.remove(0);
+        logits = network.decode(&mut [(&mut cache, &[token])])?.remove(0);
     }
     rate("decode", steps, start);
 
@@ -52,7 +52,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let start = Instant::now();
     for step in 0..steps as u32 {
-        let mut batch: Vec<_> = caches.iter_mut().map(|cache| (cache, step + 5)).collect();
+        let token = [step + 5];
+        let mut batch: Vec<_> = caches.iter_mut().map(|cache| (cache, &token[..])).collect();
         network.decode(&mut batch)?;
     }
     rate(&format!("decode of {sequences}"), steps * sequences, start);

@@ -135,10 +135,7 @@ impl MlxNetwork {
         }
         let tokens = Array::from_slice(tokens, &[tokens.len() as i32]);
         let adapters = caches.iter().map(|cache| cache.adapter());
-        let _running = self
-            .adapters
-            .sides()
-            .run(adapters.zip(rows.iter().copied()));
+        let _running = self.adapters.sides().run(adapters, &rows);
         let mut pass = Pass::new(caches, rows, self.device);
         let hidden = self.model.hidden(&tokens, &mut pass);
         let hidden = hidden.map_err(device_failed)?;

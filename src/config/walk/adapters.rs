@@ -9,7 +9,7 @@ use crate::config::{Adapted, Entry, LoadSettings, Source, suggest};
 use crate::model::id::{ModelId, Name};
 
 /// Keys that say how weights are loaded, and what is read then: those of the base count.
-const OF_THE_BASE: [&str; 12] = [
+const OF_THE_BASE: [&str; 13] = [
     "repo",
     "path",
     "engine",
@@ -19,6 +19,7 @@ const OF_THE_BASE: [&str; 12] = [
     "kv",
     "kv_format",
     "compute",
+    "draft",
     "memory",
     "trust_remote_code",
     "warm_prompts",

@@ -101,21 +101,22 @@ impl Sides {
         })
     }
 
-    /// Has the rows of a pass run with these adapters, one for each sequence, with as many
-    /// rows as it brings.
+    /// Has the rows of a pass run with these adapters, one for each sequence, which
+    /// brings as many of `rows`.
     pub fn run<'c>(
         &self,
-        adapters: impl Iterator<Item = (Option<&'c Rc<Held>>, usize)>,
+        adapters: impl Iterator<Item = Option<&'c Rc<Held>>>,
+        rows: &[usize],
     ) -> Running {
         let mut runs: Vec<Run> = Vec::new();
-        for (adapter, rows) in adapters {
+        for (adapter, rows) in adapters.zip(rows) {
             let mark = |adapter: &Rc<Held>| adapter.mark;
             match runs.last_mut() {
                 Some(last) if last.adapter.as_ref().map(mark) == adapter.map(mark) => {
-                    last.rows += rows as i32;
+                    last.rows += *rows as i32;
                 }
                 _ => runs.push(Run {
-                    rows: rows as i32,
+                    rows: *rows as i32,
                     adapter: adapter.cloned(),
                 }),
             }

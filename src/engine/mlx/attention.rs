@@ -52,8 +52,8 @@ pub struct Pass<'a> {
 enum Sequences<'a> {
     /// They go on after what these hold.
     Cached(Vec<&'a mut Cache>),
-    /// So many that begin and end with the pass: of them nothing is kept.
-    Whole(usize),
+    /// They begin and end with the pass: of them nothing is kept.
+    Whole,
 }
 
 impl<'a> Pass<'a> {
@@ -69,7 +69,7 @@ impl<'a> Pass<'a> {
     /// A pass over `count` whole sequences of `rows` each.
     pub fn without_caches(count: usize, rows: usize, device: Device) -> Self {
         Self {
-            sequences: Sequences::Whole(count),
+            sequences: Sequences::Whole,
             rows: vec![rows; count],
             device,
         }
@@ -77,11 +77,12 @@ impl<'a> Pass<'a> {
 
     /// The turn of its rows.
     pub fn turn(&self, rope: &Rope) -> Turn {
-        let offsets: Vec<usize> = match &self.sequences {
-            Sequences::Cached(caches) => caches.iter().map(|cache| cache.tokens()).collect(),
-            Sequences::Whole(count) => vec![0; *count],
+        let before = |i: usize| match &self.sequences {
+            Sequences::Cached(caches) => caches[i].tokens(),
+            Sequences::Whole => 0,
         };
-        rope.turn(offsets.into_iter().zip(self.rows.iter().copied()))
+        let sequences = self.rows.iter().enumerate();
+        rope.turn(sequences.map(|(i, rows)| (before(i), *rows)))
     }
 
     /// Attention of layer `layer`: `queries`, `keys` and `values` are
@@ -95,12 +96,13 @@ impl<'a> Pass<'a> {
         keys: &Array,
         values: Option<&Array>,
     ) -> Result<Array> {
-        let count = self.count();
+        let count = self.rows.len();
         if count == 1 {
             return self.attend_one(0, layer, scores, queries, keys, values);
         }
-        let (queries, keys) = (self.parts(queries)?, self.parts(keys)?);
-        let values = values.map(|values| self.parts(values)).transpose()?;
+        let parts = |array: &Array| self.parts(array);
+        let (queries, keys) = (parts(queries)?, parts(keys)?);
+        let values = values.map(parts).transpose()?;
         let values = |i: usize| values.as_ref().map(|values| &values[i]);
         let results: Result<Vec<Array>> = (0..count)
             .map(|i| self.attend_one(i, layer, scores, &queries[i], &keys[i], values(i)))
@@ -121,7 +123,7 @@ impl<'a> Pass<'a> {
         let values = values.map(by_head).transpose()?;
         let (keys, values) = match &mut self.sequences {
             Sequences::Cached(caches) => caches[sequence].update(layer, &keys, values.as_ref())?,
-            Sequences::Whole(_) => {
+            Sequences::Whole => {
                 let values = values.unwrap_or_else(|| keys.clone());
                 (Rows::Plain(keys), Rows::Plain(values))
             }
@@ -150,7 +152,7 @@ impl<'a> Pass<'a> {
                         return Err(Exception::custom("such rows are never packed"));
                     }
                 },
-                Sequences::Whole(_) => own.clone(),
+                Sequences::Whole => own.clone(),
             };
             let from = all.dim(0) - own.dim(0) - before;
             if from >= 0 {
@@ -162,25 +164,14 @@ impl<'a> Pass<'a> {
         parts.iter().enumerate().map(seen).collect()
     }
 
-    /// An array of all rows, by sequences.
+    /// The rows of each sequence.
     fn parts(&self, array: &Array) -> Result<Vec<Array>> {
         let ends = self.rows.iter().scan(0, |end, rows| {
             *end += *rows as i32;
             Some(*end)
         });
-        let between: Vec<i32> = ends.take(self.count().saturating_sub(1)).collect();
-        if between.is_empty() {
-            return Ok(vec![array.clone()]);
-        }
+        let between: Vec<i32> = ends.take(self.rows.len() - 1).collect();
         split_at_indices(array, &between, 0)
-    }
-
-    /// Of sequences.
-    fn count(&self) -> usize {
-        match &self.sequences {
-            Sequences::Cached(caches) => caches.len(),
-            Sequences::Whole(count) => *count,
-        }
     }
 
     /// Says that all layers have their rows.

