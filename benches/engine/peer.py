@@ -26,6 +26,7 @@ from client import Client, Refused
 from engines import REPOSITORY, LlamaCpp, MlxLm, Roundhouse, build_openblas, install_peer
 
 MODELS = ("4bit", "8bit", "f32")
+PEERS = ("mlx-lm", "mlx-lm + OpenBLAS", "llama.cpp")
 # Who has the memory between two turns.
 OTHER = {"4bit": "8bit", "8bit": "4bit", "f32": "4bit"}
 # Tokens of the prompts whose first token is timed; those beyond LONG take minutes in a
@@ -151,7 +152,8 @@ def run(arguments, scratch):
     place = (arguments.binary, arguments.cache, arguments.core, scratch)
     ours, alone = Roundhouse(*place), Roundhouse(*place, "max_models: 1")
     peers = [MlxLm(arguments.core), MlxLm(arguments.core, build_openblas(scratch))]
-    engines = [ours, *peers, LlamaCpp(arguments.core)]
+    peers = [*peers, LlamaCpp(arguments.core)]
+    engines = [ours, *(peer for peer in peers if peer.name in arguments.peers)]
     sizes = Sizes(arguments.decode, arguments.concurrent)
     costs = defaultdict(list)
     for model in models:
@@ -183,6 +185,8 @@ def command(arguments):
     """How this run can be repeated elsewhere: without the paths of this machine."""
     options = f"--rounds {arguments.rounds} --models {','.join(arguments.models)}"
     options += f" --decode {arguments.decode} --concurrent {arguments.concurrent}"
+    if arguments.peers != list(PEERS):
+        options += f" --peers {','.join(arguments.peers)}"
     return f'make bench-engine ARGS="{options}"'
 
 
@@ -192,6 +196,9 @@ def main():
     parser.add_argument("--cache", type=Path, default=REPOSITORY / "data/hub")
     parser.add_argument(
         "--models", type=lambda text: text.split(","), default=list(MODELS), metavar="4bit,8bit,f32"
+    )
+    parser.add_argument(
+        "--peers", type=lambda text: text.split(","), default=list(PEERS), metavar=",".join(PEERS)
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--decode", type=int, default=64, help="tokens of the single stream")
