@@ -33,6 +33,8 @@ pub struct Device {
     compute: Option<Dtype>,
     /// Operations are our own instead of MLX's.
     own: bool,
+    /// Those of a layer may be one node of the graph.
+    chained: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,17 +69,32 @@ impl Device {
             (Compute::Float16, _) => Some(Dtype::Float16),
             (Compute::Bfloat16, _) => Some(Dtype::Bfloat16),
         };
+        let own = cfg!(target_os = "linux") && kind == Kind::Cpu && compute == Some(Dtype::Float32);
         Self {
             kind,
             compute,
-            own: cfg!(target_os = "linux") && kind == Kind::Cpu && compute == Some(Dtype::Float32),
+            own,
+            chained: own,
         }
     }
 
     /// This device with MLX's operations, the ones that a GPU takes.
     #[cfg(test)]
     pub fn without_own(self) -> Self {
-        Self { own: false, ..self }
+        Self {
+            own: false,
+            chained: false,
+            ..self
+        }
+    }
+
+    /// This device with each operation a node of its own, as where rows are many.
+    #[cfg(test)]
+    pub fn without_chains(self) -> Self {
+        Self {
+            chained: false,
+            ..self
+        }
     }
 
     /// The number format for weights that come in `found`.
@@ -99,6 +116,12 @@ impl Device {
     /// Whether operations are our own. Their weights may come in any format.
     pub fn is_own(&self) -> bool {
         self.own
+    }
+
+    /// Whether the operations of a layer may be one node.
+    #[cfg(target_os = "linux")]
+    pub fn is_chained(&self) -> bool {
+        self.chained
     }
 
     /// `x` `[…, inputs]` times the transpose of `matrix` `[outputs, inputs]`.

@@ -4,6 +4,8 @@
 //! CPU device; what is faster where is decided by the caller.
 #![expect(unsafe_code, reason = "calls the C++ library beside this file")]
 
+pub mod chain;
+
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
