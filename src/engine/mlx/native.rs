@@ -126,6 +126,11 @@ pub fn prepare(threads: usize) -> Result<(), NativeError> {
     }
 }
 
+/// Held by a test that compares numbers to the last bit, and by one that chooses
+/// instructions while it writes: the choice is one for all threads.
+#[cfg(test)]
+pub static INSTRUCTIONS: std::sync::RwLock<()> = std::sync::RwLock::new(());
+
 /// Makes products use one instruction set: 0 portable, 1 AVX2, 2 AVX-512. False
 /// where the processor lacks it.
 #[cfg(test)]

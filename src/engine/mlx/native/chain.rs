@@ -298,3 +298,6 @@ impl Drop for Chain {
         unsafe { roundhouse_chain_close(self.chain) };
     }
 }
+
+#[cfg(test)]
+mod tests;
