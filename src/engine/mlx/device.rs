@@ -6,7 +6,8 @@
 //! in float32 whatever the checkpoint says. A GPU takes the checkpoint's own.
 //! On Linux the operations of a CPU are our own (`native`): several times as fast
 //! as MLX's, which has no vector instructions there; each is one node of the
-//! graph, and products read weights of any format where they lie.
+//! graph, or those of a whole layer are one, and products read weights of any
+//! format where they lie.
 
 use mlx_rs::error::Result;
 use mlx_rs::ops::{matmul, sigmoid};
@@ -119,7 +120,6 @@ impl Device {
     }
 
     /// Whether the operations of a layer may be one node.
-    #[cfg(target_os = "linux")]
     pub fn is_chained(&self) -> bool {
         self.chained
     }
