@@ -246,11 +246,13 @@ impl Network for MlxNetwork {
         from: usize,
         lengths: &[usize],
     ) -> Result<Vec<Piece>, EngineError> {
-        cache.evaluate_pieces(from, lengths).map_err(device_failed)
+        let pieces = cache.evaluate_pieces(self.device, from, lengths);
+        pieces.map_err(device_failed)
     }
 
     fn evaluate_cache(&mut self, pieces: Vec<(Piece, usize)>) -> Result<Cache, EngineError> {
-        Cache::evaluate_joined(self.model.cache_shape(), pieces).map_err(device_failed)
+        let joined = Cache::evaluate_joined(self.device, self.model.cache_shape(), pieces);
+        joined.map_err(device_failed)
     }
 
     fn stored_form(&self) -> Option<String> {
