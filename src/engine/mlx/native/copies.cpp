@@ -51,11 +51,15 @@ void copy(const std::vector<Run>& runs) {
 
 // The array with its numbers one after the other: itself, where they lie so.
 mx::array computed(const mlx_array& handle, size_t dimensions) {
-  mx::array array = mx::contiguous(mlx_array_get_(handle));
+  mx::array array = mlx_array_get_(handle);
   if (array.ndim() != dimensions) {
     throw std::invalid_argument("rows of another number of dimensions");
   }
   array.eval();
+  if (!array.flags().row_contiguous) {
+    array = mx::contiguous(array);
+    array.eval();
+  }
   return array;
 }
 
