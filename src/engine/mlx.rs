@@ -20,7 +20,7 @@ pub mod weights;
 
 use std::fs;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
@@ -63,24 +63,48 @@ pub struct MlxNetwork {
     load_times: LoadTimes,
 }
 
-/// Loads the snapshot in `dir`: `config.json` and the safetensors files beside
-/// it. Evaluates: when it returns, the weights are there.
-pub fn load(dir: &Path, settings: &Settings) -> Result<MlxNetwork, EngineError> {
-    load_telling(dir, settings, &|_| {})
+/// A device that was made ready, and how long that took. Nothing of a snapshot is in its
+/// memory.
+pub struct Prepared {
+    device: Device,
+    took: Duration,
 }
 
-/// The same, and tells how far it is.
-pub fn load_telling(
-    dir: &Path,
-    settings: &Settings,
-    loading: &dyn Fn(Progress),
-) -> Result<MlxNetwork, EngineError> {
-    let began = Instant::now();
-    let device = Device::prepare(settings.compute).map_err(device_failed)?;
-    let took = began.elapsed();
-    let mut network = load_on(device, dir, settings, loading)?;
-    network.load_times.device = took;
-    Ok(network)
+impl Prepared {
+    /// Makes the device ready.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn new(settings: &Settings) -> Result<Self, EngineError> {
+        let began = Instant::now();
+        let device = Device::prepare(settings.compute).map_err(device_failed)?;
+        let took = began.elapsed();
+        Ok(Self { device, took })
+    }
+
+    /// Loads the snapshot in `dir`: `config.json` and the safetensors files beside it.
+    /// Tells how far it is. Evaluates: when it returns, the weights are there.
+    ///
+    /// # Errors
+    /// What is wrong with the snapshot, or with the device.
+    pub fn load(
+        self,
+        dir: &Path,
+        settings: &Settings,
+        loading: &dyn Fn(Progress),
+    ) -> Result<MlxNetwork, EngineError> {
+        let mut network = load_on(self.device, dir, settings, loading)?;
+        network.load_times.device = self.took;
+        Ok(network)
+    }
+}
+
+/// Makes the device ready and loads a snapshot, and tells nobody how far that is.
+///
+/// # Errors
+/// What is wrong with the snapshot, or with the device.
+pub fn load(dir: &Path, settings: &Settings) -> Result<MlxNetwork, EngineError> {
+    Prepared::new(settings)?.load(dir, settings, &|_| {})
 }
 
 fn load_on(
