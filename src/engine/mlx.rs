@@ -22,8 +22,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use mlx_rs::Array;
 use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
 use serde_json::{Map, Value};
 
 use self::adapter::Adapters;
@@ -144,11 +144,11 @@ impl MlxNetwork {
 
     /// The logits of `hidden`, a row each.
     fn evaluate_logits(&self, hidden: &Array) -> Result<Vec<Vec<f32>>, EngineError> {
-        let read = || -> Result<Vec<f32>, String> {
-            let logits = self.model.logits(hidden).map_err(|e| e.what().to_owned())?;
-            logits.to_vec_cast::<f32>().map_err(|e| e.to_string())
-        };
-        let all = read().map_err(EngineError::Device)?;
+        let logits = self.model.logits(hidden);
+        let logits = logits.and_then(|logits| logits.as_dtype(Dtype::Float32));
+        let logits = logits.map_err(device_failed)?;
+        let all = logits.try_as_slice::<f32>();
+        let all = all.map_err(|e| EngineError::Device(e.to_string()))?;
         let rows = all.chunks_exact(self.model.vocabulary());
         Ok(rows.map(<[f32]>::to_vec).collect())
     }

@@ -6,7 +6,8 @@
 //! in float32 whatever the checkpoint says. A GPU takes the checkpoint's own.
 //! On Linux the operations of a CPU are our own (`native`): several times as fast
 //! as MLX's, which has no vector instructions there; each is one node of the
-//! graph, and products read weights of any format where they lie.
+//! graph, or those of a whole layer are one, and products read weights of any
+//! format where they lie.
 
 use std::ops::Range;
 
@@ -36,6 +37,8 @@ pub struct Device {
     compute: Option<Dtype>,
     /// Operations are our own instead of MLX's.
     own: bool,
+    /// Those of a layer may be one node of the graph.
+    chained: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,17 +73,32 @@ impl Device {
             (Compute::Float16, _) => Some(Dtype::Float16),
             (Compute::Bfloat16, _) => Some(Dtype::Bfloat16),
         };
+        let own = cfg!(target_os = "linux") && kind == Kind::Cpu && compute == Some(Dtype::Float32);
         Self {
             kind,
             compute,
-            own: cfg!(target_os = "linux") && kind == Kind::Cpu && compute == Some(Dtype::Float32),
+            own,
+            chained: own,
         }
     }
 
     /// This device with MLX's operations, the ones that a GPU takes.
     #[cfg(test)]
     pub fn without_own(self) -> Self {
-        Self { own: false, ..self }
+        Self {
+            own: false,
+            chained: false,
+            ..self
+        }
+    }
+
+    /// This device with each operation a node of its own, as where rows are many.
+    #[cfg(test)]
+    pub fn without_chains(self) -> Self {
+        Self {
+            chained: false,
+            ..self
+        }
     }
 
     /// The number format for weights that come in `found`.
@@ -102,6 +120,11 @@ impl Device {
     /// Whether operations are our own. Their weights may come in any format.
     pub fn is_own(&self) -> bool {
         self.own
+    }
+
+    /// Whether the operations of a layer may be one node.
+    pub fn is_chained(&self) -> bool {
+        self.chained
     }
 
     /// `x` `[…, inputs]` times the transpose of `matrix` `[outputs, inputs]`.

@@ -278,22 +278,8 @@ impl Cache {
         values: Option<&Array>,
     ) -> Result<(Rows, Rows)> {
         let (first, end) = (self.tokens, self.tokens + keys.dim(1) as usize);
-        let (shape, format) = (self.shape.layers[index], self.shape.format);
-        let blank = |rows: usize| shape.zeros(format, rows.div_ceil(STEP) * STEP);
-        if index == self.layers.len() {
-            let kinds = (0..shape.kinds()).map(|_| blank(end));
-            let kinds = kinds.collect::<Result<_>>()?;
-            self.layers.push(Layer { kinds });
-        }
-        let held = self.layers[index].kinds[0][0].dim(1) as usize;
-        if end > held {
-            let more = blank(end - held)?;
-            for kind in &mut self.layers[index].kinds {
-                for (part, more) in kind.iter_mut().zip(&more) {
-                    *part = concatenate(&[&*part, more], 1)?;
-                }
-            }
-        }
+        let shape = self.shape.layers[index];
+        self.make_room(index, end)?;
         let taken = |(kind, new): (&mut Vec<Array>, &Array)| {
             let new = shape.taken_apart(new)?;
             let mut all = Vec::with_capacity(kind.len());
@@ -310,6 +296,50 @@ impl Cache {
             (Some(keys), None) => keys.map(|keys| (keys.clone(), keys)),
             (None, _) => Err(mlx_rs::error::Exception::custom("a cache without keys")),
         }
+    }
+
+    /// Has layer `index` have room for so many tokens.
+    fn make_room(&mut self, index: usize, tokens: usize) -> Result<()> {
+        let (shape, format) = (self.shape.layers[index], self.shape.format);
+        let blank = |rows: usize| shape.zeros(format, rows.div_ceil(STEP) * STEP);
+        if index == self.layers.len() {
+            let kinds = (0..shape.kinds()).map(|_| blank(tokens));
+            let kinds = kinds.collect::<Result<_>>()?;
+            self.layers.push(Layer { kinds });
+        }
+        let held = self.layers[index].kinds[0][0].dim(1) as usize;
+        if tokens > held {
+            let more = blank(tokens - held)?;
+            for kind in &mut self.layers[index].kinds {
+                for (part, more) in kind.iter_mut().zip(&more) {
+                    *part = concatenate(&[&*part, more], 1)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether keys and values of layer `index` are kept as they are, in float32.
+    #[cfg(target_os = "linux")]
+    pub fn is_plain(&self, index: usize) -> bool {
+        let shape = self.shape.layers[index];
+        shape.values && shape.packing.is_none() && self.shape.format == Dtype::Float32
+    }
+
+    /// Keys and values of a layer that is plain, `[heads, room, head]`, with room for so
+    /// many `rows` more. Who writes to them puts them back.
+    #[cfg(target_os = "linux")]
+    pub fn room(&mut self, index: usize, rows: usize) -> Result<[Array; 2]> {
+        self.make_room(index, self.tokens + rows)?;
+        let kinds = &self.layers[index].kinds;
+        Ok([kinds[0][0].clone(), kinds[1][0].clone()])
+    }
+
+    /// What [`Cache::room`] answered, as it has become. The old arrays are given up, so
+    /// that their buffers may be written to.
+    #[cfg(target_os = "linux")]
+    pub fn put_room(&mut self, index: usize, [keys, values]: [Array; 2]) {
+        self.layers[index].kinds = vec![vec![keys], vec![values]];
     }
 
     /// The arrays that hold it, to be evaluated with a pass.

@@ -4,6 +4,8 @@
 //! CPU device; what is faster where is decided by the caller.
 #![expect(unsafe_code, reason = "calls the C++ library beside this file")]
 
+pub mod chain;
+
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
@@ -139,6 +141,11 @@ pub fn prepare(threads: usize) -> Result<(), NativeError> {
         _ => Err(NativeError::Failed(last_error())),
     }
 }
+
+/// Held by a test that compares numbers to the last bit, and by one that chooses
+/// instructions while it writes: the choice is one for all threads.
+#[cfg(test)]
+pub static INSTRUCTIONS: std::sync::RwLock<()> = std::sync::RwLock::new(());
 
 /// Makes products use one instruction set: 0 portable, 1 AVX2, 2 AVX-512. False
 /// where the processor lacks it.
