@@ -147,8 +147,8 @@ pub fn prepare(threads: usize) -> Result<(), NativeError> {
 #[cfg(test)]
 pub static INSTRUCTIONS: std::sync::RwLock<()> = std::sync::RwLock::new(());
 
-/// Makes products use one instruction set: 0 portable, 1 AVX2, 2 AVX-512. False
-/// where the processor lacks it.
+/// Makes products use one instruction set: 0 portable, 1 AVX2, 2 AVX-512, 3 AVX-512 with
+/// VNNI. False where the processor lacks it.
 #[cfg(test)]
 fn use_instructions(instructions: c_int) -> bool {
     // SAFETY: no arguments to keep valid; any choice gives right products.

@@ -10,12 +10,15 @@ namespace {
 const Loops* loops_of(Instructions instructions) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
+  bool avx512 = __builtin_cpu_supports("avx512f") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512dq");
+  if (instructions == Instructions::avx512_vnni) {
+    bool present = avx512 && __builtin_cpu_supports("avx512vnni");
+    return present ? &loops_avx512_vnni() : nullptr;
+  }
   if (instructions == Instructions::avx512) {
-    bool present = __builtin_cpu_supports("avx512f") &&
-        __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq");
-    return present ? &loops_avx512() : nullptr;
+    return avx512 ? &loops_avx512() : nullptr;
   }
   if (instructions == Instructions::avx2) {
     bool present = __builtin_cpu_supports("avx2") &&
@@ -27,7 +30,8 @@ const Loops* loops_of(Instructions instructions) {
 }
 
 const Loops* best() {
-  for (auto instructions : {Instructions::avx512, Instructions::avx2}) {
+  for (auto instructions :
+       {Instructions::avx512_vnni, Instructions::avx512, Instructions::avx2}) {
     if (const Loops* found = loops_of(instructions)) {
       return found;
     }

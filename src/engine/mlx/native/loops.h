@@ -16,6 +16,20 @@ inline int64_t scratch_floats(const Weights& w) {
   return 2 * kMostColumns * groups(w);
 }
 
+// Products of packed weights in whole numbers, as exact as those in float32.
+struct IntegerLoops {
+  // Bytes of a row of x that is split for `w`, whole cache lines; 0 if weights of its
+  // kind are not multiplied so.
+  int64_t (*split_bytes)(const Weights& w);
+  // Splits a row of x; `out` begins a cache line. False, and nothing to multiply with, if
+  // it has infinite numbers, some that are none, too large or too small ones.
+  bool (*split)(const Weights& w, const float* x, char* out);
+  // As `Loops::few_rows`, for split rows one after the other.
+  void (*few_rows)(
+      const Weights& w, int64_t first, int64_t last, const char* split,
+      int count, float* y);
+};
+
 struct Loops {
   // Weight rows first..last against 1, 2, 3, 4 or 8 rows of x. `slices` is x
   // once more, as far as `kSlice` divides it: kSlice columns of all rows after
@@ -42,19 +56,22 @@ struct Loops {
       int64_t size, float* out);
   // Numbers of any format as float32.
   void (*widen)(const void* data, Format format, int64_t count, float* out);
+  // Where the processor multiplies whole numbers faster; else null.
+  const IntegerLoops* integers;
 };
 
 // The best that the processor has, unless another choice is made.
 const Loops& loops();
 
 // A choice for tests and measurements. False where the processor lacks it.
-enum class Instructions { portable, avx2, avx512 };
+enum class Instructions { portable, avx2, avx512, avx512_vnni };
 bool use_instructions(Instructions instructions);
 
 const Loops& loops_portable();
 #if defined(__x86_64__)
 const Loops& loops_avx2();
 const Loops& loops_avx512();
+const Loops& loops_avx512_vnni();
 #endif
 
 } // namespace roundhouse

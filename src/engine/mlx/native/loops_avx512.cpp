@@ -1,4 +1,4 @@
-// The inner loops for AVX-512 (F, BW, VL, DQ), sixteen numbers at a time.
+// The inner loops for AVX-512 (F, BW, VL, DQ), sixteen numbers at a time, and with VNNI.
 #include <immintrin.h>
 
 #include "loops.h"
@@ -163,10 +163,21 @@ struct Simd {
 
 #include "activation_loops.h"
 
+#include "integer_loops.h"
+
 namespace roundhouse {
 
 const Loops& loops_avx512() {
   return kLoops;
+}
+
+const Loops& loops_avx512_vnni() {
+  static constexpr Loops with_integers = [] {
+    Loops all = kLoops;
+    all.integers = &kIntegerLoops;
+    return all;
+  }();
+  return with_integers;
 }
 
 } // namespace roundhouse

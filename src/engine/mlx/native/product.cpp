@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <vector>
 
 #include "blas.h"
 #include "loops.h"
@@ -68,23 +69,74 @@ Buffer in_slices(const float* x, int64_t count, int64_t columns) {
   return slices;
 }
 
-void in_slices_of_rows(
-    const Weights& w, int64_t first, int64_t last, const float* x,
-    const float* slices, int64_t count, float* y) {
-  Buffer scratch = buffer(scratch_floats(w));
-  // Only weights that are used again are worth keeping near.
-  const int64_t height = together(count) == count ? last - first : kWeightRows;
-  for (int64_t from = first; from < last; from += height) {
-    int64_t to = std::min(from + height, last);
-    for (int64_t row = 0; row < count;) {
-      int rows = together(count - row);
-      loops().few_rows(
-          w, from, to, x + row * w.columns, slices + row * w.columns, rows,
-          y + row * w.rows, scratch.get());
-      row += rows;
+// Rows of x as the inner loops want them, made once for all rows of weights.
+class Ready {
+ public:
+  Ready(const Weights& w, const float* x, int64_t count)
+      : w_(w), x_(x), count_(count) {
+    const IntegerLoops* integers = loops().integers;
+    split_bytes_ = integers == nullptr ? 0 : integers->split_bytes(w);
+    if (split_bytes_ == 0) {
+      // With one row, x is its own slices.
+      sliced_ = count > 1 ? in_slices(x, count, w.columns) : nullptr;
+      return;
+    }
+    split_ = buffer(count * split_bytes_ / int64_t(sizeof(float)));
+    for (int64_t row = 0; row < count; ++row) {
+      if (!integers->split(w, x + row * w.columns, split_row(row))) {
+        unsplit_.push_back(row);
+      }
     }
   }
-}
+
+  // y of weight rows first..last.
+  void multiply(int64_t first, int64_t last, float* y) const {
+    Buffer scratch = buffer(scratch_floats(w_));
+    // Only weights that are used again are worth keeping near.
+    const int64_t height =
+        together(count_) == count_ ? last - first : kWeightRows;
+    for (int64_t from = first; from < last; from += height) {
+      int64_t to = std::min(from + height, last);
+      for (int64_t row = 0; row < count_;) {
+        int rows = together(count_ - row);
+        few_rows(from, to, row, rows, y + row * w_.rows, scratch.get());
+        row += rows;
+      }
+    }
+    for (int64_t row : unsplit_) {
+      const float* x = x_ + row * w_.columns;
+      loops().few_rows(
+          w_, first, last, x, x, 1, y + row * w_.rows, scratch.get());
+    }
+  }
+
+ private:
+  char* split_row(int64_t row) const {
+    return reinterpret_cast<char*>(split_.get()) + row * split_bytes_;
+  }
+
+  void few_rows(
+      int64_t from, int64_t to, int64_t row, int rows, float* y,
+      float* scratch) const {
+    if (split_bytes_ != 0) {
+      loops().integers->few_rows(w_, from, to, split_row(row), rows, y);
+      return;
+    }
+    const float* slices = sliced_ ? sliced_.get() : x_;
+    loops().few_rows(
+        w_, from, to, x_ + row * w_.columns, slices + row * w_.columns, rows, y,
+        scratch);
+  }
+
+  const Weights& w_;
+  const float* x_;
+  int64_t count_;
+  int64_t split_bytes_;
+  Buffer sliced_;
+  Buffer split_;
+  // Rows that have no split form.
+  std::vector<int64_t> unsplit_;
+};
 
 void multiply(
     const float* weights, int64_t height, const Weights& w, const float* x,
@@ -124,36 +176,27 @@ void product(const Weights& w, const float* x, int64_t count, float* y) {
     std::fill(y, y + count * w.rows, 0.0f);
     return;
   }
-  // With one row, x is its own slices.
-  bool panels = count >= panel_rows(w);
-  Buffer sliced;
-  if (!panels && count > 1) {
-    sliced = in_slices(x, count, w.columns);
-  }
-  const float* slices = count > 1 ? sliced.get() : x;
-  auto part = [&](int64_t first, int64_t last) {
-    if (panels) {
-      in_panels(w, first, last, x, count, y);
+  auto share = [&](const auto& part) {
+    if (count * w.rows * w.columns < kWorthSharing) {
+      part(0, w.rows);
     } else {
-      in_slices_of_rows(w, first, last, x, slices, count, y);
+      in_parallel(w.rows, kMostColumns, part);
     }
   };
-  if (count * w.rows * w.columns < kWorthSharing) {
-    part(0, w.rows);
-  } else {
-    in_parallel(w.rows, kMostColumns, part);
+  if (count >= panel_rows(w)) {
+    share([&](int64_t first, int64_t last) {
+      in_panels(w, first, last, x, count, y);
+    });
+    return;
   }
+  const Ready ready(w, x, count);
+  share([&](int64_t first, int64_t last) { ready.multiply(first, last, y); });
 }
 
 void product_of_rows(
     const Weights& w, int64_t first, int64_t last, const float* x,
     int64_t count, float* y) {
-  Buffer sliced;
-  if (count > 1) {
-    sliced = in_slices(x, count, w.columns);
-  }
-  const float* slices = count > 1 ? sliced.get() : x;
-  in_slices_of_rows(w, first, last, x, slices, count, y);
+  Ready(w, x, count).multiply(first, last, y);
 }
 
 } // namespace roundhouse

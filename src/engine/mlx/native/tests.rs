@@ -45,7 +45,7 @@ fn difference(found: &Array, expected: &Array) -> f32 {
 fn with_each_instruction_set(check: impl Fn()) {
     on_the_cpu();
     let _alone = INSTRUCTIONS.write();
-    let tried = (0..3).filter(|&instructions| {
+    let tried = (0..4).filter(|&instructions| {
         let present = use_instructions(instructions);
         if present {
             check();
@@ -86,6 +86,38 @@ fn check_quantized_products() {
             }
         }
     }
+}
+
+/// Rows that products in whole numbers cannot have take the other way, whatever is beside
+/// them.
+#[test]
+fn rows_of_extreme_numbers_are_multiplied_as_they_are() {
+    with_each_instruction_set(|| {
+        let (packed, scales, biases) = ops::quantize(&normal(&[19, 256], 1), 64, 4).unwrap();
+        let product = |x: &Array| {
+            let found = quantized_matmul(x, &packed, &scales, &biases, 64, 4).unwrap();
+            found.to_vec_cast::<f32>().unwrap()
+        };
+        let plain = normal(&[1, 256], 2);
+        let alone = product(&plain);
+        for extreme in [f32::INFINITY, f32::NAN, 1e-30, f32::MAX, 0.0] {
+            let mut numbers = vec![0f32; 256];
+            numbers[70] = extreme;
+            let row = Array::from_slice(&numbers, &[1, 256]);
+            let both = ops::concatenate_axis(&[&plain, &row], 0).unwrap();
+            let found = product(&both);
+            assert_eq!(found[..19], alone, "{extreme}");
+            let wide = ops::dequantize(&packed, &scales, &biases, 64, 4).unwrap();
+            let expected = ops::matmul(&row, wide.t()).unwrap();
+            let expected = expected.to_vec_cast::<f32>().unwrap();
+            let pairs = found[19..].iter().zip(&expected);
+            for (found, expected) in pairs {
+                let is_near = (found - expected).abs() <= expected.abs() * 1e-5;
+                let is_same = is_near || found == expected || found.is_nan() && expected.is_nan();
+                assert!(is_same, "{extreme}: {found}, not {expected}");
+            }
+        }
+    });
 }
 
 #[test]
