@@ -54,6 +54,7 @@ impl Launch for Instantly {
         &self,
         plan: Arc<LoadPlan>,
         report: impl Fn(Report) + Send + 'static,
+        _load: watch::Receiver<bool>,
         stop: watch::Receiver<Option<Leave>>,
     ) -> impl Future<Output = String> + Send + 'static {
         live(plan, report, stop)
@@ -102,6 +103,7 @@ fn plan(number: usize) -> Arc<LoadPlan> {
         weights: ByteSize(1_000),
         memory: ByteSize(1_000),
         estimated: false,
+        standby: None,
     })
 }
 

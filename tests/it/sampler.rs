@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use roundhouse::platform::resident_memory;
+use roundhouse::platform::{footprint, resident_memory};
 
 use super::harness::Server;
 
@@ -22,8 +22,20 @@ pub struct Sample {
     pub workers: usize,
     /// Which they are.
     pub pids: Vec<u32>,
+    /// Bytes of memory that each of them holds for itself, files aside.
+    pub private: Vec<u64>,
+    /// How many of them have weights mapped.
+    pub mapping: usize,
     /// Bytes of memory that all of them hold.
     pub resident: u64,
+}
+
+impl Sample {
+    /// How many worker processes hold so many bytes for themselves: those that have loaded
+    /// a model of that size, and not one that stands by for its load.
+    pub fn holding(&self, bytes: u64) -> usize {
+        self.private.iter().filter(|held| **held >= bytes).count()
+    }
 }
 
 /// A sampler in a thread of its own.
@@ -73,14 +85,27 @@ fn take(runtime: &tokio::runtime::Runtime, http: &reqwest::Client, router: u32) 
     let status: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let workers = children(router);
     let resident = |&pid: &u32| resident_memory(pid).map_or(0, |bytes| bytes.0);
+    let private = |&pid: &u32| footprint::of(pid).map_or(0, |held| held.private.0);
     Sample {
         reserved: status["memory"]["reserved_bytes"]
             .as_u64()
             .expect("a number"),
         workers: workers.len(),
         resident: workers.iter().map(resident).sum(),
+        private: workers.iter().map(private).collect(),
+        mapping: workers.iter().filter(|pid| maps_weights(**pid)).count(),
         pids: workers,
     }
+}
+
+/// Whether a process has a file with weights mapped, by its name in the snapshot or that of
+/// the blob which the snapshot links to.
+fn maps_weights(pid: u32) -> bool {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let mut files = maps
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(5));
+    files.any(|file| file.contains("/blobs/") || file.ends_with(".safetensors"))
 }
 
 /// Living children of a process.

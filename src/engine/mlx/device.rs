@@ -9,8 +9,11 @@
 //! graph, or those of a whole layer are one, and products read weights of any
 //! format where they lie.
 
+use std::ops::Range;
+
 use mlx_rs::error::Result;
-use mlx_rs::ops::{matmul, sigmoid};
+use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::ops::{concatenate, matmul, sigmoid, stack, zeros_dtype};
 use mlx_rs::{Array, Device as MlxDevice, DeviceType, Dtype, fast};
 
 use super::attention::Scores;
@@ -233,6 +236,40 @@ impl Device {
         }
         let _ = (queries, keys, values, scores);
         None
+    }
+
+    /// The `rows` of each of `kinds` `[heads, room, width]` as an array of their own,
+    /// `[kinds, heads, rows, width]`; a slice would hold on to the whole. Evaluates.
+    pub fn evaluate_rows(&self, kinds: &[&Array], rows: Range<i32>) -> Result<Array> {
+        #[cfg(target_os = "linux")]
+        if self.is_own() {
+            return native::evaluate_rows(kinds, rows).map_err(failed);
+        }
+        let part = |kind: &&Array| kind.try_index((.., rows.clone(), ..));
+        let parts = kinds.iter().map(part).collect::<Result<Vec<Array>>>()?;
+        let taken = stack(&parts, 0)?;
+        taken.eval()?;
+        Ok(taken)
+    }
+
+    /// The first rows of each of `pieces` `[kinds, heads, rows, width]`, as many as beside
+    /// it, of its array number `kind`, one after the other and zeros behind them:
+    /// `[heads, room, width]`, never one of the pieces. Evaluates.
+    pub fn evaluate_joined(&self, pieces: &[(&Array, i32)], kind: i32, room: i32) -> Result<Array> {
+        #[cfg(target_os = "linux")]
+        if self.is_own() {
+            return native::evaluate_joined(pieces, kind, room).map_err(failed);
+        }
+        let part = |(piece, rows): &(&Array, i32)| piece.try_index((kind, .., ..*rows, ..));
+        let mut parts = pieces.iter().map(part).collect::<Result<Vec<Array>>>()?;
+        let rows: i32 = pieces.iter().map(|(_, rows)| rows).sum();
+        if let Some((piece, _)) = pieces.first() {
+            let rest = [piece.dim(1), room - rows, piece.dim(3)];
+            parts.push(zeros_dtype(&rest, piece.dtype())?);
+        }
+        let joined = concatenate(&parts, 1)?;
+        joined.eval()?;
+        Ok(joined)
     }
 
     /// `cpu`, `metal` or `cuda`.

@@ -99,6 +99,18 @@ int roundhouse_chain_finish(
     void* chain, int numbers, mlx_array* result, mlx_array* caches);
 void roundhouse_chain_close(void* chain);
 
+// Rows first..last of each of `count` arrays [heads, room, width], one array behind
+// the other: [count, heads, last - first, width]. Copied at once.
+int roundhouse_rows_taken(
+    mlx_array* result, const mlx_array* kinds, size_t count, int first,
+    int last);
+
+// Of each of `count` pieces as above the first `rows` of its array number `kind`, one
+// piece behind the other, and zeros: [heads, room, width]. Copied at once.
+int roundhouse_rows_joined(
+    mlx_array* result, const mlx_array* pieces, const int* rows, size_t count,
+    int kind, int room);
+
 // A file in memory, and arrays over parts of it. The arrays keep the mapping.
 void* roundhouse_map_open(const char* path);
 size_t roundhouse_map_length(const void* map);

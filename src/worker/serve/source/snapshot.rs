@@ -30,6 +30,7 @@ use crate::model::kind::Kind;
 use crate::model::sentence::{Recipe, RecipeError};
 use crate::model::vocabulary;
 use crate::worker::serve::request::Chat;
+use crate::worker::serve::standby::Standby;
 use crate::worker::{LoadPhases, WorkerArgs};
 
 /// The file with what the snapshot says about choosing tokens.
@@ -45,23 +46,25 @@ struct Snapshot {
     template: Option<ChatTemplate>,
 }
 
-/// Loads the snapshot as what it is for.
+/// Loads the snapshot as what it is for: texts and device at once, weights as soon as it
+/// may. Blocks.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn load(
     args: &WorkerArgs,
+    standby: &Standby,
     loading: impl Fn(Progress) + Send + 'static,
 ) -> Result<(super::Engine, Ended, LoadPhases), EngineError> {
     let dir = &args.model_dir;
     let modules = Recipe::kind(&|name| Some(dir.join(name)).filter(|path| path.is_file()));
     let model_type = mlx::model_type(dir)?;
     match Kind::of(&model_type, modules, supported_architectures()) {
-        Kind::Chat => load_text(args, loading)
+        Kind::Chat => load_text(args, standby, loading)
             .map(|(source, ended, phases)| (super::Engine::Text(source), ended, phases)),
-        Kind::Embeddings => load_vectors(args, loading)
+        Kind::Embeddings => load_vectors(args, standby, loading)
             .map(|(source, ended, phases)| (super::Engine::Vectors(source), ended, phases)),
-        Kind::Rerank => load_ranks(args, loading)
+        Kind::Rerank => load_ranks(args, standby, loading)
             .map(|(source, ended, phases)| (super::Engine::Ranks(source), ended, phases)),
     }
 }
@@ -69,9 +72,10 @@ pub fn load(
 /// Loads what makes vectors. Blocks.
 fn load_vectors(
     args: &WorkerArgs,
+    standby: &Standby,
     loading: impl Fn(Progress) + Send + 'static,
 ) -> Result<(vectors::Source, Ended, LoadPhases), EngineError> {
-    let (encoder, ended, phases, recipe, tokenizer) = load_encoder(args, loading)?;
+    let (encoder, ended, phases, recipe, tokenizer) = load_encoder(args, standby, loading)?;
     let encode = move |text: &str| tokenizer.encode(text, true).map_err(in_request);
     let source = vectors::Source::new(encoder, Arc::new(encode), recipe, args.context);
     Ok((source, ended, phases))
@@ -81,6 +85,7 @@ fn load_vectors(
 /// messages of these roles, as sentence-transformers tells templates. Blocks.
 fn load_ranks(
     args: &WorkerArgs,
+    standby: &Standby,
     loading: impl Fn(Progress) + Send + 'static,
 ) -> Result<(ranks::Source, Ended, LoadPhases), EngineError> {
     let template = ChatTemplate::load(&args.model_dir).map_err(in_snapshot)?;
@@ -88,7 +93,7 @@ fn load_ranks(
         let message = "it judges documents and has no chat template";
         EngineError::Unsupported(message.to_owned())
     })?;
-    let (encoder, ended, phases, recipe, tokenizer) = load_encoder(args, loading)?;
+    let (encoder, ended, phases, recipe, tokenizer) = load_encoder(args, standby, loading)?;
     let write = move |query: &str, document: &str| {
         let message = |role: &str, content: &str| json!({"role": role, "content": content});
         let mut messages = vec![message("query", query), message("document", document)];
@@ -106,6 +111,7 @@ fn load_ranks(
 /// Loads an encoder: the tokenizer here, the network on its thread. Blocks.
 fn load_encoder(
     args: &WorkerArgs,
+    standby: &Standby,
     loading: impl Fn(Progress) + Send + 'static,
 ) -> Result<(Handle, Ended, LoadPhases, Recipe, Tokenizer), EngineError> {
     let began = Instant::now();
@@ -125,8 +131,12 @@ fn load_encoder(
         kv_format: args.kv_format,
         adapters: args.adapters,
     };
-    let own = recipe.clone();
-    let (encoder, ended) = Handle::start(move || mlx::encoder::load(&dir, &load, own, &loading))?;
+    let (own, standby) = (recipe.clone(), standby.clone());
+    let (encoder, ended) = Handle::start(move || {
+        let prepared = mlx::Prepared::new(&load)?;
+        standby.wait();
+        mlx::encoder::load(prepared, &dir, &load, own, &loading)
+    })?;
     let phases = phases(encoder.facts().load_times, text);
     Ok((encoder, ended, phases, recipe, tokenizer))
 }
@@ -138,6 +148,7 @@ fn phases(times: LoadTimes, text: Duration) -> LoadPhases {
         map_ms: in_ms(times.map),
         evaluate_ms: in_ms(times.evaluate),
         text_ms: in_ms(text),
+        ..LoadPhases::default()
     }
 }
 
@@ -148,6 +159,7 @@ fn phases(times: LoadTimes, text: Duration) -> LoadPhases {
 /// What is wrong with it.
 fn load_text(
     args: &WorkerArgs,
+    standby: &Standby,
     loading: impl Fn(Progress) + Send + 'static,
 ) -> Result<(Source, Ended, LoadPhases), EngineError> {
     let dir = args.model_dir.clone();
@@ -158,19 +170,23 @@ fn load_text(
         adapters: args.adapters,
     };
     let texts = {
-        let dir = dir.clone();
+        let (dir, standby) = (dir.clone(), standby.clone());
         std::thread::Builder::new()
             .name("tokenizer".to_owned())
             .spawn(move || {
                 let began = Instant::now();
                 let texts = (Snapshot::load(&dir)?, defaults(&dir)?);
+                standby.is_prepared();
                 Ok::<_, EngineError>((texts, began.elapsed()))
             })
             .map_err(|error| EngineError::Device(error.to_string()))?
     };
     let draft = draft(args)?;
+    let standby = standby.clone();
     let network = Engine::start(settings(args), place(args)?, move || {
-        let network = mlx::load_telling(&dir, &load, &loading)?;
+        let prepared = mlx::Prepared::new(&load)?;
+        standby.wait();
+        let network = prepared.load(&dir, &load, &loading)?;
         let draft = match draft {
             Draft::Nothing => Draft::Nothing,
             Draft::Prompt => Draft::Prompt,
