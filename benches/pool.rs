@@ -69,7 +69,7 @@ async fn live(
 ) -> String {
     report(Report::Spawned { pid: 1 });
     report(Report::Ready {
-        ready: Ready {
+        ready: Arc::new(Ready {
             version: String::new(),
             bytes_held: plan.memory.0,
             device: "none".to_owned(),
@@ -78,7 +78,7 @@ async fn live(
             load_ms: 0,
             phases: LoadPhases::default(),
             port: None,
-        },
+        }),
         client: Client::new("/nonexistent".as_ref(), "secret").unwrap(),
     });
     drop(stop.wait_for(Option::is_some).await);

@@ -93,7 +93,7 @@ pub enum Report {
     /// It is loaded and listens.
     Ready {
         /// What it says of itself.
-        ready: Ready,
+        ready: Arc<Ready>,
         /// The way to it.
         client: Client,
     },

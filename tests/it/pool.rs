@@ -55,7 +55,7 @@ async fn sixty_requests_over_three_models_are_answered_by_the_model_asked_for() 
         assert!(sample.holding(MEMORY) <= 1, "two at once: {samples:?}");
         assert!(sample.workers <= 2, "one and the next: {samples:?}");
         assert!(
-            sample.resident <= 100_000_000,
+            sample.held() <= 100_000_000,
             "the processes passed the budget: {samples:?}"
         );
     }

@@ -313,7 +313,7 @@ async fn r13_concurrent_loads_stay_within_the_budget_at_every_moment() {
         assert!(sample.reserved <= 100_000_000, "{sample:?}");
         assert!(sample.holding(MEMORY) <= 2, "{sample:?}");
         assert!(sample.workers <= 3, "two and the next: {sample:?}");
-        assert!(sample.resident <= 100_000_000, "{sample:?}");
+        assert!(sample.held() <= 100_000_000, "{sample:?}");
     }
     assert!(samples.iter().any(|sample| sample.holding(MEMORY) == 2));
 }

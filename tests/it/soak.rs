@@ -20,8 +20,7 @@ use super::sampler::{Sample, children, sample};
 
 const MODELS: [&str; 8] = ["t/a", "t/b", "t/c", "t/d", "t/e", "t/f", "t/g", "t/h"];
 
-/// Room for three of them. What a worker takes has the pages of the program in it, 30 MB
-/// where that is not optimised.
+/// Room for three of them and for the process of a fourth that has not loaded.
 const BUDGET: u64 = 260_000_000;
 
 /// What each worker takes, bytes.
@@ -341,7 +340,7 @@ fn check_samples(samples: &[Sample]) {
     assert!(samples.len() > 100, "only {} samples", samples.len());
     for sample in samples {
         assert!(sample.reserved <= BUDGET, "I5, the books: {sample:?}");
-        assert!(sample.resident <= BUDGET, "I5, the processes: {sample:?}");
+        assert!(sample.held() <= BUDGET, "I5, the processes: {sample:?}");
         assert!(sample.holding(MEMORY) <= 3, "I4, I5: {sample:?}");
         assert!(sample.workers <= 4, "three and the next: {sample:?}");
     }

@@ -120,7 +120,11 @@ async fn the_next_model_takes_no_memory_before_the_one_that_drains_is_reaped() {
     // The drain is over a second; no part of it counts as the load's.
     assert!(of("standby") > 200.0 && of("ahead") > 0.0, "{phases}");
     assert!(of("evaluate") >= 20.0, "{phases}");
-    assert!(of("process") >= of("ahead") + of("evaluate"), "{phases}");
+    // In whole milliseconds.
+    assert!(
+        of("process") + 1.0 >= of("ahead") + of("evaluate"),
+        "{phases}"
+    );
     let alone = &shown(&status, "t/a")["load_phases"];
     assert!(alone.is_null(), "{alone}");
 }

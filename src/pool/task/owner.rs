@@ -316,7 +316,6 @@ impl<L: Launch> Owner<L> {
             }
             Report::Ready { ready, client } => {
                 process.client = Some(client);
-                let ready = Arc::new(ready);
                 self.step(Event::Ready { generation, ready });
             }
             Report::Failed { reason } => {

@@ -117,7 +117,7 @@ impl Launch for Fake {
                 report(Report::Failed { reason });
             } else {
                 let client = Client::new("/nonexistent".as_ref(), "secret").expect("a client");
-                let ready = ready(0);
+                let ready = Arc::new(ready(0));
                 report(Report::Ready { ready, client });
             }
             let is_victim = async { drop(crash.wait_for(|victim| *victim == Some(pid)).await) };

@@ -182,7 +182,10 @@ impl Worker {
         };
         match said {
             Outcome::Ready(ready) => match self.part.client(&ready) {
-                Ok(client) => report(Report::Ready { ready, client }),
+                Ok(client) => report(Report::Ready {
+                    ready: Arc::new(ready),
+                    client,
+                }),
                 Err(failure) => report(Report::Failed {
                     reason: failure.to_string(),
                 }),

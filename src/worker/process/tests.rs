@@ -121,7 +121,7 @@ impl Play {
             if let [Report::Spawned { pid }, Report::Ready { ready, .. }] =
                 self.reports.lock().expect("not poisoned").as_slice()
             {
-                return (*pid, ready.clone());
+                return (*pid, Ready::clone(ready));
             }
             self.changed.notified().await;
         }
