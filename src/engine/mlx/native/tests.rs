@@ -12,9 +12,8 @@ use crate::engine::mlx::kv::Rows;
 use crate::engine::mlx::quantization::{Mode, Packing};
 
 use super::{
-    INSTRUCTIONS, MappedFile, attention, dense_matmul, dense_rows, evaluate_joined, evaluate_rows,
-    packed_attention, packed_rows, prepare, quantized_matmul, rms_norm, rotate, swiglu,
-    use_instructions,
+    INSTRUCTIONS, MappedFile, attention, dense_matmul, dense_rows, packed_attention, packed_rows,
+    prepare, quantized_matmul, rms_norm, rotate, swiglu, use_instructions,
 };
 
 pub(super) fn on_the_cpu() {
@@ -408,74 +407,6 @@ fn what_does_not_fit_is_refused() {
 }
 
 #[test]
-fn rows_are_taken_and_joined_as_with_mlx() {
-    on_the_cpu();
-    // The larger ones are shared between threads; the last are words, as packed ones are.
-    for (heads, room, width) in [(2, 8, 4), (1, 5, 1), (3, 1500, 64)] {
-        let kinds = [
-            normal(&[heads, room, width], 1),
-            normal(&[heads, room, width], 2),
-        ];
-        for kinds in [
-            kinds.each_ref().map(|kind| kind.view_dtype(Dtype::Uint32)),
-            kinds.map(Ok),
-        ] {
-            let kinds = kinds.map(Result::unwrap);
-            let rows = 1..room - 1;
-            let taken = evaluate_rows(&kinds.each_ref(), rows.clone()).unwrap();
-            let expected = ops::stack(&kinds, 0).unwrap();
-            let expected = expected.try_index((.., .., rows, ..)).unwrap();
-            assert!(
-                ops::array_eq(&taken, &expected, None)
-                    .unwrap()
-                    .item_exact::<bool>()
-            );
-
-            // A piece that is not in one run, as a slice, is taken as it counts.
-            let slice = ops::stack(&kinds, 0).unwrap();
-            let slice = slice.try_index((.., .., 1.., ..)).unwrap();
-            let joined = evaluate_joined(&[(&taken, 2), (&slice, room - 1)], 1, room + 3);
-            let joined = joined.unwrap();
-            let parts = [
-                taken.try_index((1, .., ..2, ..)).unwrap(),
-                slice.try_index((1, .., .., ..)).unwrap(),
-                ops::zeros_dtype(&[heads, 2, width], taken.dtype()).unwrap(),
-            ];
-            let expected = ops::concatenate(&parts, 1).unwrap();
-            assert!(
-                ops::array_eq(&joined, &expected, None)
-                    .unwrap()
-                    .item_exact::<bool>()
-            );
-        }
-    }
-}
-
-#[test]
-fn rows_that_are_not_there_are_refused() {
-    on_the_cpu();
-    let (kind, piece) = (normal(&[2, 8, 4], 1), normal(&[2, 2, 8, 4], 1));
-    for rows in [-1..3, 0..9, 5..4] {
-        assert!(evaluate_rows(&[&kind], rows).is_err());
-    }
-    assert!(evaluate_rows(&[], 0..1).is_err());
-    assert!(evaluate_rows(&[&kind, &normal(&[2, 7, 4], 1)], 0..1).is_err());
-    assert!(evaluate_rows(&[&piece], 0..1).is_err());
-    let whole = (&piece, 8);
-    for (pieces, of, room) in [
-        (&[whole][..], 2, 9),
-        (&[whole], -1, 9),
-        (&[whole], 0, 7),
-        (&[(&piece, 9)], 0, 9),
-        (&[(&kind, 1)], 0, 9),
-        (&[whole, (&normal(&[2, 1, 8, 4], 1), 1)], 0, 9),
-        (&[], 0, 9),
-    ] {
-        assert!(evaluate_joined(pieces, of, room).is_err(), "{of} {room}");
-    }
-}
-
-#[test]
 fn mapped_arrays_are_what_the_file_holds() {
     on_the_cpu();
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -529,3 +460,5 @@ fn files_that_cannot_be_mapped_say_why() {
     assert!(map.array(8, &[-1], Dtype::Float32).is_err());
     assert!(map.array(u64::MAX, &[1], Dtype::Float32).is_err());
 }
+
+mod copies;
