@@ -150,6 +150,30 @@ impl Device {
         packed.product(x)
     }
 
+    /// The rows `indices` `[rows]` of `matrix` `[outputs, inputs]`, in the number format of
+    /// the device.
+    pub fn rows(&self, indices: &Array, matrix: &Array) -> Result<Array> {
+        #[cfg(target_os = "linux")]
+        if self.is_own() {
+            return native::dense_rows(indices, matrix).map_err(failed);
+        }
+        self.convert(matrix.take_axis(indices, 0)?)
+    }
+
+    /// The rows `indices` `[rows]` of a packed matrix, unpacked.
+    pub fn packed_rows(&self, indices: &Array, packed: &Packed) -> Result<Array> {
+        #[cfg(target_os = "linux")]
+        if let Some(biases) = packed.biases.as_ref().filter(|_| self.is_own()) {
+            let Packing {
+                group_size, bits, ..
+            } = packed.packing;
+            let (words, scales) = (&packed.words, &packed.scales);
+            return native::packed_rows(indices, words, scales, biases, group_size, bits)
+                .map_err(failed);
+        }
+        packed.rows(indices)?.unpacked(*self)
+    }
+
     /// Each row of `x` `[…, size]` by its root mean square, times `weight` `[size]`.
     pub fn rms_norm(&self, x: &Array, weight: &Array, epsilon: f32) -> Result<Array> {
         #[cfg(target_os = "linux")]

@@ -83,8 +83,8 @@ impl Matrix {
     /// The rows `indices` of it, unpacked, in the number format of the device.
     fn rows(&self, indices: &Array) -> MlxResult<Array> {
         match &self.form {
-            Form::Dense(dense) => self.device.convert(dense.take_axis(indices, 0)?),
-            Form::Packed(packed) => packed.rows(indices)?.unpacked(self.device),
+            Form::Dense(dense) => self.device.rows(indices, dense),
+            Form::Packed(packed) => self.device.packed_rows(indices, packed),
         }
     }
 

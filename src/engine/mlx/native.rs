@@ -49,6 +49,16 @@ unsafe extern "C" {
         bits: c_int,
     ) -> c_int;
     fn roundhouse_dense_matmul(result: *mut mlx_array, x: mlx_array, w: mlx_array) -> c_int;
+    fn roundhouse_packed_rows(
+        result: *mut mlx_array,
+        indices: mlx_array,
+        packed: mlx_array,
+        scales: mlx_array,
+        biases: mlx_array,
+        group_size: c_int,
+        bits: c_int,
+    ) -> c_int;
+    fn roundhouse_dense_rows(result: *mut mlx_array, indices: mlx_array, w: mlx_array) -> c_int;
     fn roundhouse_rms_norm(
         result: *mut mlx_array,
         x: mlx_array,
@@ -187,6 +197,37 @@ pub fn quantized_matmul(
 pub fn dense_matmul(x: &Array, w: &Array) -> Result<Array, NativeError> {
     // SAFETY: as in `quantized_matmul`.
     array_of(|result| unsafe { roundhouse_dense_matmul(result, x.as_ptr(), w.as_ptr()) })
+}
+
+/// The rows `indices` `[R]` in uint32 of a matrix packed as in [`quantized_matmul`]:
+/// float32 `[R, K]`. One that is not there is an error when it is evaluated.
+pub fn packed_rows(
+    indices: &Array,
+    packed: &Array,
+    scales: &Array,
+    biases: &Array,
+    group_size: i32,
+    bits: i32,
+) -> Result<Array, NativeError> {
+    // SAFETY: as in `quantized_matmul`.
+    array_of(|result| unsafe {
+        roundhouse_packed_rows(
+            result,
+            indices.as_ptr(),
+            packed.as_ptr(),
+            scales.as_ptr(),
+            biases.as_ptr(),
+            group_size,
+            bits,
+        )
+    })
+}
+
+/// The rows `indices` `[R]` in uint32 of `w` `[N, K]` in float32, float16 or bfloat16:
+/// float32 `[R, K]`. One that is not there is an error when it is evaluated.
+pub fn dense_rows(indices: &Array, w: &Array) -> Result<Array, NativeError> {
+    // SAFETY: as in `quantized_matmul`.
+    array_of(|result| unsafe { roundhouse_dense_rows(result, indices.as_ptr(), w.as_ptr()) })
 }
 
 /// `x` `[…, K]` in float32, each row divided by its root mean square, times

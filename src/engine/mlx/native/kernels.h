@@ -28,6 +28,13 @@ int roundhouse_quantized_matmul(
 // x [..., K] float32 times the transpose of w [N, K] float32, float16 or bfloat16.
 int roundhouse_dense_matmul(mlx_array* result, mlx_array x, mlx_array w);
 
+// The rows `indices` [R] uint32 of a matrix in the forms of the products above, as
+// float32 [R, K].
+int roundhouse_packed_rows(
+    mlx_array* result, mlx_array indices, mlx_array packed, mlx_array scales,
+    mlx_array biases, int group_size, int bits);
+int roundhouse_dense_rows(mlx_array* result, mlx_array indices, mlx_array w);
+
 // x [..., K] float32, each row divided by its root mean square, times weight [K].
 int roundhouse_rms_norm(
     mlx_array* result, mlx_array x, mlx_array weight, float epsilon);

@@ -82,6 +82,22 @@ mx::array make_product(const mx::array& x, Matrix matrix) {
       });
 }
 
+mx::array make_rows(const mx::array& indices, Matrix matrix) {
+  require(
+      indices.ndim() == 1 && indices.dtype() == mx::uint32,
+      "indices must be [rows] of uint32");
+  mx::Shape shape{indices.shape(0), matrix.columns};
+  Arrays inputs{in_order(indices)};
+  inputs.insert(inputs.end(), matrix.arrays.begin(), matrix.arrays.end());
+  return make(
+      "RoundhouseRows", std::move(shape), std::move(inputs),
+      [matrix = std::move(matrix)](const Arrays& in, mx::array& out) {
+        take_rows(
+            weights_of(matrix), in[0].data<uint32_t>(), out.shape(0),
+            out.data<float>());
+      });
+}
+
 void run_swiglu(const Arrays& in, mx::array& out) {
   Rows gate(in[0]), up(in[1]);
   gate_numbers(gate.data, up.data, int64_t(out.size()), out.data<float>());
@@ -286,6 +302,31 @@ int roundhouse_dense_matmul(
     const auto& w = mlx_array_get_(w_handle);
     require_vector_of_float32(x);
     mlx_array_set_(*result, make_product(x, dense_matrix(w, x.shape(-1))));
+  });
+}
+
+int roundhouse_packed_rows(
+    mlx_array* result, mlx_array indices, mlx_array words,
+    mlx_array scales_handle, mlx_array biases, int group_size, int bits) {
+  return guarded([&] {
+    const auto& scales = mlx_array_get_(scales_handle);
+    require(scales.ndim() == 2, "scales must be a matrix");
+    Matrix matrix = packed_matrix(
+        mlx_array_get_(words), scales, mlx_array_get_(biases),
+        scales.shape(1) * group_size, group_size, bits);
+    mlx_array_set_(
+        *result, make_rows(mlx_array_get_(indices), std::move(matrix)));
+  });
+}
+
+int roundhouse_dense_rows(
+    mlx_array* result, mlx_array indices, mlx_array w_handle) {
+  return guarded([&] {
+    const auto& w = mlx_array_get_(w_handle);
+    require(w.ndim() == 2, "weights must be a matrix");
+    mlx_array_set_(
+        *result,
+        make_rows(mlx_array_get_(indices), dense_matrix(w, w.shape(1))));
   });
 }
 

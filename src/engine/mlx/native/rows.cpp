@@ -1,6 +1,7 @@
 #include "rows.h"
 
 #include <algorithm>
+#include <stdexcept>
 #include <vector>
 
 #include "loops.h"
@@ -13,6 +14,23 @@ namespace {
 constexpr int64_t kShare = 1 << 15;
 
 } // namespace
+
+void take_rows(
+    const Weights& w, const uint32_t* indices, int64_t count, float* out) {
+  if (std::any_of(indices, indices + count, [&](uint32_t index) {
+        return int64_t(index) >= w.rows;
+      })) {
+    throw std::out_of_range("the matrix has no such row");
+  }
+  int64_t together = std::max<int64_t>(1, kShare / std::max<int64_t>(1, w.columns));
+  in_parallel(count, together, [&](int64_t first, int64_t last) {
+    std::vector<float> scratch(scratch_floats(w));
+    for (int64_t i = first; i < last; ++i) {
+      int64_t row = indices[i];
+      loops().expand(w, row, row + 1, out + i * w.columns, scratch.data());
+    }
+  });
+}
 
 void norm_rows(
     const void* weight, Format format, float epsilon, int64_t size,

@@ -8,6 +8,11 @@
 
 namespace roundhouse {
 
+// Rows of a matrix, as many as `indices`, as float32: out [count, w.columns]. Throws
+// where there is no such row.
+void take_rows(
+    const Weights& w, const uint32_t* indices, int64_t count, float* out);
+
 // Each of `count` rows of `size` numbers by its root mean square, times the weight.
 void norm_rows(
     const void* weight, Format format, float epsilon, int64_t size,

@@ -12,8 +12,8 @@ use crate::engine::mlx::kv::Rows;
 use crate::engine::mlx::quantization::{Mode, Packing};
 
 use super::{
-    INSTRUCTIONS, MappedFile, attention, dense_matmul, packed_attention, prepare, quantized_matmul,
-    rms_norm, rotate, swiglu, use_instructions,
+    INSTRUCTIONS, MappedFile, attention, dense_matmul, dense_rows, packed_attention, packed_rows,
+    prepare, quantized_matmul, rms_norm, rotate, swiglu, use_instructions,
 };
 
 pub(super) fn on_the_cpu() {
@@ -363,6 +363,32 @@ fn packed_attention_is_that_over_the_numbers_that_are_packed() {
             }
         }
     });
+}
+
+#[test]
+fn rows_are_those_that_mlx_takes() {
+    with_each_instruction_set(|| {
+        let w = normal(&[70, 128], 40);
+        let indices = Array::from_slice(&[69u32, 3, 3, 0], &[4]);
+        for (group_size, bits) in [(32, 4), (64, 8), (128, 6), (32, 2)] {
+            let (packed, scales, biases) = ops::quantize(&w, group_size, bits).unwrap();
+            let wide = ops::dequantize(&packed, &scales, &biases, group_size, bits).unwrap();
+            let expected = wide.take_axis(&indices, 0).unwrap();
+            let found = packed_rows(&indices, &packed, &scales, &biases, group_size, bits);
+            let error = difference(&found.unwrap(), &expected);
+            assert!(error < 1e-6, "{bits} bits: {error}");
+        }
+        for format in [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16] {
+            let w = w.as_dtype(format).unwrap();
+            let expected = w.take_axis(&indices, 0).unwrap();
+            let expected = expected.as_dtype(Dtype::Float32).unwrap();
+            let found = dense_rows(&indices, &w).unwrap();
+            assert!(difference(&found, &expected) == 0.0, "{format:?}");
+        }
+    });
+    let beyond = Array::from_slice(&[70u32], &[1]);
+    let rows = dense_rows(&beyond, &normal(&[70, 128], 40)).unwrap();
+    assert!(rows.eval().is_err());
 }
 
 #[test]
