@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::tiny::{Tiny, array};
-use crate::engine::encoder::Encoder;
+use crate::engine::encoder::{Encoder, Text};
 use crate::engine::mlx::Settings;
 use crate::engine::mlx::encoder::{MlxEncoder, load};
 use crate::engine::tokenizer::Tokenizer;
@@ -20,13 +20,13 @@ const CLOSE: f32 = 1e-4;
 
 #[derive(Deserialize)]
 struct Fixture {
-    texts: Vec<Text>,
+    texts: Vec<Told>,
     prompts: Vec<Vec<u32>>,
     small: Vec<Small>,
 }
 
 #[derive(Deserialize)]
-struct Text {
+struct Told {
     text: String,
     tokens: usize,
     vector: Vec<f32>,
@@ -65,8 +65,8 @@ fn alike(found: &[Vec<f32>], expected: &[Vec<f32>], what: &str) -> f32 {
 
 /// Each text alone, all together, and in other company.
 #[track_caller]
-fn check(encoder: &mut MlxEncoder, texts: &[Vec<u32>], expected: &[Vec<f32>], what: &str) -> f32 {
-    let all: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+fn check(encoder: &mut MlxEncoder, texts: &[Text], expected: &[Vec<f32>], what: &str) -> f32 {
+    let all: Vec<&Text> = texts.iter().collect();
     let together = encoder.encode(&all).unwrap();
     let alone: Vec<_> = all
         .iter()
@@ -222,10 +222,10 @@ fn small_encoders_agree_with_transformers_alone_and_in_batches() {
         };
         let dir = write(&case.config, prefix);
         let mut encoder = load(dir.path(), &Settings::default(), mean(), &|_| {}).unwrap();
-        let prompts = &fixture.prompts;
-        check(&mut encoder, prompts, &case.means, &case.name);
+        let prompts: Vec<Text> = fixture.prompts.iter().cloned().map(Text::from).collect();
+        check(&mut encoder, &prompts, &case.means, &case.name);
         assert_eq!((encoder.size(), encoder.vocabulary()), (64, 101));
-        let mut refused = |text: &[u32]| encoder.encode(&[text]).is_err();
+        let mut refused = |text: &[u32]| encoder.encode(&[&text.to_vec().into()]).is_err();
         assert!(
             refused(&[101]) && refused(&[]) && refused(&[1; 41]),
             "{}",
@@ -325,7 +325,7 @@ fn the_demo_encoder_agrees_with_sentence_transformers() {
         .map(|case| {
             let tokens = tokenizer.encode(&case.text, true).unwrap();
             assert_eq!(tokens.len(), case.tokens, "{:?}", case.text);
-            tokens
+            Text::from(tokens)
         })
         .collect();
     let expected: Vec<_> = fixture.texts.into_iter().map(|case| case.vector).collect();
