@@ -54,6 +54,7 @@ impl Launch for Instantly {
         &self,
         plan: Arc<LoadPlan>,
         report: impl Fn(Report) + Send + 'static,
+        _load: watch::Receiver<bool>,
         stop: watch::Receiver<Option<Leave>>,
     ) -> impl Future<Output = String> + Send + 'static {
         live(plan, report, stop)
@@ -68,7 +69,7 @@ async fn live(
 ) -> String {
     report(Report::Spawned { pid: 1 });
     report(Report::Ready {
-        ready: Ready {
+        ready: Arc::new(Ready {
             version: String::new(),
             bytes_held: plan.memory.0,
             device: "none".to_owned(),
@@ -77,7 +78,7 @@ async fn live(
             load_ms: 0,
             phases: LoadPhases::default(),
             port: None,
-        },
+        }),
         client: Client::new("/nonexistent".as_ref(), "secret").unwrap(),
     });
     drop(stop.wait_for(Option::is_some).await);
@@ -102,6 +103,7 @@ fn plan(number: usize) -> Arc<LoadPlan> {
         weights: ByteSize(1_000),
         memory: ByteSize(1_000),
         estimated: false,
+        standby: None,
     })
 }
 

@@ -85,14 +85,31 @@ pub trait Network {
         ))
     }
 
-    /// Takes in `tokens` of one sequence after what its cache holds. Answers the
-    /// logits after the last of them if `want_logits`. Evaluates.
+    /// Takes in, in one pass, tokens of several sequences after what their caches hold,
+    /// at least one of each. Answers in the same order the logits after the last of each
+    /// where they are wanted. Evaluates.
+    fn prefill_batch(
+        &mut self,
+        batch: &mut [Reading<'_, Self::Cache>],
+    ) -> Result<Vec<Option<Vec<f32>>>, EngineError>;
+
+    /// The same with `tokens` of one sequence, or none.
     fn prefill(
         &mut self,
         cache: &mut Self::Cache,
         tokens: &[u32],
         want_logits: bool,
-    ) -> Result<Option<Vec<f32>>, EngineError>;
+    ) -> Result<Option<Vec<f32>>, EngineError> {
+        if tokens.is_empty() {
+            return Ok(None);
+        }
+        let reading = Reading {
+            cache,
+            tokens,
+            want_logits,
+        };
+        Ok(self.prefill_batch(&mut [reading])?.pop().flatten())
+    }
 
     /// Takes in `tokens` like [`Network::prefill`] and answers the logits after each
     /// of them, in order: for prompts that are echoed with their log-probabilities.
@@ -174,6 +191,17 @@ pub trait Network {
 
     /// How long the parts of its load took.
     fn load_times(&self) -> LoadTimes;
+}
+
+/// Tokens of one sequence that are taken in at once.
+#[derive(Debug)]
+pub struct Reading<'p, C> {
+    /// The sequence's cache.
+    pub cache: &'p mut C,
+    /// The tokens.
+    pub tokens: &'p [u32],
+    /// Whether the logits after the last of them are wanted.
+    pub want_logits: bool,
 }
 
 fn not_stored() -> EngineError {

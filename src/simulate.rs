@@ -82,6 +82,7 @@ pub fn resident(model: &Model, idle_unload: Option<std::time::Duration>) -> Resi
             weights: model.memory,
             memory: model.memory,
             estimated: false,
+            standby: None,
         }),
         keep: false,
         preload: false,

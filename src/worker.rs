@@ -44,6 +44,9 @@ pub const FORGET_PATH: &str = "/forget";
 /// what it keeps, and to end: this and how many milliseconds there are for both.
 pub const LEAVE: &str = "leave";
 
+/// The line on standard input that tells a worker that stands by to load.
+pub const LOAD: &str = "load";
+
 /// The trailer with the usage of an answer: `prompt=12 completion=34 finish=stop`, and
 /// `cached=8` after the prompt if so much of it was in the prompt cache, `accepted=5
 /// rejected=2` after the completion if so many of its tokens were guessed right and wrong.
@@ -110,6 +113,9 @@ pub struct WorkerArgs {
     /// Next tokens are guessed out of the text so far.
     #[arg(long, conflicts_with = "draft_dir")]
     pub draft_prompt: bool,
+    /// Wait for a line of standard input that says so before loading.
+    #[arg(long)]
+    pub standby: bool,
     /// Make one token before saying that the model is ready.
     #[arg(long)]
     pub warmup: bool,
@@ -180,7 +186,8 @@ pub struct Ready {
     pub compute: String,
     /// Most tokens of one sequence.
     pub context: u32,
-    /// Milliseconds from the start of the process to this line.
+    /// Milliseconds from the start of the process to this line, without those in which it
+    /// did nothing but stand by.
     pub load_ms: u64,
     /// Where they went.
     #[serde(default)]
@@ -201,6 +208,13 @@ pub struct LoadPhases {
     pub evaluate_ms: f64,
     /// Tokenizer, chat template and generation settings.
     pub text_ms: f64,
+    /// How much of all this was over when the process was told to load: it was done beside
+    /// the end of another model.
+    #[serde(default)]
+    pub ahead_ms: f64,
+    /// How long the process then stood by; part of no other figure.
+    #[serde(default)]
+    pub standby_ms: f64,
 }
 
 /// How a worker is to end: asked first, killed when the time is over.
@@ -255,12 +269,14 @@ pub struct LoadPlan {
     pub warm_prompts: Arc<[String]>,
     /// Bytes of the weights on disk.
     pub weights: ByteSize,
-    /// What is reserved before the process is started: weights, transient, `kv` and
-    /// adapters.
+    /// What is reserved before the load begins: weights, transient, `kv` and adapters.
     pub memory: ByteSize,
     /// Whether `memory` is an estimate; else it is the owner's word, and what is
     /// learnt of the model never lowers it.
     pub estimated: bool,
+    /// What its process takes before it loads; nothing if it may not be started ahead of
+    /// its load.
+    pub standby: Option<ByteSize>,
 }
 
 /// What runs a model.
@@ -306,6 +322,16 @@ impl From<EngineKind> for PlannedEngine {
 }
 
 impl EngineKind {
+    /// What a process of this kind takes before it loads: libraries, tokenizer, template and
+    /// what a device needs to be ready. Generous: what it really holds is seen, and counts if
+    /// it is more.
+    pub fn standby(self) -> ByteSize {
+        ByteSize(match self {
+            Self::Mlx => 256 << 20,
+            Self::Scripted => 32 << 20,
+        })
+    }
+
     /// The word on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -316,6 +342,14 @@ impl EngineKind {
 }
 
 impl PlannedEngine {
+    /// What its process takes before it loads, if it can wait with that.
+    pub fn standby(&self) -> Option<ByteSize> {
+        match self {
+            Self::Own(kind) => Some(kind.standby()),
+            Self::Spawned(_) => None,
+        }
+    }
+
     /// The word for it: that of the file.
     pub fn name(&self) -> &str {
         match self {

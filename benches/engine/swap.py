@@ -43,7 +43,8 @@ PAUSE = 1.0
 ROWS = {
     "total": "**request to first token, through the swap**",
     "leave": "the other model's worker ends and is reaped",
-    "spawn": "the process starts, up to its first line of code",
+    "ahead": "beside that: done of the process below when the load begins",
+    "spawn": "the process starts, up to its first line of code, if not beside that",
     "device": "device made ready",
     "map": "headers, mapping, layers",
     "evaluate": "first evaluation",
@@ -96,7 +97,8 @@ def measure(process, port, scratch, model, touch):
     return {
         "total": total,
         "leave": wait - load,
-        "spawn": load - phases["process"],
+        "ahead": phases["ahead"],
+        "spawn": load - (phases["process"] - phases["ahead"]),
         "device": phases["device"],
         "map": phases["map"],
         "evaluate": phases["evaluate"],

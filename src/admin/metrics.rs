@@ -60,7 +60,7 @@ impl Collector for Moment {
     fn encode(&self, mut out: DescriptorEncoder<'_>) -> fmt::Result {
         let counters = &self.view.counters;
         for (name, help, value) in [
-            ("loads", "Worker processes started", counters.loads),
+            ("loads", "Loads that were begun", counters.loads),
             (
                 "load_failures",
                 "Loads that failed or took too long",

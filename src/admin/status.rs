@@ -134,6 +134,7 @@ fn model_status(view: &View, model: &ModelView, now: Instant) -> Value {
         "device": ready.map(|ready| ready.device.as_str()),
         "compute": ready.map(|ready| ready.compute.as_str()),
         "process": model.pid,
+        "standby_process": model.standby,
         "leases": model.leases(),
         "waiting": model.waiting,
         "idle_seconds": model.idle_since().map(|since| seconds_since(since, now)),
@@ -151,6 +152,8 @@ fn model_status(view: &View, model: &ModelView, now: Instant) -> Value {
             "map": ready.phases.map_ms,
             "evaluate": ready.phases.evaluate_ms,
             "texts": ready.phases.text_ms,
+            "ahead": ready.phases.ahead_ms,
+            "standby": ready.phases.standby_ms,
         })),
         "last_failure": model.last_failure.as_ref().map(|failure| json!({
             "reason": failure.reason,

@@ -21,11 +21,10 @@ pub mod weights;
 
 use std::fs;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use mlx_rs::Array;
 use mlx_rs::error::Exception;
-use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::{Array, Dtype};
 use serde_json::{Map, Value};
 
 use self::adapter::Adapters;
@@ -39,7 +38,7 @@ use self::weights::Weights;
 use super::adapter::Chosen;
 use super::progress::Progress;
 use super::stored::Tensor;
-use super::{EngineError, LoadTimes, Network};
+use super::{EngineError, LoadTimes, Network, Reading};
 use crate::config::Compute;
 use crate::config::kv::KvFormat;
 
@@ -65,24 +64,48 @@ pub struct MlxNetwork {
     load_times: LoadTimes,
 }
 
-/// Loads the snapshot in `dir`: `config.json` and the safetensors files beside
-/// it. Evaluates: when it returns, the weights are there.
-pub fn load(dir: &Path, settings: &Settings) -> Result<MlxNetwork, EngineError> {
-    load_telling(dir, settings, &|_| {})
+/// A device that was made ready, and how long that took. Nothing of a snapshot is in its
+/// memory.
+pub struct Prepared {
+    device: Device,
+    took: Duration,
 }
 
-/// The same, and tells how far it is.
-pub fn load_telling(
-    dir: &Path,
-    settings: &Settings,
-    loading: &dyn Fn(Progress),
-) -> Result<MlxNetwork, EngineError> {
-    let began = Instant::now();
-    let device = Device::prepare(settings.compute).map_err(device_failed)?;
-    let took = began.elapsed();
-    let mut network = load_on(device, dir, settings, loading)?;
-    network.load_times.device = took;
-    Ok(network)
+impl Prepared {
+    /// Makes the device ready.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn new(settings: &Settings) -> Result<Self, EngineError> {
+        let began = Instant::now();
+        let device = Device::prepare(settings.compute).map_err(device_failed)?;
+        let took = began.elapsed();
+        Ok(Self { device, took })
+    }
+
+    /// Loads the snapshot in `dir`: `config.json` and the safetensors files beside it.
+    /// Tells how far it is. Evaluates: when it returns, the weights are there.
+    ///
+    /// # Errors
+    /// What is wrong with the snapshot, or with the device.
+    pub fn load(
+        self,
+        dir: &Path,
+        settings: &Settings,
+        loading: &dyn Fn(Progress),
+    ) -> Result<MlxNetwork, EngineError> {
+        let mut network = load_on(self.device, dir, settings, loading)?;
+        network.load_times.device = self.took;
+        Ok(network)
+    }
+}
+
+/// Makes the device ready and loads a snapshot, and tells nobody how far that is.
+///
+/// # Errors
+/// What is wrong with the snapshot, or with the device.
+pub fn load(dir: &Path, settings: &Settings) -> Result<MlxNetwork, EngineError> {
+    Prepared::new(settings)?.load(dir, settings, &|_| {})
 }
 
 fn load_on(
@@ -146,11 +169,11 @@ impl MlxNetwork {
 
     /// The logits of `hidden`, a row each.
     fn evaluate_logits(&self, hidden: &Array) -> Result<Vec<Vec<f32>>, EngineError> {
-        let read = || -> Result<Vec<f32>, String> {
-            let logits = self.model.logits(hidden).map_err(|e| e.what().to_owned())?;
-            logits.to_vec_cast::<f32>().map_err(|e| e.to_string())
-        };
-        let all = read().map_err(EngineError::Device)?;
+        let logits = self.model.logits(hidden);
+        let logits = logits.and_then(|logits| logits.as_dtype(Dtype::Float32));
+        let logits = logits.map_err(device_failed)?;
+        let all = logits.try_as_slice::<f32>();
+        let all = all.map_err(|e| EngineError::Device(e.to_string()))?;
         let rows = all.chunks_exact(self.model.vocabulary());
         Ok(rows.map(<[f32]>::to_vec).collect())
     }
@@ -173,23 +196,41 @@ impl Network for MlxNetwork {
         Ok(())
     }
 
-    fn prefill(
+    fn prefill_batch(
         &mut self,
-        cache: &mut Cache,
-        tokens: &[u32],
-        want_logits: bool,
-    ) -> Result<Option<Vec<f32>>, EngineError> {
-        if tokens.is_empty() {
-            return Ok(None);
+        batch: &mut [Reading<'_, Cache>],
+    ) -> Result<Vec<Option<Vec<f32>>>, EngineError> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
         }
-        let hidden = self.pass(vec![cache], vec![tokens.len()], tokens)?;
-        if !want_logits {
-            // The last layer's attention and all after it is never computed.
-            mlx_rs::transforms::eval(cache.arrays()).map_err(device_failed)?;
-            return Ok(None);
+        let rows: Vec<usize> = batch.iter().map(|reading| reading.tokens.len()).collect();
+        let tokens = batch.iter().flat_map(|reading| reading.tokens);
+        let tokens: Vec<u32> = tokens.copied().collect();
+        // The last row of each sequence whose logits are wanted.
+        let ends = batch.iter().scan(0, |end, reading| {
+            *end += reading.tokens.len() as i32;
+            Some((reading.want_logits, *end - 1))
+        });
+        let last = ends.filter_map(|(wanted, row)| wanted.then_some(row));
+        let last: Vec<i32> = last.collect();
+        let caches = batch.iter_mut().map(|reading| &mut *reading.cache);
+        let hidden = self.pass(caches.collect(), rows, &tokens)?;
+        let mut logits = Vec::new();
+        if !last.is_empty() {
+            let last = Array::from_slice(&last, &[last.len() as i32]);
+            let hidden = hidden.take_axis(last, 0).map_err(device_failed)?;
+            logits = self.evaluate_logits(&hidden)?;
         }
-        let last = hidden.try_index((-1.., ..)).map_err(device_failed)?;
-        Ok(self.evaluate_logits(&last)?.pop())
+        // Without logits the last layer's attention and all after it is never computed.
+        let unwanted = batch.iter().filter(|reading| !reading.want_logits);
+        let unwanted = unwanted.flat_map(|reading| reading.cache.arrays());
+        mlx_rs::transforms::eval(unwanted).map_err(device_failed)?;
+        let mut logits = logits.into_iter();
+        let answers = batch.iter().map(|reading| match reading.want_logits {
+            true => logits.next(),
+            false => None,
+        });
+        Ok(answers.collect())
     }
 
     fn logits_of_all(
@@ -230,11 +271,13 @@ impl Network for MlxNetwork {
         from: usize,
         lengths: &[usize],
     ) -> Result<Vec<Piece>, EngineError> {
-        cache.evaluate_pieces(from, lengths).map_err(device_failed)
+        let pieces = cache.evaluate_pieces(self.device, from, lengths);
+        pieces.map_err(device_failed)
     }
 
     fn evaluate_cache(&mut self, pieces: Vec<(Piece, usize)>) -> Result<Cache, EngineError> {
-        Cache::evaluate_joined(self.model.cache_shape(), pieces).map_err(device_failed)
+        let joined = Cache::evaluate_joined(self.device, self.model.cache_shape(), pieces);
+        joined.map_err(device_failed)
     }
 
     fn stored_form(&self) -> Option<String> {

@@ -10,7 +10,9 @@
 //! A paused sequence (its reader is slow) is put back first and holds up nobody.
 //!
 //! Prompts are read in chunks, one chunk of one sequence at a time and in turn,
-//! and between two chunks all other sequences make a step.
+//! and between two chunks all other sequences make a step. What is left of short
+//! prompts is read together: a pass over few rows takes hardly longer than one over
+//! fewer, so that each would wait longer for its turn than for the others' rows.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -24,8 +26,10 @@ pub struct Limits {
     pub parallel: usize,
     /// Room for caches, tokens.
     pub room: u64,
-    /// Most tokens of a prompt that are read in one step; at least 1.
+    /// Most tokens of prompts that are read in one step; at least 1.
     pub chunk: u64,
+    /// Most tokens that are read in one step of several prompts.
+    pub together: u64,
     /// Tokens by which a sequence's share of the room grows; at least 1.
     pub block: u64,
 }
@@ -35,19 +39,23 @@ pub struct Limits {
 pub enum Work {
     /// There is nothing to do until something arrives or goes on.
     Idle,
-    /// Read `length` tokens of a sequence, from its token `from` on.
-    Prefill {
-        /// The sequence.
-        id: Id,
-        /// How many of its tokens its cache holds already.
-        from: u64,
-        /// How many to read.
-        length: u64,
-        /// Whether these are the last, and the next token is to be chosen.
-        last: bool,
-    },
+    /// Read a chunk of each of these sequences in one pass, oldest first.
+    Prefill(Vec<Chunk>),
     /// Make a token for each of these sequences, oldest first.
     Decode(Vec<Id>),
+}
+
+/// Some tokens of a sequence that are to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// The sequence.
+    pub id: Id,
+    /// How many of its tokens its cache holds already: the first to read.
+    pub from: u64,
+    /// How many to read.
+    pub length: u64,
+    /// Whether these are the last, and the next token is to be chosen.
+    pub last: bool,
 }
 
 /// What to do now, in this order.
@@ -177,7 +185,7 @@ impl Scheduler {
             false => self.read().or_else(|| self.decode(&mut put_back)),
         };
         let work = work.unwrap_or(Work::Idle);
-        self.has_read = matches!(work, Work::Prefill { .. });
+        self.has_read = matches!(work, Work::Prefill(_));
         Plan { put_back, work }
     }
 
@@ -240,27 +248,38 @@ impl Scheduler {
         started
     }
 
-    /// The next chunk of the next sequence that is not read in.
+    /// The next chunk of the next sequence that is not read in, and with it what is left
+    /// of those behind it, as long as all of it is little.
     fn read(&mut self) -> Option<Work> {
-        let id = self.reading.pop_front()?;
-        let sequence = self.sequences.get_mut(&id)?;
-        let from = sequence.filled;
-        let length = (sequence.known - from).min(self.limits.chunk);
-        sequence.filled += length;
-        let last = sequence.filled == sequence.known;
-        if last {
-            // The token that is chosen now is known and not yet in the cache.
-            sequence.known += 1;
-            sequence.decoding = true;
-        } else {
-            self.reading.push_back(id);
+        let together = self.limits.together.min(self.limits.chunk);
+        let (mut chunks, mut tokens) = (Vec::new(), 0);
+        while let Some(id) = self.reading.front().copied() {
+            let sequence = self.sequences.get_mut(&id)?;
+            let left = sequence.known - sequence.filled;
+            if tokens > 0 && tokens + left > together {
+                break;
+            }
+            self.reading.pop_front();
+            let (from, length) = (sequence.filled, left.min(self.limits.chunk));
+            sequence.filled += length;
+            tokens += length;
+            let last = sequence.filled == sequence.known;
+            if last {
+                // The token that is chosen now is known and not yet in the cache.
+                sequence.known += 1;
+                sequence.decoding = true;
+            } else {
+                self.reading.push_back(id);
+            }
+            chunks.push(Chunk {
+                id,
+                from,
+                length,
+                last,
+            });
         }
-        Some(Work::Prefill {
-            id,
-            from,
-            length,
-            last,
-        })
+        chunks.sort_unstable_by_key(|chunk| chunk.id);
+        (!chunks.is_empty()).then_some(Work::Prefill(chunks))
     }
 
     /// A step of all sequences that are read in and not paused. Whoever needs more

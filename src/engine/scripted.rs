@@ -130,6 +130,8 @@ pub struct Point {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum At {
+    /// Before it may be loaded.
+    Prepare,
     /// While the model is loaded.
     Load,
     /// When a request has come and nothing has been answered.
@@ -244,6 +246,29 @@ impl Script {
             ))),
         }
     }
+
+    /// What comes before the load.
+    ///
+    /// # Errors
+    /// If the script asks for one.
+    pub fn prepare(&self, dir: &Path) -> Result<(), EngineError> {
+        self.befall(dir, At::Prepare)
+    }
+
+    /// Lets happen what is to happen at a place that is passed once.
+    fn befall(&self, dir: &Path, at: At) -> Result<(), EngineError> {
+        if let Some(crash) = &self.crash
+            && crash.at == at
+        {
+            crash.happen(dir)?;
+        }
+        if self.hang.as_ref().is_some_and(|hang| hang.at == at) {
+            loop {
+                std::thread::park();
+            }
+        }
+        Ok(())
+    }
 }
 
 fn parse<T: for<'a> Deserialize<'a>>(dir: &Path, file: &str) -> Result<T, EngineError> {
@@ -270,16 +295,7 @@ impl Scripted {
     ) -> Result<Self, EngineError> {
         chatter(script.chatter);
         loading::take_time(&script, loading);
-        if let Some(crash) = &script.crash
-            && crash.at == At::Load
-        {
-            crash.happen(dir)?;
-        }
-        if script.hang.as_ref().is_some_and(|hang| hang.at == At::Load) {
-            loop {
-                std::thread::park();
-            }
-        }
+        script.befall(dir, At::Load)?;
         if let Some(reason) = &script.load_fail {
             return Err(EngineError::Unsupported(reason.clone()));
         }

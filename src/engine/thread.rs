@@ -35,6 +35,11 @@ use crate::engine::{EngineError, LoadTimes, Network};
 /// steps of about this size.
 const BLOCK: u64 = 256;
 
+/// Most tokens of several prompts that are read in one pass. Up to here a pass over two
+/// prompts is quicker than two passes: weights are read once. Beyond, the time is that of
+/// the products, and the first prompt would wait for the others.
+const TOGETHER: u64 = 128;
+
 /// What the engine has to keep to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -333,6 +338,7 @@ fn limits(settings: Settings, room: u64) -> Limits {
         parallel: settings.parallel.get() as usize,
         room,
         chunk: u64::from(settings.chunk.get()),
+        together: TOGETHER,
         block: BLOCK,
     }
 }

@@ -5,7 +5,8 @@
 //! A model has at most one worker, and its single flight is that worker's phase:
 //! loading, up (open or draining), stopping. What a worker reserves is held from
 //! the decision to start it until it has been reaped. Waiters stand in one line
-//! across all models; `schedule` decides who is next and who must go.
+//! across all models; `schedule` decides who is next and who must go, and `standby` has the
+//! process of whoever is next started while others still go.
 
 mod candidates;
 mod control;
@@ -27,6 +28,7 @@ mod schedule;
 mod show;
 mod slot;
 mod slots;
+mod standby;
 mod tell;
 mod waiting;
 
@@ -42,6 +44,7 @@ use self::crowd::Crowd;
 use self::hold::Hold;
 use self::slot::Slot;
 use self::slots::Slots;
+use self::standby::Standby;
 use self::waiting::Waiting;
 use super::evict::Room;
 use super::gate::Gate;
@@ -221,7 +224,15 @@ pub enum Event {
 /// What is to be done.
 #[derive(Debug)]
 pub enum Effect {
-    /// Start a worker; its memory is reserved.
+    /// Start the process of a worker ahead of its load: it is to wait with that until it is
+    /// started under the same number.
+    StandBy {
+        /// Its number.
+        generation: Generation,
+        /// How it will be brought up.
+        plan: Arc<LoadPlan>,
+    },
+    /// Start a worker, whose process may stand by already; its memory is reserved.
     Start {
         /// Its number.
         generation: Generation,
@@ -357,6 +368,8 @@ pub struct Machine {
     slots: Slots,
     /// Which model a worker belongs to.
     workers: HashMap<Generation, String>,
+    /// The process that waits to be told to load.
+    standby: Option<Standby>,
     /// Everybody who waits, for whatever model.
     waiting: Waiting,
     /// Waiters whose model does not come and who may be answered by others.
@@ -403,6 +416,7 @@ impl Machine {
             settings: settings.clone(),
             slots: Slots::default(),
             workers: HashMap::default(),
+            standby: None,
             waiting: Waiting::default(),
             unplaced: Vec::new(),
             holds: BTreeMap::new(),
@@ -517,17 +531,18 @@ impl Machine {
 
     /// Whether the server goes down and every process has been reaped.
     pub fn is_over(&self) -> bool {
-        self.shutdown.is_some() && self.workers.is_empty()
+        self.shutdown.is_some() && self.workers.is_empty() && self.standby.is_none()
     }
 
-    /// What is reserved now: loading, loaded and not yet reaped.
+    /// What is reserved now: loading, loaded and not yet reaped, and what stands by.
     pub fn reserved(&self) -> ByteSize {
         ByteSize(self.books().bytes)
     }
 
     /// Bytes and places that are taken now.
     fn books(&self) -> Room {
-        self.slots.books()
+        let standby = self.standby.as_ref().map(Standby::room);
+        self.slots.books().plus(standby.unwrap_or_default())
     }
 
     /// Requests that run or wait.

@@ -131,7 +131,8 @@ impl Witness {
                         how: how.clone(),
                     });
                 }
-                Effect::End { .. }
+                Effect::StandBy { .. }
+                | Effect::End { .. }
                 | Effect::Unloaded { .. }
                 | Effect::Released { .. }
                 | Effect::Held { .. }

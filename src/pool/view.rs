@@ -60,7 +60,7 @@ pub struct ModelView {
     pub plan: Arc<LoadPlan>,
     /// What the next load reserves: the plan's figure, or what was learnt.
     pub need: ByteSize,
-    /// What is reserved now; nothing when unloaded.
+    /// What is reserved now, for its worker or for what stands by for it.
     pub reserved: ByteSize,
     /// What its worker held when it was looked at last.
     pub footprint: Option<ByteSize>,
@@ -72,6 +72,8 @@ pub struct ModelView {
     pub ready: Option<Arc<Ready>>,
     /// The worker process.
     pub pid: Option<u32>,
+    /// The process that waits for another model's end before it loads this one.
+    pub standby: Option<u32>,
     /// Counts the processes the pool has started.
     pub generation: Option<u64>,
     /// Requests that wait.
@@ -124,7 +126,7 @@ pub struct LastFailure {
 /// What has happened since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Worker processes started.
+    /// Loads that were begun.
     pub loads: u64,
     /// Loads that failed or took too long.
     pub load_failures: u64,
@@ -227,6 +229,7 @@ impl ModelView {
             held_up_until: None,
             ready: None,
             pid: None,
+            standby: None,
             generation: None,
             waiting: 0,
             waiting_since: None,

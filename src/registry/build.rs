@@ -423,6 +423,7 @@ impl Builder<'_> {
         let model = pool_key(self.config, source, load);
         let engine = planned_engine(load, &found, &model)?;
         let plan = LoadPlan {
+            standby: engine.standby(),
             model,
             dir: found.dir.clone(),
             commit: found.commit.clone(),

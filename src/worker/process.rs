@@ -62,11 +62,13 @@ pub const ENVIRONMENT: &[&str] = &[
 /// something else in the place of [`Launcher`].
 pub trait Launch: Send + Sync + 'static {
     /// Runs one worker from its start until it has been reaped, and answers how
-    /// it ended, as words that continue "its worker …". Saying how in `stop` ends it.
+    /// it ended, as words that continue "its worker …". It loads when `load` says so, and
+    /// is started at once. Saying how in `stop` ends it.
     fn run(
         &self,
         plan: Arc<LoadPlan>,
         report: impl Fn(Report) + Send + Sync + 'static,
+        load: watch::Receiver<bool>,
         stop: watch::Receiver<Option<Leave>>,
     ) -> impl Future<Output = String> + Send + 'static;
 }
@@ -91,7 +93,7 @@ pub enum Report {
     /// It is loaded and listens.
     Ready {
         /// What it says of itself.
-        ready: Ready,
+        ready: Arc<Ready>,
         /// The way to it.
         client: Client,
     },
@@ -162,10 +164,11 @@ impl Launch for Launcher {
         &self,
         plan: Arc<LoadPlan>,
         report: impl Fn(Report) + Send + Sync + 'static,
+        load: watch::Receiver<bool>,
         stop: watch::Receiver<Option<Leave>>,
     ) -> impl Future<Output = String> + Send + 'static {
         let inner = self.0.clone();
-        async move { inner.run(plan, report, stop).await }
+        async move { inner.run(plan, report, load, stop).await }
     }
 }
 
@@ -175,16 +178,19 @@ impl Inner {
         &self,
         plan: Arc<LoadPlan>,
         report: impl Fn(Report),
+        load: watch::Receiver<bool>,
         stop: watch::Receiver<Option<Leave>>,
     ) -> String {
+        let stands_by = !*load.borrow();
         let started = async {
             let socket = self.folder.socket()?;
             let (command, part, workplace) = match &plan.engine {
                 PlannedEngine::Own(engine) => {
-                    let command = self.command(&plan, *engine, socket.path())?;
+                    let command = self.command(&plan, *engine, socket.path(), stands_by)?;
                     let part = Part::Own {
                         socket: socket.path().to_owned(),
                         secret: secret()?,
+                        stands_by,
                         writes: self.prompts(&plan, *engine).is_some(),
                         warm_prompts: Arc::clone(&plan.warm_prompts),
                     };
@@ -224,12 +230,18 @@ impl Inner {
             }
         };
         let worker = Worker { child, pid, part };
-        beside(worker.live(report, stop), log).await
+        beside(worker.live(report, load, stop), log).await
     }
 
     /// The command line of a worker: the template of [`WorkerArgs`], filled from
     /// the plan alone.
-    fn command(&self, plan: &LoadPlan, engine: EngineKind, socket: &Path) -> io::Result<Command> {
+    fn command(
+        &self,
+        plan: &LoadPlan,
+        engine: EngineKind,
+        socket: &Path,
+        stands_by: bool,
+    ) -> io::Result<Command> {
         let mut command = self.role();
         command
             .arg("--socket")
@@ -243,6 +255,7 @@ impl Inner {
             .args(["--kv-format", plan.kv_format.as_str()])
             .args(["--compute", plan.compute.as_str()])
             .args(["--adapters", &plan.adapters.0.to_string()])
+            .args(stands_by.then_some("--standby"))
             .args(plan.warmup.then_some("--warmup"))
             .args((!plan.warm_prompts.is_empty()).then_some("--warm-prompts"));
         match &plan.draft {

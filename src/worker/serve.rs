@@ -1,6 +1,6 @@
 //! What runs inside a worker: HTTP in, engine out. Here are the manners of the
-//! process: the secret on standard input, whose end means leave; load, then
-//! listen; how far that is as lines on standard output; logs on standard error.
+//! process: the secret on standard input, whose end means leave; load, at once or when
+//! told to, then listen; how far that is as lines on standard output; logs on standard error.
 
 mod answer;
 mod body;
@@ -11,6 +11,7 @@ mod messages;
 mod request;
 mod rerank;
 mod source;
+mod standby;
 mod warmup;
 mod words;
 
@@ -28,13 +29,14 @@ use tokio::sync::oneshot;
 
 use self::http::Served;
 use self::source::Engine;
+use self::standby::Standby;
 use crate::engine::EngineError;
 use crate::engine::scripted::{Script, Scripted, name_of};
 use crate::engine::thread::Ended;
 use crate::platform;
 use crate::secret::Secret;
 use crate::shutdown::Tasks;
-use crate::worker::{EngineKind, LEAVE, LoadPhases, Ready, Word, WorkerArgs};
+use crate::worker::{EngineKind, LEAVE, LOAD, LoadPhases, Ready, Word, WorkerArgs};
 
 /// Longest secret, bytes.
 const LONGEST_SECRET: u64 = 256;
@@ -99,14 +101,22 @@ fn work(args: &WorkerArgs, began: Instant) -> Result<(), Failure> {
     if !platform::follow_parent(rustix::process::Signal::KILL) {
         return Err(Failure::NoParent);
     }
-    let (Told { secret, prompts }, asked_to_leave) = follow_standard_input(args)?;
+    let standby = match args.standby {
+        true => Standby::default(),
+        false => Standby::over(),
+    };
+    let (Told { secret, prompts }, asked_to_leave) = follow_standard_input(args, &standby)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(Failure::Start)?;
     let guard = runtime.enter();
-    let loaded = load(args)?;
+    let mut loaded = load(args, &standby)?;
+    if args.standby {
+        standby.note(&mut loaded.phases, began);
+    }
+    let stood_by = Duration::from_secs_f64(loaded.phases.standby_ms / 1e3);
     if args.warmup {
         runtime.block_on(warmup::run(&loaded.engine))?;
     }
@@ -128,11 +138,12 @@ fn work(args: &WorkerArgs, began: Instant) -> Result<(), Failure> {
             device: status.device,
             compute: status.compute,
             context: args.context,
-            load_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            load_ms: u64::try_from((began.elapsed() - stood_by).as_millis()).unwrap_or(u64::MAX),
             phases: loaded.phases,
             port: None,
         }));
-        tracing::info!(load_ms = began.elapsed().as_millis(), "the worker is ready");
+        let load_ms = (began.elapsed() - stood_by).as_millis();
+        tracing::info!(load_ms, "the worker is ready");
         let mut ended = loaded.ended;
         let result = until_the_end(loaded.terminate, asked_to_leave, ended.as_mut()).await;
         drop(std::fs::remove_file(&args.socket));
@@ -172,14 +183,17 @@ struct Loaded {
     phases: LoadPhases,
 }
 
-/// Loads the engine. SIGTERM ends the process while that lasts.
-fn load(args: &WorkerArgs) -> Result<Loaded, Failure> {
+/// Prepares the engine, and loads it as soon as it may. SIGTERM ends the process while that
+/// lasts.
+fn load(args: &WorkerArgs, standby: &Standby) -> Result<Loaded, Failure> {
     let on_terminate = || signal(SignalKind::terminate()).map_err(Failure::Start);
     let loading = |progress| say(&Word::Loading(progress));
     match args.engine {
         EngineKind::Scripted => {
             let script = Script::read(&args.model_dir)?;
             let deaf = script.ignore_sigterm.then(on_terminate).transpose()?;
+            script.prepare(&args.model_dir)?;
+            standby.wait();
             let began = Instant::now();
             let engine = Scripted::load(&args.model_dir, script, args.parallel, loading)?;
             let evaluate = began.elapsed();
@@ -199,7 +213,7 @@ fn load(args: &WorkerArgs) -> Result<Loaded, Failure> {
         }
         #[cfg(feature = "mlx")]
         EngineKind::Mlx => {
-            let (engine, ended, phases) = source::snapshot::load(args, loading)?;
+            let (engine, ended, phases) = source::snapshot::load(args, standby, loading)?;
             Ok(Loaded {
                 engine,
                 terminate: Some(on_terminate()?),
@@ -253,13 +267,16 @@ fn leave_at_once() {
 }
 
 /// Reads the secret, the first line of standard input, and leaves a thread that hears
-/// the word to leave, and ends the process when standard input ends: the parent is gone.
+/// the words to load and to leave, and ends the process when standard input ends: the parent
+/// is gone.
 fn follow_standard_input(
     args: &WorkerArgs,
+    standby: &Standby,
 ) -> Result<(Told, oneshot::Receiver<Duration>), Failure> {
     let (told, first) = mpsc::sync_channel(1);
     let (leave, asked_to_leave) = oneshot::channel();
     let (socket, has_prompts) = (args.socket.clone(), args.warm_prompts);
+    let standby = standby.clone();
     let follow = move || {
         let mut input = std::io::stdin().lock();
         let first = told_first(&mut input, has_prompts);
@@ -267,13 +284,15 @@ fn follow_standard_input(
         if told.send(first).is_err() || !whole {
             return;
         }
-        let mut line = String::new();
-        let read = input.by_ref().take(LONGEST_SECRET).read_line(&mut line);
-        if let (Ok(_), Some(time)) = (read, time_to_leave(&line)) {
-            let _ = leave.send(time);
-        }
+        let mut leave = Some(leave);
         // Whatever else comes is not for us; only the end is.
-        drop(std::io::copy(&mut input, &mut std::io::sink()));
+        while let Some(line) = next_line(&mut input) {
+            if line.trim_end() == LOAD {
+                standby.tell();
+            } else if let Some(time) = time_to_leave(&line) {
+                let _ = leave.take().map(|leave| leave.send(time));
+            }
+        }
         tracing::info!("standard input ended: leaving");
         drop(std::fs::remove_file(&socket));
         leave_at_once();
@@ -284,6 +303,14 @@ fn follow_standard_input(
         .map_err(Failure::Start)?;
     let told = first.recv().ok().flatten().ok_or(Failure::NoSecret)?;
     Ok((told, asked_to_leave))
+}
+
+/// The next line, or the next part of one that is too long; nothing at the end.
+fn next_line(input: &mut impl BufRead) -> Option<String> {
+    let mut line = Vec::new();
+    let read = input.take(LONGEST_SECRET).read_until(b'\n', &mut line);
+    let is_over = read.ok()? == 0;
+    (!is_over).then(|| String::from_utf8_lossy(&line).into_owned())
 }
 
 /// Reads the first lines; nothing if they are not whole.

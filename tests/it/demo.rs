@@ -13,7 +13,7 @@ use super::embeddings::{embed, vectors};
 use super::harness::{Answer, Home, PATIENCE, Server, lives};
 use super::keys::{chat, new_key};
 use super::records::scrape;
-use super::sampler::sample;
+use super::sampler::{Sample, sample};
 
 pub const FOUR: &str = "roundhouse/SmolLM2-135M-Instruct-4bit";
 pub const EIGHT: &str = "roundhouse/SmolLM2-135M-Instruct-8bit";
@@ -149,8 +149,11 @@ async fn sixty_requests_alternate_over_three_models_in_room_for_one() {
     for sample in &samples {
         assert!(sample.reserved <= BUDGET, "the books: {sample:?}");
         assert!(sample.resident <= BUDGET, "the processes: {sample:?}");
-        assert!(sample.workers <= 1, "two workers at once: {sample:?}");
+        assert!(sample.mapping <= 1, "two models at once: {sample:?}");
+        assert!(sample.workers <= 2, "one and the next: {sample:?}");
     }
+    let is_swap = |sample: &Sample| sample.mapping == 1 && sample.workers == 2;
+    assert!(samples.iter().any(is_swap), "no process was started ahead");
     let peak = samples.iter().map(|sample| sample.resident).max();
     assert!(
         peak > Some(500_000_000),

@@ -67,6 +67,7 @@ mod secrets;
 mod simulate;
 mod snapshots;
 mod soak;
+mod standby;
 mod stopping;
 mod streams;
 #[cfg(feature = "tls")]

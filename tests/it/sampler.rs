@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use roundhouse::platform::footprint;
+#[cfg(feature = "mlx")]
 use roundhouse::platform::resident_memory;
 
 use super::harness::Server;
@@ -22,8 +24,27 @@ pub struct Sample {
     pub workers: usize,
     /// Which they are.
     pub pids: Vec<u32>,
-    /// Bytes of memory that all of them hold.
+    /// Bytes of memory that each of them holds for itself, files aside.
+    pub private: Vec<u64>,
+    /// How many of them have weights mapped.
+    #[cfg(feature = "mlx")]
+    pub mapping: usize,
+    /// Bytes of memory that all of them hold, with every page of a file counted for each.
+    #[cfg(feature = "mlx")]
     pub resident: u64,
+}
+
+impl Sample {
+    /// How many worker processes hold so many bytes for themselves: those that have loaded
+    /// a model of that size, and not one that stands by for its load.
+    pub fn holding(&self, bytes: u64) -> usize {
+        self.private.iter().filter(|held| **held >= bytes).count()
+    }
+
+    /// Bytes that all of them hold as the budget counts it where no weights are mapped.
+    pub fn held(&self) -> u64 {
+        self.private.iter().sum()
+    }
 }
 
 /// A sampler in a thread of its own.
@@ -72,15 +93,32 @@ fn take(runtime: &tokio::runtime::Runtime, http: &reqwest::Client, router: u32) 
     });
     let status: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let workers = children(router);
+    #[cfg(feature = "mlx")]
     let resident = |&pid: &u32| resident_memory(pid).map_or(0, |bytes| bytes.0);
+    let private = |&pid: &u32| footprint::of(pid).map_or(0, |held| held.private.0);
     Sample {
         reserved: status["memory"]["reserved_bytes"]
             .as_u64()
             .expect("a number"),
         workers: workers.len(),
+        #[cfg(feature = "mlx")]
         resident: workers.iter().map(resident).sum(),
+        private: workers.iter().map(private).collect(),
+        #[cfg(feature = "mlx")]
+        mapping: workers.iter().filter(|pid| maps_weights(**pid)).count(),
         pids: workers,
     }
+}
+
+/// Whether a process has a file with weights mapped, by its name in the snapshot or that of
+/// the blob which the snapshot links to.
+#[cfg(feature = "mlx")]
+fn maps_weights(pid: u32) -> bool {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let mut files = maps
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(5));
+    files.any(|file| file.contains("/blobs/") || file.ends_with(".safetensors"))
 }
 
 /// Living children of a process.

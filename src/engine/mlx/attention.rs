@@ -11,6 +11,8 @@ use mlx_rs::ops::{
 
 use super::device::Device;
 use super::kv::{Cache, Rows};
+#[cfg(target_os = "linux")]
+use super::native::chain::Sequence;
 use super::quantization::Packing;
 use super::rope::{Rope, Turn};
 
@@ -38,6 +40,11 @@ pub struct Scores {
     /// `[heads]` (attention sinks, arXiv 2309.17453, as gpt-oss learns them).
     pub sinks: Option<Array>,
 }
+
+/// Rows of a pass up to which a layer is one node where operations are our own. With more
+/// of them what MLX does for a node is nothing beside what the node computes.
+#[cfg(target_os = "linux")]
+const FEW_ROWS: usize = 64;
 
 /// One pass over the network: the sequences, and how many rows each brings.
 /// Arrays have the rows of all sequences one after the other.
@@ -132,6 +139,53 @@ impl<'a> Pass<'a> {
             return result;
         }
         attend_with_mlx(queries, &keys, &values, scores)
+    }
+
+    /// The device that it is for.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Whether layer `layer`, which attends to keys and values, may be one node.
+    #[cfg(target_os = "linux")]
+    pub fn is_chained(&self, layer: usize) -> bool {
+        let Sequences::Cached(caches) = &self.sequences else {
+            return false;
+        };
+        let fits = |cache: &&mut Cache| cache.adapter().is_none() && cache.is_plain(layer);
+        let few = self.rows.iter().sum::<usize>() <= FEW_ROWS;
+        few && self.device.is_chained() && caches.iter().all(fits)
+    }
+
+    /// The rows of each sequence, and its keys and values of layer `layer` with room for
+    /// them.
+    #[cfg(target_os = "linux")]
+    pub fn rooms(&mut self, layer: usize) -> Result<Vec<Sequence>> {
+        let Sequences::Cached(caches) = &mut self.sequences else {
+            return Err(Exception::custom("sequences without caches"));
+        };
+        let room = |(cache, rows): (&mut &mut Cache, &usize)| {
+            Ok(Sequence {
+                rows: *rows,
+                before: cache.tokens(),
+                caches: cache.room(layer, *rows)?,
+            })
+        };
+        caches.iter_mut().zip(&self.rows).map(room).collect()
+    }
+
+    /// The keys and values of [`Pass::rooms`], one after the other, as they have become.
+    #[cfg(target_os = "linux")]
+    pub fn put_rooms(&mut self, layer: usize, arrays: Vec<Array>) {
+        let Sequences::Cached(caches) = &mut self.sequences else {
+            return;
+        };
+        let mut arrays = arrays.into_iter();
+        for cache in caches {
+            if let (Some(keys), Some(values)) = (arrays.next(), arrays.next()) {
+                cache.put_room(layer, [keys, values]);
+            }
+        }
     }
 
     /// What each sequence sees of `x` `[rows, size]` in layer `layer`: its own rows behind

@@ -2,10 +2,13 @@
 //! common, built to the [`Design`] of one of them, and its head. It knows no name of any.
 
 pub mod arguments;
+#[cfg(target_os = "linux")]
+mod chained;
 pub mod design;
 mod experts;
 mod feed_forward;
 mod latent_attention;
+mod operations;
 mod self_attention;
 mod short_convolution;
 mod stack;

@@ -6,10 +6,14 @@
 //! in float32 whatever the checkpoint says. A GPU takes the checkpoint's own.
 //! On Linux the operations of a CPU are our own (`native`): several times as fast
 //! as MLX's, which has no vector instructions there; each is one node of the
-//! graph, and products read weights of any format where they lie.
+//! graph, or those of a whole layer are one, and products read weights of any
+//! format where they lie.
+
+use std::ops::Range;
 
 use mlx_rs::error::Result;
-use mlx_rs::ops::{matmul, sigmoid};
+use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::ops::{concatenate, matmul, sigmoid, stack, zeros_dtype};
 use mlx_rs::{Array, Device as MlxDevice, DeviceType, Dtype, fast};
 
 use super::attention::Scores;
@@ -33,6 +37,8 @@ pub struct Device {
     compute: Option<Dtype>,
     /// Operations are our own instead of MLX's.
     own: bool,
+    /// Those of a layer may be one node of the graph.
+    chained: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,17 +73,32 @@ impl Device {
             (Compute::Float16, _) => Some(Dtype::Float16),
             (Compute::Bfloat16, _) => Some(Dtype::Bfloat16),
         };
+        let own = cfg!(target_os = "linux") && kind == Kind::Cpu && compute == Some(Dtype::Float32);
         Self {
             kind,
             compute,
-            own: cfg!(target_os = "linux") && kind == Kind::Cpu && compute == Some(Dtype::Float32),
+            own,
+            chained: own,
         }
     }
 
     /// This device with MLX's operations, the ones that a GPU takes.
     #[cfg(test)]
     pub fn without_own(self) -> Self {
-        Self { own: false, ..self }
+        Self {
+            own: false,
+            chained: false,
+            ..self
+        }
+    }
+
+    /// This device with each operation a node of its own, as where rows are many.
+    #[cfg(test)]
+    pub fn without_chains(self) -> Self {
+        Self {
+            chained: false,
+            ..self
+        }
     }
 
     /// The number format for weights that come in `found`.
@@ -99,6 +120,11 @@ impl Device {
     /// Whether operations are our own. Their weights may come in any format.
     pub fn is_own(&self) -> bool {
         self.own
+    }
+
+    /// Whether the operations of a layer may be one node.
+    pub fn is_chained(&self) -> bool {
+        self.chained
     }
 
     /// `x` `[…, inputs]` times the transpose of `matrix` `[outputs, inputs]`.
@@ -186,6 +212,40 @@ impl Device {
         }
         let _ = (queries, keys, values, scores);
         None
+    }
+
+    /// The `rows` of each of `kinds` `[heads, room, width]` as an array of their own,
+    /// `[kinds, heads, rows, width]`; a slice would hold on to the whole. Evaluates.
+    pub fn evaluate_rows(&self, kinds: &[&Array], rows: Range<i32>) -> Result<Array> {
+        #[cfg(target_os = "linux")]
+        if self.is_own() {
+            return native::evaluate_rows(kinds, rows).map_err(failed);
+        }
+        let part = |kind: &&Array| kind.try_index((.., rows.clone(), ..));
+        let parts = kinds.iter().map(part).collect::<Result<Vec<Array>>>()?;
+        let taken = stack(&parts, 0)?;
+        taken.eval()?;
+        Ok(taken)
+    }
+
+    /// The first rows of each of `pieces` `[kinds, heads, rows, width]`, as many as beside
+    /// it, of its array number `kind`, one after the other and zeros behind them:
+    /// `[heads, room, width]`, never one of the pieces. Evaluates.
+    pub fn evaluate_joined(&self, pieces: &[(&Array, i32)], kind: i32, room: i32) -> Result<Array> {
+        #[cfg(target_os = "linux")]
+        if self.is_own() {
+            return native::evaluate_joined(pieces, kind, room).map_err(failed);
+        }
+        let part = |(piece, rows): &(&Array, i32)| piece.try_index((kind, .., ..*rows, ..));
+        let mut parts = pieces.iter().map(part).collect::<Result<Vec<Array>>>()?;
+        let rows: i32 = pieces.iter().map(|(_, rows)| rows).sum();
+        if let Some((piece, _)) = pieces.first() {
+            let rest = [piece.dim(1), room - rows, piece.dim(3)];
+            parts.push(zeros_dtype(&rest, piece.dtype())?);
+        }
+        let joined = concatenate(&parts, 1)?;
+        joined.eval()?;
+        Ok(joined)
     }
 
     /// `cpu`, `metal` or `cuda`.

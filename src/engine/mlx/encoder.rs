@@ -11,7 +11,7 @@ use super::arch::{self, Checkpoint, EncoderArchitecture};
 use super::device::{self, Device};
 use super::quantization::Quantization;
 use super::weights::Weights;
-use super::{Settings, device_failed, read_config};
+use super::{Prepared, Settings, device_failed, read_config};
 use crate::engine::encoder::{Encoder, Text};
 use crate::engine::progress::Progress;
 use crate::engine::{EngineError, LoadTimes};
@@ -32,16 +32,14 @@ pub struct MlxEncoder {
 /// # Errors
 /// What is wrong with the snapshot, or with the device.
 pub fn load(
+    prepared: Prepared,
     dir: &Path,
     settings: &Settings,
     recipe: Recipe,
     loading: &dyn Fn(Progress),
 ) -> Result<MlxEncoder, EngineError> {
-    let began = Instant::now();
-    let device = Device::prepare(settings.compute).map_err(device_failed)?;
-    let took = began.elapsed();
-    let mut encoder = load_on(device, dir, settings, recipe, loading)?;
-    encoder.load_times.device = took;
+    let mut encoder = load_on(prepared.device, dir, settings, recipe, loading)?;
+    encoder.load_times.device = prepared.took;
     Ok(encoder)
 }
 

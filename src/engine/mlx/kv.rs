@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use mlx_rs::error::Result;
 use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
-use mlx_rs::ops::{concatenate, quantize, stack, zeros_dtype};
-use mlx_rs::transforms::eval;
+use mlx_rs::ops::{concatenate, quantize, zeros_dtype};
 use mlx_rs::{Array, Dtype};
 
 use super::adapter::Held;
@@ -279,22 +278,8 @@ impl Cache {
         values: Option<&Array>,
     ) -> Result<(Rows, Rows)> {
         let (first, end) = (self.tokens, self.tokens + keys.dim(1) as usize);
-        let (shape, format) = (self.shape.layers[index], self.shape.format);
-        let blank = |rows: usize| shape.zeros(format, rows.div_ceil(STEP) * STEP);
-        if index == self.layers.len() {
-            let kinds = (0..shape.kinds()).map(|_| blank(end));
-            let kinds = kinds.collect::<Result<_>>()?;
-            self.layers.push(Layer { kinds });
-        }
-        let held = self.layers[index].kinds[0][0].dim(1) as usize;
-        if end > held {
-            let more = blank(end - held)?;
-            for kind in &mut self.layers[index].kinds {
-                for (part, more) in kind.iter_mut().zip(&more) {
-                    *part = concatenate(&[&*part, more], 1)?;
-                }
-            }
-        }
+        let shape = self.shape.layers[index];
+        self.make_room(index, end)?;
         let taken = |(kind, new): (&mut Vec<Array>, &Array)| {
             let new = shape.taken_apart(new)?;
             let mut all = Vec::with_capacity(kind.len());
@@ -313,6 +298,50 @@ impl Cache {
         }
     }
 
+    /// Has layer `index` have room for so many tokens.
+    fn make_room(&mut self, index: usize, tokens: usize) -> Result<()> {
+        let (shape, format) = (self.shape.layers[index], self.shape.format);
+        let blank = |rows: usize| shape.zeros(format, rows.div_ceil(STEP) * STEP);
+        if index == self.layers.len() {
+            let kinds = (0..shape.kinds()).map(|_| blank(tokens));
+            let kinds = kinds.collect::<Result<_>>()?;
+            self.layers.push(Layer { kinds });
+        }
+        let held = self.layers[index].kinds[0][0].dim(1) as usize;
+        if tokens > held {
+            let more = blank(tokens - held)?;
+            for kind in &mut self.layers[index].kinds {
+                for (part, more) in kind.iter_mut().zip(&more) {
+                    *part = concatenate(&[&*part, more], 1)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether keys and values of layer `index` are kept as they are, in float32.
+    #[cfg(target_os = "linux")]
+    pub fn is_plain(&self, index: usize) -> bool {
+        let shape = self.shape.layers[index];
+        shape.values && shape.packing.is_none() && self.shape.format == Dtype::Float32
+    }
+
+    /// Keys and values of a layer that is plain, `[heads, room, head]`, with room for so
+    /// many `rows` more. Who writes to them puts them back.
+    #[cfg(target_os = "linux")]
+    pub fn room(&mut self, index: usize, rows: usize) -> Result<[Array; 2]> {
+        self.make_room(index, self.tokens + rows)?;
+        let kinds = &self.layers[index].kinds;
+        Ok([kinds[0][0].clone(), kinds[1][0].clone()])
+    }
+
+    /// What [`Cache::room`] answered, as it has become. The old arrays are given up, so
+    /// that their buffers may be written to.
+    #[cfg(target_os = "linux")]
+    pub fn put_room(&mut self, index: usize, [keys, values]: [Array; 2]) {
+        self.layers[index].kinds = vec![vec![keys], vec![values]];
+    }
+
     /// The arrays that hold it, to be evaluated with a pass.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.layers
@@ -322,7 +351,12 @@ impl Cache {
 
     /// Takes apart what it holds from token `from` on, into pieces of these `lengths`.
     /// Layer by layer, so that no more than one is there twice. Evaluates.
-    pub fn evaluate_pieces(self, from: usize, lengths: &[usize]) -> Result<Vec<Piece>> {
+    pub fn evaluate_pieces(
+        self,
+        device: Device,
+        from: usize,
+        lengths: &[usize],
+    ) -> Result<Vec<Piece>> {
         let empty = || Piece {
             layers: Vec::with_capacity(self.shape.layers.len()),
         };
@@ -331,22 +365,14 @@ impl Cache {
             let mut begin = from as i32;
             for (piece, length) in pieces.iter_mut().zip(lengths) {
                 let end = begin + *length as i32;
-                let rows = |array: &Array| array.try_index((.., begin..end, ..));
-                // Always arrays of their own: a slice would hold on to the whole.
                 let part = |index: usize| {
-                    let rows = kinds.iter().map(|kind| rows(&kind[index]));
-                    stack(&rows.collect::<Result<Vec<Array>>>()?, 0)
+                    let kinds = kinds.iter().map(|kind| &kind[index]);
+                    device.evaluate_rows(&kinds.collect::<Vec<&Array>>(), begin..end)
                 };
                 let parts = (0..kinds[0].len()).map(part);
                 piece.layers.push(parts.collect::<Result<_>>()?);
                 begin = end;
             }
-            eval(
-                pieces
-                    .iter()
-                    .filter_map(|piece| piece.layers.last())
-                    .flatten(),
-            )?;
         }
         Ok(pieces)
     }
@@ -354,10 +380,17 @@ impl Cache {
     /// A cache that holds the first tokens of each of `pieces`, as many as beside it.
     /// Layer by layer, so that no more than one is there twice if nobody else holds the
     /// pieces. Evaluates.
-    pub fn evaluate_joined(shape: &CacheShape, mut pieces: Vec<(Piece, usize)>) -> Result<Self> {
+    pub fn evaluate_joined(
+        device: Device,
+        shape: &CacheShape,
+        mut pieces: Vec<(Piece, usize)>,
+    ) -> Result<Self> {
         let mut cache = Self::new(shape.clone());
         let tokens: usize = pieces.iter().map(|(_, tokens)| tokens).sum();
-        // There is room for a row more, so the result is never one of the pieces.
+        if tokens == 0 {
+            return Ok(cache);
+        }
+        // There is room for a row more, which is written in place.
         let room = (tokens / STEP + 1) * STEP;
         for (piece, _) in &mut pieces {
             piece.layers.reverse();
@@ -367,24 +400,18 @@ impl Cache {
                 .iter_mut()
                 .filter_map(|(piece, tokens)| Some((piece.layers.pop()?, *tokens as i32)))
                 .collect();
-            let rest = layer.zeros(shape.format, room - tokens)?;
-            let joined = |which: i32| {
-                let part = |(index, rest): (usize, &Array)| {
-                    let rows = layers
+            let joined = |kind: i32| {
+                let part = |index: usize| {
+                    let parts = layers
                         .iter()
-                        .map(|(parts, tokens)| parts[index].try_index((which, .., ..*tokens, ..)));
-                    let mut rows = rows.collect::<Result<Vec<Array>>>()?;
-                    rows.push(rest.clone());
-                    concatenate(&rows, 1)
+                        .map(|(parts, tokens)| (&parts[index], *tokens));
+                    device.evaluate_joined(&parts.collect::<Vec<_>>(), kind, room as i32)
                 };
-                rest.iter()
-                    .enumerate()
-                    .map(part)
-                    .collect::<Result<Vec<Array>>>()
+                let parts = 0..layer.parts(shape.format).len();
+                parts.map(part).collect::<Result<Vec<Array>>>()
             };
             let kinds = (0..layer.kinds() as i32).map(joined);
             let kinds = kinds.collect::<Result<Vec<Vec<Array>>>>()?;
-            eval(kinds.iter().flatten())?;
             cache.layers.push(Layer { kinds });
         }
         cache.advance(tokens);

@@ -9,6 +9,11 @@ use serde::Deserialize;
 
 use super::adapter::Side;
 use super::device::Device;
+#[cfg(target_os = "linux")]
+use super::native::{
+    NativeError,
+    chain::{Chain, Numbers},
+};
 use super::packed::Packed;
 use super::weights::Weights;
 use crate::engine::EngineError;
@@ -50,6 +55,28 @@ impl Matrix {
         match &self.form {
             Form::Dense(dense) => self.device.product(x, dense),
             Form::Packed(packed) => self.device.packed_product(x, packed),
+        }
+    }
+
+    /// Whether its products are our own.
+    #[cfg(target_os = "linux")]
+    fn is_own(&self) -> bool {
+        self.device.is_own()
+            && match &self.form {
+                Form::Dense(_) => true,
+                Form::Packed(packed) => packed.biases.is_some(),
+            }
+    }
+
+    /// The same product in a chain, where it is our own.
+    #[cfg(target_os = "linux")]
+    fn chained(&self, chain: &mut Chain, x: Numbers) -> Result<Numbers, NativeError> {
+        match &self.form {
+            Form::Dense(dense) => chain.dense_product(x, dense),
+            Form::Packed(packed) => match &packed.biases {
+                Some(biases) => chain.packed_product(x, packed, biases),
+                None => Err(NativeError::Failed("a form that no chain has".into())),
+            },
         }
     }
 
@@ -105,6 +132,22 @@ impl Linear {
         }
         match &self.side {
             Some(side) => side.beside(x, product),
+            None => Ok(product),
+        }
+    }
+
+    /// Whether a chain can have it, as long as no adapter stands beside it.
+    #[cfg(target_os = "linux")]
+    pub fn is_own(&self) -> bool {
+        self.matrix.is_own()
+    }
+
+    /// The same in a chain.
+    #[cfg(target_os = "linux")]
+    pub fn chained(&self, chain: &mut Chain, x: Numbers) -> Result<Numbers, NativeError> {
+        let product = self.matrix.chained(chain, x)?;
+        match &self.bias {
+            Some(bias) => chain.shift(product, bias),
             None => Ok(product),
         }
     }
@@ -200,6 +243,12 @@ impl RmsNorm {
     /// `x` `[…, size]`, each row brought to the same length.
     pub fn apply(&self, x: &Array) -> MlxResult<Array> {
         self.device.rms_norm(x, &self.weight, self.epsilon)
+    }
+
+    /// The same in a chain.
+    #[cfg(target_os = "linux")]
+    pub fn chained(&self, chain: &mut Chain, x: Numbers) -> Result<Numbers, NativeError> {
+        chain.rms_norm(x, &self.weight, self.epsilon)
     }
 }
 

@@ -4,7 +4,10 @@
 //! CPU device; what is faster where is decided by the caller.
 #![expect(unsafe_code, reason = "calls the C++ library beside this file")]
 
+pub mod chain;
+
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -81,6 +84,21 @@ unsafe extern "C" {
         cap: f32,
         sinks: *const mlx_array,
     ) -> c_int;
+    fn roundhouse_rows_taken(
+        result: *mut mlx_array,
+        kinds: *const mlx_array,
+        count: usize,
+        first: c_int,
+        last: c_int,
+    ) -> c_int;
+    fn roundhouse_rows_joined(
+        result: *mut mlx_array,
+        pieces: *const mlx_array,
+        rows: *const c_int,
+        count: usize,
+        kind: c_int,
+        room: c_int,
+    ) -> c_int;
     fn roundhouse_map_open(path: *const c_char) -> *mut c_void;
     fn roundhouse_map_length(map: *const c_void) -> usize;
     fn roundhouse_map_array(
@@ -123,6 +141,11 @@ pub fn prepare(threads: usize) -> Result<(), NativeError> {
         _ => Err(NativeError::Failed(last_error())),
     }
 }
+
+/// Held by a test that compares numbers to the last bit, and by one that chooses
+/// instructions while it writes: the choice is one for all threads.
+#[cfg(test)]
+pub static INSTRUCTIONS: std::sync::RwLock<()> = std::sync::RwLock::new(());
 
 /// Makes products use one instruction set: 0 portable, 1 AVX2, 2 AVX-512. False
 /// where the processor lacks it.
@@ -262,6 +285,33 @@ pub fn packed_attention(
 /// The window as the library has it: 0 is none.
 fn window_of(scores: &Scores) -> c_int {
     c_int::try_from(scores.window.unwrap_or(0)).unwrap_or(c_int::MAX)
+}
+
+/// The `rows` of each of `kinds` `[heads, room, width]`, of one shape and number format:
+/// `[kinds, heads, rows, width]`. Evaluates: what goes in, and the copy.
+pub fn evaluate_rows(kinds: &[&Array], rows: Range<i32>) -> Result<Array, NativeError> {
+    let kinds: Vec<mlx_array> = kinds.iter().map(|kind| kind.as_ptr()).collect();
+    // SAFETY: as in `quantized_matmul`; `kinds` are as many handles as are counted.
+    array_of(|result| unsafe {
+        roundhouse_rows_taken(result, kinds.as_ptr(), kinds.len(), rows.start, rows.end)
+    })
+}
+
+/// The first rows of each of `pieces` `[kinds, heads, rows, width]`, as many as beside it,
+/// of its array number `kind`, one piece after the other and zeros behind them:
+/// `[heads, room, width]`. There is at least one piece. Evaluates: what goes in, and the copy.
+pub fn evaluate_joined(
+    pieces: &[(&Array, i32)],
+    kind: i32,
+    room: i32,
+) -> Result<Array, NativeError> {
+    let (count, rows) = (pieces.len(), pieces.iter().map(|(_, rows)| *rows));
+    let rows: Vec<c_int> = rows.collect();
+    let pieces: Vec<mlx_array> = pieces.iter().map(|(piece, _)| piece.as_ptr()).collect();
+    // SAFETY: as in `quantized_matmul`; of both lists there are as many as are counted.
+    array_of(|result| unsafe {
+        roundhouse_rows_joined(result, pieces.as_ptr(), rows.as_ptr(), count, kind, room)
+    })
 }
 
 /// A file in memory from which arrays are made without copying. The arrays keep

@@ -55,6 +55,12 @@ impl Rope {
         }
     }
 
+    /// Whether pairs are neighbours instead of halves.
+    #[cfg(target_os = "linux")]
+    pub fn is_traditional(&self) -> bool {
+        self.traditional
+    }
+
     /// Prepares the turn of sequences, each by the place at which it continues and how many
     /// rows it brings.
     pub fn turn(&self, sequences: impl Iterator<Item = (usize, usize)> + Clone) -> Turn {

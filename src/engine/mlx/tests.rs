@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use self::tiny::Tiny;
 use super::device::Device;
-use super::kv::Piece;
+use super::kv::{Cache, Piece};
 use super::{MlxNetwork, Settings, load, load_on};
 use crate::engine::prefix::Owner;
 use crate::engine::sampling::Sampling;
@@ -23,7 +23,7 @@ use crate::engine::stored::room::Quota;
 use crate::engine::stored::{Key, Place, file};
 use crate::engine::thread::outlet::Said;
 use crate::engine::thread::{self, Engine, Job};
-use crate::engine::{EngineError, Network};
+use crate::engine::{EngineError, Network, Reading};
 
 /// What two ways to the same number may differ by. The order of sums differs,
 /// nothing else; logits of the tiny models are around 1.
@@ -96,22 +96,35 @@ fn check_single(name: &str, network: &mut MlxNetwork, prompt: &[u32], whole: &[V
     }
 }
 
-/// Sequences of different length, one of which grows over the step of a cache.
+/// Sequences of different length, one of which grows over the step of a cache, read in
+/// one pass.
 fn check_batch(name: &str, network: &mut MlxNetwork) {
     let lengths = [3u32, 254, 40];
-    let mut alone = Vec::new();
-    let mut caches = Vec::new();
-    for (i, length) in lengths.into_iter().enumerate() {
-        let prompt = tokens(length + 4, i as u32);
+    let prompts = [0, 1, 2].map(|i| tokens(lengths[i] + 4, i as u32));
+    let mut whole = |prompt: &Vec<u32>| {
         let mut cache = network.new_cache();
-        alone.push(network.logits_of_all(&mut cache, &prompt).unwrap());
-        let mut cache = network.new_cache();
-        let start = &prompt[..length as usize];
-        network.prefill(&mut cache, start, false).unwrap();
-        caches.push(cache);
+        network.logits_of_all(&mut cache, prompt).unwrap()
+    };
+    let alone: Vec<Vec<Vec<f32>>> = prompts.iter().map(&mut whole).collect();
+    let mut caches: Vec<Cache> = lengths.iter().map(|_| network.new_cache()).collect();
+    let starts = caches.iter_mut().zip(&prompts).enumerate();
+    let starts = starts.map(|(i, (cache, prompt))| Reading {
+        cache,
+        tokens: &prompt[..lengths[i] as usize],
+        want_logits: i != 1,
+    });
+    let mut starts: Vec<Reading<'_, Cache>> = starts.collect();
+    let read = network.prefill_batch(&mut starts).unwrap();
+    assert_eq!(read.len(), lengths.len());
+    for (i, logits) in read.into_iter().enumerate() {
+        let expected = &alone[i][lengths[i] as usize - 1];
+        match logits {
+            Some(logits) => assert_close(&logits, expected, &format!("{name}, prompt {i} of 3")),
+            None => assert_eq!(i, 1, "{name}: only these are not wanted"),
+        }
     }
     for step in 0..4 {
-        let token = |i: usize| tokens(lengths[i] + 4, i as u32)[lengths[i] as usize + step];
+        let token = |i: usize| prompts[i][lengths[i] as usize + step];
         let next: Vec<[u32; 1]> = (0..lengths.len()).map(|i| [token(i)]).collect();
         let batch = caches.iter_mut().zip(&next);
         let mut batch: Vec<_> = batch.map(|(cache, next)| (cache, &next[..])).collect();

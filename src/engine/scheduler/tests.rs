@@ -8,6 +8,7 @@ const LIMITS: Limits = Limits {
     parallel: 3,
     room: 64,
     chunk: 8,
+    together: 6,
     block: 4,
 };
 
@@ -20,7 +21,11 @@ fn scheduler(sequences: &[(Id, u64, u64)]) -> Scheduler {
 }
 
 fn prefill(id: Id, from: u64, length: u64, last: bool) -> Work {
-    Work::Prefill {
+    Work::Prefill(vec![chunk(id, from, length, last)])
+}
+
+fn chunk(id: Id, from: u64, length: u64, last: bool) -> Chunk {
+    Chunk {
         id,
         from,
         length,
@@ -67,6 +72,31 @@ fn prompts_are_read_in_turn_between_steps_of_others() {
         prefill(1, 8, 4, true),
     ];
     assert_eq!(works, expected);
+}
+
+#[test]
+fn short_prompts_are_read_together_and_none_is_overtaken() {
+    let mut scheduler = scheduler(&[(1, 2, 9), (2, 3, 9), (3, 1, 9)]);
+    let all = vec![
+        chunk(1, 0, 2, true),
+        chunk(2, 0, 3, true),
+        chunk(3, 0, 1, true),
+    ];
+    assert_eq!(next(&mut scheduler).work, Work::Prefill(all));
+    assert_eq!(next(&mut scheduler).work, Work::Decode(vec![1, 2, 3]));
+
+    // What has no room within the six is not cut, and holds up those behind it.
+    let mut scheduler = self::scheduler(&[(1, 3, 9), (2, 4, 9), (3, 1, 9)]);
+    assert_eq!(next(&mut scheduler).work, prefill(1, 0, 3, true));
+    assert_eq!(next(&mut scheduler).work, Work::Decode(vec![1]));
+    let both = vec![chunk(2, 0, 4, true), chunk(3, 0, 1, true)];
+    assert_eq!(next(&mut scheduler).work, Work::Prefill(both));
+
+    // The rest of a long one is read with a short one, whichever came first.
+    let mut scheduler = self::scheduler(&[(1, 11, 9), (2, 2, 9)]);
+    assert_eq!(next(&mut scheduler).work, prefill(1, 0, 8, false));
+    let both = vec![chunk(1, 8, 3, true), chunk(2, 0, 2, true)];
+    assert_eq!(next(&mut scheduler).work, Work::Prefill(both));
 }
 
 #[test]
@@ -162,6 +192,7 @@ fn the_only_one_that_speaks_gives_way_to_an_older_prompt() {
         parallel: 2,
         room: 24,
         chunk: 1,
+        together: 1,
         block: 1,
     });
     scheduler.arrive(1, 20, 4).expect("fits");
@@ -188,13 +219,8 @@ fn what_a_cache_holds_already_is_not_read() {
     scheduler.holds(1, 17);
     // One token has to be read, whatever is there.
     scheduler.holds(2, 3);
-    let works = [(); 3].map(|()| scheduler.plan().work);
-    let expected = [
-        prefill(1, 17, 3, true),
-        Work::Decode(vec![1]),
-        prefill(2, 2, 1, true),
-    ];
-    assert_eq!(works, expected);
+    let rests = vec![chunk(1, 17, 3, true), chunk(2, 2, 1, true)];
+    assert_eq!(scheduler.plan().work, Work::Prefill(rests));
 }
 
 #[test]
@@ -322,21 +348,25 @@ impl Driver {
         }
         match &plan.work {
             Work::Idle => {}
-            Work::Prefill {
-                id,
-                from,
-                length,
-                last,
-            } => {
-                assert!(!(stalls && had_read), "two chunks in a row stall others");
-                assert!((1..=LIMITS.chunk).contains(length));
-                let cache = self.caches.get_mut(id).expect("a cache");
-                assert_eq!(cache, from);
-                *cache += length;
-                if *last {
-                    let (prompt, _, made) = self.open[id];
-                    assert_eq!(*cache, prompt + made);
-                    self.make(*id);
+            Work::Prefill(chunks) => {
+                assert!(!(stalls && had_read), "two passes in a row stall others");
+                let tokens = chunks.iter().map(|chunk| chunk.length).sum::<u64>();
+                assert!(tokens <= LIMITS.chunk, "a step of {tokens} tokens");
+                if chunks.len() > 1 {
+                    assert!(tokens <= LIMITS.together, "{tokens} tokens together");
+                    assert!(chunks.iter().all(|chunk| chunk.last), "a part of one");
+                }
+                assert!(chunks.is_sorted_by(|one, other| one.id < other.id));
+                for chunk in chunks {
+                    assert!(chunk.length > 0);
+                    let cache = self.caches.get_mut(&chunk.id).expect("a cache");
+                    assert_eq!(*cache, chunk.from);
+                    *cache += chunk.length;
+                    if chunk.last {
+                        let (prompt, _, made) = self.open[&chunk.id];
+                        assert_eq!(*cache, prompt + made);
+                        self.make(chunk.id);
+                    }
                 }
             }
             Work::Decode(batch) => {

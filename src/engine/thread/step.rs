@@ -1,6 +1,6 @@
 //! The engine thread's loop: takes what it is told, asks the scheduler what to do,
-//! does it. One step is one chunk of one prompt or one token of every sequence
-//! that is being answered, and some more of those whose next ones can be guessed, so
+//! does it. One step is one chunk of one prompt, several short ones, or one token of
+//! every sequence that is being answered, and some more of those whose next ones can be guessed, so
 //! whoever cancels waits for one step at most.
 
 use std::collections::BTreeMap;
@@ -15,9 +15,9 @@ use super::masks::{Coming, Masks};
 use super::outlet::{Inlet, Said};
 use super::{Command, Counts, Job};
 use crate::engine::sampling::Sampler;
-use crate::engine::scheduler::{Id, Limits, Scheduler, Work};
+use crate::engine::scheduler::{Chunk, Id, Limits, Scheduler, Work};
 use crate::engine::speculation::pace::Record;
-use crate::engine::{EngineError, Finish, Network};
+use crate::engine::{EngineError, Finish, Network, Reading};
 
 /// Everything the engine thread owns.
 pub(super) struct Stepping<N: Network> {
@@ -106,12 +106,7 @@ impl<N: Network> Stepping<N> {
                     Ok(command) => self.obey(command),
                     Err(_) => return,
                 },
-                Work::Prefill {
-                    id,
-                    from,
-                    length,
-                    last,
-                } => self.prefill(id, from as usize, length as usize, last),
+                Work::Prefill(chunks) => self.prefill(&chunks),
                 Work::Decode(batch) => self.decode(&batch),
             }
         }
@@ -158,6 +153,14 @@ impl<N: Network> Stepping<N> {
         if prompt == 0 || answer == 0 {
             let reason = "a sequence needs a token to begin with and one to make";
             let _ = inlet.say(Said::Failed(EngineError::Unsupported(reason.to_owned())));
+            return;
+        }
+        let vocabulary = self.network.vocabulary();
+        let beyond = |token: &&u32| **token as usize >= vocabulary;
+        if let Some(token) = job.prompt.iter().find(beyond) {
+            // It would fail those that are read with it.
+            let reason = format!("token {token} is not in the vocabulary of {vocabulary}");
+            let _ = inlet.say(Said::Failed(EngineError::Unsupported(reason)));
             return;
         }
         if let Err(never) = self.scheduler.arrive(id, prompt, answer) {
@@ -220,27 +223,45 @@ impl<N: Network> Stepping<N> {
         }
     }
 
-    fn prefill(&mut self, id: Id, from: usize, length: usize, last: bool) {
-        let Some(open) = self.sequences.get_mut(&id) else {
-            return;
-        };
-        let (Some(cache), Some(tokens)) =
-            (open.cache.as_mut(), open.tokens.get(from..from + length))
-        else {
-            return self.fail(id, &missing());
-        };
+    fn prefill(&mut self, chunks: &[Chunk]) {
+        // Both are in the order of ids.
+        let opens = self.sequences.iter_mut();
+        let opens = opens.filter_map(|(id, open)| {
+            let place = chunks.binary_search_by_key(id, |chunk| chunk.id).ok()?;
+            Some((open, &chunks[place]))
+        });
+        let mut batch: Vec<Reading<'_, N::Cache>> = opens
+            .filter_map(|(open, chunk)| {
+                let (from, length) = (chunk.from as usize, chunk.length as usize);
+                Some(Reading {
+                    tokens: open.tokens.get(from..from + length)?,
+                    cache: open.cache.as_mut()?,
+                    want_logits: chunk.last,
+                })
+            })
+            .collect();
+        let expected = batch.len();
         let began = Instant::now();
-        match self.network.prefill(cache, tokens, last) {
-            Err(error) => self.fail(id, &error),
-            Ok(logits) => {
-                self.kept.prefilled(length as u64, began.elapsed());
-                self.counts.read.fetch_add(length as u64, Ordering::Relaxed);
-                match logits {
-                    Some(logits) if last => drop(self.choose(id, logits, None)),
-                    None if last => self.fail(id, &missing()),
-                    _ => {}
+        let result = self.network.prefill_batch(&mut batch);
+        let error = match result {
+            Ok(logits) if logits.len() == chunks.len() && expected == chunks.len() => {
+                let length = chunks.iter().map(|chunk| chunk.length).sum();
+                self.kept.prefilled(length, began.elapsed());
+                self.counts.read.fetch_add(length, Ordering::Relaxed);
+                for (chunk, logits) in chunks.iter().zip(logits) {
+                    match logits {
+                        Some(logits) if chunk.last => drop(self.choose(chunk.id, logits, None)),
+                        None if chunk.last => self.fail(chunk.id, &missing()),
+                        _ => {}
+                    }
                 }
+                return;
             }
+            Ok(_) => missing(),
+            Err(error) => error,
+        };
+        for chunk in chunks {
+            self.fail(chunk.id, &error);
         }
     }
 

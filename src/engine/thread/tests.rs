@@ -3,9 +3,9 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::*;
-use crate::engine::Finish;
 use crate::engine::guide::{Allowed, Guide, GuideError};
 use crate::engine::stored::Tensor;
+use crate::engine::{Finish, Reading};
 use crate::model::safetensors::{Dtype, Header};
 
 /// A network that says, after a token, the next higher one; its cache is the list
@@ -56,20 +56,25 @@ impl Network for Counting {
         Ok(())
     }
 
-    fn prefill(
+    fn prefill_batch(
         &mut self,
-        cache: &mut Vec<u32>,
-        tokens: &[u32],
-        want_logits: bool,
-    ) -> Result<Option<Vec<f32>>, EngineError> {
-        self.call(format!("prefill {}", tokens.len()));
-        cache.extend(tokens);
-        // What is in the cache is the sequence without a gap.
-        assert!(
-            self.gaps || cache.windows(2).all(|pair| pair[1] == pair[0] + 1),
-            "{cache:?}"
-        );
-        want_logits.then(|| self.after(cache)).transpose()
+        batch: &mut [Reading<'_, Vec<u32>>],
+    ) -> Result<Vec<Option<Vec<f32>>>, EngineError> {
+        let lengths = batch.iter().map(|reading| reading.tokens.len().to_string());
+        self.call(format!("prefill {}", lengths.collect::<Vec<_>>().join("+")));
+        let mut answers = Vec::new();
+        for reading in batch {
+            reading.cache.extend(reading.tokens);
+            // What is in the cache is the sequence without a gap.
+            assert!(
+                self.gaps || reading.cache.windows(2).all(|pair| pair[1] == pair[0] + 1),
+                "{:?}",
+                reading.cache
+            );
+            let logits = reading.want_logits.then(|| self.after(reading.cache));
+            answers.push(logits.transpose()?);
+        }
+        Ok(answers)
     }
 
     fn decode(
@@ -272,6 +277,35 @@ async fn sequences_are_read_in_and_answered() {
     assert_eq!(calls[3..], ["decode 1"; 4]);
     let counted = setup.engine.counted();
     assert_eq!((counted.read, counted.made), (20, 5));
+}
+
+/// Starts sequences that all wait when the first step is over, and reads them to their ends.
+fn told_at_once(setup: &Setup, open: mpsc::Sender<()>, jobs: Vec<Job>) -> Vec<Vec<u32>> {
+    // A whole chunk, so that nothing is read with it, whoever has come meanwhile.
+    let first = setup.engine.begin(job(0..8, 1));
+    let sequences = jobs.into_iter().map(|job| said(setup.engine.begin(job)));
+    let sequences: Vec<_> = sequences.collect();
+    drop(open);
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let told = runtime.expect("a runtime").block_on(async {
+        said(first).await;
+        futures_util::future::join_all(sequences).await
+    });
+    told.into_iter().map(|(tokens, _)| tokens).collect()
+}
+
+#[test]
+fn short_prompts_that_wait_are_read_in_one_pass() {
+    let (open, gate) = mpsc::channel();
+    let setup = start(settings(2000), Some(gate), None);
+    let jobs = vec![job(10..12, 3), job(20..24, 3), job(30..32, 3)];
+    let told = told_at_once(&setup, open, jobs);
+    let expected = [[12, 13, 14], [24, 25, 26], [32, 33, 34]];
+    assert_eq!(told, expected.map(Vec::from));
+    let calls = setup.calls.lock().expect("calls").clone();
+    let expected = ["prefill 8", "prefill 2+4+2", "decode 3", "decode 3"];
+    assert_eq!(calls, expected);
+    assert_eq!(setup.engine.counted().read, 8 + 2 + 4 + 2);
 }
 
 #[tokio::test]
@@ -590,8 +624,11 @@ async fn what_can_never_fit_fails_alone() {
     ));
     let (tokens, _) = said(setup.engine.begin(job(0..90, 10))).await;
     assert_eq!(tokens.len(), 10);
-    let (_, ended) = said(setup.engine.begin(job(0..0, 10))).await;
-    assert!(matches!(ended, Some(Said::Failed(_))));
+    // Nothing to begin with, and a token that there is none of.
+    for prompt in [0..0, VOCABULARY - 1..VOCABULARY + 1] {
+        let (_, ended) = said(setup.engine.begin(job(prompt, 10))).await;
+        assert!(matches!(ended, Some(Said::Failed(_))));
+    }
 }
 
 #[tokio::test]

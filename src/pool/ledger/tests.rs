@@ -11,6 +11,7 @@ fn load(estimate: u64, kv: u64) -> LoadPlan {
     LoadPlan {
         kv: ByteSize(kv),
         estimated: true,
+        standby: None,
         ..LoadPlan::clone(&plan("a", estimate))
     }
 }

@@ -128,7 +128,7 @@ impl Machine {
         let need = slot.map_or(own, Slot::need);
         let claim = slot.and_then(Slot::claim).map_or(Room::default(), |_| need);
         let promised = self.slots.claimed().less(claim);
-        let (now, then) = (self.books().plus(need), promised.plus(need));
+        let (now, then) = (self.slots.books().plus(need), promised.plus(need));
         now.fits(self.limit()) && then.fits(self.limit())
     }
 

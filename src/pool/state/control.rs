@@ -228,6 +228,7 @@ impl Machine {
             return;
         }
         self.preloading.clear();
+        self.dismiss(out);
         for model in self.slots.names() {
             self.refuse_all(&model, out, |_| Refused::ShuttingDown);
             let Some(slot) = self.slots.get_mut(&model) else {

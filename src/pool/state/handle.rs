@@ -189,6 +189,11 @@ impl Machine {
             && let Some(worker) = &mut slot.running
         {
             worker.pid = Some(pid);
+        } else if let Some(standby) = self.standby(generation) {
+            standby.pid = Some(pid);
+            let plan = standby.plan.clone();
+            // It is shown.
+            self.slots.get_mut(&plan.model);
         }
     }
 
@@ -204,7 +209,8 @@ impl Machine {
     ) {
         let due = self.due(now);
         let Some((model, slot)) = self.worker(generation) else {
-            return;
+            let reason = "its worker loaded before it was told to".to_owned();
+            return self.standby_failed(generation, reason, now, out);
         };
         let Some(worker) = &mut slot.running else {
             return;
@@ -260,7 +266,7 @@ impl Machine {
         out: &mut Vec<Effect>,
     ) {
         let Some((model, slot)) = self.worker(generation) else {
-            return;
+            return self.standby_failed(generation, reason, now, out);
         };
         let Some(worker) = slot.running.as_ref() else {
             return;
@@ -321,7 +327,7 @@ impl Machine {
         out: &mut Vec<Effect>,
     ) {
         let Some((model, slot)) = self.worker(generation) else {
-            return;
+            return self.standby_exited(generation, how, now, out);
         };
         let Some(worker) = slot.running.take() else {
             return;

@@ -90,7 +90,7 @@ impl Machine {
         now: Instant,
     ) {
         let Some((model, slot)) = self.worker(generation) else {
-            return;
+            return self.standby_seen(generation, held);
         };
         let Some(worker) = &mut slot.running else {
             return;
@@ -124,6 +124,8 @@ impl Machine {
             && let Some(worker) = &mut slot.running
         {
             worker.holding.ran_out = true;
+        } else {
+            self.standby_ran_out(generation);
         }
     }
 

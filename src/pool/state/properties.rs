@@ -110,13 +110,22 @@ fn step() -> impl Strategy<Value = Step> {
 /// Five models of some sizes, some kept or preloaded or timed.
 fn models() -> impl Strategy<Value = Vec<Resident>> {
     let rival = prop::option::weighted(0.2, 0..MODELS.len());
-    let one = (1..9u64, 0..6u8, prop::option::of(1..300u64), 1..5u32, rival);
+    let standby = prop::option::weighted(0.7, 1..4u64);
+    let one = (
+        1..9u64,
+        0..6u8,
+        prop::option::of(1..300u64),
+        1..5u32,
+        (rival, standby),
+    );
     prop::collection::vec(one, MODELS.len()).prop_map(|all| {
         let residents = all.into_iter().zip(MODELS);
         residents
-            .map(|((size, role, idle, parallel, rival), name)| {
+            .map(|((size, role, idle, parallel, (rival, standby)), name)| {
                 let mut resident = resident(name, size);
-                Arc::make_mut(&mut resident.plan).parallel = parallel;
+                let plan = Arc::make_mut(&mut resident.plan);
+                plan.parallel = parallel;
+                plan.standby = standby.map(ByteSize);
                 Resident {
                     keep: role == 0,
                     preload: role == 1,
@@ -140,8 +149,15 @@ fn choose<T: Clone>(all: &[T], number: usize) -> Option<T> {
 /// The models whose workers load.
 fn loading(world: &World) -> Vec<String> {
     let workers = world.workers.values();
-    let loading = workers.filter(|w| w.gate.is_none() && !w.is_told_to_end);
+    let loading = workers.filter(|w| w.gate.is_none() && !w.is_told_to_end && !w.stands_by);
     loading.map(|worker| worker.model.clone()).collect()
+}
+
+/// The models whose workers load or stand by.
+fn coming(world: &World) -> Vec<String> {
+    let workers = world.workers.values();
+    let coming = workers.filter(|w| w.gate.is_none() && !w.is_told_to_end);
+    coming.map(|worker| worker.model.clone()).collect()
 }
 
 /// Lets one thing happen, if it can.
@@ -170,7 +186,7 @@ fn happen(world: &mut World, all: &[Resident], step: &Step) {
             }
         }
         Step::FailLoad(number) => {
-            if let Some(model) = choose(&loading(world), number) {
+            if let Some(model) = choose(&coming(world), number) {
                 world.fail_load(&model);
             }
         }
@@ -209,7 +225,9 @@ fn happen(world: &mut World, all: &[Resident], step: &Step) {
         }
         Step::Resize(model, size) => {
             if let Some(known) = world.residents.get_mut(MODELS[model]) {
+                let standby = known.plan.standby;
                 known.plan = resident(MODELS[model], size).plan;
+                Arc::make_mut(&mut known.plan).standby = standby;
                 world.apply();
             }
         }

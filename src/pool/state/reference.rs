@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::Machine;
 use super::slot::{Phase, Slot, most_leases};
+use super::standby::Standby;
 use super::world::World;
 use crate::config::Contention;
 use crate::pool::evict::{Room, victims};
@@ -141,12 +142,19 @@ pub fn left_undone(machine: &Machine, now: Instant) -> Option<String> {
         if missing == Room::default() && of_rivals.clone().next().is_none() {
             let is_gone = machine.slots[&model].running.is_none();
             if is_gone
-                && books(machine).plus(need).fits(machine.limit())
+                && loaded(machine).plus(need).fits(machine.limit())
                 && takes_from_nobody
                 && rivals.iter().all(|(_, rival)| rival.running.is_none())
                 && !waits_for_calm(machine, &model)
             {
-                return Some(format!("{model} could be started"));
+                match &machine.standby {
+                    Some(standby) if is_in_the_way(machine, standby, &model) => {
+                        if !standby.is_leaving {
+                            return Some(format!("what stands by is in the way of {model}"));
+                        }
+                    }
+                    _ => return Some(format!("{model} could be started")),
+                }
             }
             continue;
         }
@@ -212,9 +220,61 @@ fn is_leaving(slot: &Slot) -> bool {
         .is_some_and(|worker| worker.is_leaving())
 }
 
-/// Bytes and places that are taken.
-pub fn books(machine: &Machine) -> Room {
+/// Bytes and places that workers take.
+fn loaded(machine: &Machine) -> Room {
     running(machine).fold(Room::default(), |sum, (_, slot)| sum.plus(room(slot)))
+}
+
+/// Bytes and places that are taken, also by what stands by.
+pub fn books(machine: &Machine) -> Room {
+    let standby = machine.standby.as_ref().map(Standby::room);
+    loaded(machine).plus(standby.unwrap_or_default())
+}
+
+/// Whether a model for which there is room otherwise cannot be started beside what stands
+/// by.
+fn is_in_the_way(machine: &Machine, standby: &Standby, model: &str) -> bool {
+    let slot = &machine.slots[model];
+    match standby.plan.model == model {
+        true => standby.is_leaving || standby.plan != slot.plan,
+        false => !books(machine).plus(slot.need()).fits(machine.limit()),
+    }
+}
+
+/// What is wrong about what stands by, as words: it should not, or something should.
+pub fn standby_left_undone(machine: &Machine, now: Instant) -> Option<String> {
+    let (books, limit) = (books(machine).bytes, machine.limit().bytes);
+    let next = comes_next(machine, now);
+    match &machine.standby {
+        Some(standby) if standby.is_leaving => None,
+        Some(standby) => {
+            let is_next = next.is_some_and(|slot| slot.plan == standby.plan);
+            let may_stay = is_next && books <= limit;
+            (!may_stay).then(|| format!("{} stands by", standby.plan.model))
+        }
+        None => {
+            let slot = next?;
+            let bytes = slot.plan.standby?.0.max(slot.standby_held.0);
+            let fits = books + bytes.min(slot.need().bytes) <= limit;
+            fits.then(|| format!("nothing stands by for {}", slot.plan.model))
+        }
+    }
+}
+
+/// The first in the line whom nobody holds up, if nobody has to be told to go any more for
+/// it and somebody is going.
+fn comes_next(machine: &Machine, now: Instant) -> Option<&Slot> {
+    if machine.shutdown.is_some() || !running(machine).any(|(_, slot)| is_leaving(slot)) {
+        return None;
+    }
+    let mut line = line(machine, now).into_iter();
+    let (_, model) = line.find(|(_, model)| !machine.is_held_up(model))?;
+    let slot = &machine.slots[&model];
+    let mut rivals = rivals(machine, &model).filter(|(_, rival)| rival.running.is_some());
+    let is_alone = rivals.all(|(_, rival)| is_leaving(rival));
+    let stay = running(machine).filter(|(_, slot)| !is_leaving(slot));
+    let there = stay.fold(slot.need(), |sum, (_, slot)| sum.plus(room(slot)));
+    (slot.running.is_none() && is_alone && there.fits(machine.limit())).then_some(slot)
 }
 
 /// The models that are never beside one, as each of the two may say.

@@ -44,10 +44,12 @@ impl Machine {
             return;
         }
         let mut taken = self.books();
-        let is_leaving = self.slots.running().any(|(_, slot)| {
-            let worker = slot.running.as_ref();
-            worker.is_some_and(Worker::is_leaving)
-        });
+        // Nobody waits, so what stands by goes too.
+        let is_leaving = self.standby.is_some()
+            || self.slots.running().any(|(_, slot)| {
+                let worker = slot.running.as_ref();
+                worker.is_some_and(Worker::is_leaving)
+            });
         for (victim, failed) in std::mem::take(&mut self.restoring) {
             let turn = Turn {
                 since: now,

@@ -124,7 +124,9 @@ impl Machine {
             let chosen = match self.way(slot, prospect, now) {
                 Way::Open => {
                     let is_gone = slot.running.is_none() && self.has_calm(slot);
-                    return is_gone && self.is_free(slot, prospect, now);
+                    return is_gone
+                        && self.is_free(slot, prospect, now)
+                        && self.can_start_beside_standby(model, out);
                 }
                 Way::Barred => return false,
                 Way::Through { chosen, is_busy } if is_busy && !may_drain => {
@@ -172,6 +174,11 @@ impl Machine {
                 .map(|it| (self.workers[&it.generation].clone(), it.room, it.busy))
                 .collect(),
         }
+    }
+
+    /// Whether nobody has to be told to go any more for whoever is first in the line.
+    pub(super) fn is_way_open(&self, slot: &Slot, now: Instant) -> bool {
+        matches!(self.way(slot, &mut Prospect::default(), now), Way::Open)
     }
 
     /// What it takes until a model fits beside what stays and what is promised.

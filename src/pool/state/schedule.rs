@@ -71,7 +71,7 @@ impl Machine {
                 break;
             }
         }
-        self.slots.settle(now);
+        self.stand_by(now, out);
         self.slots.forget();
     }
 
@@ -226,22 +226,32 @@ impl Machine {
         self.refuse_all(model, out, |_| refused.clone());
     }
 
-    /// Reserves the memory and asks for the process.
+    /// Reserves the memory and asks for the process, or for the one that stands by to go on.
     fn start(&mut self, model: &str, now: Instant, out: &mut Vec<Effect>) {
+        let standby = self.take_standby(model);
         let Some(slot) = self.slots.get_mut(model) else {
             return;
         };
         slot.overtaken = None;
-        self.last_generation += 1;
-        let generation = self.last_generation;
+        let (generation, pid, held) = match standby {
+            Some(standby) => (standby.generation, standby.pid, standby.held),
+            None => {
+                self.last_generation += 1;
+                (self.last_generation, None, ByteSize::ZERO)
+            }
+        };
+        let need = ByteSize(slot.need().bytes);
         self.counters.loads += 1;
         self.counters.swaps += u64::from(std::mem::take(&mut slot.displaces));
         slot.running = Some(Worker {
             generation,
             plan: slot.plan.clone(),
-            reserved: ByteSize(slot.need().bytes),
-            holding: Holding::promised(ByteSize(slot.need().bytes)),
-            pid: None,
+            reserved: need.max(held),
+            holding: Holding {
+                held,
+                ..Holding::promised(need)
+            },
+            pid,
             started: now,
             progress: None,
             phase: Phase::Loading {

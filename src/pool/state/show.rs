@@ -87,8 +87,12 @@ impl Machine {
         shown.listed = slot.listed;
         shown.keep = slot.keep;
         shown.need = ByteSize(slot.need().bytes);
-        shown.reserved = worker.map_or(ByteSize::ZERO, |worker| worker.reserved);
-        shown.footprint = worker.map(|worker| worker.holding.held);
+        let standby = self.standby_of(&shown.model);
+        let held_ready = standby.map_or(ByteSize::ZERO, |it| ByteSize(it.room().bytes));
+        shown.reserved = worker.map_or(held_ready, |worker| worker.reserved);
+        let held = worker.map(|worker| worker.holding.held);
+        shown.footprint = held.or(standby.map(|standby| standby.held));
+        shown.standby = standby.and_then(|standby| standby.pid);
         shown.ready = ready.cloned();
         shown.pid = worker.and_then(|worker| worker.pid);
         shown.generation = worker.map(|worker| worker.generation);

@@ -44,6 +44,8 @@ pub(super) struct Slot {
     pub early_crashes: u32,
     /// What is known of the memory of the next load.
     pub outlook: Outlook,
+    /// The most that a process which stood by for it was seen to hold.
+    pub standby_held: ByteSize,
     pub load_times: VecDeque<Duration>,
     /// Another model had to go for the load that comes.
     pub displaces: bool,
@@ -124,6 +126,7 @@ impl Slot {
             failure: None,
             early_crashes: 0,
             outlook: Outlook::default(),
+            standby_held: ByteSize::ZERO,
             load_times: VecDeque::new(),
             displaces: false,
             pace: Pace::default(),
@@ -141,6 +144,7 @@ impl Slot {
             self.failure = None;
             self.early_crashes = 0;
             self.outlook = Outlook::default();
+            self.standby_held = ByteSize::ZERO;
         }
         self.listed = true;
         self.keep = resident.keep;

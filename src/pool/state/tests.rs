@@ -11,6 +11,7 @@ mod residency;
 mod rivals;
 mod rollback;
 mod serving;
+mod standby;
 mod terms;
 mod turns;
 

@@ -61,6 +61,8 @@ pub struct Worker {
     /// What it was seen to hold.
     pub seen: u64,
     pub gate: Option<Arc<Gate>>,
+    /// It waits to be told to load.
+    pub stands_by: bool,
     pub is_told_to_end: bool,
     pub is_revoked: bool,
 }
@@ -84,6 +86,7 @@ pub fn plan(model: &str, memory: u64) -> Arc<LoadPlan> {
         weights: ByteSize(memory),
         memory: ByteSize(memory),
         estimated: false,
+        standby: None,
     })
 }
 
@@ -504,30 +507,28 @@ impl World {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
+            Effect::StandBy { generation, plan } => {
+                let model = plan.model.clone();
+                assert_eq!(self.state(&model), ModelState::Waiting, "{model}");
+                let mut others = self.workers.values();
+                assert!(others.all(|other| !other.stands_by), "two stand by");
+                self.started(generation, model, true);
+            }
             Effect::Start { generation, plan } => {
                 let model = plan.model.clone();
-                let twin = self.workers.values().find(|w| w.model == model);
-                assert!(twin.is_none(), "two workers for {model}");
-                let rival = self
-                    .workers
-                    .values()
-                    .find(|w| self.are_rivals(&w.model, &model));
+                let stood_by = self.workers.remove(&generation);
+                let seen = stood_by.map_or(0, |worker| {
+                    let is_its_own = worker.stands_by && worker.model == model;
+                    assert!(is_its_own && !worker.is_told_to_end, "{model} goes on");
+                    worker.seen
+                });
+                let mut loaded = self.workers.values().filter(|worker| !worker.stands_by);
+                let rival = loaded.find(|w| self.are_rivals(&w.model, &model));
                 assert!(rival.is_none(), "{model} was started beside a rival");
-                let held: u64 = self.workers.values().map(|worker| worker.memory).sum();
-                // What was learnt may be more than the plan says.
-                let memory = self.view(&model).reserved.0;
-                let fits = held + memory <= self.settings.budget.0;
-                assert!(fits, "{model} was started beside {held}");
                 self.loaded.push(model.clone());
-                let worker = Worker {
-                    model,
-                    memory,
-                    seen: 0,
-                    gate: None,
-                    is_told_to_end: false,
-                    is_revoked: false,
-                };
-                self.workers.insert(generation, worker);
+                self.started(generation, model, false);
+                let worker = self.workers.get_mut(&generation).expect("started");
+                worker.seen = seen;
             }
             Effect::Stop {
                 generation, reason, ..
@@ -603,6 +604,27 @@ impl World {
         }
     }
 
+    /// I4 and I5: a process is started where its model has none and the budget has room.
+    fn started(&mut self, generation: Generation, model: String, stands_by: bool) {
+        let twin = self.workers.values().find(|w| w.model == model);
+        assert!(twin.is_none(), "two workers for {model}");
+        let held: u64 = self.workers.values().map(|worker| worker.memory).sum();
+        // What was learnt may be more than the plan says.
+        let memory = self.view(&model).reserved.0;
+        let fits = held + memory <= self.settings.budget.0;
+        assert!(fits, "{model} was started beside {held}");
+        let worker = Worker {
+            model,
+            memory,
+            seen: 0,
+            gate: None,
+            stands_by,
+            is_told_to_end: false,
+            is_revoked: false,
+        };
+        self.workers.insert(generation, worker);
+    }
+
     /// I6: what is in use is not stopped, and what is kept is no victim.
     fn stop(&mut self, generation: Generation, reason: Option<UnloadReason>) {
         let worker = self.workers.get_mut(&generation).expect("it lives");
@@ -663,10 +685,13 @@ impl World {
         }
         self.check_marks();
         if let Some(most) = self.settings.max_models {
-            assert!(self.workers.len() <= most, "{} workers", self.workers.len());
+            let loaded = self.workers.values().filter(|worker| !worker.stands_by);
+            assert!(loaded.count() <= most, "more than {most} workers");
         }
         let undone = reference::left_undone(&self.machine, self.now);
         assert_eq!(undone, None);
+        let beside = reference::standby_left_undone(&self.machine, self.now);
+        assert_eq!(beside, None);
         assert_eq!(self.machine.books(), reference::books(&self.machine));
         self.machine.waiting.check();
         self.machine.slots.check(self.now);

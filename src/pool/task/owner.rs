@@ -64,7 +64,10 @@ pub(super) struct Owner<L> {
 struct Process {
     plan: Arc<LoadPlan>,
     pid: u32,
+    /// When its load began.
     started: Instant,
+    /// Saying so has it load.
+    load: watch::Sender<bool>,
     /// Saying how ends the process.
     stop: watch::Sender<Option<Leave>>,
     client: Option<Client>,
@@ -313,7 +316,6 @@ impl<L: Launch> Owner<L> {
             }
             Report::Ready { ready, client } => {
                 process.client = Some(client);
-                let ready = Arc::new(ready);
                 self.step(Event::Ready { generation, ready });
             }
             Report::Failed { reason } => {
@@ -351,6 +353,11 @@ impl<L: Launch> Owner<L> {
     /// Does one thing.
     fn carry_out(&mut self, effect: Effect) {
         match effect {
+            Effect::StandBy { generation, plan } => {
+                let model = plan.model.as_str();
+                tracing::info!(model, "starting a process for {model}, which comes up next");
+                self.spawn(generation, plan, false);
+            }
             Effect::Start { generation, plan } => self.start(generation, plan),
             Effect::Stop {
                 generation,
@@ -399,16 +406,31 @@ impl<L: Launch> Owner<L> {
         }
     }
 
-    /// Starts a worker process and the task that sees it through to its end.
+    /// Has a worker load: the one whose process stands by, or a new one.
     fn start(&mut self, generation: Generation, plan: Arc<LoadPlan>) {
         let model = plan.model.as_str();
-        tracing::info!(model, memory = %plan.memory, "loading {model}");
+        let stands_by = self.workers.get_mut(&generation);
+        let pid = stands_by.as_ref().map(|process| process.pid);
+        tracing::info!(model, pid, memory = %plan.memory, "loading {model}");
+        match stands_by {
+            Some(process) => {
+                process.started = now();
+                process.load.send_replace(true);
+            }
+            None => self.spawn(generation, plan, true),
+        }
+    }
+
+    /// Starts a worker process and the task that sees it through to its end. It loads at
+    /// once or when it is told to.
+    fn spawn(&mut self, generation: Generation, plan: Arc<LoadPlan>, loads: bool) {
         let (stop, stopped) = watch::channel(None);
+        let (load, may_load) = watch::channel(loads);
         let owner = self.shared.owner.clone();
         let report = move |report| {
             let _ = owner.send(Message::Worker { generation, report });
         };
-        let run = self.launcher.run(plan.clone(), report, stopped);
+        let run = self.launcher.run(plan.clone(), report, may_load, stopped);
         let mut farewell = Farewell {
             owner: self.shared.owner.clone(),
             generation,
@@ -422,6 +444,7 @@ impl<L: Launch> Owner<L> {
             plan,
             pid: 0,
             started: now(),
+            load,
             stop,
             client: None,
             instance: None,

@@ -84,13 +84,22 @@ impl Launch for Fake {
         &self,
         plan: Arc<LoadPlan>,
         report: impl Fn(Report) + Send + 'static,
+        mut load: watch::Receiver<bool>,
         mut stop: watch::Receiver<Option<Leave>>,
     ) -> impl Future<Output = String> + Send + 'static {
         let inner = self.0.clone();
         async move {
-            let _alive = Alive::new(&inner, plan.memory.0);
             let pid = inner.last_pid.fetch_add(1, Ordering::Relaxed);
             let model = plan.model.clone();
+            if !*load.borrow() {
+                let _alive = Alive::new(&inner, plan.standby.map_or(0, |bytes| bytes.0));
+                report(Report::Spawned { pid });
+                tokio::select! {
+                    told = load.wait_for(|may_load| *may_load) => drop(told),
+                    () = is_told(&mut stop) => return "left".to_owned(),
+                }
+            }
+            let _alive = Alive::new(&inner, plan.memory.0);
             inner
                 .starts
                 .lock()
@@ -108,7 +117,7 @@ impl Launch for Fake {
                 report(Report::Failed { reason });
             } else {
                 let client = Client::new("/nonexistent".as_ref(), "secret").expect("a client");
-                let ready = ready(0);
+                let ready = Arc::new(ready(0));
                 report(Report::Ready { ready, client });
             }
             let is_victim = async { drop(crash.wait_for(|victim| *victim == Some(pid)).await) };

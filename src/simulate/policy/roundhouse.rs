@@ -31,8 +31,13 @@ struct Worker {
 }
 
 impl Roundhouse {
-    /// A pool with these models, in the order of the trace.
+    /// A pool with these models, in the order of the trace. No process stands by: what a load
+    /// takes is the trace's to say.
     pub fn new(settings: Settings, residents: &[Resident], now: Instant) -> Self {
+        let mut residents = residents.to_vec();
+        for resident in &mut residents {
+            Arc::make_mut(&mut resident.plan).standby = None;
+        }
         let plans: Vec<_> = residents.iter().map(|r| r.plan.clone()).collect();
         let names = plans.iter().map(|plan| plan.model.clone());
         Self {
@@ -40,7 +45,7 @@ impl Roundhouse {
                 .enumerate()
                 .map(|(index, name)| (name, index))
                 .collect(),
-            machine: Machine::new(settings, residents.to_vec(), now),
+            machine: Machine::new(settings, residents, now),
             workers: plans.iter().map(|_| None).collect(),
             plans,
             models: HashMap::new(),
@@ -179,6 +184,8 @@ impl Roundhouse {
             | Effect::Held { .. }
             | Effect::LetGo { .. }
             | Effect::BringBack { .. } => None,
+            // No plan asks for it.
+            Effect::StandBy { .. } => None,
             // Said for people.
             Effect::Queued { .. } | Effect::Displace { .. } | Effect::Spare { .. } => None,
         }

@@ -21,7 +21,7 @@ use crate::engine::progress::Progress;
 use crate::platform::family;
 use crate::secret::Secret;
 use crate::worker::client::{Address, Client, Failure};
-use crate::worker::{LEAVE, Leave, Ready, Word};
+use crate::worker::{LEAVE, LOAD, Leave, Ready, Word};
 
 /// The longest reason that is taken from a worker, characters.
 const LONGEST_REASON: usize = 500;
@@ -47,11 +47,12 @@ pub struct Worker {
 
 /// What a worker is told first, and how it is reached and ended by that.
 pub enum Part {
-    /// One of our own, whether it has a folder to write prompts to, and what it reads
-    /// before it is ready.
+    /// One of our own, whether it waits to be told to load, whether it has a folder to
+    /// write prompts to, and what it reads before it is ready.
     Own {
         socket: PathBuf,
         secret: Secret,
+        stands_by: bool,
         writes: bool,
         warm_prompts: Arc<[String]>,
     },
@@ -97,6 +98,17 @@ impl Part {
         Client::of_engine(&address)
     }
 
+    /// Whether it waits to be told to load.
+    fn stands_by(&self) -> bool {
+        matches!(
+            self,
+            Self::Own {
+                stands_by: true,
+                ..
+            }
+        )
+    }
+
     /// Whether it writes prompts down when it is asked to leave.
     fn writes(&self) -> bool {
         matches!(self, Self::Own { writes: true, .. })
@@ -116,12 +128,13 @@ impl Worker {
     pub async fn live(
         self,
         report: impl Fn(Report),
+        load: watch::Receiver<bool>,
         stop: watch::Receiver<Option<Leave>>,
     ) -> String {
         let family = matches!(self.part, Part::Supervisor { .. });
         let watcher = Watcher::new(self.pid, family);
         tokio::select! {
-            how = self.live_watched(&report, &watcher, stop) => how,
+            how = self.live_watched(&report, &watcher, load, stop) => how,
             never = watcher.look_on(&report) => match never {},
         }
     }
@@ -130,6 +143,7 @@ impl Worker {
         mut self,
         report: &impl Fn(Report),
         watcher: &Watcher,
+        mut load: watch::Receiver<bool>,
         mut stop: watch::Receiver<Option<Leave>>,
     ) -> String {
         // Held until the end: its end would tell the worker to leave.
@@ -139,23 +153,39 @@ impl Worker {
             // A worker that is gone already shows that by saying nothing.
             let _ = stdin.write_all(self.part.first_lines().as_bytes()).await;
         }
-        let mut furthest = 0;
-        let said = loop {
-            tokio::select! {
-                said = word_of_load(stdout.as_mut()) => match said {
+        let outcome = async {
+            let mut furthest = 0;
+            loop {
+                match word_of_load(stdout.as_mut()).await {
                     Ok(progress) if progress.thousandths() <= furthest => {}
                     Ok(progress) => {
                         furthest = progress.thousandths();
                         report(Report::Loading { progress });
                     }
                     Err(outcome) => break outcome,
-                },
-                _ = stop.wait_for(Option::is_some) => break Outcome::NotWanted,
+                }
             }
+        };
+        let has_it_load = async {
+            if self.part.stands_by()
+                && load.wait_for(|may_load| *may_load).await.is_ok()
+                && let Some(stdin) = &mut stdin
+            {
+                let _ = stdin.write_all(format!("{LOAD}\n").as_bytes()).await;
+            }
+            std::future::pending().await
+        };
+        let said = tokio::select! {
+            outcome = outcome => outcome,
+            never = has_it_load => match never {},
+            _ = stop.wait_for(Option::is_some) => Outcome::NotWanted,
         };
         match said {
             Outcome::Ready(ready) => match self.part.client(&ready) {
-                Ok(client) => report(Report::Ready { ready, client }),
+                Ok(client) => report(Report::Ready {
+                    ready: Arc::new(ready),
+                    client,
+                }),
                 Err(failure) => report(Report::Failed {
                     reason: failure.to_string(),
                 }),

@@ -26,6 +26,7 @@ type Reports = Arc<Mutex<Vec<Report>>>;
 
 /// One worker that plays a script.
 struct Play {
+    load: watch::Sender<bool>,
     stop: watch::Sender<Option<Leave>>,
     reports: Reports,
     changed: Arc<tokio::sync::Notify>,
@@ -52,6 +53,7 @@ fn plan() -> LoadPlan {
         weights: ByteSize(1000),
         memory: ByteSize(2000),
         estimated: true,
+        standby: None,
     }
 }
 
@@ -77,6 +79,17 @@ fn play_program(program: &str, leading: &[&str]) -> Play {
 }
 
 fn play_plan(launcher: Launcher, runtime: tempfile::TempDir, plan: LoadPlan) -> Play {
+    play_loading(launcher, runtime, plan, true)
+}
+
+/// A worker that loads at once, or stands by.
+fn play_loading(
+    launcher: Launcher,
+    runtime: tempfile::TempDir,
+    plan: LoadPlan,
+    loads: bool,
+) -> Play {
+    let (load, may_load) = watch::channel(loads);
     let (stop, stopped) = watch::channel(None);
     let reports = Reports::default();
     let changed = Arc::new(tokio::sync::Notify::new());
@@ -89,8 +102,9 @@ fn play_plan(launcher: Launcher, runtime: tempfile::TempDir, plan: LoadPlan) -> 
         write.lock().expect("not poisoned").push(report);
         tell.notify_one();
     };
-    let run = tokio::spawn(launcher.run(Arc::new(plan), report, stopped));
+    let run = tokio::spawn(launcher.run(Arc::new(plan), report, may_load, stopped));
     Play {
+        load,
         stop,
         reports,
         changed,
@@ -107,7 +121,7 @@ impl Play {
             if let [Report::Spawned { pid }, Report::Ready { ready, .. }] =
                 self.reports.lock().expect("not poisoned").as_slice()
             {
-                return (*pid, ready.clone());
+                return (*pid, Ready::clone(ready));
             }
             self.changed.notified().await;
         }
@@ -180,6 +194,34 @@ async fn d20_a_worker_that_may_write_is_asked_by_word_and_else_by_signal() {
         play.over().await.1,
         "was ended by signal 15 when told to end"
     );
+}
+
+#[tokio::test]
+async fn a_worker_that_stands_by_is_told_to_load_once_and_before_that_may_be_ended() {
+    let script = r#"case "$*" in *--standby*) read word;; esac; say "$word"; cat > /dev/null"#;
+    let script = format!("{READY} {script}").replace("VERSION", env!("CARGO_PKG_VERSION"));
+    let stand_by = || {
+        let (launcher, runtime) = launcher("/bin/sh", &["-c", &script, "worker"]);
+        play_loading(launcher, runtime, plan(), false)
+    };
+    let play = stand_by();
+    while play.reports.lock().expect("not poisoned").is_empty() {
+        play.changed.notified().await;
+    }
+    play.load.send_replace(true);
+    let (_, ready) = play.ready().await;
+    assert_eq!(ready.device, "load");
+    let leave = Leave::within(Duration::from_secs(5));
+    play.stop.send_replace(Some(leave));
+    let told = "was ended by signal 15 when told to end".to_owned();
+    assert_eq!(play.over().await, (None, told.clone()));
+
+    let play = stand_by();
+    while play.reports.lock().expect("not poisoned").is_empty() {
+        play.changed.notified().await;
+    }
+    play.stop.send_replace(Some(leave));
+    assert_eq!(play.over().await, (None, told));
 }
 
 #[tokio::test]
@@ -368,7 +410,7 @@ fn the_command_line_is_one_that_a_worker_reads() {
     let plan = plan();
     let command = launcher
         .0
-        .command(&plan, EngineKind::Scripted, "/run/s".as_ref())
+        .command(&plan, EngineKind::Scripted, "/run/s".as_ref(), true)
         .expect("a command");
     let arguments = std::iter::once("worker".as_ref()).chain(command.as_std().get_args());
     let line = <Line as clap::Parser>::try_parse_from(arguments).expect("it reads it");
@@ -386,6 +428,7 @@ fn the_command_line_is_one_that_a_worker_reads() {
             adapters: plan.adapters.0,
             draft_dir: Some("/models/small".into()),
             draft_prompt: false,
+            standby: true,
             warmup: plan.warmup,
             warm_prompts: false,
             prompts: None,

@@ -118,10 +118,7 @@ pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn EncoderArchitecture>, Engi
     let arguments = Arguments::read(checkpoint.config)?;
     let weights = checkpoint.weights;
     let prefix = prefix(weights);
-    let head = match checkpoint.verdict {
-        Some(_) => Some(Head::of(&arguments, prefix)),
-        None => None,
-    };
+    let head = checkpoint.verdict.map(|_| Head::of(&arguments, prefix));
     weights.drop_where(|name| {
         if head.as_ref().is_some_and(|head| head.has(name)) {
             return false;

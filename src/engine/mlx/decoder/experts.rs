@@ -11,6 +11,7 @@ use mlx_rs::ops::{argpartition_axis, gather_mm, sigmoid, softmax_axis, sort_axis
 
 use super::design::{Experts, FeedForward, Groups, Shares};
 use super::feed_forward::{Gated, gated};
+use super::operations::Nodes;
 use crate::engine::EngineError;
 use crate::engine::mlx::device::Device;
 use crate::engine::mlx::layers::{Linear, scaled};
@@ -94,7 +95,7 @@ impl Mixture {
         let (experts, shares) = self.choose(&self.router.apply(x)?)?;
         let routed = self.routed(x, &experts, &shares)?;
         match &self.shared {
-            Some(shared) => routed.add(shared.apply(x)?),
+            Some(shared) => routed.add(shared.apply(&mut Nodes(self.device), x)?),
             None => Ok(routed),
         }
     }

@@ -3,10 +3,10 @@
 use mlx_rs::Array;
 use mlx_rs::error::Result as MlxResult;
 use mlx_rs::nn::gelu_approximate;
-use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{maximum, minimum, sigmoid};
 
 use super::design::{Activation, FeedForward};
+use super::operations::Operations;
 use crate::engine::EngineError;
 use crate::engine::mlx::device::Device;
 use crate::engine::mlx::layers::{Linear, scaled};
@@ -14,7 +14,6 @@ use crate::engine::mlx::weights::Weights;
 
 /// The dense feed-forward part of one layer.
 pub struct Gated {
-    device: Device,
     inner: i32,
     activation: Activation,
     gate_up: GateUp,
@@ -34,7 +33,6 @@ impl Gated {
         hidden: i32,
         design: FeedForward,
     ) -> Result<Self, EngineError> {
-        let device = weights.device();
         let inner = design.inner;
         let mut linear = |name: &str, inputs: i32, outputs: i32| {
             Linear::load(
@@ -53,7 +51,6 @@ impl Gated {
             },
         };
         Ok(Self {
-            device,
             inner,
             activation: design.activation,
             gate_up,
@@ -62,20 +59,38 @@ impl Gated {
     }
 
     /// `x` `[rows, hidden]` to `[rows, hidden]`.
-    pub fn apply(&self, x: &Array) -> MlxResult<Array> {
+    pub fn apply<O: Operations>(&self, with: &mut O, x: &O::Numbers) -> MlxResult<O::Numbers> {
         let (gate, up) = match &self.gate_up {
-            GateUp::Apart { gate_proj, up_proj } => (gate_proj.apply(x)?, up_proj.apply(x)?),
+            GateUp::Apart { gate_proj, up_proj } => {
+                (with.linear(gate_proj, x)?, with.linear(up_proj, x)?)
+            }
             GateUp::Joined(both) => {
-                let both = both.apply(x)?;
+                let both = with.linear(both, x)?;
                 let inner = self.inner;
                 (
-                    both.try_index((.., ..inner))?,
-                    both.try_index((.., inner..))?,
+                    with.columns(&both, 0..inner)?,
+                    with.columns(&both, inner..2 * inner)?,
                 )
             }
         };
-        self.down_proj
-            .apply(&gated(self.device, self.activation, &gate, &up)?)
+        let open = with.gated(self.activation, &gate, &up)?;
+        with.linear(&self.down_proj, &open)
+    }
+
+    /// Whether a chain can have it, if it has the gate.
+    #[cfg(target_os = "linux")]
+    pub fn is_own(&self) -> bool {
+        let gate_up = match &self.gate_up {
+            GateUp::Apart { gate_proj, up_proj } => gate_proj.is_own() && up_proj.is_own(),
+            GateUp::Joined(both) => both.is_own(),
+        };
+        gate_up && self.down_proj.is_own()
+    }
+
+    /// What the gate goes through.
+    #[cfg(target_os = "linux")]
+    pub fn activation(&self) -> Activation {
+        self.activation
     }
 }
 

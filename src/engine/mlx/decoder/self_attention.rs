@@ -1,11 +1,10 @@
 //! The attention part of a layer: projections, norms of queries and keys, rotation.
 //! What sees what is decided in `attention`.
 
-use mlx_rs::Array;
 use mlx_rs::error::Result as MlxResult;
-use mlx_rs::ops::indexing::TryIndexOp;
 
 use super::design::{Design, Layer, QueryKeyNorm};
+use super::operations::Operations;
 use crate::engine::EngineError;
 use crate::engine::mlx::attention::{Heads, Pass, Scores};
 use crate::engine::mlx::layers::{Linear, RmsNorm};
@@ -94,53 +93,79 @@ impl SelfAttention {
 
     /// `x` `[rows, hidden]` through layer `layer`: `[rows, hidden]`. Heads turn by
     /// `rotation`, if there is one.
-    pub fn apply(
+    pub fn apply<O: Operations>(
         &self,
-        x: &Array,
+        with: &mut O,
+        x: &O::Numbers,
         layer: usize,
         pass: &mut Pass,
         rotation: Option<(&Rope, &Turn)>,
-    ) -> MlxResult<Array> {
+    ) -> MlxResult<O::Numbers> {
         let Heads {
             queries,
             key_values,
             size,
         } = self.heads;
-        let (mut q, mut k, v) = self.projections.apply(x, self.heads)?;
+        let (mut q, mut k, v) = self.projections.apply(with, x, self.heads)?;
         if let Norms::Whole { q_norm, k_norm } = &self.norms {
-            (q, k) = (q_norm.apply(&q)?, k_norm.apply(&k)?);
+            (q, k) = (with.norm(q_norm, &q)?, with.norm(k_norm, &k)?);
         }
-        q = q.reshape(&[-1, queries, size])?;
-        k = k.reshape(&[-1, key_values, size])?;
-        let v = v.reshape(&[-1, key_values, size])?;
+        q = with.heads(&q, queries, size)?;
+        k = with.heads(&k, key_values, size)?;
+        let v = with.heads(&v, key_values, size)?;
         if let Norms::Head { q_norm, k_norm } = &self.norms {
-            (q, k) = (q_norm.apply(&q)?, k_norm.apply(&k)?);
+            (q, k) = (with.norm(q_norm, &q)?, with.norm(k_norm, &k)?);
         }
         if let Some((rope, turn)) = rotation {
-            (q, k) = (rope.apply(&q, turn)?, rope.apply(&k, turn)?);
+            q = with.turned(rope, turn, &q)?;
+            k = with.turned(rope, turn, &k)?;
         }
-        let seen = pass.attend(layer, &self.scores, &q, &k, Some(&v))?;
-        self.o_proj.apply(&seen)
+        let seen = with.attended(pass, layer, &self.scores, [&q, &k, &v])?;
+        with.linear(&self.o_proj, &seen)
+    }
+
+    /// Whether a chain can have it.
+    #[cfg(target_os = "linux")]
+    pub fn is_own(&self) -> bool {
+        let projections = match &self.projections {
+            Projections::Apart {
+                q_proj,
+                k_proj,
+                v_proj,
+            } => q_proj.is_own() && k_proj.is_own() && v_proj.is_own(),
+            Projections::Joined(qkv_proj) => qkv_proj.is_own(),
+        };
+        projections && self.o_proj.is_own()
     }
 }
 
 impl Projections {
     /// Queries, keys and values, each `[rows, heads · size]`.
-    fn apply(&self, x: &Array, heads: Heads) -> MlxResult<(Array, Array, Array)> {
+    fn apply<O: Operations>(
+        &self,
+        with: &mut O,
+        x: &O::Numbers,
+        heads: Heads,
+    ) -> MlxResult<(O::Numbers, O::Numbers, O::Numbers)> {
         match self {
             Self::Apart {
                 q_proj,
                 k_proj,
                 v_proj,
-            } => Ok((q_proj.apply(x)?, k_proj.apply(x)?, v_proj.apply(x)?)),
+            } => Ok((
+                with.linear(q_proj, x)?,
+                with.linear(k_proj, x)?,
+                with.linear(v_proj, x)?,
+            )),
             Self::Joined(qkv_proj) => {
-                let all = qkv_proj.apply(x)?;
+                let all = with.linear(qkv_proj, x)?;
                 let keys = heads.queries * heads.size;
                 let values = keys + heads.key_values * heads.size;
+                let end = 2 * values - keys;
                 Ok((
-                    all.try_index((.., ..keys))?,
-                    all.try_index((.., keys..values))?,
-                    all.try_index((.., values..))?,
+                    with.columns(&all, 0..keys)?,
+                    with.columns(&all, keys..values)?,
+                    with.columns(&all, values..end)?,
                 ))
             }
         }

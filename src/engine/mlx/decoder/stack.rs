@@ -4,10 +4,13 @@
 use mlx_rs::Array;
 use mlx_rs::error::Result as MlxResult;
 
+#[cfg(target_os = "linux")]
+use super::chained::{Chained, is_chained};
 use super::design::{self, Design, Layer};
 use super::experts::Mixture;
 use super::feed_forward::Gated;
 use super::latent_attention::LatentAttention;
+use super::operations::{Nodes, Operations};
 use super::self_attention::SelfAttention;
 use super::short_convolution::ShortConvolution;
 use crate::engine::EngineError;
@@ -210,27 +213,111 @@ impl Block {
         rotation: Option<(&Rope, &Turn)>,
         factor: f32,
     ) -> MlxResult<Array> {
-        let normed = normed(&self.before_attention, x)?;
-        let seen = match &self.self_attn {
-            Attention::Plain(attention) => attention.apply(&normed, index, pass, rotation)?,
-            Attention::Latent(attention) => attention.apply(&normed, index, pass, rotation)?,
-            Attention::Convolution(convolution) => convolution.apply(&normed, index, pass)?,
-        };
-        let seen = self::normed(&self.after_attention, &seen)?;
-        let x = x.add(scaled(&seen, factor)?)?;
-        let normed = self::normed(&self.before_feed_forward, &x)?;
-        let made = match &self.mlp {
-            FeedForward::Dense(gated) => gated.apply(&normed)?,
-            FeedForward::Experts(mixture) => mixture.apply(&normed)?,
-        };
-        let made = self::normed(&self.after_feed_forward, &made)?;
-        x.add(scaled(&made, factor)?)
+        #[cfg(target_os = "linux")]
+        if let Some(attention) = self.chained(pass, index) {
+            return self.apply_chained(attention, x, index, pass, rotation, factor);
+        }
+        let with = &mut Nodes(pass.device());
+        let x = self.around_attention(with, x, factor, |with, x| match &self.self_attn {
+            Attention::Plain(attention) => attention.apply(with, x, index, pass, rotation),
+            Attention::Latent(attention) => attention.apply(x, index, pass, rotation),
+            Attention::Convolution(convolution) => convolution.apply(x, index, pass),
+        })?;
+        self.feed_forward(with, &x, factor)
+    }
+
+    /// The second half of the layer, with nodes.
+    fn feed_forward(&self, with: &mut Nodes, x: &Array, factor: f32) -> MlxResult<Array> {
+        self.around_feed_forward(with, x, factor, |with, x| match &self.mlp {
+            FeedForward::Dense(gated) => gated.apply(with, x),
+            FeedForward::Experts(mixture) => mixture.apply(x),
+        })
+    }
+
+    /// The attention that a chain begins with, where there is one.
+    #[cfg(target_os = "linux")]
+    fn chained(&self, pass: &Pass, index: usize) -> Option<&SelfAttention> {
+        match &self.self_attn {
+            Attention::Plain(attention) if attention.is_own() && pass.is_chained(index) => {
+                Some(attention)
+            }
+            _ => None,
+        }
+    }
+
+    /// The layer in one chain, or its first half where the second has no place in one.
+    #[cfg(target_os = "linux")]
+    fn apply_chained(
+        &self,
+        attention: &SelfAttention,
+        x: &Array,
+        index: usize,
+        pass: &mut Pass,
+        rotation: Option<(&Rope, &Turn)>,
+        factor: f32,
+    ) -> MlxResult<Array> {
+        let (mut chain, x) = Chained::begin(x)?;
+        let x = self.around_attention(&mut chain, &x, factor, |with, x| {
+            attention.apply(with, x, index, pass, rotation)
+        })?;
+        match &self.mlp {
+            FeedForward::Dense(gated) if gated.is_own() && is_chained(gated.activation()) => {
+                let apply = |with: &mut Chained, x: &_| gated.apply(with, x);
+                let x = self.around_feed_forward(&mut chain, &x, factor, apply)?;
+                chain.finish(pass, x)
+            }
+            _ => {
+                let x = chain.finish(pass, x)?;
+                self.feed_forward(&mut Nodes(pass.device()), &x, factor)
+            }
+        }
+    }
+
+    fn around_attention<O: Operations>(
+        &self,
+        with: &mut O,
+        x: &O::Numbers,
+        factor: f32,
+        part: impl FnOnce(&mut O, &O::Numbers) -> MlxResult<O::Numbers>,
+    ) -> MlxResult<O::Numbers> {
+        let norms = [&self.before_attention, &self.after_attention];
+        around(with, norms, x, factor, part)
+    }
+
+    fn around_feed_forward<O: Operations>(
+        &self,
+        with: &mut O,
+        x: &O::Numbers,
+        factor: f32,
+        part: impl FnOnce(&mut O, &O::Numbers) -> MlxResult<O::Numbers>,
+    ) -> MlxResult<O::Numbers> {
+        let norms = [&self.before_feed_forward, &self.after_feed_forward];
+        around(with, norms, x, factor, part)
     }
 }
 
-fn normed(norm: &Option<RmsNorm>, x: &Array) -> MlxResult<Array> {
+/// `x`, and what `part` makes of it between its norms, times a factor.
+fn around<O: Operations>(
+    with: &mut O,
+    [before, after]: [&Option<RmsNorm>; 2],
+    x: &O::Numbers,
+    factor: f32,
+    part: impl FnOnce(&mut O, &O::Numbers) -> MlxResult<O::Numbers>,
+) -> MlxResult<O::Numbers> {
+    let normed = normed(with, before, x)?;
+    let made = part(with, &normed)?;
+    let made = self::normed(with, after, &made)?;
+    let made = with.scaled(&made, factor)?;
+    with.sum(x, &made)
+}
+
+fn normed<O: Operations>(
+    with: &mut O,
+    norm: &Option<RmsNorm>,
+    x: &O::Numbers,
+) -> MlxResult<O::Numbers> {
     match norm {
-        Some(norm) => norm.apply(x),
+        Some(norm) => with.norm(norm, x),
         None => Ok(x.clone()),
     }
 }

@@ -21,6 +21,13 @@ struct HeldRows {
   int64_t biases_step = 0;
 };
 
+// How scores become shares; see `Attention`.
+struct Scores {
+  float scale;
+  int64_t window;
+  float cap;
+};
+
 // `rows` new rows of a sequence with `tokens` rows in all, the new ones last.
 // Each sees itself and what is before it, `window` rows in all at most unless that
 // is 0. If `cap` is not 0 a score s counts as cap · tanh(s / cap). `sinks`, if

@@ -1,11 +1,11 @@
 // Our own operations in MLX's graph: evaluated when MLX evaluates, on the thread
 // of MLX's CPU stream. They have no gradients and no GPU side.
-#include <algorithm>
 #include <functional>
 #include <memory>
 #include <stdexcept>
 #include <vector>
 
+#include "arrays.h"
 #include "attention.h"
 #include "blas.h"
 #include "error.h"
@@ -15,6 +15,7 @@
 #include "mlx/c/private/array.h"
 #include "mlx/primitives.h"
 #include "product.h"
+#include "rows.h"
 #include "threads.h"
 
 namespace mx = mlx::core;
@@ -24,58 +25,14 @@ namespace {
 
 thread_local std::string last_error;
 
-Format format_of(const mx::array& array) {
-  if (array.dtype() == mx::float32) {
-    return Format::float32;
-  }
-  if (array.dtype() == mx::float16) {
-    return Format::float16;
-  }
-  if (array.dtype() == mx::bfloat16) {
-    return Format::bfloat16;
-  }
-  throw std::invalid_argument(
-      "weights must be float32, float16 or bfloat16");
-}
-
-// The numbers of x one after the other: in place where they lie so, else copied.
-struct Rows {
-  std::vector<float> copy;
-  const float* data;
-
-  explicit Rows(const mx::array& x) {
-    if (x.flags().row_contiguous) {
-      data = x.data<float>();
-      return;
-    }
-    copy.resize(x.size());
-    std::vector<int64_t> index(x.ndim(), 0);
-    for (auto& number : copy) {
-      int64_t offset = 0;
-      for (size_t i = 0; i < index.size(); ++i) {
-        offset += index[i] * x.strides(int(i));
-      }
-      number = x.data<float>()[offset];
-      for (size_t i = index.size(); i-- > 0;) {
-        if (++index[i] < x.shape(int(i))) {
-          break;
-        }
-        index[i] = 0;
-      }
-    }
-    data = copy.data();
-  }
-};
-
-using Arrays = std::vector<mx::array>;
-
 // Computes `out`, whose memory is there, from `in`.
 using Run = std::function<void(const Arrays& in, mx::array& out)>;
 
 class Operation : public mx::UnaryPrimitive {
  public:
   Operation(mx::Stream stream, const char* name, Run run)
-      : UnaryPrimitive(stream), name_(name), run_(std::move(run)) {}
+      : UnaryPrimitive(stream), name_(name),
+        run_(std::make_shared<const Run>(std::move(run))) {}
 
   void eval_cpu(const Arrays& inputs, mx::array& out) override {
     out.set_data(mx::allocator::malloc(out.nbytes()));
@@ -87,7 +44,7 @@ class Operation : public mx::UnaryPrimitive {
     auto& encoder = mx::cpu::get_command_encoder(stream());
     encoder.dispatch([in = std::move(in),
                       out = mx::array::unsafe_weak_copy(out),
-                      run = run_]() mutable { run(in, out); });
+                      run = run_]() mutable { (*run)(in, out); });
   }
 
   void eval_gpu(const Arrays&, mx::array&) override {
@@ -100,12 +57,9 @@ class Operation : public mx::UnaryPrimitive {
 
  private:
   const char* name_;
-  Run run_;
+  // The stream's thread may be at it when the operation is gone.
+  std::shared_ptr<const Run> run_;
 };
-
-mx::Stream cpu_stream() {
-  return mx::default_stream(mx::Device(mx::Device::cpu));
-}
 
 mx::array make(const char* name, mx::Shape shape, Arrays inputs, Run run) {
   return mx::array(
@@ -114,87 +68,40 @@ mx::array make(const char* name, mx::Shape shape, Arrays inputs, Run run) {
       std::move(inputs));
 }
 
-// Weights are stored whole; anything else (a slice, a transposition) is brought
-// into order first.
-mx::array in_order(const mx::array& weight) {
-  bool already = weight.status() == mx::array::Status::available &&
-      weight.flags().row_contiguous;
-  return already ? weight : mx::contiguous(weight, false, cpu_stream());
-}
-
-mx::array make_product(
-    const mx::array& x, const Arrays& weights, int rows, int group, int bits) {
+mx::array make_product(const mx::array& x, Matrix matrix) {
   auto shape = x.shape();
-  shape.back() = rows;
+  shape.back() = matrix.rows;
   Arrays inputs{x};
-  for (const auto& weight : weights) {
-    inputs.push_back(in_order(weight));
-  }
+  inputs.insert(inputs.end(), matrix.arrays.begin(), matrix.arrays.end());
   return make(
       "RoundhouseProduct", std::move(shape), std::move(inputs),
-      [group, bits](const Arrays& in, mx::array& out) {
-        Weights w{};
-        w.data = in[1].data<char>();
-        w.rows = out.shape(-1);
-        w.columns = in[0].shape(-1);
-        w.bits = bits;
-        w.group = group;
-        w.format = format_of(in[bits == 0 ? 1 : 2]);
-        if (bits != 0) {
-          w.scales = in[2].data<char>();
-          w.biases = in[3].data<char>();
-        }
-        int64_t count = w.columns == 0 ? 0 : int64_t(in[0].size()) / w.columns;
-        product(w, Rows(in[0]).data, count, out.data<float>());
+      [matrix = std::move(matrix)](const Arrays& in, mx::array& out) {
+        int64_t columns = matrix.columns;
+        int64_t count = columns == 0 ? 0 : int64_t(in[0].size()) / columns;
+        product(weights_of(matrix), Rows(in[0]).data, count, out.data<float>());
       });
 }
-
-// Numbers for which waking another thread is worth it.
-constexpr int64_t kShare = 1 << 15;
 
 void run_swiglu(const Arrays& in, mx::array& out) {
   Rows gate(in[0]), up(in[1]);
-  float* to = out.data<float>();
-  in_parallel(
-      int64_t(out.size()), kShare, [&](int64_t first, int64_t last) {
-        loops().swiglu(
-            gate.data + first, up.data + first, last - first, to + first);
-      });
+  gate_numbers(gate.data, up.data, int64_t(out.size()), out.data<float>());
 }
 
 void run_rms_norm(const Arrays& in, mx::array& out, float epsilon) {
   Rows x(in[0]);
   int64_t size = out.shape(-1);
   int64_t rows = size == 0 ? 0 : int64_t(out.size()) / size;
-  std::vector<float> weight(size);
-  loops().widen(in[1].data<char>(), format_of(in[1]), size, weight.data());
-  for (int64_t row = 0; row < rows; ++row) {
-    loops().rms_norm(
-        x.data + row * size, weight.data(), epsilon, size,
-        out.data<float>() + row * size);
-  }
+  norm_rows(
+      in[1].data<char>(), format_of(in[1]), epsilon, size, x.data, rows,
+      out.data<float>());
 }
 
 void run_rotate(const Arrays& in, mx::array& out, bool neighbours) {
   Rows x(in[0]), cosines(in[1]), sines(in[2]);
-  int64_t rows = out.shape(0), heads = out.shape(1), size = out.shape(2);
-  int64_t half = in[1].shape(-1);
-  int64_t next = neighbours ? 1 : half;
-  int64_t stride = neighbours ? 2 : 1;
-  for (int64_t row = 0; row < rows; ++row) {
-    const float* cosine = cosines.data + row * half;
-    const float* sine = sines.data + row * half;
-    for (int64_t head = 0; head < heads; ++head) {
-      const float* from = x.data + (row * heads + head) * size;
-      float* to = out.data<float>() + (row * heads + head) * size;
-      for (int64_t i = 0; i < half; ++i) {
-        float a = from[i * stride], b = from[i * stride + next];
-        to[i * stride] = a * cosine[i] - b * sine[i];
-        to[i * stride + next] = a * sine[i] + b * cosine[i];
-      }
-      std::copy(from + 2 * half, from + size, to + 2 * half);
-    }
-  }
+  Angles angles{cosines.data, sines.data, in[1].shape(-1), neighbours};
+  turn_rows(
+      angles, x.data, out.shape(0), out.shape(1), out.shape(2),
+      out.data<float>());
 }
 
 // One array of keys or values, [heads, tokens, width], each head's rows one after
@@ -244,13 +151,6 @@ struct PackedHeads {
   }
 };
 
-// How scores become shares; what `Attention` says of them.
-struct Scores {
-  float scale;
-  int64_t window;
-  float cap;
-};
-
 void attend_held(
     const Arrays& in, const HeldRows& keys, const HeldRows& values,
     const float* sinks, mx::array& out, Scores scores) {
@@ -287,16 +187,6 @@ void run_packed_attention(
   const float* sinks = in.size() == 8 ? in[7].data<float>() : nullptr;
   attend_held(
       in, keys.held(bits, group), values.held(bits, group), sinks, out, scores);
-}
-
-void require(bool condition, const char* message) {
-  if (!condition) {
-    throw std::invalid_argument(message);
-  }
-}
-
-void require_float32(const mx::array& x, size_t least, const char* message) {
-  require(x.ndim() >= least && x.dtype() == mx::float32, message);
 }
 
 void require_vector_of_float32(const mx::array& x) {
@@ -380,31 +270,12 @@ int roundhouse_quantized_matmul(
     const auto& scales = mlx_array_get_(scales_handle);
     const auto& biases = mlx_array_get_(biases_handle);
     require_vector_of_float32(x);
-    require(
-        bits == 2 || bits == 3 || bits == 4 || bits == 6 || bits == 8,
-        "bits must be 2, 3, 4, 6 or 8");
-    require(
-        group_size == 32 || group_size == 64 || group_size == 128,
-        "the group size must be 32, 64 or 128");
-    require(
-        packed.ndim() == 2 && packed.dtype() == mx::uint32,
-        "packed weights must be a matrix of uint32");
-    int64_t columns = x.shape(-1);
-    require(
-        columns % group_size == 0 && packed.shape(1) * 32 == columns * bits,
-        "packed weights do not fit the last dimension of x");
-    mx::Shape groups{packed.shape(0), int(columns / group_size)};
-    require(
-        scales.shape() == groups && biases.shape() == groups,
-        "scales and biases must have one number for each group");
-    require(
-        scales.dtype() == biases.dtype(),
-        "scales and biases must have one number format");
-    format_of(scales);
     mlx_array_set_(
         *result,
         make_product(
-            x, {packed, scales, biases}, packed.shape(0), group_size, bits));
+            x,
+            packed_matrix(
+                packed, scales, biases, x.shape(-1), group_size, bits)));
   });
 }
 
@@ -414,11 +285,7 @@ int roundhouse_dense_matmul(
     const auto& x = mlx_array_get_(x_handle);
     const auto& w = mlx_array_get_(w_handle);
     require_vector_of_float32(x);
-    format_of(w);
-    require(
-        w.ndim() == 2 && w.shape(1) == x.shape(-1),
-        "weights must be a matrix as wide as the last dimension of x");
-    mlx_array_set_(*result, make_product(x, {w}, w.shape(0), 0, 0));
+    mlx_array_set_(*result, make_product(x, dense_matrix(w, x.shape(-1))));
   });
 }
 

@@ -12,16 +12,16 @@ use crate::engine::mlx::kv::Rows;
 use crate::engine::mlx::quantization::{Mode, Packing};
 
 use super::{
-    MappedFile, attention, dense_matmul, packed_attention, prepare, quantized_matmul, rms_norm,
-    rotate, swiglu, use_instructions,
+    INSTRUCTIONS, MappedFile, attention, dense_matmul, packed_attention, prepare, quantized_matmul,
+    rms_norm, rotate, swiglu, use_instructions,
 };
 
-fn on_the_cpu() {
+pub(super) fn on_the_cpu() {
     Device::set_default(&Device::new(DeviceType::Cpu, 0));
     prepare(2).unwrap();
 }
 
-fn normal(shape: &[i32], seed: u64) -> Array {
+pub(super) fn normal(shape: &[i32], seed: u64) -> Array {
     let key = random::key(seed).unwrap();
     random::normal::<f32>(shape, None, None, &key).unwrap()
 }
@@ -40,9 +40,11 @@ fn difference(found: &Array, expected: &Array) -> f32 {
 }
 
 /// Calls `check` for each instruction set of this processor. The choice is one for
-/// all threads, so tests beside this one run with it as well, and must pass.
+/// all threads, so tests beside this one run with it as well, and must pass, unless they
+/// hold `INSTRUCTIONS`.
 fn with_each_instruction_set(check: impl Fn()) {
     on_the_cpu();
+    let _alone = INSTRUCTIONS.write();
     let tried = (0..3).filter(|&instructions| {
         let present = use_instructions(instructions);
         if present {
@@ -432,3 +434,5 @@ fn files_that_cannot_be_mapped_say_why() {
     assert!(map.array(8, &[-1], Dtype::Float32).is_err());
     assert!(map.array(u64::MAX, &[1], Dtype::Float32).is_err());
 }
+
+mod copies;

@@ -32,6 +32,7 @@ fn network(changes: &serde_json::Value, bits: Option<i32>, kv_format: KvFormat) 
 #[test]
 #[cfg(target_os = "linux")]
 fn tokens_read_ahead_give_to_the_last_bit_what_each_gives_alone() {
+    let _same = crate::engine::mlx::native::INSTRUCTIONS.read();
     let window = json!({"model_type": "mistral", "sliding_window": 20});
     for (changes, bits, kv_format) in [
         (json!({}), None, KvFormat::Auto),

@@ -18,6 +18,8 @@ use crate::engine::encoder::{Encoder, Text};
 use crate::engine::mlx::device::Device;
 use crate::engine::mlx::encoder::{self, MlxEncoder};
 use crate::engine::mlx::kv::Piece;
+#[cfg(target_os = "linux")]
+use crate::engine::mlx::native::INSTRUCTIONS;
 use crate::engine::mlx::{MlxNetwork, Settings, load_on};
 use crate::engine::{Network, supported_architectures};
 use crate::model::estimate::{DeviceRule, estimate};
@@ -102,13 +104,14 @@ type Cell = Result<f64, String>;
 type Find = fn(&mut Case) -> Cell;
 
 /// The columns.
-const COLUMNS: [(&str, Find); 10] = [
+const COLUMNS: [(&str, Find); 11] = [
     ("logits", Case::logits),
     ("greedy 64", Case::greedy),
     ("batch", Case::batch),
     ("chunked", Case::chunked),
     ("cached", Case::cached),
     ("from disk", Case::through_files),
+    ("in one node", Case::in_one_node),
     ("operations of a GPU", Case::by_mlx),
     ("vectors", Case::vectors),
     ("verdict", Case::verdict),
@@ -372,6 +375,25 @@ impl Case {
         self.in_pieces(through_the_disk)
     }
 
+    /// Steps of few rows with a layer in one node of the graph and with one for each
+    /// operation: the same numbers.
+    fn in_one_node(&mut self) -> Cell {
+        let settings = Settings {
+            kv_format: self.reference.kv_format(),
+            ..Settings::default()
+        };
+        let device = Device::prepare(settings.compute).unwrap();
+        let loaded = load_on(device.without_chains(), &self.folder, &settings, &|_| {});
+        let mut apart = loaded.map_err(|error| error.to_string())?;
+        let prompt = &self.reference.prompt;
+        #[cfg(target_os = "linux")]
+        let _same = INSTRUCTIONS.read();
+        match steps(&mut self.network, prompt) == steps(&mut apart, prompt) {
+            true => Ok(0.0),
+            false => Err("other numbers".to_owned()),
+        }
+    }
+
     fn in_pieces(&mut self, through: impl Fn(&MlxNetwork, &Piece, usize) -> Piece) -> Cell {
         let said = self.reference.said();
         let expected = whole(&mut self.network, &said);
@@ -404,6 +426,27 @@ impl Case {
         }
         self.reference.close(most)
     }
+}
+
+/// The logits of steps of one row and of several, of a sequence and of two, of which one
+/// is cut back in between.
+fn steps(network: &mut MlxNetwork, text: &[u32]) -> Vec<Vec<f32>> {
+    let (mut first, mut second) = (network.new_cache(), network.new_cache());
+    let mut all = network.logits_of_all(&mut first, &text[..20]).unwrap();
+    network.prefill(&mut second, &text[..5], false).unwrap();
+    for token in &text[20..24] {
+        let rows = network.decode(&mut [(&mut first, &[*token])]);
+        all.extend(rows.unwrap());
+    }
+    network.trim(&mut first, 22);
+    for ahead in [3, 9] {
+        let mut batch = [
+            (&mut first, &text[30..30 + ahead]),
+            (&mut second, &text[5..7]),
+        ];
+        all.extend(network.decode(&mut batch).unwrap());
+    }
+    all
 }
 
 /// The log-probabilities after each token.

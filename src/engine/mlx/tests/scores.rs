@@ -8,9 +8,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::reference::{project, read};
+use super::vectors::load;
 use crate::engine::encoder::{Encoder, Text};
 use crate::engine::mlx::Settings;
-use crate::engine::mlx::encoder::{MlxEncoder, load};
+use crate::engine::mlx::encoder::MlxEncoder;
 use crate::engine::supported_architectures;
 use crate::engine::tokenizer::pairs::Pairs;
 use crate::model::kind::Kind;
@@ -20,7 +21,7 @@ use crate::model::sentence::{Recipe, Verdict};
 /// Largest distance of two scores.
 const CLOSE: f32 = 1e-4;
 
-/// The snapshots, and what they score by: the first of them each.
+/// The snapshots.
 const CASES: [&str; 4] = ["bert", "xlm-roberta", "modernbert", "modernbert-first"];
 
 #[derive(Deserialize)]
@@ -43,7 +44,7 @@ fn rows(name: &str) -> Vec<Row> {
 
 fn open(folder: &Path) -> (MlxEncoder, Recipe) {
     let recipe = Recipe::of(folder).unwrap();
-    let encoder = load(folder, &Settings::default(), recipe.clone(), &|_| {});
+    let encoder = load(folder, &Settings::default(), recipe.clone());
     (encoder.unwrap(), recipe)
 }
 
@@ -171,7 +172,7 @@ fn what_scores_no_pairs_is_refused_with_the_reason() {
     let check = |name: &str, changes: Value, part: &str| {
         let dir = changed(name, &changes);
         let recipe = Recipe::of(&folder(name)).unwrap();
-        let error = load(dir.path(), &Settings::default(), recipe, &|_| {}).err();
+        let error = load(dir.path(), &Settings::default(), recipe).err();
         let error = error.expect("refused").to_string();
         assert!(error.contains(part), "{error}");
     };

@@ -9,14 +9,24 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::tiny::{Tiny, array};
+use crate::engine::EngineError;
 use crate::engine::encoder::{Encoder, Text};
-use crate::engine::mlx::Settings;
-use crate::engine::mlx::encoder::{MlxEncoder, load};
+use crate::engine::mlx::encoder::{self, MlxEncoder};
+use crate::engine::mlx::{Prepared, Settings};
 use crate::engine::tokenizer::Tokenizer;
 use crate::model::sentence::{Pooling, Recipe};
 
 /// Largest distance of two numbers of a vector.
 const CLOSE: f32 = 1e-4;
+
+/// Loads an encoder.
+pub(super) fn load(
+    dir: &Path,
+    settings: &Settings,
+    recipe: Recipe,
+) -> Result<MlxEncoder, EngineError> {
+    encoder::load(Prepared::new(settings)?, dir, settings, recipe, &|_| {})
+}
 
 #[derive(Deserialize)]
 struct Fixture {
@@ -221,7 +231,7 @@ fn small_encoders_agree_with_transformers_alone_and_in_batches() {
             _ => "model.",
         };
         let dir = write(&case.config, prefix);
-        let mut encoder = load(dir.path(), &Settings::default(), mean(), &|_| {}).unwrap();
+        let mut encoder = load(dir.path(), &Settings::default(), mean()).unwrap();
         let prompts: Vec<Text> = fixture.prompts.iter().cloned().map(Text::from).collect();
         check(&mut encoder, &prompts, &case.means, &case.name);
         assert_eq!((encoder.size(), encoder.vocabulary()), (64, 101));
@@ -247,7 +257,7 @@ fn what_an_encoder_cannot_be_loaded_from_is_told() {
             context: Some(40),
             ..Settings::default()
         };
-        let error = load(dir.path(), &settings, mean(), &|_| {}).err();
+        let error = load(dir.path(), &settings, mean()).err();
         let error = error.expect("refused").to_string();
         assert!(error.contains(part), "{error}");
     };
@@ -291,7 +301,7 @@ fn a_decoder_that_sees_both_ways_is_refused() {
         });
         config[key] = (key != "is_causal").into();
         let dir = Tiny::new(config).write();
-        let error = load(dir.path(), &Settings::default(), mean(), &|_| {}).err();
+        let error = load(dir.path(), &Settings::default(), mean()).err();
         assert!(
             error
                 .expect("refused")
@@ -329,7 +339,7 @@ fn the_demo_encoder_agrees_with_sentence_transformers() {
         })
         .collect();
     let expected: Vec<_> = fixture.texts.into_iter().map(|case| case.vector).collect();
-    let mut encoder = load(&dir, &Settings::default(), recipe, &|_| {}).unwrap();
+    let mut encoder = load(&dir, &Settings::default(), recipe).unwrap();
     let distance = check(&mut encoder, &texts, &expected, "demo");
     println!("largest distance: {distance:e}");
 }

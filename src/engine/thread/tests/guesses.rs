@@ -66,14 +66,16 @@ impl Network for Chaotic {
         Vec::new()
     }
 
-    fn prefill(
+    fn prefill_batch(
         &mut self,
-        cache: &mut Vec<u32>,
-        tokens: &[u32],
-        want_logits: bool,
-    ) -> Result<Option<Vec<f32>>, EngineError> {
-        cache.extend(tokens);
-        want_logits.then(|| self.after(cache)).transpose()
+        batch: &mut [Reading<'_, Vec<u32>>],
+    ) -> Result<Vec<Option<Vec<f32>>>, EngineError> {
+        let read = |reading: &mut Reading<'_, Vec<u32>>| {
+            reading.cache.extend(reading.tokens);
+            let logits = reading.want_logits.then(|| self.after(reading.cache));
+            logits.transpose()
+        };
+        batch.iter_mut().map(read).collect()
     }
 
     fn decode(

@@ -31,6 +31,7 @@ use crate::model::kind::Kind;
 use crate::model::sentence::{Recipe, RecipeError, Scale, Verdict};
 use crate::model::vocabulary;
 use crate::worker::serve::request::Chat;
+use crate::worker::serve::standby::Standby;
 use crate::worker::{LoadPhases, WorkerArgs};
 
 /// The file with what the snapshot says about choosing tokens.
@@ -46,23 +47,25 @@ struct Snapshot {
     template: Option<ChatTemplate>,
 }
 
-/// Loads the snapshot as what it is for.
+/// Loads the snapshot as what it is for: texts and device at once, weights as soon as it
+/// may. Blocks.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn load(
     args: &WorkerArgs,
+    standby: &Standby,
     loading: impl Fn(Progress) + Send + 'static,
 ) -> Result<(super::Engine, Ended, LoadPhases), EngineError> {
     let dir = &args.model_dir;
     let made = Recipe::made(&|name| Some(dir.join(name)).filter(|path| path.is_file()));
     let model_type = mlx::model_type(dir)?;
     match Kind::of(&model_type, made, supported_architectures()) {
-        Kind::Chat => load_text(args, loading)
+        Kind::Chat => load_text(args, standby, loading)
             .map(|(source, ended, phases)| (super::Engine::Text(source), ended, phases)),
-        Kind::Embeddings => load_vectors(args, loading)
+        Kind::Embeddings => load_vectors(args, standby, loading)
             .map(|(source, ended, phases)| (super::Engine::Vectors(source), ended, phases)),
-        Kind::Rerank => load_ranks(args, loading)
+        Kind::Rerank => load_ranks(args, standby, loading)
             .map(|(source, ended, phases)| (super::Engine::Ranks(source), ended, phases)),
     }
 }
@@ -70,13 +73,14 @@ pub fn load(
 /// Loads what makes vectors. Blocks.
 fn load_vectors(
     args: &WorkerArgs,
+    standby: &Standby,
     loading: impl Fn(Progress) + Send + 'static,
 ) -> Result<(vectors::Source, Ended, LoadPhases), EngineError> {
     let began = Instant::now();
     let recipe = recipe(args)?;
     let tokenizer = Tokenizer::load(&args.model_dir).map_err(in_snapshot)?;
     let text = began.elapsed();
-    let (encoder, ended, phases) = load_encoder(args, recipe.clone(), text, loading)?;
+    let (encoder, ended, phases) = load_encoder(args, recipe.clone(), text, standby, loading)?;
     let encode = move |text: &str| tokenizer.encode(text, true).map_err(in_request);
     let source = vectors::Source::new(encoder, Arc::new(encode), recipe, args.context);
     Ok((source, ended, phases))
@@ -85,6 +89,7 @@ fn load_vectors(
 /// Loads what judges documents. Blocks.
 fn load_ranks(
     args: &WorkerArgs,
+    standby: &Standby,
     loading: impl Fn(Progress) + Send + 'static,
 ) -> Result<(ranks::Source, Ended, LoadPhases), EngineError> {
     let began = Instant::now();
@@ -95,7 +100,7 @@ fn load_ranks(
         _ => writes_prompts(args, &recipe)?,
     };
     let text = began.elapsed();
-    let (encoder, ended, phases) = load_encoder(args, recipe, text, loading)?;
+    let (encoder, ended, phases) = load_encoder(args, recipe, text, standby, loading)?;
     let source = ranks::Source::new(encoder, write, scale, args.context);
     Ok((source, ended, phases))
 }
@@ -166,6 +171,7 @@ fn load_encoder(
     args: &WorkerArgs,
     recipe: Recipe,
     text: Duration,
+    standby: &Standby,
     loading: impl Fn(Progress) + Send + 'static,
 ) -> Result<(Handle, Ended, LoadPhases), EngineError> {
     let dir = args.model_dir.clone();
@@ -175,8 +181,12 @@ fn load_encoder(
         kv_format: args.kv_format,
         adapters: args.adapters,
     };
-    let (encoder, ended) =
-        Handle::start(move || mlx::encoder::load(&dir, &load, recipe, &loading))?;
+    let standby = standby.clone();
+    let (encoder, ended) = Handle::start(move || {
+        let prepared = mlx::Prepared::new(&load)?;
+        standby.wait();
+        mlx::encoder::load(prepared, &dir, &load, recipe, &loading)
+    })?;
     let phases = phases(encoder.facts().load_times, text);
     Ok((encoder, ended, phases))
 }
@@ -188,6 +198,7 @@ fn phases(times: LoadTimes, text: Duration) -> LoadPhases {
         map_ms: in_ms(times.map),
         evaluate_ms: in_ms(times.evaluate),
         text_ms: in_ms(text),
+        ..LoadPhases::default()
     }
 }
 
@@ -198,6 +209,7 @@ fn phases(times: LoadTimes, text: Duration) -> LoadPhases {
 /// What is wrong with it.
 fn load_text(
     args: &WorkerArgs,
+    standby: &Standby,
     loading: impl Fn(Progress) + Send + 'static,
 ) -> Result<(Source, Ended, LoadPhases), EngineError> {
     let dir = args.model_dir.clone();
@@ -208,19 +220,23 @@ fn load_text(
         adapters: args.adapters,
     };
     let texts = {
-        let dir = dir.clone();
+        let (dir, standby) = (dir.clone(), standby.clone());
         std::thread::Builder::new()
             .name("tokenizer".to_owned())
             .spawn(move || {
                 let began = Instant::now();
                 let texts = (Snapshot::load(&dir)?, defaults(&dir)?);
+                standby.is_prepared();
                 Ok::<_, EngineError>((texts, began.elapsed()))
             })
             .map_err(|error| EngineError::Device(error.to_string()))?
     };
     let draft = draft(args)?;
+    let standby = standby.clone();
     let network = Engine::start(settings(args), place(args)?, move || {
-        let network = mlx::load_telling(&dir, &load, &loading)?;
+        let prepared = mlx::Prepared::new(&load)?;
+        standby.wait();
+        let network = prepared.load(&dir, &load, &loading)?;
         let draft = match draft {
             Draft::Nothing => Draft::Nothing,
             Draft::Prompt => Draft::Prompt,

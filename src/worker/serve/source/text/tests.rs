@@ -11,7 +11,7 @@ use crate::engine::guide::{Allowed, Guide, GuideError};
 use crate::engine::parts::Part;
 use crate::engine::speculation::Draft;
 use crate::engine::thread::Settings;
-use crate::engine::{EngineError, Finish, LoadTimes, Network};
+use crate::engine::{EngineError, Finish, LoadTimes, Network, Reading};
 use crate::worker::serve::body::Event;
 use crate::worker::serve::request::read;
 
@@ -42,15 +42,16 @@ impl Network for NextByte {
         Vec::new()
     }
 
-    fn prefill(
+    fn prefill_batch(
         &mut self,
-        cache: &mut Vec<u32>,
-        tokens: &[u32],
-        want_logits: bool,
-    ) -> Result<Option<Vec<f32>>, EngineError> {
+        batch: &mut [Reading<'_, Vec<u32>>],
+    ) -> Result<Vec<Option<Vec<f32>>>, EngineError> {
         self.pass();
-        cache.extend(tokens);
-        Ok(want_logits.then(|| after(cache)))
+        let read = |reading: &mut Reading<'_, Vec<u32>>| {
+            reading.cache.extend(reading.tokens);
+            reading.want_logits.then(|| after(reading.cache))
+        };
+        Ok(batch.iter_mut().map(read).collect())
     }
 
     fn decode(
