@@ -19,6 +19,25 @@ use super::{EngineError, LoadTimes};
 /// Tokens of a batch, padding among them, unless one text alone is longer.
 pub const BATCH_TOKENS: usize = 1024;
 
+/// A text, or a pair of texts, as tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Text {
+    /// The tokens, with the marks around them.
+    pub tokens: Vec<u32>,
+    /// How many of them, from the start, are of the first text; all if there is but one.
+    pub first: usize,
+}
+
+impl From<Vec<u32>> for Text {
+    /// A text alone.
+    fn from(tokens: Vec<u32>) -> Self {
+        Self {
+            first: tokens.len(),
+            tokens,
+        }
+    }
+}
+
 /// A model that makes a vector of a text. It lives on its thread.
 pub trait Encoder {
     /// Tokens in the vocabulary.
@@ -31,7 +50,7 @@ pub trait Encoder {
     ///
     /// # Errors
     /// The device failed, or a token is not in the vocabulary.
-    fn encode(&mut self, batch: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError>;
+    fn encode(&mut self, batch: &[&Text]) -> Result<Vec<Vec<f32>>, EngineError>;
 
     /// Bytes of weights held in the form this device needs.
     fn bytes_held(&self) -> u64;
@@ -73,7 +92,7 @@ type Vectors = Result<Vec<Vec<f32>>, EngineError>;
 /// What is asked: texts as tokens. Nobody waits at the other end any more when the
 /// request is cancelled.
 struct Asked {
-    texts: Vec<Vec<u32>>,
+    texts: Vec<Text>,
     reply: oneshot::Sender<Vectors>,
 }
 
@@ -152,7 +171,7 @@ impl Handle {
     ///
     /// # Errors
     /// The device failed, or the thread is gone.
-    pub async fn encode(&self, texts: Vec<Vec<u32>>) -> Vectors {
+    pub async fn encode(&self, texts: Vec<Text>) -> Vectors {
         let gone = || EngineError::Device("the engine thread is gone".to_owned());
         let (reply, vectors) = oneshot::channel();
         let asked = Asked { texts, reply };
@@ -195,8 +214,8 @@ fn run(mut encoder: impl Encoder, orders: &Receiver<Asked>, counts: &Counts) {
         if batch.is_empty() {
             continue;
         }
-        let texts: Vec<&[u32]> = batch.iter().map(|place| queue.text(*place)).collect();
-        let read: usize = texts.iter().map(|text| text.len()).sum();
+        let texts: Vec<&Text> = batch.iter().filter_map(|at| queue.text(*at)).collect();
+        let read: usize = texts.iter().map(|text| text.tokens.len()).sum();
         let result = encoder.encode(&texts);
         counts.read.fetch_add(read as u64, Ordering::Relaxed);
         let answers: Vec<(_, Vectors)> = match result {

@@ -4,6 +4,7 @@
 pub mod adapter;
 pub mod arch;
 pub mod attention;
+pub mod classifier;
 mod decoder;
 pub mod device;
 pub mod encoder;

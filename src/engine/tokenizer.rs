@@ -5,6 +5,7 @@
 
 mod description;
 mod files;
+pub mod pairs;
 #[cfg(test)]
 pub(crate) mod tests;
 

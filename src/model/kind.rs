@@ -18,6 +18,17 @@ pub enum Kind {
     Rerank,
 }
 
+/// What the files beside the weights make of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// Vectors of texts.
+    Vectors,
+    /// Verdicts by the logits of tokens.
+    Verdicts,
+    /// Scores of pairs of texts by a head for that alone.
+    Scores,
+}
+
 /// The architectures that the embedded engine runs, as `model_type` in
 /// `config.json` names them, and what each is for.
 pub type Architectures = &'static [(&'static str, Kind)];
@@ -33,15 +44,18 @@ impl Kind {
     }
 
     /// The architectures that make a model of this kind. What makes text makes
-    /// vectors too, without its head, and says yes or no with it.
+    /// vectors too, without its head, and says yes or no with it; heads that score pairs
+    /// are on what makes vectors.
     pub fn made_by(
         self,
+        made: Option<Made>,
         architectures: Architectures,
     ) -> impl Iterator<Item = &'static str> + Clone {
         let known = architectures.iter();
-        let makes = move |of: Kind| match self {
-            Kind::Embeddings => true,
-            Kind::Chat | Kind::Rerank => of == Kind::Chat,
+        let makes = move |of: Kind| match (self, made) {
+            (Kind::Embeddings, _) => true,
+            (Kind::Rerank, Some(Made::Scores)) => of == Kind::Embeddings,
+            (Kind::Chat | Kind::Rerank, _) => of == Kind::Chat,
         };
         known
             .filter(move |(_, of)| makes(*of))
@@ -58,14 +72,15 @@ impl Kind {
     }
 
     /// The kind of a snapshot by the `model_type` of its `config.json`, and by
-    /// what its `modules.json` makes of it, if it has one.
-    pub fn of(model_type: &str, modules: Option<Kind>, architectures: Architectures) -> Self {
+    /// what its other files make of it, if they say.
+    pub fn of(model_type: &str, made: Option<Made>, architectures: Architectures) -> Self {
         let only = |kind| {
             let mut known = architectures.iter().filter(|(name, _)| *name == model_type);
             known.clone().next().is_some() && known.all(|(_, of)| *of == kind)
         };
-        match modules {
-            Some(kind) => kind,
+        match made {
+            Some(Made::Vectors) => Kind::Embeddings,
+            Some(Made::Verdicts | Made::Scores) => Kind::Rerank,
             None if only(Kind::Embeddings) => Kind::Embeddings,
             None => Kind::Chat,
         }
@@ -79,17 +94,22 @@ mod tests {
     #[test]
     fn a_snapshot_says_what_it_is_for() {
         let known: Architectures = &[("llama", Kind::Chat), ("bert", Kind::Embeddings)];
-        let check = |model_type: &str, modules: Option<Kind>, expected: Kind| {
-            assert_eq!(Kind::of(model_type, modules, known), expected);
+        let check = |model_type: &str, made: Option<Made>, expected: Kind| {
+            assert_eq!(Kind::of(model_type, made, known), expected);
         };
         check("llama", None, Kind::Chat);
-        check("llama", Some(Kind::Embeddings), Kind::Embeddings);
-        check("llama", Some(Kind::Rerank), Kind::Rerank);
+        check("llama", Some(Made::Vectors), Kind::Embeddings);
+        check("llama", Some(Made::Verdicts), Kind::Rerank);
+        check("bert", Some(Made::Scores), Kind::Rerank);
         check("bert", None, Kind::Embeddings);
         check("unheard-of", None, Kind::Chat);
-        check("scripted", Some(Kind::Embeddings), Kind::Embeddings);
-        assert!(Kind::Rerank.made_by(known).eq(["llama"]));
-        assert!(Kind::Chat.made_by(known).eq(["llama"]));
-        assert!(Kind::Embeddings.made_by(known).eq(["llama", "bert"]));
+        check("scripted", Some(Made::Vectors), Kind::Embeddings);
+        let check = |kind: Kind, made: Option<Made>, expected: &[&str]| {
+            assert!(kind.made_by(made, known).eq(expected.iter().copied()));
+        };
+        check(Kind::Rerank, Some(Made::Verdicts), &["llama"]);
+        check(Kind::Rerank, Some(Made::Scores), &["bert"]);
+        check(Kind::Chat, None, &["llama"]);
+        check(Kind::Embeddings, None, &["llama", "bert"]);
     }
 }

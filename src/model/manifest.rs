@@ -186,13 +186,13 @@ fn inspect(
     let scripted = config.model_type == scripted::MODEL_TYPE;
     // A bad link is told; those of other files are looked at with the recipe.
     place.file(MODULES)?;
-    let modules = Recipe::kind(&|name| place.file(name).ok().flatten());
-    let kind = Kind::of(&config.model_type, modules, rules.architectures);
-    let supported = kind.made_by(rules.architectures);
+    let made = Recipe::made(&|name| place.file(name).ok().flatten());
+    let kind = Kind::of(&config.model_type, made, rules.architectures);
+    let supported = kind.made_by(made, rules.architectures);
     if !scripted && !supported.clone().any(|name| name == config.model_type) {
         return Err(Reason::Architecture {
             found: config.model_type.chars().take(100).collect(),
-            kind,
+            purpose: reason::purpose(kind, made),
             supported: supported.map(str::to_owned).collect(),
         });
     }
@@ -227,7 +227,7 @@ fn inspect(
         dir: place.dir.clone(),
         commit: commit.map(str::to_owned),
         is_decoder: Kind::Chat
-            .made_by(rules.architectures)
+            .made_by(None, rules.architectures)
             .any(|name| name == config.model_type),
         model_type: config.model_type,
         architectures: config.architectures,

@@ -6,12 +6,14 @@
 //! `config_sentence_transformers.json` and the folder of each module, as in the
 //! documentation of sentence-transformers ("Creating Custom Models").
 
+mod classifier;
+
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::json;
-use super::kind::Kind;
+use super::kind::Made;
 
 /// The file that lists the steps; whoever has it makes vectors, or says how well texts fit.
 pub const MODULES: &str = "modules.json";
@@ -42,20 +44,54 @@ pub struct Recipe {
     /// What is put before each text, or told as the system's message beside a query and
     /// a document.
     pub prompt: String,
-    /// By which tokens it says how well a document fits; then the vector of a text is
-    /// that one number.
+    /// By what it says how well a document fits; then the vector of a text is that one
+    /// number.
     pub verdict: Option<Verdict>,
 }
 
-/// The tokens by which a model says how well a document fits a query: how much likelier
-/// the one is than the other, as a logarithm (Qwen3 Embedding, arXiv 2506.05176, section
-/// 3; the keys are those of sentence-transformers' `LogitScore`).
+/// By what a model says how well a document fits a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verdict {
-    /// The one that stands for yes.
-    pub yes: u32,
-    /// The one that stands for no; without it the logit of `yes` counts alone.
-    pub no: Option<u32>,
+pub enum Verdict {
+    /// By how much likelier one token is than another, as a logarithm (Qwen3 Embedding,
+    /// arXiv 2506.05176, section 3; the keys are those of sentence-transformers'
+    /// `LogitScore`).
+    Tokens {
+        /// The one that stands for yes.
+        yes: u32,
+        /// The one that stands for no; without it the logit of `yes` counts alone.
+        no: Option<u32>,
+    },
+    /// By a head of the network for that alone (Nogueira and Cho, arXiv 1901.04085).
+    Head(Scale),
+}
+
+/// How a number that may be any becomes the score that callers see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// As a share from 0 to 1: the logistic function of it.
+    Share,
+    /// As it is.
+    Logit,
+}
+
+impl Scale {
+    /// The score.
+    pub fn score(self, logit: f32) -> f32 {
+        match self {
+            Self::Share => 1.0 / (1.0 + (-logit).exp()),
+            Self::Logit => logit,
+        }
+    }
+}
+
+impl Verdict {
+    /// How its number becomes a score.
+    pub fn scale(self) -> Scale {
+        match self {
+            Self::Tokens { .. } => Scale::Share,
+            Self::Head(scale) => scale,
+        }
+    }
 }
 
 /// From the vectors of the tokens to one.
@@ -95,6 +131,9 @@ impl Recipe {
     /// # Errors
     /// A file that is missing, broken, or asks for a step that is not known.
     pub fn read(find: &dyn Fn(&str) -> Option<PathBuf>) -> Result<Self, RecipeError> {
+        if classifier::is_one(find) {
+            return classifier::read(find);
+        }
         let modules = needed(find, MODULES)?;
         let modules = modules.as_array().filter(|all| all.len() <= MOST_MODULES);
         let modules = modules.ok_or_else(|| bad(MODULES, "is not a list of modules"))?;
@@ -130,16 +169,19 @@ impl Recipe {
         })
     }
 
-    /// What the steps that the snapshot lists make of it; nothing if it lists none. Ones
-    /// that cannot be read make vectors: whoever reads the recipe says what is wrong.
-    pub fn kind(find: &dyn Fn(&str) -> Option<PathBuf>) -> Option<Kind> {
+    /// What the files of the snapshot make of its network; nothing if they say nothing.
+    /// Steps that cannot be read make vectors: whoever reads the recipe says what is wrong.
+    pub fn made(find: &dyn Fn(&str) -> Option<PathBuf>) -> Option<Made> {
+        if classifier::is_one(find) {
+            return Some(Made::Scores);
+        }
         find(MODULES)?;
         let modules = needed(find, MODULES).unwrap_or_default();
         let mut modules = modules.as_array().into_iter().flatten();
-        let scores = modules.any(|module| kind(module).is_ok_and(|kind| kind == SCORE));
-        Some(match scores {
-            true => Kind::Rerank,
-            false => Kind::Embeddings,
+        let judges = modules.any(|module| kind(module).is_ok_and(|kind| kind == SCORE));
+        Some(match judges {
+            true => Made::Verdicts,
+            false => Made::Vectors,
         })
     }
 
@@ -289,7 +331,7 @@ fn verdict(find: &dyn Fn(&str) -> Option<PathBuf>, file: &str) -> Result<Verdict
         }
     };
     let yes = token("true_token_id")?;
-    Ok(Verdict {
+    Ok(Verdict::Tokens {
         yes: yes.ok_or_else(|| bad(file, "has no true_token_id"))?,
         no: token("false_token_id")?,
     })

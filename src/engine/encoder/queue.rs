@@ -4,6 +4,8 @@
 
 use std::collections::VecDeque;
 
+use super::Text;
+
 /// A text of a request: the request's number and the text's place in it.
 pub(super) type Place = (u64, usize);
 
@@ -16,7 +18,7 @@ pub(super) struct Queue<R> {
 
 struct Open<R> {
     number: u64,
-    texts: Vec<Vec<u32>>,
+    texts: Vec<Text>,
     /// Places of texts that are in no batch yet, the shortest first.
     left: Vec<usize>,
     vectors: Vec<Option<Vec<f32>>>,
@@ -43,12 +45,12 @@ impl<R> Queue<R> {
     }
 
     /// Takes a request in; gives back the reply of one without texts.
-    pub(super) fn add(&mut self, texts: Vec<Vec<u32>>, reply: R) -> Option<R> {
+    pub(super) fn add(&mut self, texts: Vec<Text>, reply: R) -> Option<R> {
         if texts.is_empty() {
             return Some(reply);
         }
         let mut left: Vec<usize> = (0..texts.len()).collect();
-        left.sort_by_key(|place| texts[*place].len());
+        left.sort_by_key(|place| texts[*place].tokens.len());
         self.next += 1;
         self.open.push_back(Open {
             number: self.next,
@@ -73,7 +75,7 @@ impl<R> Queue<R> {
         let longest = front
             .left
             .last()
-            .map_or(0, |place| front.texts[*place].len());
+            .map_or(0, |place| front.texts[*place].tokens.len());
         let most = (self.tokens / longest.max(1)).max(1);
         let mut batch = Vec::new();
         front.join(&mut batch, longest, most);
@@ -84,10 +86,10 @@ impl<R> Queue<R> {
         batch
     }
 
-    /// The tokens of a text.
-    pub(super) fn text(&self, (number, place): Place) -> &[u32] {
+    /// A text whose request is still there.
+    pub(super) fn text(&self, (number, place): Place) -> Option<&Text> {
         let open = self.open.iter().find(|open| open.number == number);
-        open.map_or(&[], |open| &open.texts[place])
+        open?.texts.get(place)
     }
 
     /// Takes the vectors of a batch in; gives the requests that are answered by them.
@@ -139,9 +141,9 @@ impl<R> Open<R> {
     fn join(&mut self, batch: &mut Vec<Place>, longest: usize, most: usize) {
         let fits = self
             .left
-            .partition_point(|place| self.texts[*place].len() <= longest);
-        let alike =
-            self.left[..fits].partition_point(|place| self.texts[*place].len() * 2 < longest);
+            .partition_point(|place| self.texts[*place].tokens.len() <= longest);
+        let alike = self.left[..fits]
+            .partition_point(|place| self.texts[*place].tokens.len() * 2 < longest);
         let taken = (fits - alike).min(most - batch.len().min(most));
         let places = self.left.drain(fits - taken..fits);
         batch.extend(places.map(|place| (self.number, place)));
@@ -153,8 +155,9 @@ mod tests {
     use super::*;
 
     /// Texts of these lengths.
-    fn texts(lengths: &[usize]) -> Vec<Vec<u32>> {
-        lengths.iter().map(|length| vec![7; *length]).collect()
+    fn texts(lengths: &[usize]) -> Vec<Text> {
+        let text = |length: &usize| vec![7; *length].into();
+        lengths.iter().map(text).collect()
     }
 
     fn sorted(mut batch: Vec<Place>) -> Vec<Place> {

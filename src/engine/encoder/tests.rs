@@ -12,8 +12,9 @@ impl Encoder for Summing {
         1
     }
 
-    fn encode(&mut self, batch: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError> {
-        let sum = |text: &&[u32]| {
+    fn encode(&mut self, batch: &[&Text]) -> Result<Vec<Vec<f32>>, EngineError> {
+        let sum = |text: &&Text| {
+            let text = &text.tokens;
             assert!(!text.contains(&13), "as the test asks");
             match text.contains(&99) {
                 true => Err(EngineError::Device("99".to_owned())),
@@ -40,10 +41,10 @@ impl Encoder for Summing {
 async fn texts_become_vectors_until_the_last_handle_is_gone() {
     let (handle, ended) = Handle::start(|| Ok(Summing)).expect("a thread");
     assert_eq!((handle.facts().size, handle.facts().bytes_held), (1, 5));
-    let vectors = handle.encode(vec![vec![1, 2], vec![3]]).await;
+    let vectors = handle.encode(vec![vec![1, 2].into(), vec![3].into()]).await;
     assert_eq!(vectors, Ok(vec![vec![3.0], vec![3.0]]));
     assert_eq!(handle.encode(Vec::new()).await, Ok(Vec::new()));
-    let failed = handle.encode(vec![vec![99]]).await;
+    let failed = handle.encode(vec![vec![99].into()]).await;
     assert_eq!(failed, Err(EngineError::Device("99".to_owned())));
     assert_eq!(handle.counted(), Counted { open: 0, read: 4 });
     drop(handle);
@@ -53,7 +54,7 @@ async fn texts_become_vectors_until_the_last_handle_is_gone() {
 #[tokio::test]
 async fn a_panic_ends_the_thread_and_is_heard() {
     let (handle, ended) = Handle::start(|| Ok(Summing)).expect("a thread");
-    assert!(handle.encode(vec![vec![13]]).await.is_err());
+    assert!(handle.encode(vec![vec![13].into()]).await.is_err());
     assert!(ended.await.is_err());
 }
 

@@ -24,12 +24,13 @@ use mlx_rs::error::Result as MlxResult;
 use mlx_rs::{Array, Dtype};
 use serde_json::{Map, Value};
 
+use super::classifier::Classifier;
 use super::decoder::arguments::Arguments;
 use super::decoder::design::Design;
 use super::decoder::vectors::TokenVectors;
 use super::weights::Weights;
 use crate::engine::{EngineError, supported_architectures};
-use crate::model::kind::Kind;
+use crate::model::kind::{Kind, Made};
 use crate::model::sentence::Verdict;
 
 /// An encoder of one architecture. Nothing here evaluates.
@@ -47,8 +48,20 @@ pub trait EncoderArchitecture {
     fn format(&self) -> Dtype;
 
     /// `tokens` `[texts, tokens]` through all layers: `[texts, tokens, size]`. `mask`
-    /// `[texts, 1, 1, tokens]` says which are seen; nothing means all of them.
-    fn hidden(&self, tokens: &Array, mask: Option<&Array>) -> MlxResult<Array>;
+    /// `[texts, 1, 1, tokens]` says which are seen; nothing means all of them. `types`
+    /// `[texts, tokens]` is 1 where a token is of the second text of a pair, else 0;
+    /// nothing means no pairs.
+    fn hidden(
+        &self,
+        tokens: &Array,
+        types: Option<&Array>,
+        mask: Option<&Array>,
+    ) -> MlxResult<Array>;
+
+    /// The head that scores pairs, if it was loaded with one.
+    fn classifier(&self) -> Option<&Classifier> {
+        None
+    }
 }
 
 /// What the design of a decoder follows from.
@@ -96,7 +109,7 @@ pub struct Checkpoint<'a> {
     pub weights: &'a mut Weights,
     /// Tokens in a sequence, if set.
     pub context: Option<u32>,
-    /// By which tokens it says how well texts fit, instead of making vectors.
+    /// By what it says how well texts fit, instead of making vectors.
     pub verdict: Option<Verdict>,
 }
 
@@ -114,7 +127,7 @@ const ENCODERS: [(&str, EncoderLoader); 3] = [
 /// # Errors
 /// The architecture is not known, or its configuration makes no network.
 pub fn design(source: &Source) -> Result<Design, EngineError> {
-    known(source.config, &DECODERS, Kind::Chat)?(source)
+    known(source.config, &DECODERS, Kind::Chat, None)?(source)
 }
 
 /// Loads a checkpoint as an encoder: one that is, or a decoder without its head.
@@ -124,19 +137,27 @@ pub fn design(source: &Source) -> Result<Design, EngineError> {
 /// not all there.
 pub fn load_encoder(checkpoint: Checkpoint) -> Result<Box<dyn EncoderArchitecture>, EngineError> {
     let config = checkpoint.config;
+    let made = match checkpoint.verdict {
+        None => Made::Vectors,
+        Some(Verdict::Tokens { .. }) => Made::Verdicts,
+        Some(Verdict::Head(_)) => Made::Scores,
+    };
+    if made == Made::Scores {
+        return known(config, &ENCODERS, Kind::Rerank, Some(made))?(checkpoint);
+    }
     let encoder = find(&ENCODERS, model_type(config)?);
-    if let Some(load) = encoder.filter(|_| checkpoint.verdict.is_none()) {
+    if let Some(load) = encoder.filter(|_| made == Made::Vectors) {
         return load(checkpoint);
     }
     let source = Source {
         config,
         context: checkpoint.context,
     };
-    let kind = match checkpoint.verdict {
-        Some(_) => Kind::Rerank,
-        None => Kind::Embeddings,
+    let kind = match made {
+        Made::Vectors => Kind::Embeddings,
+        Made::Verdicts | Made::Scores => Kind::Rerank,
     };
-    let designer = known(config, &DECODERS, kind)?;
+    let designer = known(config, &DECODERS, kind, Some(made))?;
     let vectors = TokenVectors::load(checkpoint, designer(&source)?)?;
     Ok(Box::new(vectors))
 }
@@ -157,12 +178,13 @@ fn known<L: Copy>(
     config: &Map<String, Value>,
     table: &[(&str, L)],
     kind: Kind,
+    made: Option<Made>,
 ) -> Result<L, EngineError> {
     let name = model_type(config)?;
     find(table, name).ok_or_else(|| {
         EngineError::Unsupported(format!(
             "the architecture \"{name}\" is not supported; supported are {}",
-            kind.made_by(supported_architectures())
+            kind.made_by(made, supported_architectures())
                 .collect::<Vec<_>>()
                 .join(", ")
         ))

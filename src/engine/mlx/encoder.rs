@@ -1,5 +1,6 @@
 //! An encoder on MLX's device: texts of a batch filled up to the longest, what was
-//! filled in hidden from attention, and the vectors of each text's own tokens pooled.
+//! filled in hidden from attention, and the vectors of each text's own tokens pooled, or read by
+//! the head that scores pairs.
 
 use std::path::Path;
 use std::time::Instant;
@@ -11,7 +12,7 @@ use super::device::{self, Device};
 use super::quantization::Quantization;
 use super::weights::Weights;
 use super::{Prepared, Settings, device_failed, read_config};
-use crate::engine::encoder::Encoder;
+use crate::engine::encoder::{Encoder, Text};
 use crate::engine::progress::Progress;
 use crate::engine::{EngineError, LoadTimes};
 use crate::model::sentence::Recipe;
@@ -83,10 +84,11 @@ pub(super) fn load_on(
 
 impl MlxEncoder {
     /// MLX reads out of bounds without a word.
-    fn check(&self, batch: &[&[u32]]) -> Result<(), EngineError> {
+    fn check(&self, batch: &[&Text]) -> Result<(), EngineError> {
         let (vocabulary, positions) = (self.model.vocabulary(), self.model.positions());
         let refuse = |message: String| Err(EngineError::Unsupported(message));
         for text in batch {
+            let text = &text.tokens;
             if let Some(token) = text.iter().find(|token| **token as usize >= vocabulary) {
                 return refuse(format!(
                     "token {token} is not in the vocabulary of {vocabulary}"
@@ -102,24 +104,49 @@ impl MlxEncoder {
         Ok(())
     }
 
-    /// The vectors of all tokens of a batch, padding among them.
-    fn hidden(&self, batch: &[&[u32]], longest: usize) -> Result<Vec<f32>, EngineError> {
+    /// The vectors of all tokens of a batch, padding among them; or what the head makes
+    /// of each text.
+    fn computed(&self, batch: &[&Text], longest: usize) -> Result<Vec<f32>, EngineError> {
         let shape = [batch.len() as i32, longest as i32];
-        let filled = |text: &&[u32]| {
-            let padding = std::iter::repeat_n(0, longest - text.len());
-            text.iter().copied().chain(padding).collect::<Vec<u32>>()
+        let filled = |text: &&Text| {
+            let padding = std::iter::repeat_n(0, longest - text.tokens.len());
+            text.tokens
+                .iter()
+                .copied()
+                .chain(padding)
+                .collect::<Vec<u32>>()
         };
         let tokens: Vec<u32> = batch.iter().flat_map(filled).collect();
         let tokens = Array::from_slice(&tokens, &shape);
-        let is_own = |text: &&[u32]| (0..longest).map(|i| i < text.len()).collect::<Vec<bool>>();
-        let is_padded = batch.iter().any(|text| text.len() < longest);
+        let is_second = |text: &&Text| {
+            let own = text.first..text.tokens.len();
+            (0..longest)
+                .map(|i| u32::from(own.contains(&i)))
+                .collect::<Vec<u32>>()
+        };
+        let is_paired = batch.iter().any(|text| text.first < text.tokens.len());
+        let types = is_paired.then(|| {
+            let types: Vec<u32> = batch.iter().flat_map(is_second).collect();
+            Array::from_slice(&types, &shape)
+        });
+        let is_own = |text: &&Text| {
+            let own = text.tokens.len();
+            (0..longest).map(|i| i < own).collect::<Vec<bool>>()
+        };
+        let is_padded = batch.iter().any(|text| text.tokens.len() < longest);
         let mask = is_padded.then(|| {
             let mask: Vec<bool> = batch.iter().flat_map(is_own).collect();
             Array::from_slice(&mask, &[shape[0], 1, 1, shape[1]])
         });
-        let hidden = self.model.hidden(&tokens, mask.as_ref());
-        let hidden = hidden.map_err(device_failed)?;
-        hidden
+        let compute = || {
+            let hidden = self.model.hidden(&tokens, types.as_ref(), mask.as_ref())?;
+            match self.model.classifier() {
+                Some(head) => head.apply(&hidden, mask.as_ref()),
+                None => Ok(hidden),
+            }
+        };
+        compute()
+            .map_err(device_failed)?
             .to_vec_cast::<f32>()
             .map_err(|error| EngineError::Device(error.to_string()))
     }
@@ -131,19 +158,25 @@ impl Encoder for MlxEncoder {
     }
 
     fn size(&self) -> usize {
-        self.model.size()
+        match self.model.classifier() {
+            Some(_) => 1,
+            None => self.model.size(),
+        }
     }
 
-    fn encode(&mut self, batch: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn encode(&mut self, batch: &[&Text]) -> Result<Vec<Vec<f32>>, EngineError> {
         self.check(batch)?;
-        let Some(longest) = batch.iter().map(|text| text.len()).max() else {
+        let Some(longest) = batch.iter().map(|text| text.tokens.len()).max() else {
             return Ok(Vec::new());
         };
+        let computed = self.computed(batch, longest)?;
+        if self.model.classifier().is_some() {
+            return Ok(computed.into_iter().map(|score| vec![score]).collect());
+        }
         let size = self.model.size();
-        let hidden = self.hidden(batch, longest)?;
-        let rows = hidden.chunks_exact(longest * size).zip(batch);
+        let rows = computed.chunks_exact(longest * size).zip(batch);
         Ok(rows
-            .map(|(rows, text)| self.recipe.pool(&rows[..text.len() * size], size))
+            .map(|(rows, text)| self.recipe.pool(&rows[..text.tokens.len() * size], size))
             .collect())
     }
 

@@ -6,6 +6,7 @@ mod adapters;
 mod guesses;
 mod parity;
 mod reference;
+mod scores;
 mod tiny;
 mod vectors;
 

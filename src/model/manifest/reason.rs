@@ -2,7 +2,7 @@
 //! mends it where there is one.
 
 use crate::model::id::ModelId;
-use crate::model::kind::Kind;
+use crate::model::kind::{Kind, Made};
 use crate::model::safetensors::SafetensorsError;
 
 /// Why a snapshot is not served. Messages begin with the word of [`Reason::code`],
@@ -76,12 +76,13 @@ pub enum Reason {
         problem: String,
     },
     /// An architecture that the engine does not have.
-    #[error("unsupported: its architecture {found:?} is not supported{}; supported are {}", purpose(.kind), .supported.join(", "))]
+    #[error("unsupported: its architecture {found:?} is not supported{}; supported are {}", .purpose, .supported.join(", "))]
     Architecture {
         /// `model_type` of `config.json`.
         found: String,
-        /// What it is for.
-        kind: Kind,
+        /// What it would be for, where that is not what most are for: a phrase that goes
+        /// after "supported".
+        purpose: &'static str,
         /// What is.
         supported: Vec<String>,
     },
@@ -140,12 +141,13 @@ fn list(files: &[String]) -> String {
     }
 }
 
-/// What an architecture would be for, where that is not what most are for.
-fn purpose(kind: &Kind) -> &'static str {
-    match kind {
-        Kind::Chat => "",
-        Kind::Embeddings => " for embeddings",
-        Kind::Rerank => " for ranking",
+/// What a model of this kind would be for, as [`Reason::Architecture`] says it.
+pub(super) fn purpose(kind: Kind, made: Option<Made>) -> &'static str {
+    match (kind, made) {
+        (Kind::Chat, _) => "",
+        (Kind::Embeddings, _) => " for embeddings",
+        (Kind::Rerank, Some(Made::Scores)) => " for ranking by a head that scores pairs",
+        (Kind::Rerank, _) => " for ranking",
     }
 }
 

@@ -7,7 +7,7 @@ use super::*;
 const MEAN: &str = "pooling_mode_mean_tokens";
 
 /// A folder with these files.
-fn folder(files: &[(&str, Value)]) -> tempfile::TempDir {
+pub(super) fn folder(files: &[(&str, Value)]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     for (name, content) in files {
         let path = dir.path().join(name);
@@ -18,7 +18,7 @@ fn folder(files: &[(&str, Value)]) -> tempfile::TempDir {
 }
 
 /// The modules of these types, each in a folder of its own but the first.
-fn modules(types: &[&str]) -> Value {
+pub(super) fn modules(types: &[&str]) -> Value {
     let module = |(place, kind): (usize, &&str)| {
         let path = match place {
             0 => String::new(),
@@ -47,7 +47,7 @@ fn a_score_by_two_logits_is_a_verdict() {
         let score = ("1_LogitScore/config.json", config);
         let folder = folder(&[(MODULES, modules(&["Transformer", "LogitScore"])), score]);
         let find = |name: &str| Some(folder.path().join(name)).filter(|path| path.is_file());
-        assert_eq!(Recipe::kind(&find), Some(Kind::Rerank));
+        assert_eq!(Recipe::made(&find), Some(Made::Verdicts));
         match (Recipe::of(folder.path()), verdict) {
             (Ok(found), Ok(verdict)) => {
                 let verdict = Some(verdict);
@@ -61,7 +61,7 @@ fn a_score_by_two_logits_is_a_verdict() {
             (found, expected) => panic!("{found:?}, expected {expected:?}"),
         }
     };
-    let verdict = |yes, no| Ok(Verdict { yes, no });
+    let verdict = |yes, no| Ok(Verdict::Tokens { yes, no });
     let both = json!({"true_token_id": 9693, "false_token_id": 2152});
     check(both, verdict(9693, Some(2152)));
     check(
@@ -90,8 +90,8 @@ fn a_score_by_two_logits_is_a_verdict() {
     let plain = folder(&[(MODULES, modules(&["Transformer", "Pooling"]))]);
     let find = |name: &str| Some(plain.path().join(name)).filter(|path| path.is_file());
     assert_eq!(
-        (Recipe::kind(&find), Recipe::kind(&|_| None)),
-        (Some(Kind::Embeddings), None)
+        (Recipe::made(&find), Recipe::made(&|_| None)),
+        (Some(Made::Vectors), None)
     );
 }
 

@@ -16,6 +16,7 @@ use super::body::trailer;
 use super::fields::Fields;
 use crate::api::error::ApiError;
 use crate::api::fields::{Endpoint, invalid, wrong};
+use crate::model::sentence::Scale;
 
 /// What a document may be.
 const DOCUMENT: &str = "a string or an object with a text";
@@ -44,9 +45,10 @@ pub struct Asked {
 /// How well the documents of a request fit.
 #[derive(Debug, PartialEq)]
 pub struct Ranked {
-    /// The logarithm of how much likelier yes is than no, of each document in the order
-    /// of the request.
+    /// The number by which each document is judged, in the order of the request.
     pub verdicts: Vec<f32>,
+    /// How such a number becomes a score.
+    pub scale: Scale,
     /// Tokens of all prompts.
     pub tokens: u64,
 }
@@ -146,7 +148,7 @@ pub fn answer(model: &str, asked: &Asked, ranked: &Ranked) -> Result<Body, serde
     let order = order(&ranked.verdicts).into_iter().take(asked.most);
     let results = order.map(|index| Rank {
         index,
-        relevance_score: share_of_yes(ranked.verdicts[index]),
+        relevance_score: ranked.scale.score(ranked.verdicts[index]),
         document: asked.told_whole.then(|| Document {
             text: &asked.documents[index],
         }),
@@ -175,11 +177,6 @@ fn order(verdicts: &[f32]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..verdicts.len()).collect();
     order.sort_by(|a, b| verdicts[*b].total_cmp(&verdicts[*a]));
     order
-}
-
-/// How likely yes is, if it is yes or no.
-fn share_of_yes(verdict: f32) -> f32 {
-    1.0 / (1.0 + (-verdict).exp())
 }
 
 #[cfg(test)]
@@ -240,6 +237,7 @@ mod tests {
     async fn the_best_stand_first_with_their_documents_if_asked() {
         let ranked = Ranked {
             verdicts: vec![-1.0, 0.0, 0.0, 100.0],
+            scale: Scale::Share,
             tokens: 9,
         };
         let read = async |more: Value| {

@@ -2,7 +2,8 @@
 //!
 //! Structure as in Devlin et al. (arXiv 1810.04805) and Conneau et al. (arXiv
 //! 1911.02116); names of settings and weights as in Hugging Face transformers. What
-//! comes after the last layer (pooler, heads) is for other tasks and is left out.
+//! comes after the last layer (pooler, heads) is for other tasks and is left out, but for
+//! the head that scores pairs, `…ForSequenceClassification` with one label.
 
 use mlx_rs::error::Result as MlxResult;
 use mlx_rs::ops::arange;
@@ -14,9 +15,10 @@ use serde_json::{Map, Value};
 use super::{Checkpoint, EncoderArchitecture};
 use crate::engine::EngineError;
 use crate::engine::mlx::attention::attend_both_ways;
+use crate::engine::mlx::bad_file;
+use crate::engine::mlx::classifier::{Activation, Classifier, Reads};
 use crate::engine::mlx::layers::{Embedding, Gelu, LayerNorm, Linear};
 use crate::engine::mlx::weights::Weights;
-use crate::engine::mlx::{bad_file, device_failed};
 
 /// What `config.json` says.
 #[derive(Debug, Deserialize)]
@@ -93,10 +95,11 @@ struct Bert {
     arguments: Arguments,
     words: Embedding,
     positions: Array,
-    /// That of a text which is the first of no pair.
-    segment: Array,
+    /// That of a text alone or the first of a pair, then that of the second.
+    segments: Array,
     norm: LayerNorm,
     layers: Vec<Layer>,
+    classifier: Option<Classifier>,
 }
 
 struct Layer {
@@ -115,7 +118,11 @@ pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn EncoderArchitecture>, Engi
     let arguments = Arguments::read(checkpoint.config)?;
     let weights = checkpoint.weights;
     let prefix = prefix(weights);
+    let head = checkpoint.verdict.map(|_| Head::of(&arguments, prefix));
     weights.drop_where(|name| {
+        if head.as_ref().is_some_and(|head| head.has(name)) {
+            return false;
+        }
         let rest = name.strip_prefix(prefix);
         let is_of_layers = rest.is_some_and(|rest| {
             rest.starts_with("encoder.layer.") || rest.starts_with("embeddings.")
@@ -149,14 +156,52 @@ pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn EncoderArchitecture>, Engi
             )
         })
         .collect::<Result<_, _>>()?;
+    let classifier = match head {
+        Some(head) => Some(head.load(weights, hidden)?),
+        None => None,
+    };
     Ok(Box::new(Bert {
         words,
         positions,
-        segment: segments.try_index(0).map_err(device_failed)?,
+        segments,
         norm,
         layers,
+        classifier,
         arguments,
     }))
+}
+
+/// Where the head that scores pairs lies: BERT's goes through what pools for every task,
+/// RoBERTa's brings its own.
+struct Head {
+    dense: String,
+    score: &'static str,
+}
+
+impl Head {
+    fn of(arguments: &Arguments, prefix: &str) -> Self {
+        let (dense, score) = match arguments.model_type.as_str() {
+            "xlm-roberta" => ("classifier.dense".to_owned(), "classifier.out_proj"),
+            _ => (format!("{prefix}pooler.dense"), "classifier"),
+        };
+        Self { dense, score }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        let paths = [self.dense.as_str(), self.score];
+        let path = name.rsplit_once('.').map_or(name, |(path, _)| path);
+        paths.contains(&path)
+    }
+
+    fn load(&self, weights: &mut Weights, hidden: i32) -> Result<Classifier, EngineError> {
+        Ok(Classifier {
+            reads: Reads::First,
+            dense: Linear::load(weights, &self.dense, hidden, hidden, true)?,
+            activation: Activation::Tanh,
+            norm: None,
+            score: Linear::load(weights, self.score, hidden, 1, true)?,
+        })
+    }
 }
 
 /// What stands before the names of weights: nothing in a bare encoder, the name of
@@ -235,16 +280,28 @@ impl EncoderArchitecture for Bert {
         self.words.format()
     }
 
-    fn hidden(&self, tokens: &Array, mask: Option<&Array>) -> MlxResult<Array> {
+    fn classifier(&self) -> Option<&Classifier> {
+        self.classifier.as_ref()
+    }
+
+    fn hidden(
+        &self,
+        tokens: &Array,
+        types: Option<&Array>,
+        mask: Option<&Array>,
+    ) -> MlxResult<Array> {
         let (texts, length) = (tokens.shape()[0], tokens.shape()[1]);
         let words = self.words.vectors(&tokens.reshape(&[-1])?)?;
         let words = words.reshape(&[texts, length, self.arguments.hidden_size])?;
         let first = self.arguments.first_position();
         let places = arange::<_, i32>(first, first + length, None)?;
         let positions = self.positions.take_axis(places, 0)?;
-        let mut x = self
-            .norm
-            .apply(&words.add(positions)?.add(&self.segment)?)?;
+        // RoBERTa has one kind of text only and is not told them apart.
+        let segments = match types.filter(|_| self.arguments.type_vocab_size > 1) {
+            Some(types) => self.segments.take_axis(types, 0)?,
+            None => self.segments.try_index(0)?,
+        };
+        let mut x = self.norm.apply(&words.add(positions)?.add(segments)?)?;
         for layer in &self.layers {
             x = layer.apply(&x, mask, &self.arguments)?;
         }

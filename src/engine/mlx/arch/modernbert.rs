@@ -2,7 +2,8 @@
 //! (arXiv 2412.13663).
 //!
 //! Names of settings, their defaults and names of weights as in Hugging Face transformers.
-//! What comes after the last norm (heads for other tasks) is left out.
+//! What comes after the last norm (heads for other tasks) is left out, but for the head
+//! that scores pairs, `ModernBertForSequenceClassification` with one label.
 
 use mlx_rs::error::Result as MlxResult;
 use mlx_rs::ops::{abs, arange, split_equal};
@@ -14,6 +15,7 @@ use super::{Checkpoint, EncoderArchitecture};
 use crate::engine::EngineError;
 use crate::engine::mlx::attention::attend_both_ways;
 use crate::engine::mlx::bad_file;
+use crate::engine::mlx::classifier::{Activation, Classifier, Reads};
 use crate::engine::mlx::decoder::arguments::{own, positive};
 use crate::engine::mlx::layers::{Embedding, Gelu, LayerNorm, Linear};
 use crate::engine::mlx::rope::{Rope, Scaling, Turn};
@@ -34,6 +36,9 @@ struct Arguments {
     attention_bias: bool,
     mlp_bias: bool,
     hidden_activation: Gelu,
+    classifier_pooling: Pooled,
+    classifier_bias: bool,
+    classifier_activation: Gelu,
     local_attention: i32,
     global_attn_every_n_layers: usize,
     layer_types: Option<Vec<String>>,
@@ -42,6 +47,15 @@ struct Arguments {
     rope_scaling: Option<Map<String, Value>>,
     /// What newer checkpoints have instead, for each kind of layer.
     rope_parameters: Option<Map<String, Value>>,
+}
+
+/// What a head reads, as `classifier_pooling` calls it.
+#[derive(Clone, Copy, Debug, Deserialize)]
+enum Pooled {
+    #[serde(rename = "cls")]
+    First,
+    #[serde(rename = "mean")]
+    Mean,
 }
 
 impl Default for Arguments {
@@ -58,6 +72,9 @@ impl Default for Arguments {
             attention_bias: false,
             mlp_bias: false,
             hidden_activation: Gelu::Whole,
+            classifier_pooling: Pooled::First,
+            classifier_bias: false,
+            classifier_activation: Gelu::Whole,
             local_attention: 128,
             global_attn_every_n_layers: 3,
             layer_types: None,
@@ -166,6 +183,7 @@ struct ModernBert {
     final_norm: LayerNorm,
     full: Rope,
     near: Rope,
+    classifier: Option<Classifier>,
 }
 
 struct Layer {
@@ -190,7 +208,11 @@ pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn EncoderArchitecture>, Engi
         true => "",
         false => "model.",
     };
+    let scores = checkpoint.verdict.is_some();
     weights.drop_where(|name| {
+        if scores && (name.starts_with("head.") || name.starts_with("classifier.")) {
+            return false;
+        }
         let rest = name.strip_prefix(root);
         let is_part = |part: &&str| rest.is_some_and(|rest| rest.starts_with(*part));
         !["embeddings.", "layers.", "final_norm."]
@@ -204,7 +226,12 @@ pub fn load(checkpoint: Checkpoint) -> Result<Box<dyn EncoderArchitecture>, Engi
     let layers = (0..arguments.num_hidden_layers)
         .map(|index| Layer::load(weights, &arguments, &format!("{root}layers.{index}"), index))
         .collect::<Result<_, _>>()?;
+    let classifier = match scores {
+        true => Some(arguments.classifier(weights)?),
+        false => None,
+    };
     Ok(Box::new(ModernBert {
+        classifier,
         tokens,
         norm,
         layers,
@@ -224,6 +251,23 @@ impl Arguments {
             self.norm_eps,
             self.norm_bias,
         )
+    }
+}
+
+impl Arguments {
+    /// The head that scores pairs.
+    fn classifier(&self, weights: &mut Weights) -> Result<Classifier, EngineError> {
+        let (hidden, bias) = (self.hidden_size, self.classifier_bias);
+        Ok(Classifier {
+            reads: match self.classifier_pooling {
+                Pooled::First => Reads::First,
+                Pooled::Mean => Reads::Mean,
+            },
+            dense: Linear::load(weights, "head.dense", hidden, hidden, bias)?,
+            activation: Activation::Gelu(self.classifier_activation),
+            norm: Some(self.norm(weights, "head.norm")?),
+            score: Linear::load(weights, "classifier", hidden, 1, true)?,
+        })
     }
 }
 
@@ -329,7 +373,11 @@ impl EncoderArchitecture for ModernBert {
         self.tokens.format()
     }
 
-    fn hidden(&self, tokens: &Array, mask: Option<&Array>) -> MlxResult<Array> {
+    fn classifier(&self) -> Option<&Classifier> {
+        self.classifier.as_ref()
+    }
+
+    fn hidden(&self, tokens: &Array, _: Option<&Array>, mask: Option<&Array>) -> MlxResult<Array> {
         let (texts, length) = (tokens.dim(0), tokens.dim(1));
         let each = std::iter::repeat_n((0, length as usize), texts as usize);
         let turn = |rope: &Rope| rope.turn(each.clone());

@@ -58,7 +58,15 @@ impl TokenVectors {
             .tied
             .unwrap_or_else(|| !weights.has("lm_head.weight"));
         let (vocabulary, hidden) = (design.vocabulary, design.hidden);
-        let head = match checkpoint.verdict {
+        let said_by = match checkpoint.verdict {
+            Some(Verdict::Tokens { yes, no }) => Some((yes, no)),
+            Some(Verdict::Head(_)) => {
+                let reason = "a decoder with a head that scores pairs is not supported";
+                return Err(EngineError::Unsupported(reason.to_owned()));
+            }
+            None => None,
+        };
+        let head = match said_by {
             Some(_) if !tied => Some(Embedding::load(weights, "lm_head", vocabulary, hidden)?),
             _ => None,
         };
@@ -69,8 +77,8 @@ impl TokenVectors {
         };
         let stack = Stack::load(weights, root, design, None)?;
         let head = head.as_ref().unwrap_or_else(|| stack.embed_tokens());
-        let verdict = match checkpoint.verdict {
-            Some(verdict) => Some(rows_of(weights, head, vocabulary, verdict)?),
+        let verdict = match said_by {
+            Some(tokens) => Some(rows_of(weights, head, vocabulary, tokens)?),
             None => None,
         };
         Ok(Self {
@@ -102,9 +110,9 @@ fn rows_of(
     weights: &mut Weights,
     head: &Embedding,
     vocabulary: i32,
-    verdict: Verdict,
+    (yes, no): (u32, Option<u32>),
 ) -> Result<Array, EngineError> {
-    let tokens: Vec<u32> = [verdict.yes].into_iter().chain(verdict.no).collect();
+    let tokens: Vec<u32> = [yes].into_iter().chain(no).collect();
     if let Some(token) = tokens.iter().find(|token| **token >= vocabulary as u32) {
         // MLX reads out of bounds without a word.
         return Err(EngineError::Unsupported(format!(
@@ -138,7 +146,7 @@ impl EncoderArchitecture for TokenVectors {
 
     /// No token sees one after it, so what a text was filled up with is not seen without
     /// any mask.
-    fn hidden(&self, tokens: &Array, _: Option<&Array>) -> MlxResult<Array> {
+    fn hidden(&self, tokens: &Array, _: Option<&Array>, _: Option<&Array>) -> MlxResult<Array> {
         let (texts, length) = (tokens.dim(0), tokens.dim(1));
         let mut pass = Pass::without_caches(texts as usize, length as usize, self.device);
         let hidden = self.stack.hidden(&tokens.reshape(&[-1])?, &mut pass)?;

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::reference::{best, have_written, log_softmax, project, read};
 use super::{through_the_disk, tokens};
 use crate::config::kv::KvFormat;
-use crate::engine::encoder::Encoder;
+use crate::engine::encoder::{Encoder, Text};
 use crate::engine::mlx::device::Device;
 use crate::engine::mlx::encoder::{self, MlxEncoder};
 use crate::engine::mlx::kv::Piece;
@@ -239,7 +239,8 @@ impl Case {
         let is_packed = without_head(&self.folder, bare.path());
         let prompt = &self.reference.prompt;
         let lengths = [prompt.len(), 1, 17];
-        let texts = lengths.map(|length| &prompt[..length]);
+        let texts = lengths.map(|length| Text::from(prompt[..length].to_vec()));
+        let texts = texts.each_ref();
         let mut most = 0.0;
         for (folder, own) in [
             (&*self.folder, true),
@@ -266,9 +267,10 @@ impl Case {
     fn verdict(&mut self) -> Cell {
         let prompt = &self.reference.prompt;
         let lengths = [prompt.len(), 1, 17];
-        let texts = lengths.map(|length| &prompt[..length]);
+        let texts = lengths.map(|length| Text::from(prompt[..length].to_vec()));
+        let texts = texts.each_ref();
         let verdicts = |yes, no| {
-            let verdict = Some(Verdict { yes, no });
+            let verdict = Some(Verdict::Tokens { yes, no });
             let found = encoder(&self.folder, true, verdict).encode(&texts);
             let found = found.map_err(|error| error.to_string())?.into_iter();
             Ok::<Vec<f64>, String>(found.flatten().map(f64::from).collect())

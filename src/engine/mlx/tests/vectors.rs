@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::tiny::{Tiny, array};
 use crate::engine::EngineError;
-use crate::engine::encoder::Encoder;
+use crate::engine::encoder::{Encoder, Text};
 use crate::engine::mlx::encoder::{self, MlxEncoder};
 use crate::engine::mlx::{Prepared, Settings};
 use crate::engine::tokenizer::Tokenizer;
@@ -20,19 +20,23 @@ use crate::model::sentence::{Pooling, Recipe};
 const CLOSE: f32 = 1e-4;
 
 /// Loads an encoder.
-fn load(dir: &Path, settings: &Settings, recipe: Recipe) -> Result<MlxEncoder, EngineError> {
+pub(super) fn load(
+    dir: &Path,
+    settings: &Settings,
+    recipe: Recipe,
+) -> Result<MlxEncoder, EngineError> {
     encoder::load(Prepared::new(settings)?, dir, settings, recipe, &|_| {})
 }
 
 #[derive(Deserialize)]
 struct Fixture {
-    texts: Vec<Text>,
+    texts: Vec<Told>,
     prompts: Vec<Vec<u32>>,
     small: Vec<Small>,
 }
 
 #[derive(Deserialize)]
-struct Text {
+struct Told {
     text: String,
     tokens: usize,
     vector: Vec<f32>,
@@ -71,8 +75,8 @@ fn alike(found: &[Vec<f32>], expected: &[Vec<f32>], what: &str) -> f32 {
 
 /// Each text alone, all together, and in other company.
 #[track_caller]
-fn check(encoder: &mut MlxEncoder, texts: &[Vec<u32>], expected: &[Vec<f32>], what: &str) -> f32 {
-    let all: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+fn check(encoder: &mut MlxEncoder, texts: &[Text], expected: &[Vec<f32>], what: &str) -> f32 {
+    let all: Vec<&Text> = texts.iter().collect();
     let together = encoder.encode(&all).unwrap();
     let alone: Vec<_> = all
         .iter()
@@ -228,10 +232,10 @@ fn small_encoders_agree_with_transformers_alone_and_in_batches() {
         };
         let dir = write(&case.config, prefix);
         let mut encoder = load(dir.path(), &Settings::default(), mean()).unwrap();
-        let prompts = &fixture.prompts;
-        check(&mut encoder, prompts, &case.means, &case.name);
+        let prompts: Vec<Text> = fixture.prompts.iter().cloned().map(Text::from).collect();
+        check(&mut encoder, &prompts, &case.means, &case.name);
         assert_eq!((encoder.size(), encoder.vocabulary()), (64, 101));
-        let mut refused = |text: &[u32]| encoder.encode(&[text]).is_err();
+        let mut refused = |text: &[u32]| encoder.encode(&[&text.to_vec().into()]).is_err();
         assert!(
             refused(&[101]) && refused(&[]) && refused(&[1; 41]),
             "{}",
@@ -331,7 +335,7 @@ fn the_demo_encoder_agrees_with_sentence_transformers() {
         .map(|case| {
             let tokens = tokenizer.encode(&case.text, true).unwrap();
             assert_eq!(tokens.len(), case.tokens, "{:?}", case.text);
-            tokens
+            Text::from(tokens)
         })
         .collect();
     let expected: Vec<_> = fixture.texts.into_iter().map(|case| case.vector).collect();

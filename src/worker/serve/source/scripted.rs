@@ -20,7 +20,7 @@ use crate::engine::scripted::play::{Beat, Play};
 use crate::engine::scripted::{Odd, Script, Scripted};
 use crate::engine::stop::StopStrings;
 use crate::engine::thread::Kept;
-use crate::model::sentence::to_length_one;
+use crate::model::sentence::{Scale, to_length_one};
 use crate::worker::serve::answer::Guesses;
 use crate::worker::serve::answer::ToldToken;
 use crate::worker::serve::body::{Event, Events};
@@ -174,6 +174,7 @@ impl Source {
         let words = |text: &str| text.split_whitespace().count() as u64;
         Ok(Ranked {
             verdicts: asked.documents.iter().map(verdict).collect(),
+            scale: Scale::Share,
             tokens: asked
                 .documents
                 .iter()

@@ -14,7 +14,7 @@ use super::{ranks, vectors};
 use crate::engine::constraint::compiler::Compiler;
 use crate::engine::constraint::{Constraint, ConstraintError};
 use crate::engine::detokenizer::Detokenizer;
-use crate::engine::encoder::Handle;
+use crate::engine::encoder::{Handle, Text};
 use crate::engine::guide::Grammar;
 use crate::engine::mlx;
 use crate::engine::parts::format::Format;
@@ -24,10 +24,11 @@ use crate::engine::stored::Place;
 use crate::engine::stored::room::Quota;
 use crate::engine::template::ChatTemplate;
 use crate::engine::thread::{Ended, Engine, Settings};
+use crate::engine::tokenizer::pairs::Pairs;
 use crate::engine::tokenizer::{TextError, Tokenizer};
 use crate::engine::{EngineError, LoadTimes, supported_architectures};
 use crate::model::kind::Kind;
-use crate::model::sentence::{Recipe, RecipeError};
+use crate::model::sentence::{Recipe, RecipeError, Scale, Verdict};
 use crate::model::vocabulary;
 use crate::worker::serve::request::Chat;
 use crate::worker::serve::standby::Standby;
@@ -57,9 +58,9 @@ pub fn load(
     loading: impl Fn(Progress) + Send + 'static,
 ) -> Result<(super::Engine, Ended, LoadPhases), EngineError> {
     let dir = &args.model_dir;
-    let modules = Recipe::kind(&|name| Some(dir.join(name)).filter(|path| path.is_file()));
+    let made = Recipe::made(&|name| Some(dir.join(name)).filter(|path| path.is_file()));
     let model_type = mlx::model_type(dir)?;
-    match Kind::of(&model_type, modules, supported_architectures()) {
+    match Kind::of(&model_type, made, supported_architectures()) {
         Kind::Chat => load_text(args, standby, loading)
             .map(|(source, ended, phases)| (super::Engine::Text(source), ended, phases)),
         Kind::Embeddings => load_vectors(args, standby, loading)
@@ -75,70 +76,119 @@ fn load_vectors(
     standby: &Standby,
     loading: impl Fn(Progress) + Send + 'static,
 ) -> Result<(vectors::Source, Ended, LoadPhases), EngineError> {
-    let (encoder, ended, phases, recipe, tokenizer) = load_encoder(args, standby, loading)?;
+    let began = Instant::now();
+    let recipe = recipe(args)?;
+    let tokenizer = Tokenizer::load(&args.model_dir).map_err(in_snapshot)?;
+    let text = began.elapsed();
+    let (encoder, ended, phases) = load_encoder(args, recipe.clone(), text, standby, loading)?;
     let encode = move |text: &str| tokenizer.encode(text, true).map_err(in_request);
     let source = vectors::Source::new(encoder, Arc::new(encode), recipe, args.context);
     Ok((source, ended, phases))
 }
 
-/// Loads what judges documents: query and document go through the chat template as
-/// messages of these roles, as sentence-transformers tells templates. Blocks.
+/// Loads what judges documents. Blocks.
 fn load_ranks(
     args: &WorkerArgs,
     standby: &Standby,
     loading: impl Fn(Progress) + Send + 'static,
 ) -> Result<(ranks::Source, Ended, LoadPhases), EngineError> {
+    let began = Instant::now();
+    let recipe = recipe(args)?;
+    let scale = recipe.verdict.map_or(Scale::Share, Verdict::scale);
+    let write = match recipe.verdict {
+        Some(Verdict::Head(_)) => writes_pairs(args, &recipe)?,
+        _ => writes_prompts(args, &recipe)?,
+    };
+    let text = began.elapsed();
+    let (encoder, ended, phases) = load_encoder(args, recipe, text, standby, loading)?;
+    let source = ranks::Source::new(encoder, write, scale, args.context);
+    Ok((source, ended, phases))
+}
+
+/// Query and document go through the chat template as messages of these roles, as
+/// sentence-transformers tells templates.
+fn writes_prompts(args: &WorkerArgs, recipe: &Recipe) -> Result<Arc<ranks::Write>, EngineError> {
     let template = ChatTemplate::load(&args.model_dir).map_err(in_snapshot)?;
     let template = template.ok_or_else(|| {
         let message = "it judges documents and has no chat template";
         EngineError::Unsupported(message.to_owned())
     })?;
-    let (encoder, ended, phases, recipe, tokenizer) = load_encoder(args, standby, loading)?;
+    let tokenizer = Tokenizer::load(&args.model_dir).map_err(in_snapshot)?;
+    let system = recipe.prompt.clone();
     let write = move |query: &str, document: &str| {
         let message = |role: &str, content: &str| json!({"role": role, "content": content});
         let mut messages = vec![message("query", query), message("document", document)];
-        if !recipe.prompt.is_empty() {
-            messages.insert(0, message("system", &recipe.prompt));
+        if !system.is_empty() {
+            messages.insert(0, message("system", &system));
         }
-        let prompt = template.render(&Value::Array(messages), None, &Map::new(), true, false);
-        let tokens = prompt.and_then(|prompt| tokenizer.encode(&prompt, false));
-        tokens.map_err(in_request)
+        let prompt = template.render(&Value::Array(messages), None, &Map::new(), true, false)?;
+        tokenizer.encode(&prompt, false).map(Text::from)
     };
-    let source = ranks::Source::new(encoder, Arc::new(write), args.context);
-    Ok((source, ended, phases))
+    Ok(Arc::new(move |query: &str, documents: &[String]| {
+        let one = |(index, document): (usize, &String)| {
+            write(query, document).map_err(|error| (index, in_request(error)))
+        };
+        documents.iter().enumerate().map(one).collect()
+    }))
 }
 
-/// Loads an encoder: the tokenizer here, the network on its thread. Blocks.
-fn load_encoder(
-    args: &WorkerArgs,
-    standby: &Standby,
-    loading: impl Fn(Progress) + Send + 'static,
-) -> Result<(Handle, Ended, LoadPhases, Recipe, Tokenizer), EngineError> {
-    let began = Instant::now();
-    let dir = args.model_dir.clone();
-    let recipe = Recipe::of(&dir).map_err(|error| match error {
+/// Query and document make a pair, cut to what the model was made for.
+fn writes_pairs(args: &WorkerArgs, recipe: &Recipe) -> Result<Arc<ranks::Write>, EngineError> {
+    let most = recipe
+        .tokens
+        .map_or(args.context, |most| most.min(args.context));
+    let pairs = Pairs::load(&args.model_dir, most as usize).map_err(in_snapshot)?;
+    let lower_case = recipe.lower_case;
+    let read = move |text: &str| match lower_case {
+        true => text.to_lowercase(),
+        false => text.to_owned(),
+    };
+    Ok(Arc::new(move |query: &str, documents: &[String]| {
+        let first = pairs.first(&read(query));
+        let first = first.map_err(|error| (0, in_request(error)))?;
+        let one = |(index, document): (usize, &String)| {
+            let pair = pairs.with(&first, &read(document));
+            let (tokens, first) = pair.map_err(|error| (index, in_request(error)))?;
+            Ok(Text { tokens, first })
+        };
+        documents.iter().enumerate().map(one).collect()
+    }))
+}
+
+/// What the snapshot says of what is made of its network.
+fn recipe(args: &WorkerArgs) -> Result<Recipe, EngineError> {
+    Recipe::of(&args.model_dir).map_err(|error| match error {
         RecipeError::Bad { file, problem } => EngineError::BadFile {
             file,
             reason: problem,
         },
         missing => EngineError::Unsupported(missing.to_string()),
-    })?;
-    let tokenizer = Tokenizer::load(&dir).map_err(in_snapshot)?;
-    let text = began.elapsed();
+    })
+}
+
+/// Loads an encoder on its thread; `text` is how long its tokenizer took. Blocks.
+fn load_encoder(
+    args: &WorkerArgs,
+    recipe: Recipe,
+    text: Duration,
+    standby: &Standby,
+    loading: impl Fn(Progress) + Send + 'static,
+) -> Result<(Handle, Ended, LoadPhases), EngineError> {
+    let dir = args.model_dir.clone();
     let load = mlx::Settings {
         context: Some(args.context),
         compute: args.compute,
         kv_format: args.kv_format,
         adapters: args.adapters,
     };
-    let (own, standby) = (recipe.clone(), standby.clone());
+    let standby = standby.clone();
     let (encoder, ended) = Handle::start(move || {
         let prepared = mlx::Prepared::new(&load)?;
         standby.wait();
-        mlx::encoder::load(prepared, &dir, &load, own, &loading)
+        mlx::encoder::load(prepared, &dir, &load, recipe, &loading)
     })?;
     let phases = phases(encoder.facts().load_times, text);
-    Ok((encoder, ended, phases, recipe, tokenizer))
+    Ok((encoder, ended, phases))
 }
 
 fn phases(times: LoadTimes, text: Duration) -> LoadPhases {

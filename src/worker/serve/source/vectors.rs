@@ -7,7 +7,7 @@ use super::Status;
 use super::text::{LONGEST_TOKEN, LanguageError, refusal};
 use crate::api::error::{ApiError, Code};
 use crate::engine::EngineError;
-use crate::engine::encoder::Handle;
+use crate::engine::encoder::{Handle, Text};
 use crate::engine::thread::Kept;
 use crate::model::sentence::Recipe;
 use crate::worker::serve::embeddings::{Asked, Embedded};
@@ -38,7 +38,7 @@ impl Source {
     pub async fn embed(&self, asked: Asked) -> Result<Embedded, ApiError> {
         let size = asked.size(self.encoder.facts().size)?;
         let texts = self.tokens(asked).await?;
-        let tokens = texts.iter().map(|text| text.len() as u64).sum();
+        let tokens = texts.iter().map(|text| text.tokens.len() as u64).sum();
         let mut vectors = self.encoder.encode(texts).await.map_err(failed)?;
         for vector in &mut vectors {
             self.recipe.shorten(vector, size);
@@ -47,14 +47,14 @@ impl Source {
     }
 
     /// The texts as tokens, on a thread that may block.
-    async fn tokens(&self, asked: Asked) -> Result<Vec<Vec<u32>>, ApiError> {
+    async fn tokens(&self, asked: Asked) -> Result<Vec<Text>, ApiError> {
         let (encode, recipe) = (Arc::clone(&self.encode), self.recipe.clone());
         let context = self.context as usize;
         let work = move || {
             let texts = asked.texts.iter().enumerate();
             let one = |(index, text): (usize, &String)| {
                 let param = asked.place(index);
-                tokens(&*encode, &recipe, context, &param, text)
+                tokens(&*encode, &recipe, context, &param, text).map(Text::from)
             };
             texts.map(one).collect::<Result<Vec<_>, _>>()
         };
@@ -145,8 +145,9 @@ pub mod tests {
             self.size
         }
 
-        fn encode(&mut self, batch: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError> {
-            let different = |text: &&[u32]| {
+        fn encode(&mut self, batch: &[&Text]) -> Result<Vec<Vec<f32>>, EngineError> {
+            let different = |text: &&Text| {
+                let text = &text.tokens;
                 let set: std::collections::HashSet<_> = text.iter().collect();
                 [text.len() as f32, set.len() as f32][..self.size].to_vec()
             };
