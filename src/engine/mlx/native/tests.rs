@@ -93,7 +93,7 @@ fn check_quantized_products() {
 #[test]
 fn rows_of_extreme_numbers_are_multiplied_as_they_are() {
     with_each_instruction_set(|| {
-        let (packed, scales, biases) = ops::quantize(&normal(&[19, 256], 1), 64, 4).unwrap();
+        let (packed, scales, biases) = ops::quantize(normal(&[19, 256], 1), 64, 4).unwrap();
         let product = |x: &Array| {
             let found = quantized_matmul(x, &packed, &scales, &biases, 64, 4).unwrap();
             found.to_vec_cast::<f32>().unwrap()
@@ -104,7 +104,7 @@ fn rows_of_extreme_numbers_are_multiplied_as_they_are() {
             let mut numbers = vec![0f32; 256];
             numbers[70] = extreme;
             let row = Array::from_slice(&numbers, &[1, 256]);
-            let both = ops::concatenate_axis(&[&plain, &row], 0).unwrap();
+            let both = ops::concatenate(&[&plain, &row], 0).unwrap();
             let found = product(&both);
             assert_eq!(found[..19], alone, "{extreme}");
             let wide = ops::dequantize(&packed, &scales, &biases, 64, 4).unwrap();
