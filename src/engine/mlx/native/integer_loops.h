@@ -175,11 +175,12 @@ ROUNDHOUSE_VNNI inline __m512 meet(__m512i weights, const char* digits) {
   }
 }
 
-// `kColumns` rows of weights against `kRows` split rows: sums[c · kRows + r].
+// `kColumns` rows of weights, `apart` from each other, against `kRows` split rows:
+// sums[c · kRows + r].
 template <int bits, int kRows, int kColumns>
 ROUNDHOUSE_VNNI inline void integer_tile(
-    const Weights& w, const SplitRow& layout, int64_t first, const char* split,
-    __m512* sums) {
+    const Weights& w, const SplitRow& layout, int64_t first, int64_t apart,
+    const char* split, __m512* sums) {
   // Bytes that are asked for ahead of their use.
   constexpr int kAhead = 2048;
   const int64_t count = groups(w), bytes = w.columns * bits / 8;
@@ -191,7 +192,7 @@ ROUNDHOUSE_VNNI inline void integer_tile(
       unsigned(shift) + __builtin_ctz(bits) - 5);
   const uint8_t* packed[kColumns];
   for (int c = 0; c < kColumns; ++c) {
-    packed[c] = static_cast<const uint8_t*>(w.data) + (first + c) * bytes;
+    packed[c] = static_cast<const uint8_t*>(w.data) + (first + c * apart) * bytes;
   }
   for (int i = 0; i < kColumns * kRows; ++i) {
     sums[i] = _mm512_setzero_ps();
@@ -203,7 +204,7 @@ ROUNDHOUSE_VNNI inline void integer_tile(
         : __mmask16((1u << (count - group)) - 1);
     __m512 scales[kColumns];
     for (int c = 0; c < kColumns; ++c) {
-      const int64_t index = (first + c) * count + group;
+      const int64_t index = (first + c * apart) * count + group;
       scales[c] = some(w.scales, w.format, index, there);
       __m512 biases = some(w.biases, w.format, index, there);
       for (int r = 0; r < kRows; ++r) {
@@ -243,35 +244,38 @@ ROUNDHOUSE_VNNI inline void integer_tile(
 template <int bits, int kRows>
 ROUNDHOUSE_VNNI void integer_rows(
     const Weights& w, int64_t first, int64_t last, const char* split, float* y) {
-  // One row reads the weights as one stream. With several what they meet is loaded once
-  // for two.
-  constexpr int kColumns = kRows == 1 ? 1 : 2;
-  // Sums of as many rows of weights are added up together as fill a vector.
-  constexpr int kTogether = Simd::kWidth / kRows / kColumns * kColumns;
+  // Read as four streams far apart, as the memory likes it. More of them are slower.
+  constexpr int kColumns = kRows == 1 ? 4 : 2;
+  // Sums are added up together, as many as fill a vector.
+  constexpr int kTiles = Simd::kWidth / (kRows * kColumns);
   const SplitRow layout(w);
   __m512 sums[Simd::kWidth];
-  alignas(64) float totals[Simd::kWidth];
-  auto put = [&](int64_t row, int rows) {
-    Simd::store(totals, Simd::template sums<Simd::kWidth>(sums));
-    for (int c = 0; c < rows; ++c) {
-      for (int r = 0; r < kRows; ++r) {
-        y[r * w.rows + row + c] = totals[c * kRows + r];
-      }
-    }
-  };
   for (auto& sum : sums) {
     sum = Simd::zero();
   }
-  for (; first + kTogether <= last; first += kTogether) {
-    for (int c = 0; c < kTogether; c += kColumns) {
-      integer_tile<bits, kRows, kColumns>(
-          w, layout, first + c, split, sums + c * kRows);
+  auto put = [&](int64_t row, int tiles, int columns, int64_t apart) {
+    alignas(64) float totals[Simd::kWidth];
+    Simd::store(totals, Simd::template sums<Simd::kWidth>(sums));
+    const float* total = totals;
+    for (int t = 0; t < tiles; ++t) {
+      for (int c = 0; c < columns; ++c) {
+        for (int r = 0; r < kRows; ++r) {
+          y[r * w.rows + row + t + c * apart] = *total++;
+        }
+      }
     }
-    put(first, kTogether);
+  };
+  const int64_t apart = (last - first) / (kColumns * kTiles) * kTiles;
+  for (int64_t i = 0; i < apart; i += kTiles) {
+    for (int t = 0; t < kTiles; ++t) {
+      integer_tile<bits, kRows, kColumns>(
+          w, layout, first + i + t, apart, split, sums + t * kColumns * kRows);
+    }
+    put(first + i, kTiles, kColumns, apart);
   }
-  for (; first < last; ++first) {
-    integer_tile<bits, kRows, 1>(w, layout, first, split, sums);
-    put(first, 1);
+  for (first += apart * kColumns; first < last; ++first) {
+    integer_tile<bits, kRows, 1>(w, layout, first, 1, split, sums);
+    put(first, 1, 1, 1);
   }
 }
 

@@ -27,8 +27,8 @@ int64_t panel_rows(const Weights& w) {
 // written and being read.
 constexpr int64_t kPanelBytes = 512 * 1024;
 
-// Weight rows that stay in the cache while all rows of x meet them.
-constexpr int64_t kWeightRows = 64;
+// Bytes of weights that stay in the second-level cache while all rows of x meet them.
+constexpr int64_t kWeightBytes = 256 * 1024;
 
 // Multiplications below which another thread is not worth waking.
 constexpr int64_t kWorthSharing = 1 << 18;
@@ -47,17 +47,33 @@ Buffer buffer(int64_t floats) {
   return Buffer(new (kLine) float[std::max<int64_t>(floats, 1)]);
 }
 
-// How many of `left` rows of x are taken together.
-int together(int64_t left) {
-  return left >= 8 ? 8 : left >= 4 ? 4 : int(left);
+// How many rows of x are taken together. Eight are worth it where weights are unpacked for
+// them; else twice four, the second time from the cache, leave the memory less to wait for.
+int most_together(const Weights& w) {
+  bool as_they_are = w.bits == 0 && w.format == Format::float32;
+  const IntegerLoops* integers = loops().integers;
+  bool split = integers != nullptr && integers->split_bytes(w) != 0;
+  return as_they_are || split ? 4 : 8;
+}
+
+// Of `left` rows.
+int together(int64_t left, int most) {
+  return left >= most ? most : left >= 4 ? 4 : int(left);
+}
+
+// Rows of weights of kWeightBytes, whole tiles of any kind.
+int64_t weight_rows(const Weights& w) {
+  int64_t bits = w.bits != 0 ? w.bits : w.format == Format::float32 ? 32 : 16;
+  int64_t rows = kWeightBytes * 8 / bits / w.columns;
+  return std::max<int64_t>(rows / 64 * 64, 64);
 }
 
 // All rows of x in slices, group by group, as `Loops::few_rows` wants them.
-Buffer in_slices(const float* x, int64_t count, int64_t columns) {
+Buffer in_slices(const float* x, int64_t count, int64_t columns, int most) {
   Buffer slices = buffer(count * columns);
   int64_t whole = columns / kSlice * kSlice;
   for (int64_t row = 0; row < count;) {
-    int rows = together(count - row);
+    int rows = together(count - row, most);
     float* to = slices.get() + row * columns;
     for (int64_t k = 0; k < whole; k += kSlice) {
       for (int r = 0; r < rows; ++r, to += kSlice) {
@@ -73,12 +89,12 @@ Buffer in_slices(const float* x, int64_t count, int64_t columns) {
 class Ready {
  public:
   Ready(const Weights& w, const float* x, int64_t count)
-      : w_(w), x_(x), count_(count) {
+      : w_(w), x_(x), count_(count), most_(most_together(w)) {
     const IntegerLoops* integers = loops().integers;
     split_bytes_ = integers == nullptr ? 0 : integers->split_bytes(w);
     if (split_bytes_ == 0) {
       // With one row, x is its own slices.
-      sliced_ = count > 1 ? in_slices(x, count, w.columns) : nullptr;
+      sliced_ = count > 1 ? in_slices(x, count, w.columns, most_) : nullptr;
       return;
     }
     split_ = buffer(count * split_bytes_ / int64_t(sizeof(float)));
@@ -94,11 +110,11 @@ class Ready {
     Buffer scratch = buffer(scratch_floats(w_));
     // Only weights that are used again are worth keeping near.
     const int64_t height =
-        together(count_) == count_ ? last - first : kWeightRows;
+        together(count_, most_) == count_ ? last - first : weight_rows(w_);
     for (int64_t from = first; from < last; from += height) {
       int64_t to = std::min(from + height, last);
       for (int64_t row = 0; row < count_;) {
-        int rows = together(count_ - row);
+        int rows = together(count_ - row, most_);
         few_rows(from, to, row, rows, y + row * w_.rows, scratch.get());
         row += rows;
       }
@@ -131,6 +147,7 @@ class Ready {
   const Weights& w_;
   const float* x_;
   int64_t count_;
+  int most_;
   int64_t split_bytes_;
   Buffer sliced_;
   Buffer split_;
