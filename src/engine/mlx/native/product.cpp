@@ -27,8 +27,12 @@ int64_t panel_rows(const Weights& w) {
 // written and being read.
 constexpr int64_t kPanelBytes = 512 * 1024;
 
+// Rows of x from which on weights that are not float32 are written out as that a block at a
+// time, which all rows meet then. Below it each row gives what it gives alone.
+constexpr int64_t kExpandedRows = 16;
+
 // Bytes of weights that stay in the second-level cache while all rows of x meet them.
-constexpr int64_t kWeightBytes = 256 * 1024;
+constexpr int64_t kWeightBytes = 320 * 1024;
 
 // Multiplications below which another thread is not worth waking.
 constexpr int64_t kWorthSharing = 1 << 18;
@@ -62,9 +66,8 @@ int together(int64_t left, int most) {
 }
 
 // Rows of weights of kWeightBytes, whole tiles of any kind.
-int64_t weight_rows(const Weights& w) {
-  int64_t bits = w.bits != 0 ? w.bits : w.format == Format::float32 ? 32 : 16;
-  int64_t rows = kWeightBytes * 8 / bits / w.columns;
+int64_t weight_rows(int64_t columns, int bits) {
+  int64_t rows = kWeightBytes * 8 / bits / columns;
   return std::max<int64_t>(rows / 64 * 64, 64);
 }
 
@@ -85,44 +88,48 @@ Buffer in_slices(const float* x, int64_t count, int64_t columns, int most) {
   return slices;
 }
 
-// Rows of x as the inner loops want them, made once for all rows of weights.
+// Rows of x as the inner loops want them, made once for all weights of a kind.
 class Ready {
  public:
-  Ready(const Weights& w, const float* x, int64_t count)
-      : w_(w), x_(x), count_(count), most_(most_together(w)) {
+  // Of `kind` counts all but where its numbers are.
+  Ready(const Weights& kind, const float* x, int64_t count)
+      : x_(x), count_(count), columns_(kind.columns), most_(most_together(kind)) {
     const IntegerLoops* integers = loops().integers;
-    split_bytes_ = integers == nullptr ? 0 : integers->split_bytes(w);
+    split_bytes_ = integers == nullptr ? 0 : integers->split_bytes(kind);
     if (split_bytes_ == 0) {
       // With one row, x is its own slices.
-      sliced_ = count > 1 ? in_slices(x, count, w.columns, most_) : nullptr;
+      sliced_ = count > 1 ? in_slices(x, count, columns_, most_) : nullptr;
       return;
     }
     split_ = buffer(count * split_bytes_ / int64_t(sizeof(float)));
     for (int64_t row = 0; row < count; ++row) {
-      if (!integers->split(w, x + row * w.columns, split_row(row))) {
+      if (!integers->split(kind, x + row * columns_, split_row(row))) {
         unsplit_.push_back(row);
       }
     }
   }
 
   // y of weight rows first..last.
-  void multiply(int64_t first, int64_t last, float* y) const {
-    Buffer scratch = buffer(scratch_floats(w_));
+  void multiply(const Weights& w, int64_t first, int64_t last, float* y) const {
+    Buffer scratch = buffer(scratch_floats(w));
     // Only weights that are used again are worth keeping near.
-    const int64_t height =
-        together(count_, most_) == count_ ? last - first : weight_rows(w_);
+    const int bits =
+        w.bits != 0 ? w.bits : w.format == Format::float32 ? 32 : 16;
+    const int64_t height = together(count_, most_) == count_
+        ? last - first
+        : weight_rows(columns_, bits);
     for (int64_t from = first; from < last; from += height) {
       int64_t to = std::min(from + height, last);
       for (int64_t row = 0; row < count_;) {
         int rows = together(count_ - row, most_);
-        few_rows(from, to, row, rows, y + row * w_.rows, scratch.get());
+        few_rows(w, from, to, row, rows, y + row * w.rows, scratch.get());
         row += rows;
       }
     }
     for (int64_t row : unsplit_) {
-      const float* x = x_ + row * w_.columns;
+      const float* x = x_ + row * columns_;
       loops().few_rows(
-          w_, first, last, x, x, 1, y + row * w_.rows, scratch.get());
+          w, first, last, x, x, 1, y + row * w.rows, scratch.get());
     }
   }
 
@@ -132,21 +139,21 @@ class Ready {
   }
 
   void few_rows(
-      int64_t from, int64_t to, int64_t row, int rows, float* y,
-      float* scratch) const {
+      const Weights& w, int64_t from, int64_t to, int64_t row, int rows,
+      float* y, float* scratch) const {
     if (split_bytes_ != 0) {
-      loops().integers->few_rows(w_, from, to, split_row(row), rows, y);
+      loops().integers->few_rows(w, from, to, split_row(row), rows, y);
       return;
     }
     const float* slices = sliced_ ? sliced_.get() : x_;
     loops().few_rows(
-        w_, from, to, x_ + row * w_.columns, slices + row * w_.columns, rows, y,
+        w, from, to, x_ + row * columns_, slices + row * columns_, rows, y,
         scratch);
   }
 
-  const Weights& w_;
   const float* x_;
   int64_t count_;
+  int64_t columns_;
   int most_;
   int64_t split_bytes_;
   Buffer sliced_;
@@ -154,6 +161,28 @@ class Ready {
   // Rows that have no split form.
   std::vector<int64_t> unsplit_;
 };
+
+// What weights are when they are written out; where is said later.
+Weights written_out(const Weights& w) {
+  return Weights{nullptr, w.rows, w.columns, Format::float32};
+}
+
+// Block after block written out, and multiplied by all rows of x while it is near.
+// `ready` is for weights that are written out.
+void in_blocks(
+    const Weights& w, int64_t first, int64_t last, const Ready& ready, float* y) {
+  const int64_t height = std::min(weight_rows(w.columns, 32), last - first);
+  Buffer scratch = buffer(scratch_floats(w));
+  Buffer block = buffer(height * w.columns);
+  Weights wide = written_out(w);
+  wide.data = block.get();
+  for (int64_t row = first; row < last; row += height) {
+    const int64_t end = std::min(row + height, last);
+    loops().expand(w, row, end, block.get(), scratch.get());
+    // Of the rows that y is wide for, those that are there.
+    ready.multiply(wide, 0, end - row, y + row);
+  }
+}
 
 void multiply(
     const float* weights, int64_t height, const Weights& w, const float* x,
@@ -206,14 +235,21 @@ void product(const Weights& w, const float* x, int64_t count, float* y) {
     });
     return;
   }
+  if (count >= kExpandedRows && (w.bits != 0 || w.format != Format::float32)) {
+    const Ready ready(written_out(w), x, count);
+    share([&](int64_t first, int64_t last) {
+      in_blocks(w, first, last, ready, y);
+    });
+    return;
+  }
   const Ready ready(w, x, count);
-  share([&](int64_t first, int64_t last) { ready.multiply(first, last, y); });
+  share([&](int64_t first, int64_t last) { ready.multiply(w, first, last, y); });
 }
 
 void product_of_rows(
     const Weights& w, int64_t first, int64_t last, const float* x,
     int64_t count, float* y) {
-  Ready(w, x, count).multiply(first, last, y);
+  Ready(w, x, count).multiply(w, first, last, y);
 }
 
 } // namespace roundhouse
