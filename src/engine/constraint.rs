@@ -8,6 +8,8 @@ mod closing;
 pub mod compiler;
 #[cfg(feature = "mlx")]
 mod vocabulary;
+#[cfg(feature = "mlx")]
+mod way;
 
 use serde_json::Value;
 

@@ -63,6 +63,15 @@ impl Allowed {
         word.is_some_and(|word| word >> (token % 32) & 1 == 1)
     }
 
+    /// Those in it, the lowest first.
+    pub fn tokens(&self) -> impl Iterator<Item = u32> + '_ {
+        let words = (0..).zip(&self.0);
+        words.flat_map(|(at, word)| {
+            let bits = (0..32).filter(move |bit| word >> bit & 1 == 1);
+            bits.map(move |bit| 32 * at + bit)
+        })
+    }
+
     /// Makes all other tokens impossible in a row of logits.
     pub fn apply(&self, logits: &mut [f32]) {
         let mut words = self.0.iter();
@@ -116,6 +125,7 @@ mod tests {
             }
             prop_assert_eq!(both.is_empty(), one.is_disjoint(&other));
             prop_assert_eq!(all(&one).and(&all(&one)), all(&one));
+            prop_assert!(all(&one).tokens().eq(one.iter().copied()));
         }
 
         #[test]

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::closing::{Closing, Strokes};
 use super::vocabulary::Vocabulary;
-use super::{Constraint, ConstraintError};
+use super::{Constraint, ConstraintError, way};
 use crate::engine::guide::{Allowed, Grammar, Guide, GuideError};
 use crate::engine::tokenizer::Tokenizer;
 
@@ -67,6 +67,8 @@ struct Compiled {
     matcher: Mutex<Matcher>,
     /// What brings a document to its end; nothing for what is no JSON.
     strokes: Option<Arc<Strokes>>,
+    /// How many tokens a whole document takes at the least, as far as that was found.
+    whole: Option<u32>,
     tokenizer: Arc<Tokenizer>,
 }
 
@@ -196,9 +198,14 @@ impl Shared {
         matcher
             .compute_mask()
             .map_err(|error| refused(&error.to_string()))?;
+        let whole = strokes.clone().and_then(|strokes| {
+            let closing = Closing::new(strokes, None);
+            way::length(matcher.deep_clone(), closing, &self.tokenizer, u32::MAX)
+        });
         Ok(Compiled {
             matcher: Mutex::new(matcher),
             strokes,
+            whole,
             tokenizer: Arc::clone(&self.tokenizer),
         })
     }
@@ -307,7 +314,7 @@ impl Grammar for Compiled {
         // A deep one, so that what one answer costs is gone with it.
         Box::new(Following {
             matcher: matcher.deep_clone(),
-            closing: self.strokes.clone().map(Closing::new),
+            closing: (self.strokes.clone()).map(|strokes| Closing::new(strokes, self.whole)),
             tokenizer: Arc::clone(&self.tokenizer),
         })
     }
@@ -317,10 +324,16 @@ impl Guide for Following {
     fn allowed(&mut self, left: u32) -> Result<Allowed, GuideError> {
         let mask = self.matcher.compute_mask().map_err(in_answer)?;
         let allowed = Allowed::of_bits(mask.as_slice().to_vec());
-        Ok(match &mut self.closing {
-            Some(closing) => closing.narrow(allowed, left),
-            None => allowed,
-        })
+        let Some(closing) = &mut self.closing else {
+            return Ok(allowed);
+        };
+        if closing.is_to_look(left) {
+            let (matcher, from) = (self.matcher.deep_clone(), closing.clone());
+            closing.looked(way::length(matcher, from, &self.tokenizer, left), left);
+        }
+        Ok(closing.narrow(allowed, left, |strokes, allowed| {
+            way::out_of_string(&mut self.matcher.deep_clone(), strokes, allowed)
+        }))
     }
 
     fn take(&mut self, token: u32) -> Result<bool, GuideError> {

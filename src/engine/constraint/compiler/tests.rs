@@ -96,6 +96,52 @@ fn a_document_ends_before_its_tokens_do() {
     }
 }
 
+/// The same with little room: where much is required, and where a string has an end that a
+/// model does not find by itself.
+#[test]
+fn a_document_ends_in_time_whatever_it_has_to_say() {
+    let compiler = bytes();
+    let names: Vec<String> = (0..12).map(|number| format!("member_{number}")).collect();
+    let members = names
+        .iter()
+        .map(|name| (name.clone(), json!({"type": "string"})));
+    let members: serde_json::Map<_, _> = members.collect();
+    let text = |more: Value| {
+        let mut schema = json!({"type": "string"});
+        let more = more.as_object().expect("an object").clone();
+        schema.as_object_mut().expect("an object").extend(more);
+        schema
+    };
+    let schemas = [
+        json!({"type": "object", "required": names, "properties": members, "additionalProperties": false}),
+        json!({"type": "array", "items": {"type": "object", "required": names, "properties": members}}),
+        text(json!({"pattern": "^[^@^\\s]+@[^@^\\.^\\s]+(\\.[^@^\\.^\\s]+)+$"})),
+        text(json!({"format": "date-time"})),
+        text(json!({"format": "time"})),
+        text(json!({"format": "uri"})),
+        text(json!({"format": "email"})),
+        json!({"type": "array", "minItems": 2, "items": {"type": "string", "format": "uri"}}),
+        json!({"type": "object", "patternProperties": {"[A-Za-z0-9-_.:]{1,255}": {"type": "string", "format": "uri"}}}),
+    ];
+    for schema in schemas {
+        let constraint = strict(schema);
+        for seed in 0..20_u64 {
+            let ends = compiler.shared.tokenizer.end_tokens().to_vec();
+            let mut number = seed;
+            let text = answer(&compiler, &constraint, 600, |tokens| {
+                let on: Vec<_> = tokens.iter().filter(|it| !ends.contains(it)).collect();
+                number = number
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
+                on.get((number >> 33) as usize % on.len().max(1))
+                    .map_or(tokens[0], |it| **it)
+            });
+            let text = text.unwrap_or_else(|| panic!("unfinished: {constraint:?}"));
+            serde_json::from_slice::<serde::de::IgnoredAny>(&text).expect("JSON");
+        }
+    }
+}
+
 /// Whether the text is allowed to its end, and may end there.
 fn fits(compiler: &Compiler, constraint: &Constraint, text: &str) -> bool {
     let tokenizer = &compiler.shared.tokenizer;
