@@ -60,6 +60,26 @@ fn answer(
     None
 }
 
+/// Asks for documents of a schema, again and again, of somebody who never likes to end and
+/// else takes whatever comes: each is whole within `most` tokens.
+fn check_that_it_ends(compiler: &Compiler, schema: Value, most: usize, times: u64) {
+    let constraint = strict(schema);
+    for seed in 0..times {
+        let ends = compiler.shared.tokenizer.end_tokens().to_vec();
+        let mut number = seed;
+        let text = answer(compiler, &constraint, most, |tokens| {
+            let on: Vec<_> = tokens.iter().filter(|it| !ends.contains(it)).collect();
+            number = number
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            on.get((number >> 33) as usize % on.len().max(1))
+                .map_or(tokens[0], |it| **it)
+        });
+        let text = text.unwrap_or_else(|| panic!("unfinished: {constraint:?}"));
+        serde_json::from_slice::<serde::de::IgnoredAny>(&text).expect("JSON");
+    }
+}
+
 #[test]
 fn a_document_ends_before_its_tokens_do() {
     let compiler = bytes();
@@ -77,22 +97,7 @@ fn a_document_ends_before_its_tokens_do() {
         json!({}),
     ];
     for schema in schemas {
-        let constraint = strict(schema);
-        for seed in 0..40_u64 {
-            // Whatever a model would like, it never likes to end.
-            let ends = compiler.shared.tokenizer.end_tokens().to_vec();
-            let mut number = seed;
-            let text = answer(&compiler, &constraint, 300, |tokens| {
-                let on: Vec<_> = tokens.iter().filter(|it| !ends.contains(it)).collect();
-                number = number
-                    .wrapping_mul(6364136223846793005)
-                    .wrapping_add(1442695040888963407);
-                on.get((number >> 33) as usize % on.len().max(1))
-                    .map_or(tokens[0], |it| **it)
-            });
-            let text = text.unwrap_or_else(|| panic!("unfinished: {constraint:?}"));
-            serde_json::from_slice::<serde::de::IgnoredAny>(&text).expect("JSON");
-        }
+        check_that_it_ends(&compiler, schema, 300, 40);
     }
 }
 
@@ -124,21 +129,7 @@ fn a_document_ends_in_time_whatever_it_has_to_say() {
         json!({"type": "object", "patternProperties": {"[A-Za-z0-9-_.:]{1,255}": {"type": "string", "format": "uri"}}}),
     ];
     for schema in schemas {
-        let constraint = strict(schema);
-        for seed in 0..20_u64 {
-            let ends = compiler.shared.tokenizer.end_tokens().to_vec();
-            let mut number = seed;
-            let text = answer(&compiler, &constraint, 600, |tokens| {
-                let on: Vec<_> = tokens.iter().filter(|it| !ends.contains(it)).collect();
-                number = number
-                    .wrapping_mul(6364136223846793005)
-                    .wrapping_add(1442695040888963407);
-                on.get((number >> 33) as usize % on.len().max(1))
-                    .map_or(tokens[0], |it| **it)
-            });
-            let text = text.unwrap_or_else(|| panic!("unfinished: {constraint:?}"));
-            serde_json::from_slice::<serde::de::IgnoredAny>(&text).expect("JSON");
-        }
+        check_that_it_ends(&compiler, schema, 600, 20);
     }
 }
 
