@@ -21,7 +21,7 @@ const MOST: u32 = 256;
 const LEVEL: u32 = 2;
 
 /// A model does not take the shortest way: one token more for so many of it.
-const LONGER: u32 = 4;
+const LONGER: u32 = 2;
 
 /// The way is looked for again when so much of the tokens that were left is gone: one part in
 /// so many.
