@@ -4,8 +4,8 @@
 // A group of x is split into whole numbers of 24 bits by its largest number, and each
 // of those into three signed digits to the base 256. Weights are unsigned bytes as they
 // are, so that scale · size · Σ q·(65536·d₂ + 256·d₁ + d₀) + bias · Σ x is what a group
-// adds to a product, as exact as one in float32: an x is off by at most a part in 16
-// million of the largest of its group. (llama.cpp's `ggml-quants.c` multiplies packed
+// adds to a product. An x is off by at most a part in 16 million of the largest of its
+// group, where in float32 it would be of itself. (llama.cpp's `ggml-quants.c` multiplies packed
 // weights by whole numbers too, of one digit.)
 //
 // Included by `loops_avx512.cpp` only, behind its `Simd`.

@@ -16,7 +16,7 @@ inline int64_t scratch_floats(const Weights& w) {
   return 2 * kMostColumns * groups(w);
 }
 
-// Products of packed weights in whole numbers, as exact as those in float32.
+// Products of packed weights in whole numbers, nearly as exact as those in float32.
 struct IntegerLoops {
   // Bytes of a row of x that is split for `w`, whole cache lines; 0 if weights of its
   // kind are not multiplied so.
