@@ -211,12 +211,13 @@ impl Keys {
 
 /// Bytes as lower-case hexadecimal digits.
 pub fn hexadecimal(bytes: &[u8]) -> String {
-    let digits = bytes.iter().flat_map(|&byte| pair(byte));
-    digits.map(char::from).collect()
+    let digits: Vec<u8> = bytes.iter().flat_map(|&byte| pair(byte)).collect();
+    // They are digits, whatever the bytes.
+    String::from_utf8(digits).unwrap_or_default()
 }
 
 /// The same of a digest, which is made for each request with a key.
-fn digits(digest: &[u8; 32]) -> [u8; DIGITS] {
+fn digits(digest: &[u8; DIGITS / 2]) -> [u8; DIGITS] {
     let mut digits = [0; DIGITS];
     let (pairs, _) = digits.as_chunks_mut();
     for (two, &byte) in pairs.iter_mut().zip(digest) {
