@@ -118,7 +118,6 @@ const DATED: &[&str] = &[
     "api/table.rs",
     "cli/keys.rs",
     "dispatch.rs",
-    "dispatch/live.rs",
     "doctor/gather.rs",
     "engine/stored/store.rs",
     "model/cache.rs",
