@@ -30,9 +30,10 @@ const LONGER: u32 = 2;
 /// so many.
 const LOOKS: u32 = 4;
 
-/// The way is followed to the letter when no more are left beside it than one for so many of
-/// it, and [`FEWEST`].
-const SPARE: u32 = 16;
+/// The way is followed to the letter when no more are left beside it than these, one for so
+/// many of it, and what a text may take.
+const SPARE: u32 = 4;
+const SPARED: u32 = 16;
 
 /// How far a document has come.
 #[derive(Debug, Clone)]
@@ -48,6 +49,8 @@ pub(super) struct Closing {
     way: Option<u32>,
     /// By how much a bracket made it longer, at the most.
     detour: u32,
+    /// By how much a string may that has begun.
+    text: u32,
     /// A bracket was opened since.
     has_opened: bool,
     /// With how many tokens left it is to be looked for again.
@@ -72,6 +75,7 @@ impl Closing {
             has_cut: false,
             way: None,
             detour: 0,
+            text: 0,
             has_opened: false,
             look_at: 0,
             needed: 0,
@@ -80,9 +84,11 @@ impl Closing {
         }
     }
 
-    /// The same, if `way` is a whole document, as short as was found.
-    pub fn with(mut self, way: Option<Vec<u32>>) -> Self {
+    /// The same, if `way` is a whole document, as short as was found, and a string may take
+    /// `text` tokens more once it is begun.
+    pub fn with(mut self, way: Option<Vec<u32>>, text: u32) -> Self {
         self.go(way);
+        self.text = text;
         self
     }
 
@@ -122,14 +128,15 @@ impl Closing {
     /// What follows from how long the way is.
     fn plan(&mut self, left: u32) {
         let Some(way) = self.way else { return };
-        let needed = with_reserve(way.saturating_add(self.detour));
+        let needed = with_reserve(way.saturating_add(self.detour.max(self.text)));
         if needed < left && self.needed < left {
             self.look_at = needed.max(left - left.div_ceil(LOOKS));
             return;
         }
         self.needed = self.needed.max(left);
+        let least = SPARE + way / SPARED + self.text;
         match left.checked_sub(way) {
-            Some(spare) if spare <= FEWEST + way / SPARE => self.is_bound = true,
+            Some(spare) if spare <= least => self.is_bound = true,
             Some(spare) => self.look_at = left - spare / 2,
             // Perhaps the model knows a shorter one.
             None => self.look_at = left / 2,
@@ -243,8 +250,6 @@ fn with_reserve(way: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     /// One token for each byte, and one that ends.
@@ -261,8 +266,7 @@ mod tests {
     fn closing() -> Closing {
         let tokens = (0..END).map(|token| (token, vec![u8::try_from(token).expect("a byte")]));
         let strokes = Strokes::among(tokens, &[END]);
-        let schema = json!({"required": ["need"]});
-        Closing::new(Arc::new(strokes), Arc::new(Hints::of(&schema)))
+        Closing::new(Arc::new(strokes), Arc::default())
     }
 
     fn none(_: &Closing, _: &Allowed) -> Option<Vec<u32>> {
@@ -350,6 +354,49 @@ mod tests {
         check(b"[\"a\\\"", b"x}\"", b"\"");
         check(b"[\"a\\\\\"", b",]", b"]");
         check(b"[\"a", b"ab", b"ab");
+    }
+
+    #[test]
+    fn where_hardly_more_is_left_the_way_is_all_there_is() {
+        let of_text = |text: &[u8]| Some(text.iter().map(|it| u32::from(*it)).collect());
+        let allowed =
+            |closing: &mut Closing, left: u32| bytes(&closing.narrow(of(b"01234]"), left, none));
+        let mut closing = closing().with(of_text(b"[0,1]"), 0);
+        assert!(!closing.is_to_look(9));
+        take(&mut closing, b"[");
+        assert!(!closing.is_to_look(8));
+        assert_eq!(allowed(&mut closing, 8), bytes(&of(b"0")));
+        // Elsewhere the rest of it is of no use.
+        take(&mut closing, b"2");
+        assert_eq!(allowed(&mut closing, 7), bytes(&of(b"]")));
+        // With some more the model has a say, until it has used them up.
+        let mut closing = self::closing().with(way(40), 0);
+        assert!(!closing.is_to_look(70));
+        assert_eq!(allowed(&mut closing, 70), bytes(&of(b"]")));
+        take(&mut closing, b"[");
+        assert_eq!(closing.look_at, 55);
+        assert!(!closing.is_to_look(56) && closing.is_to_look(55));
+        closing.looked(of_text(&[b"3".repeat(48), b"]".to_vec()].concat()), 55);
+        assert_eq!(allowed(&mut closing, 55), bytes(&of(b"3")));
+    }
+
+    #[test]
+    fn what_leads_on_is_taken_to_its_end() {
+        let mut closing = closing();
+        closing.is_to_look(100);
+        take(&mut closing, b"[\"");
+        let mut asked = 0;
+        for next in b"a@a" {
+            let narrowed = closing.narrow(of(b"@abc"), 10, |_, _| {
+                asked += 1;
+                Some(b"a@a".map(u32::from).to_vec())
+            });
+            assert_eq!(bytes(&narrowed), [u32::from(*next)]);
+            closing.take(u32::from(*next));
+        }
+        assert_eq!((asked, closing.has_cut()), (1, true));
+        let narrowed = closing.narrow(of(b"@abc\""), 7, none);
+        assert_eq!(bytes(&narrowed), bytes(&of(b"\"")));
     }
 
     #[test]

@@ -200,8 +200,9 @@ impl Shared {
             .compute_mask()
             .map_err(|error| refused(&error.to_string()))?;
         let closing = closing.map(|closing| {
-            let way = Scout::new(matcher.deep_clone(), closing.clone()).to_end();
-            closing.with(way)
+            let scout = Scout::new(matcher.deep_clone(), closing.clone());
+            let text = scout.longest_text().unwrap_or(0);
+            closing.with(scout.find_end(), text)
         });
         Ok(Compiled {
             matcher: Mutex::new(matcher),
@@ -327,7 +328,7 @@ impl Guide for Following {
         };
         if closing.is_to_look(left) {
             let scout = Scout::new(self.matcher.deep_clone(), closing.clone());
-            closing.looked(scout.to_end(), left);
+            closing.looked(scout.find_end(), left);
         }
         Ok(closing.narrow(allowed, left, |closing, allowed| {
             Scout::new(self.matcher.deep_clone(), closing.clone()).onward(allowed)

@@ -1,6 +1,6 @@
 //! What a schema tells of the way to a document's end: the names that it requires somewhere,
-//! and for each pattern in it a text, as short as any, that the pattern matches. It follows no
-//! references and does not ask where in the schema a thing stands: hints are tried, never
+//! for each pattern in it a text, as short as any, that the pattern matches, and the words that
+//! it lists. It follows no references and does not ask where in the schema a thing stands: hints are tried, never
 //! relied upon. Schemas come from strangers, so all of it has bounds.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,8 +17,9 @@ const NAME: usize = 128;
 const PATTERNS: usize = 32;
 const PATTERN: usize = 1000;
 
-/// The longest text that is kept for a pattern, letters.
+/// The longest text that is kept, letters, and most words of lists that are.
 const TEXT: usize = 128;
+const WORDS: usize = 4096;
 
 /// Texts of the formats whose strings may be somewhat longer at every letter.
 const FORMATS: &[(&str, &str)] = &[
@@ -39,6 +40,8 @@ pub(super) struct Hints {
     names: BTreeSet<Vec<u8>>,
     objects: Vec<Members>,
     texts: Vec<Text>,
+    /// That are listed somewhere.
+    words: BTreeSet<Vec<u8>>,
 }
 
 /// The names of an object's members: where each has its place, and whether it is required.
@@ -57,6 +60,7 @@ impl Hints {
     pub fn of(schema: &Value) -> Self {
         let mut objects = Vec::new();
         let mut patterns = BTreeSet::new();
+        let mut words = BTreeSet::new();
         let mut texts = BTreeSet::new();
         let mut left = vec![schema];
         let mut room = NAMES;
@@ -73,6 +77,8 @@ impl Hints {
                     let by_name = schema.get("patternProperties");
                     let by_name = by_name.and_then(Value::as_object).into_iter().flatten();
                     patterns.extend(by_name.map(|(pattern, _)| pattern.as_str()));
+                    let listed = schema.get("enum").and_then(Value::as_array);
+                    words.extend(listed.into_iter().flatten().filter_map(Value::as_str));
                     let format = schema.get("format").and_then(Value::as_str);
                     let known = FORMATS.iter().filter(|(name, _)| Some(*name) == format);
                     texts.extend(known.map(|(_, text)| (*text).to_owned()));
@@ -84,6 +90,7 @@ impl Hints {
         let patterns = patterns.into_iter().filter(|it| it.len() <= PATTERN);
         let found = patterns.take(PATTERNS).filter_map(text);
         texts.extend(found.filter(|text| !text.is_empty()));
+        let short = words.into_iter().filter(|word| word.len() <= TEXT);
         let required = |object: &Members| {
             let names = object.iter().filter(|(_, (_, is_required))| *is_required);
             names.map(|(name, _)| name.clone()).collect::<Vec<_>>()
@@ -92,6 +99,7 @@ impl Hints {
             names: objects.iter().flat_map(required).collect(),
             objects,
             texts: texts.iter().map(|text| Text::of(text)).collect(),
+            words: short.take(WORDS).map(inside).collect(),
         }
     }
 
@@ -115,9 +123,21 @@ impl Hints {
         found.or_else(|| names.first().copied())
     }
 
-    /// What the patterns match.
+    /// Texts that a string may be, or end with.
     pub fn texts(&self) -> &[Text] {
         &self.texts
+    }
+
+    /// Whether a word begins so that is listed somewhere: it has an end, whatever is chosen.
+    pub fn lists(&self, beginning: &[u8]) -> bool {
+        let mut from = self.words.range(beginning.to_vec()..);
+        from.next().is_some_and(|word| word.starts_with(beginning))
+    }
+
+    /// The texts and the words.
+    pub fn all(&self) -> impl Iterator<Item = &[u8]> {
+        let texts = self.texts.iter().map(|text| text.bytes.as_slice());
+        texts.chain(self.words.iter().map(Vec::as_slice))
     }
 
     /// How many letters the longest of the texts has.
@@ -280,6 +300,7 @@ mod tests {
 
     #[test]
     fn hints_are_found_wherever_they_stand() {
+        let long = "x".repeat(TEXT + 1);
         let hints = Hints::of(&json!({
             "required": ["name", "na\"me"],
             "properties": {
@@ -287,6 +308,7 @@ mod tests {
                 "required": {"required": ["deep", 1]},
             },
             "patternProperties": {"^é\n$": {"pattern": ["no pattern"]}},
+            "items": [{"enum": ["word", 1, long], "format": "ipv6"}, {"format": "unknown"}],
         }));
         let names = |beginning: &[u8]| -> Vec<String> {
             let names = hints.names(beginning).map(String::from_utf8_lossy);
@@ -296,10 +318,16 @@ mod tests {
         assert_eq!(names(b"na"), ["na\\\"me", "name"]);
         assert_eq!(names(b"na\\"), ["na\\\"me"]);
         assert!(names(b"named").is_empty() && names(b"x").is_empty());
-        let texts: Vec<_> = hints.texts().iter().map(|text| text.last(1)).collect();
-        assert_eq!(texts, [Some(&b"a"[..]), Some(b"\\n")]);
-        assert_eq!(hints.texts()[1].last(2), Some("é\\n".as_bytes()));
-        assert_eq!(hints.texts()[1].last(3), None);
+        let texts: Vec<_> = hints.texts().iter().map(|text| text.last(2)).collect();
+        assert_eq!(texts, [Some(&b"::"[..]), None, Some("é\\n".as_bytes())]);
+        assert_eq!(hints.texts()[1].last(1), Some(&b"a"[..]));
+        assert_eq!(hints.longest(), 2);
+        assert!(hints.lists(b"") && hints.lists(b"wo") && hints.lists(b"word"));
+        assert!(!hints.lists(b"words") && !hints.lists(b"x"));
+        assert_eq!(
+            hints.all().map(<[u8]>::len).collect::<Vec<_>>(),
+            [2, 1, 4, 4]
+        );
         assert_eq!(Hints::of(&json!(true)).names(b"").count(), 0);
     }
 

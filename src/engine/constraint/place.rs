@@ -19,8 +19,8 @@ pub(super) struct Place {
     in_number: bool,
     /// The string that is here, or the next one, is the name of a member.
     at_name: bool,
-    /// What there is of that name.
-    name: Vec<u8>,
+    /// What there is of the string.
+    text: Vec<u8>,
 }
 
 impl Place {
@@ -44,10 +44,14 @@ impl Place {
         self.in_number
     }
 
+    /// What there is of the string that is here.
+    pub fn string(&self) -> Option<&[u8]> {
+        self.in_string.then_some(self.text.as_slice())
+    }
+
     /// What there is of the name of a member, where one is here or has to come next.
     pub fn name(&self) -> Option<&[u8]> {
-        let name = self.at_name.then_some(self.name.as_slice());
-        name.map(|name| if self.in_string { name } else { &[] })
+        self.at_name.then(|| self.string().unwrap_or_default())
     }
 
     /// Takes in a byte.
@@ -62,9 +66,7 @@ impl Place {
                 }
                 _ => {}
             }
-            if self.at_name {
-                self.name.push(byte);
-            }
+            self.text.push(byte);
             return;
         }
         let digit = byte.is_ascii_digit();
@@ -72,7 +74,7 @@ impl Place {
         match byte {
             b'"' => {
                 self.in_string = true;
-                self.name.clear();
+                self.text.clear();
             }
             b'{' => self.open.push(Bracket::Object),
             b'[' => self.open.push(Bracket::Array),
@@ -123,6 +125,8 @@ mod tests {
         check("{\"a\": [\"b\", \"", 2, "\"", None);
         check("{\"a\": [], \"c", 1, "\"", Some("c"));
         check("{\"a\": {}}", 0, "", None);
+        assert_eq!(after("[\"a\", \"b\\\"").string(), Some(&b"b\\\""[..]));
+        assert_eq!(after("[\"a\"").string(), None);
         assert_eq!(after("[{").bracket(), Some(Bracket::Object));
         assert_eq!(after("[{}").bracket(), Some(Bracket::Array));
         assert_eq!(after("[{}]").bracket(), None);

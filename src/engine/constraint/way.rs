@@ -46,7 +46,7 @@ impl Scout {
     }
 
     /// The tokens that lead from here to the end. Nothing if no end was found.
-    pub fn to_end(mut self) -> Option<Vec<u32>> {
+    pub fn find_end(mut self) -> Option<Vec<u32>> {
         let mut way = Vec::new();
         while way.len() < LONGEST {
             if self.matcher.is_stopped() {
@@ -78,10 +78,21 @@ impl Scout {
         None
     }
 
+    /// How many tokens the longest text has that the schema tells of.
+    pub fn longest_text(&self) -> Option<u32> {
+        let environment = self.matcher.tok_env().ok()?;
+        let hints = self.closing.hints();
+        let tokens = hints
+            .all()
+            .map(|text| environment.tok_trie().greedy_tokenize(text).len());
+        tokens.max().and_then(|tokens| u32::try_from(tokens).ok())
+    }
+
     /// What leads on, if it was found lately or for a while not looked for: a string that has
     /// to be long wants many tokens before it may end, whatever they are.
     fn onward_at_times(&mut self, allowed: &Allowed) -> Option<Vec<u32>> {
         let is_time = self.misses.is_power_of_two() || self.misses.is_multiple_of(REST);
+        let is_time = is_time || !self.closing.place().in_string();
         let found = is_time.then(|| self.onward(allowed)).flatten();
         self.misses = if found.is_some() { 0 } else { self.misses + 1 };
         found
@@ -113,6 +124,7 @@ impl Scout {
         let environment = self.matcher.tok_env().ok()?;
         let mut may_be = Vec::new();
         for name in hints.names(&begun) {
+            self.spend(1)?;
             let rest = [quote, &name[begun.len()..], b"\""].concat();
             let tokens = environment.tok_trie().greedy_tokenize(&rest);
             if allowed.contains(*tokens.first()?) && self.may_come(&tokens)? {
@@ -127,7 +139,9 @@ impl Scout {
 
     fn out_of_string(&mut self, allowed: &Allowed) -> Option<Vec<u32>> {
         let strokes = self.closing.strokes();
-        if !allowed.and(&strokes.end_string).is_empty() {
+        let may_end = !allowed.and(&strokes.end_string).is_empty();
+        let text = self.closing.place().string()?;
+        if may_end || self.closing.hints().lists(text) {
             return None;
         }
         let quote = strokes.letter(b'"')?;
@@ -143,9 +157,10 @@ impl Scout {
         let environment = self.matcher.tok_env().ok()?;
         for length in 1..=hints.longest() {
             for text in hints.texts().iter().filter_map(|text| text.last(length)) {
+                self.spend(1)?;
                 let mut tokens = environment.tok_trie().greedy_tokenize(text);
                 tokens.push(quote);
-                if self.may_come(&tokens)? {
+                if allowed.contains(tokens[0]) && self.may_come(&tokens)? {
                     tokens.pop();
                     return Some(tokens);
                 }

@@ -272,7 +272,7 @@ proptest! {
             let compiled = compiler.compile_anew(source(&constraint).expect("a schema"));
             let compiled = compiled.expect("compiles");
             let matcher = compiled.matcher.into_inner().expect("whole");
-            let way = Scout::new(matcher, compiled.closing.expect("JSON")).to_end();
+            let way = Scout::new(matcher, compiled.closing.expect("JSON")).find_end();
             let most = 3 * way.expect("a way").len() + 100;
             answer(compiler, &constraint, most, unwilling(&compiler.shared.tokenizer, seed))
         });
