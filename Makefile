@@ -108,17 +108,21 @@ bench-engine: demo
 bench-swap: demo
 	python3 benches/engine/swap.py $(ARGS)
 
+# One after the other: built together, the program would have what tests ask of libraries.
+PROXY_PARTS = for part in "--bin roundhouse" "--example proxy"; do \
+	$(CARGO) build --release --locked --no-default-features --features tls $$part || exit 1; done
+
 # What the router adds to a request, beside nginx, Envoy and others, each on a core of
 # its own; wants a quiet machine. ARGS="--write docs/BENCHMARKS.md" renews the figures there.
 bench-proxy:
-	$(CARGO) build --release --locked --no-default-features --features tls --bin roundhouse --example proxy
+	@$(PROXY_PARTS)
 	python3 benches/proxy/peer.py $(ARGS)
 
 # As many open streams as descriptors allow: what is lost, how late events are, what
 # memory a stream takes; wants a quiet machine. ARGS="--write docs/BENCHMARKS.md"
 # renews the figures there.
 bench-streams:
-	$(CARGO) build --release --locked --no-default-features --features tls --bin roundhouse --example proxy
+	@$(PROXY_PARTS)
 	python3 benches/proxy/streams.py $(ARGS)
 
 # What a lease and a decision of the pool cost; see docs/BENCHMARKS.md.

@@ -15,10 +15,11 @@ use serde_json::{Value, json};
 use crate::access::{Access, Caller, Door, Refusal};
 use crate::api::body::read;
 use crate::api::error::{ApiError, Code};
-use crate::api::front::{Port, RequestId};
-use crate::api::table::{self, Route, RowPath};
+use crate::api::front::Port;
+use crate::api::table::{self, Route};
 use crate::api::{leases, openapi};
 use crate::pool::{Asker, UnloadError, UnloadMode};
+use crate::records::entry::Entry;
 use crate::records::redact;
 use crate::registry::Snapshot;
 use crate::route::{self, Decision, Permit};
@@ -125,7 +126,7 @@ fn without_folder(message: &str, folder: Option<&std::path::Path>) -> String {
 async fn load(
     State(service): State<Service>,
     Extension(caller): Extension<Caller>,
-    Extension(RequestId(request_id)): Extension<RequestId>,
+    Extension(entry): Extension<Entry>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
@@ -136,7 +137,7 @@ async fn load(
     let snapshot = service.dispatch.registry.load();
     let model = resolve(&snapshot, &target.model, &|_| true)?.model.clone();
     record(&service, &caller, "load", &model).await?;
-    let asker = Asker::new(&request_id, &caller.id, &target.model);
+    let asker = Asker::new(entry.request_id(), &caller.id, &target.model);
     let pool = service.dispatch.pool.asked_by(asker.into());
     pool.load(&model).await.map_err(crate::dispatch::refused)?;
     Ok(Json(json!({"success": true, "model": model})))
@@ -229,13 +230,11 @@ pub async fn record(
 /// What the audit calls a request that is refused: its method, and its path. One of
 /// many refused for their rate goes by its route, since names made up for the parts
 /// of a path would make kinds of their own.
-pub fn refused_action(request: &Request, refusal: &Refusal) -> String {
+pub fn refused_action(route: &str, request: &Request, refusal: &Refusal) -> String {
     let method = redact::method(request.method().as_str());
-    let row = request.extensions().get::<RowPath>();
-    let is_one_of_many = refusal.error.code == Code::RateLimitExceeded;
-    match row.filter(|_| is_one_of_many) {
-        Some(row) => format!("{method} {}", row.0),
-        None => format!("{method} {}", redact::path(request.uri().path())),
+    match refusal.error.code {
+        Code::RateLimitExceeded => format!("{method} {route}"),
+        _ => format!("{method} {}", redact::path(request.uri().path())),
     }
 }
 

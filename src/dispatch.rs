@@ -93,8 +93,6 @@ pub struct Request {
     pub body: Bytes,
     /// What is known of an upload, and the rest of it.
     pub upload: Option<upload::Upload>,
-    /// The id under which everything about it is logged.
-    pub request_id: String,
     /// Who asks.
     pub caller: Caller,
     /// Where it is recorded.
@@ -134,6 +132,11 @@ impl Target {
 }
 
 impl Request {
+    /// The id under which everything about it is logged.
+    fn id(&self) -> &str {
+        self.entry.request_id()
+    }
+
     /// What an engine gets of its body.
     fn ruled(&self, rules: &Rules, naming: Naming) -> rules::Ruled {
         match &self.upload {
@@ -197,7 +200,7 @@ impl Dispatch {
             return Err(shutting_down());
         }
         let snapshot = request.snapshot.clone();
-        self.log_body(&request.request_id, "a request's body", &request.body);
+        self.log_body(request.id(), "a request's body", &request.body);
         let limits = &snapshot.config.server.limits;
         let mut peek = match &request.upload {
             Some(upload) => upload.peek(),
@@ -250,14 +253,12 @@ impl Dispatch {
             .routed(target.counted(), why.as_str(), priority);
         let default = snapshot.config.default.as_ref();
         let name = peek.model.as_deref().or(default.map(|name| name.as_str()));
-        let asker = Asker::new(
-            &request.request_id,
-            &request.caller.id,
-            name.unwrap_or_default(),
-        );
+        let asker = Asker::new(request.id(), &request.caller.id, name.unwrap_or_default());
+        let came = request.entry.came();
+        let (model, asker) = (target.model(), asker.into());
         let place = self
             .live
-            .begin(asker.into(), target.model(), why.as_str(), peek.stream);
+            .begin(asker, model, why.as_str(), peek.stream, came);
         let explained = match (&target, request.explain) {
             (Target::Here(candidates), true) => {
                 Box::pin(self.explained(&request, &candidates.own, why)).await
@@ -357,7 +358,7 @@ impl Routed {
             self.request.entry.usage(usage);
         }
         tracing::info!(
-            request.id = self.request.request_id,
+            request.id = self.request.id(),
             caller.id = self.request.caller.id,
             model.id = self.model(),
             path = self.request.endpoint.path(),

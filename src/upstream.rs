@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::header::{AUTHORIZATION, USER_AGENT};
-use axum::http::{HeaderMap, HeaderValue, Method, Response};
+use axum::http::{HeaderName, HeaderValue, Method, Response};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use tokio::time::timeout;
@@ -23,7 +23,7 @@ use crate::registry::Remote;
 use crate::registry::remote::Target;
 use crate::shutdown::Tasks;
 use crate::worker::client::elsewhere::{Elsewhere, Unusable};
-use crate::worker::client::{Body, Client, Failure, Unfinished};
+use crate::worker::client::{Body, Client, Failure, Fields, Unfinished};
 use choice::{Candidate, Standing, best};
 use health::Health;
 use residents::{Listed, Look, Residents};
@@ -36,7 +36,7 @@ mod retries;
 
 /// Says that a server like this one sent the request, so that whoever gets it does not
 /// send it on: an answer is one step away at most, and no request runs in a circle.
-pub const HOP_HEADER: &str = "x-roundhouse-hop";
+pub const HOP_HEADER: HeaderName = HeaderName::from_static("x-roundhouse-hop");
 
 /// What every path of the API begins with; the URL of an upstream says what stands there.
 const PREFIX: &str = "/v1";
@@ -155,11 +155,11 @@ impl Upstreams {
         &self,
         upstream: &Arc<Upstream>,
         path: &str,
-        mut headers: HeaderMap,
+        mut headers: Fields,
         body: impl http_body::Body<Data = Bytes, Error: Into<Unfinished>> + Send + 'static,
     ) -> Result<(Asked, Response<Body>), Failed> {
         let link = self.link(upstream)?;
-        headers.insert(HOP_HEADER, HeaderValue::from_static("1"));
+        headers.set(HOP_HEADER, HeaderValue::from_static("1"));
         link.introduce(&mut headers)?;
         lock(&link.health)
             .ask(Instant::now())
@@ -382,11 +382,11 @@ impl Link {
     }
 
     /// Says in headers who asks, with our key.
-    fn introduce(&self, headers: &mut HeaderMap) -> Result<(), KeyError> {
+    fn introduce(&self, headers: &mut Fields) -> Result<(), KeyError> {
         let agent = concat!("roundhouse/", env!("CARGO_PKG_VERSION"));
-        headers.insert(USER_AGENT, HeaderValue::from_static(agent));
+        headers.set(USER_AGENT, HeaderValue::from_static(agent));
         if let Some(key) = self.key()? {
-            headers.insert(AUTHORIZATION, key);
+            headers.set(AUTHORIZATION, key);
         }
         Ok(())
     }
@@ -412,7 +412,7 @@ impl Link {
     }
 
     async fn list(&self) -> Option<Listed> {
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::default();
         self.introduce(&mut headers).ok()?;
         let path = self.path("/v1/models");
         let sent = self

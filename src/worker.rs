@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::HeaderName;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -23,16 +24,16 @@ use crate::engine::speculation::Draft;
 use crate::units::ByteSize;
 
 /// The header with the per-spawn secret, on every request to a worker.
-pub const SECRET_HEADER: &str = "x-roundhouse-secret";
+pub const SECRET_HEADER: HeaderName = HeaderName::from_static("x-roundhouse-secret");
 
 /// The header with a mark of who asks, 32 hexadecimal digits: whose prompts the request
 /// may go on from, and for whom its own is kept. Without it neither is done.
-pub const CALLER_HEADER: &str = "x-roundhouse-caller";
+pub const CALLER_HEADER: HeaderName = HeaderName::from_static("x-roundhouse-caller");
 
 /// The header with the adapter that the request is for, as
 /// [`Chosen`](crate::engine::adapter::Chosen) writes it. Without it it is for the model
 /// as it is.
-pub const ADAPTER_HEADER: &str = "x-roundhouse-adapter";
+pub const ADAPTER_HEADER: HeaderName = HeaderName::from_static("x-roundhouse-adapter");
 
 /// The path at which a worker of our own tells how it stands.
 pub const STATUS_PATH: &str = "/status";

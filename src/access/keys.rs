@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rand::TryRng;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConstantTimeEq};
 
 use crate::secret::Secret;
 
@@ -27,6 +27,9 @@ const MANAGEMENT_PREFIX: &str = "rh-management-";
 
 /// What ids begin with, and names do not.
 const ID_PREFIX: &str = "key-";
+
+/// Hexadecimal digits of a digest.
+const DIGITS: usize = 64;
 
 /// Longest name, bytes.
 const LONGEST_NAME: usize = 64;
@@ -190,10 +193,10 @@ impl Keys {
     /// The key with this text. Digests of fixed length are compared in constant
     /// time, and all of them are.
     pub fn find(&self, text: &str) -> Option<&Key> {
-        let digest = hexadecimal(&Sha256::digest(text));
+        let digest = digits(&Sha256::digest(text).into());
         let mut found = None;
         for key in &self.keys {
-            if bool::from(key.sha256.as_bytes().ct_eq(digest.as_bytes())) {
+            if bool::from(is_same(key.sha256.as_bytes(), &digest)) {
                 found = Some(key);
             }
         }
@@ -208,14 +211,40 @@ impl Keys {
 
 /// Bytes as lower-case hexadecimal digits.
 pub fn hexadecimal(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    // Done for each request with a key, so without a text for each byte.
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    let digits: Vec<u8> = bytes.iter().flat_map(|&byte| pair(byte)).collect();
+    // They are digits, whatever the bytes.
+    String::from_utf8(digits).unwrap_or_default()
+}
+
+/// The same of a digest, which is made for each request with a key.
+fn digits(digest: &[u8; DIGITS / 2]) -> [u8; DIGITS] {
+    let mut digits = [0; DIGITS];
+    let (pairs, _) = digits.as_chunks_mut();
+    for (two, &byte) in pairs.iter_mut().zip(digest) {
+        *two = pair(byte);
     }
-    text
+    digits
+}
+
+fn pair(byte: u8) -> [u8; 2] {
+    const OF: &[u8; 16] = b"0123456789abcdef";
+    [OF[usize::from(byte >> 4)], OF[usize::from(byte & 15)]]
+}
+
+/// Whether what is kept of a key is this digest, in a time that tells nothing of where
+/// they differ. Numbers of sixteen digits' bytes are compared, since bytes one by one take
+/// most of the time that the check of a key takes.
+fn is_same(kept: &[u8], digest: &[u8; DIGITS]) -> Choice {
+    let (kept, rest) = kept.as_chunks();
+    let (digest, _) = digest.as_chunks();
+    let is_as_long = kept.len() == digest.len() && rest.is_empty();
+    let each = kept.iter().zip(digest);
+    each.fold(
+        Choice::from(u8::from(is_as_long)),
+        |is_same, (one, other)| {
+            is_same & u128::from_ne_bytes(*one).ct_eq(&u128::from_ne_bytes(*other))
+        },
+    )
 }
 
 #[cfg(test)]

@@ -163,10 +163,13 @@ impl<C: Clock + Clone> Limiter<C> {
     /// Lets a request with this key in, or says which of its limits is reached.
     pub fn admit(&self, key: &Key, now: SystemTime) -> Result<Arc<Seat>, Exceeded> {
         let mut meters = lock(&self.meters);
-        let meter = meters.entry(key.sha256.clone()).or_insert_with(|| Meter {
-            rate: None,
-            account: Arc::default(),
-        });
+        let meter = match meters.get_mut(&key.sha256) {
+            Some(meter) => meter,
+            None => meters.entry(key.sha256.clone()).or_insert_with(|| Meter {
+                rate: None,
+                account: Arc::default(),
+            }),
+        };
         if meter.rate.as_ref().map(|(limit, _)| *limit) != key.scope.rate {
             let rate = |limit| {
                 RateLimiter::direct_with_clock(Quota::per_minute(limit), self.clock.clone())

@@ -20,7 +20,7 @@ use crate::api::body::read;
 use crate::api::error::{ApiError, Code};
 use crate::engine::thread::Kept;
 use crate::service::Service;
-use crate::worker::client::{Client, Failure};
+use crate::worker::client::{Client, Failure, Fields};
 use crate::worker::{FORGET_PATH, STATUS_PATH};
 
 /// How long a worker may take to answer.
@@ -130,7 +130,7 @@ pub async fn clear(
 /// What a worker answers to a question without a body.
 async fn ask(client: &Client, method: Method, path: &str) -> Result<bytes::Bytes, Failure> {
     let asked = async {
-        let sent = client.send(method, path, HeaderMap::new(), Empty::new());
+        let sent = client.send(method, path, Fields::default(), Empty::new());
         let response = sent.await?;
         if !response.status().is_success() {
             let status = response.status().as_u16();

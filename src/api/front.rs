@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use rand::RngExt;
 
 use super::error::{ApiError, Code};
-use super::table::RowPath;
+use crate::access::keys::hexadecimal;
 use crate::access::{Door, web};
 use crate::config::Server;
 use crate::records::body::Counted;
@@ -32,10 +32,6 @@ const FAIL: HeaderName = HeaderName::from_static("x-roundhouse-fail");
 /// Keeps pages of other origins from embedding what they may not read (Fetch, CORP).
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// The id of a request: the client's if it is well formed, else ours.
-#[derive(Clone, Debug)]
-pub struct RequestId(pub String);
-
 /// Which port a request came to. The control socket counts as management.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Port {
@@ -45,10 +41,12 @@ pub enum Port {
     Management,
 }
 
-/// What stands before everything else; `next` is that.
+/// What stands before everything else; `next` is that. `route` is the path as the table of
+/// routes has it, if it has it.
 pub async fn front(
     service: &Service,
     port: Port,
+    route: Option<&'static str>,
     mut request: Request,
     next: impl AsyncFnOnce(Request) -> Response,
 ) -> Response {
@@ -56,9 +54,8 @@ pub async fn front(
     let snapshot = service.dispatch.registry.load();
     let server = &snapshot.config.server;
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    request.extensions_mut().insert(RequestId(id.clone()));
     believe_listed_proxies(&mut request, server);
-    let entry = record(service, &request, &id, snapshot.generation);
+    let entry = record(service, &request, id, route, snapshot.generation);
     request.extensions_mut().insert(entry.clone());
     // From here on the request sees this world and no other.
     request.extensions_mut().insert(snapshot.clone());
@@ -100,20 +97,21 @@ pub async fn front(
         service.records.counters.refused(code.facts().0);
     }
     if status.is_client_error() || status.is_server_error() {
-        log_refusal(&id, &method, &path, status, code);
+        log_refusal(entry.request_id(), &method, &path, status, code);
     }
     entry.answered(status.as_u16());
     if is_head {
         // Its body is never asked for.
         entry.delivered();
     }
+    let id = HeaderValue::from_str(entry.request_id());
     let mut response = response.map(|body| Body::new(Counted::new(body, entry)));
     let headers = response.headers_mut();
     if port == Port::Inference {
         web::let_read(headers, page.as_ref(), &server.allowed_origins);
     }
-    if let Ok(value) = HeaderValue::from_str(&id) {
-        headers.insert(REQUEST_ID, value);
+    if let Ok(id) = id {
+        headers.insert(REQUEST_ID, id);
     }
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,
@@ -135,12 +133,18 @@ fn log_refusal(id: &str, method: &Method, path: &str, status: StatusCode, code: 
 }
 
 /// Begins the record of a request.
-fn record(service: &Service, request: &Request, id: &str, generation: u64) -> Entry {
+fn record(
+    service: &Service,
+    request: &Request,
+    id: String,
+    route: Option<&'static str>,
+    generation: u64,
+) -> Entry {
     let door = request.extensions().get::<Door>();
     let peer = door.map_or_else(String::new, Door::peer);
     let method = redact::method(request.method().as_str());
     let entry = Entry::open(&service.records, id, peer, method, generation);
-    if let Some(RowPath(path)) = request.extensions().get() {
+    if let Some(path) = route {
         entry.path(path);
     }
     if let Some(place) = request
@@ -183,9 +187,13 @@ fn check(port: Port, request: &Request, server: &Server) -> Result<(), ApiError>
 
 /// An id for what came without one.
 pub fn new_id() -> String {
-    format!("req-{:024x}", rand::rng().random::<u128>() >> 32)
+    let mut id = String::with_capacity(28);
+    id.push_str("req-");
+    id.push_str(&hexadecimal(&rand::rng().random::<[u8; 12]>()));
+    id
 }
 
+/// The id of a request: the client's if it is well formed, else ours.
 fn request_id(headers: &HeaderMap) -> String {
     let fits = |id: &&str| {
         (1..=LONGEST_ID).contains(&id.len())

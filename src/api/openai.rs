@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request as HttpRequest, State};
-use axum::http::{Extensions, HeaderMap, HeaderValue, Response, Uri, header};
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response, Uri, header};
 
 use super::body::{begin_upload, is_form, read_json};
 use super::error::{ApiError, Code};
 use super::fields::Endpoint;
-use super::front::RequestId;
 use crate::access::Caller;
 use crate::dispatch::Request;
 use crate::pool::{CallerId, Terms};
@@ -19,11 +18,13 @@ use crate::registry::Snapshot;
 use crate::service::Service;
 use crate::upstream::HOP_HEADER;
 
-/// What the front knows of a request: who asks, under which id, where it is recorded,
-/// and the world that it sees.
+const EXPLAIN: HeaderName = HeaderName::from_static("x-roundhouse-explain");
+const PRIORITY: HeaderName = HeaderName::from_static("x-priority");
+
+/// What the front knows of a request: who asks, where it is recorded, and the world that
+/// it sees.
 struct Known {
     caller: Caller,
-    request_id: String,
     entry: Entry,
     snapshot: Arc<Snapshot>,
 }
@@ -31,10 +32,8 @@ struct Known {
 impl Known {
     /// Takes it out of what came with the request.
     fn of(given: &mut Extensions) -> Option<Self> {
-        let RequestId(request_id) = given.remove()?;
         Some(Self {
             caller: given.remove()?,
-            request_id,
             entry: given.remove()?,
             snapshot: given.remove()?,
         })
@@ -134,14 +133,13 @@ async fn forward(
     let known = Known::of(&mut head.extensions).ok_or_else(not_known)?;
     let Known {
         caller,
-        request_id,
         entry,
         snapshot,
     } = known;
     let (uri, headers) = (head.uri, head.headers);
     let terms = terms(&uri, &headers, &caller)?;
     let explain = headers
-        .get("x-roundhouse-explain")
+        .get(EXPLAIN)
         .is_some_and(|value| value.as_bytes() == b"1");
     let is_passed_on = headers.contains_key(HOP_HEADER);
     let limits = &snapshot.config.server.limits;
@@ -166,7 +164,6 @@ async fn forward(
         snapshot,
         body,
         upload,
-        request_id,
         caller,
         entry,
         terms,
@@ -185,7 +182,7 @@ fn terms(uri: &Uri, headers: &HeaderMap, caller: &Caller) -> Result<Terms, ApiEr
     let invalid = |param: &str, expected: &str| {
         ApiError::new(Code::InvalidValue, format!("{param}: expected {expected}")).param(param)
     };
-    let asked = match headers.get("x-priority") {
+    let asked = match headers.get(PRIORITY) {
         None => None,
         Some(value) => {
             let text = value.to_str().ok().and_then(|text| text.parse().ok());
@@ -211,7 +208,10 @@ fn terms(uri: &Uri, headers: &HeaderMap, caller: &Caller) -> Result<Terms, ApiEr
 }
 
 /// Headers in which clients name the session that a request belongs to.
-const SESSION_HEADERS: [&str; 2] = ["x-session-id", "x-session-affinity"];
+const SESSION_HEADERS: [HeaderName; 2] = [
+    HeaderName::from_static("x-session-id"),
+    HeaderName::from_static("x-session-affinity"),
+];
 
 /// With whom a request takes turns: everything with its key; without a key
 /// everything of its session, and without that everything from its address.

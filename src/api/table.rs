@@ -45,10 +45,6 @@ pub trait Answers<T>: Handler<T, Service, Future = Answering> {}
 
 impl<T, H: Handler<T, Service, Future = Answering>> Answers<T> for H {}
 
-/// Which row a request came to, by its path as the table has it.
-#[derive(Clone, Copy, Debug)]
-pub struct RowPath(pub &'static str);
-
 impl Route {
     /// A row that answers to nothing yet.
     pub fn new(access: Access, path: &'static str) -> Self {
@@ -177,17 +173,15 @@ pub fn app(routes: Vec<Route>, service: Service, port: Port) -> App {
     })
 }
 
-async fn answer(table: &Table, service: &Service, port: Port, mut request: Request) -> Response {
+async fn answer(table: &Table, service: &Service, port: Port, request: Request) -> Response {
     let row = table.find(request.uri().path());
-    if let Some(row) = row {
-        request.extensions_mut().insert(RowPath(row.path));
-    }
     let is_head = request.method() == Method::HEAD;
     let handled = async |request| match row {
         Some(row) => handle(row, service, request).await,
         None => unknown_path().into_response(),
     };
-    let mut response = front::front(service, port, request, handled).await;
+    let path = row.map(|row| row.path);
+    let mut response = front::front(service, port, path, request, handled).await;
     if is_head {
         let length = response.body().size_hint().exact();
         if let Some(length) =
@@ -204,7 +198,7 @@ async fn answer(table: &Table, service: &Service, port: Port, mut request: Reque
 
 /// The class is checked before the answer to a wrong method too.
 async fn handle(row: &Route, service: &Service, request: Request) -> Response {
-    let request = match check_access(service, row.access, request).await {
+    let request = match check_access(service, row, request).await {
         Ok(request) => request,
         Err(refusal) => return refusal.into_response(),
     };
@@ -226,7 +220,7 @@ async fn handle(row: &Route, service: &Service, request: Request) -> Response {
 /// Turns the credential into a caller, or refuses.
 async fn check_access(
     service: &Service,
-    access: Access,
+    row: &Route,
     mut request: Request,
 ) -> Result<Request, ApiError> {
     let known = request.extensions();
@@ -235,7 +229,7 @@ async fn check_access(
         .zip(known.get::<Arc<Snapshot>>())
         .ok_or_else(|| ApiError::new(Code::InternalError, "the connection is not known"))?;
     let limits = &snapshot.config.server.limits;
-    let entrance = &service.entrance;
+    let (entrance, access) = (&service.entrance, row.access);
     match entrance.admit(access, request.headers(), door, limits, SystemTime::now()) {
         Ok(caller) => {
             if let Some(entry) = known.get::<Entry>() {
@@ -246,7 +240,7 @@ async fn check_access(
         }
         Err(refusal) => {
             if access == Access::Management {
-                let action = crate::admin::refused_action(&request, &refusal);
+                let action = crate::admin::refused_action(row.path, &request, &refusal);
                 crate::admin::record_refusal(service, door, &action, &refusal).await?;
             }
             Err(refusal.error)

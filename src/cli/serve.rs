@@ -24,7 +24,7 @@ use crate::config::{self, Config, Listen, locate};
 use crate::dispatch::{Dispatch, live, spool};
 use crate::engine::stored;
 use crate::engine::stored::room::Quota;
-use crate::platform::{self, Folders};
+use crate::platform::{self, Folders, allocator};
 use crate::pool::Pool;
 use crate::pool::ledger::file::Notebook;
 use crate::records::audit::Audit;
@@ -92,6 +92,7 @@ impl NotStarted {
 
 /// Runs the command.
 pub fn run(args: &ServeArgs) -> ExitCode {
+    allocator::limit_arenas();
     // Whatever this process makes is its owner's alone.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     // What the process that started this one left open, such as the pipes of a

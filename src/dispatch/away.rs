@@ -109,7 +109,7 @@ impl Routed {
 
     /// An upstream is asked in the place of a model of this machine.
     fn leave(&self, fallback: &Away, why: Why, cause: &'static str) {
-        let id = &self.request.request_id;
+        let id = self.request.id();
         let (failed, name) = (self.model(), fallback.name.as_str());
         let fallen = Fallen {
             away: fallback.clone(),
@@ -170,7 +170,7 @@ impl Routed {
                 };
             };
             self.tried_in_vain(away.upstream());
-            let (id, upstream) = (&self.request.request_id, away.upstream());
+            let (id, upstream) = (self.request.id(), away.upstream());
             tracing::warn!(
                 request.id = id,
                 upstream,
@@ -190,7 +190,7 @@ impl Routed {
         away: &Away,
     ) -> Result<(Asked, Response<Body>), Unanswered> {
         let limit = self.snapshot.config.server.limits.first_token;
-        let (id, path) = (&self.request.request_id, self.request.path.as_ref());
+        let (id, path) = (self.request.id(), self.request.path.as_ref());
         let (upstream, payload) = (&away.target().upstream, self.payload_away(away));
         let sent = match &self.request.upload {
             Some(upload) => {
@@ -222,7 +222,7 @@ impl Routed {
     fn unanswered(&self, away: &Away, unanswered: Unanswered) -> ApiError {
         match unanswered {
             Unanswered::Failed(Failed::Rests(wait)) => away.rests(wait),
-            Unanswered::Failed(failed) => away.failed(&self.request.request_id, &failed),
+            Unanswered::Failed(failed) => away.failed(self.request.id(), &failed),
             Unanswered::Client(error) => error,
             Unanswered::Silent => {
                 let limit = self.snapshot.config.server.limits.first_token;
@@ -254,7 +254,7 @@ impl Routed {
         match self.away() {
             Some(_) if status.is_success() => None,
             Some(away) => {
-                let id = &self.request.request_id;
+                let id = self.request.id();
                 let (upstream, status_code) = (away.upstream(), status.as_u16());
                 tracing::warn!(
                     request.id = id,

@@ -4,12 +4,14 @@
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use crate::worker::client::Fields;
+
 /// Says what was lowered: by a rule of the entry, or by the engine.
 pub const LIMITED: HeaderName = HeaderName::from_static("x-roundhouse-limited");
 
 /// Fields of an engine's answer that reach the client. What its body is, is told by
 /// whoever has looked at it.
-const PASSED: [HeaderName; 5] = [
+static PASSED: [HeaderName; 5] = [
     header::RETRY_AFTER,
     SHOULD_RETRY,
     HeaderName::from_static("x-roundhouse-ignored"),
@@ -37,12 +39,12 @@ const LONGEST_RETRY: u64 = 120;
 /// All that an engine is told in headers of a request: what its body is, and the id
 /// under which it is logged. `host` and what our own workers want besides is the
 /// client's to add.
-pub fn to_engine(kind: HeaderValue, request_id: &str) -> HeaderMap {
+pub fn to_engine(kind: HeaderValue, request_id: &str) -> Fields {
     // With what the client adds.
-    let mut headers = HeaderMap::with_capacity(USUAL_TO_ENGINE);
-    headers.insert(header::CONTENT_TYPE, kind);
+    let mut headers = Fields::with_room(USUAL_TO_ENGINE);
+    headers.set(header::CONTENT_TYPE, kind);
     if let Ok(id) = HeaderValue::from_str(request_id) {
-        headers.insert(REQUEST_ID, id);
+        headers.set(REQUEST_ID, id);
     }
     headers
 }
@@ -50,14 +52,15 @@ pub fn to_engine(kind: HeaderValue, request_id: &str) -> HeaderMap {
 /// What an engine says in headers that the client is told too: each field once, none
 /// that belongs to the connection to the engine.
 pub fn to_client(from: &HeaderMap) -> HeaderMap {
-    let passed = PASSED.into_iter().filter_map(|name| {
-        let value = from.get(&name)?;
-        let is_kept = value.len() <= LONGEST && !is_nominated(from, &name);
-        let value = is_kept.then(|| sound(&name, value))??;
-        Some((name, value))
-    });
     let mut headers = HeaderMap::with_capacity(USUAL);
-    headers.extend(passed);
+    // An engine says few fields, and seldom one that is passed on.
+    for name in from.keys().filter(|name| PASSED.contains(name)) {
+        let value = from.get(name).filter(|value| value.len() <= LONGEST);
+        let value = value.filter(|_| !is_nominated(from, name));
+        if let Some(value) = value.and_then(|value| sound(name, value)) {
+            headers.insert(name, value);
+        }
+    }
     headers
 }
 

@@ -106,18 +106,24 @@ fn seconds(time: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
     use crate::dispatch::live::Live;
     use crate::engine::progress::Progress;
     use crate::pool::Asker;
     use crate::pool::view::{of, sample};
 
+    fn came() -> (Instant, SystemTime) {
+        (Instant::now(), SystemTime::now())
+    }
+
     #[test]
     fn a_heartbeat_says_how_far_the_load_is_and_when_it_ends() {
         let now = Instant::now();
         let check = |state, done: Option<u64>, waited: Option<u64>, expected: &str| {
             let asker = Arc::new(Asker::new("r", "local", "small"));
-            let place = Live::default().begin(asker, "t/b", "alias", true);
+            let place = Live::default().begin(asker, "t/b", "alias", true, came());
             if let Some(waited) = waited {
                 place.running().granted(Duration::from_millis(waited));
             }
@@ -137,7 +143,7 @@ mod tests {
     #[test]
     fn an_empty_event_is_a_chunk_without_text() {
         let asker = Arc::new(Asker::new("req-1", "local", "small"));
-        let place = Live::default().begin(asker, "t/b", "alias", true);
+        let place = Live::default().begin(asker, "t/b", "alias", true, came());
         let check = |endpoint, path: &str, expected: serde_json::Value| {
             let event = String::from_utf8(empty(place.running(), endpoint).to_vec()).expect("text");
             let data = event.strip_prefix("data: ").expect("an event");

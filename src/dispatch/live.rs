@@ -50,21 +50,22 @@ pub struct Place {
 }
 
 impl Live {
-    /// A request has found its model.
+    /// A request, which came at this time, has found its model.
     pub fn begin(
         &self,
         asker: Arc<Asker>,
         model: &str,
         route: &'static str,
         streamed: bool,
+        (since, time): (Instant, SystemTime),
     ) -> Place {
         let running = Arc::new(Running {
             asker,
             model: model.to_owned(),
             route,
             streamed,
-            since: Instant::now(),
-            time: SystemTime::now(),
+            since,
+            time,
             waited: AtomicU64::new(0),
             events: AtomicU64::new(0),
             cancelled: CancellationToken::new(),
@@ -176,7 +177,8 @@ mod tests {
         let live = Live::default();
         let begin = |id: &str| {
             let asker = Arc::new(Asker::new(id, "local", "small"));
-            live.begin(asker, "t/a", "alias", true)
+            let now = (Instant::now(), SystemTime::now());
+            live.begin(asker, "t/a", "alias", true, now)
         };
         let (first, second) = (begin("a"), begin("b"));
         let twin = begin("a");

@@ -112,8 +112,16 @@ impl Wait {
     /// The same as headers.
     pub(super) fn headers(&self) -> [(HeaderName, HeaderValue); 2] {
         [
-            (WAIT, (self.time.as_millis() as u64).into()),
-            (POSITION, self.position.into()),
+            (WAIT, number(self.time.as_millis() as u64)),
+            (POSITION, number(self.position as u64)),
         ]
+    }
+}
+
+/// A number as a value; of most requests, which wait for nothing, without a text of its own.
+fn number(number: u64) -> HeaderValue {
+    match number {
+        0 => HeaderValue::from_static("0"),
+        number => number.into(),
     }
 }

@@ -82,9 +82,16 @@ pub fn apply(endpoint: Endpoint, body: &Bytes, rules: &Rules, naming: Naming) ->
 /// The body with nothing but another name of the model, which is what most get; nothing
 /// if it has that already. Looks no further than to the name that the body says.
 fn renamed(body: &Bytes, naming: Naming) -> Option<Ruled> {
-    let name = Value::from(naming.name()?).to_string();
+    let name = naming.name()?;
     let open = scan::space(body, 0);
-    let edit = match (scan::member(body, open, "model")?, naming) {
+    let found = scan::member(body, open, "model")?;
+    if let Found::Value(at) = &found
+        && is_said(name, &body[at.clone()])
+    {
+        return None;
+    }
+    let name = Value::from(name).to_string();
+    let edit = match (found, naming) {
         (Found::Value(at), Naming::Always(_)) if body[at.clone()] != *name.as_bytes() => {
             Edit { at, with: name }
         }
@@ -101,6 +108,15 @@ fn renamed(body: &Bytes, naming: Naming) -> Option<Ruled> {
         payload: Payload::edited(body, vec![edit]),
         limited: Vec::new(),
     })
+}
+
+/// Whether a value says this name as it stands. It is not so told of names that have to be
+/// written with escapes.
+fn is_said(name: &str, value: &[u8]) -> bool {
+    let said = value
+        .strip_prefix(b"\"")
+        .and_then(|it| it.strip_suffix(b"\""));
+    said == Some(name.as_bytes()) && !name.contains('\\')
 }
 
 /// What is going to be done to the fields of one request.

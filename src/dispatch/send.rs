@@ -93,7 +93,7 @@ impl Routed {
         };
         let lease = acquired.map_err(|error| {
             if let Refused::LoadFailed { model, reason, .. } = &error {
-                let id = &self.request.request_id;
+                let id = self.request.id();
                 tracing::warn!(request.id = id, model.id = model, reason, "not loaded");
             }
             let scope = &self.request.caller.scope;
@@ -123,7 +123,7 @@ impl Routed {
         match sent {
             Ok(Ok(response)) => Ok((Hold::Here(lease), response)),
             Ok(Err(failure)) => {
-                let (id, hold) = (&self.request.request_id, Hold::Here(lease));
+                let (id, hold) = (self.request.id(), Hold::Here(lease));
                 let crashed = Box::pin(crashed(id, &hold, &failure)).await;
                 Err(match failure {
                     Failure::Unreached(_) => Unsent::Unreached,
@@ -166,7 +166,7 @@ impl Routed {
         limit: Duration,
     ) -> Result<Result<Result<Response<client::Body>, Failure>, TooLate>, ApiError> {
         let (client, payload) = (lease.client(), self.payload(own, lease.plan()));
-        let (path, id) = (self.request.path.as_ref(), &self.request.request_id);
+        let (path, id) = (self.request.path.as_ref(), self.request.id());
         if let Some(upload) = &self.request.upload {
             let send = |headers, body| client.send(Method::POST, path, headers, body);
             let rules = self.request.form_rules(&self.rules);
@@ -175,10 +175,10 @@ impl Routed {
         let kind = HeaderValue::from_static("application/json");
         let mut headers = headers::to_engine(kind, id);
         if let Some(mark) = self.mark(lease.plan()) {
-            headers.insert(CALLER_HEADER, mark);
+            headers.set(CALLER_HEADER, mark);
         }
         if let Some(adapter) = self.adapter(own, lease.plan()) {
-            headers.insert(ADAPTER_HEADER, adapter);
+            headers.set(ADAPTER_HEADER, adapter);
         }
         let sent = pin!(client.send(Method::POST, path, headers, payload));
         Ok(within(limit, sent).await)

@@ -288,7 +288,7 @@ impl ReadingHalf {
                 // After the engine's own ending a broken connection is no failure.
                 Arrived::Failure(_) if observer.ended() => goes_on = false,
                 Arrived::Failure(failure) => {
-                    let id = &self.routed.request.request_id;
+                    let id = self.routed.request.id();
                     let crashed = Box::pin(crashed(id, lease, &failure));
                     return Err(Ending::Failed(crashed.await));
                 }
@@ -327,7 +327,7 @@ impl ReadingHalf {
 
     /// Puts events into the spool; a client that takes nothing for too long is cut off.
     async fn write(&self, events: Bytes, stall: Duration) -> Result<(), Ending> {
-        let id = &self.routed.request.request_id;
+        let id = self.routed.request.id();
         self.dispatch.log_body(id, "events of an answer", &events);
         let events = match self.writer.try_write(events) {
             Ok(()) => return Ok(()),

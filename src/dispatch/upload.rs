@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderValue, header};
 use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 use tokio::sync::mpsc;
@@ -22,6 +22,7 @@ use super::peek::Peek;
 use super::rules::Naming;
 use crate::api::error::{ApiError, Code};
 use crate::api::intake::Inflow;
+use crate::worker::client::Fields;
 use form::{Filter, FormRules};
 use parts::{Mark, Scanner, Unclear};
 
@@ -171,7 +172,7 @@ impl Upload {
         beginning: Payload,
         rules: &FormRules,
         limit: Duration,
-        send: impl FnOnce(HeaderMap, Passing) -> F,
+        send: impl FnOnce(Fields, Passing) -> F,
     ) -> Result<Result<F::Output, TooLate>, ApiError> {
         let Some((mut inflow, mut scanner)) = locked(&self.rest).take() else {
             let message = "the engine ended, and what was sent to it is not held to be sent again";
@@ -184,7 +185,7 @@ impl Upload {
         }
         let mut headers = headers::to_engine(self.kind.clone(), request_id);
         // An answer may come before the end of the body; then there is no next request.
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        headers.set(header::CONNECTION, HeaderValue::from_static("close"));
         let (sender, receiver) = mpsc::channel(1);
         let length = self.length.map(|length| length - self.taken as u64);
         // What rules will change of what comes is not known.

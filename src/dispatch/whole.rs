@@ -73,7 +73,7 @@ async fn read(
         error = revoked(&lease) => return Err(error),
     };
     drop(lease);
-    dispatch.log_body(&routed.request.request_id, "an answer", &bytes);
+    dispatch.log_body(routed.request.id(), "an answer", &bytes);
     if let Some(refusal) = routed.refusal(head.status, &head.headers, &bytes) {
         return Err(refusal);
     }
@@ -131,7 +131,7 @@ pub(super) async fn collect(
                 return Ok((bytes.freeze(), usage));
             }
             Arrived::Failure(failure) => {
-                let id = &routed.request.request_id;
+                let id = routed.request.id();
                 return Err(Box::pin(crashed(id, lease, &failure)).await);
             }
         }
@@ -142,7 +142,7 @@ pub(super) async fn collect(
 /// inner things, and the worker's own lines in the log say more.
 pub(super) fn engine_failed(routed: &Routed, status: StatusCode) -> ApiError {
     tracing::warn!(
-        request.id = routed.request.request_id,
+        request.id = routed.request.id(),
         model.id = routed.model(),
         status = status.as_u16(),
         "an engine failed to answer"

@@ -22,6 +22,7 @@ pub struct Entry(Arc<Open>);
 #[derive(Debug)]
 struct Open {
     records: Arc<Records>,
+    request_id: String,
     began: Instant,
     time: SystemTime,
     facts: Mutex<Facts>,
@@ -34,7 +35,6 @@ struct Open {
 /// What is known.
 #[derive(Debug, Default)]
 struct Facts {
-    request_id: String,
     peer: String,
     caller: Option<String>,
     method: String,
@@ -68,8 +68,7 @@ impl Facts {
     /// Puts them into a line.
     fn write(&self, line: &mut Line) {
         let model = self.model.as_ref().map(|model| model.name.as_str());
-        line.text("request_id", Some(&self.request_id))
-            .text("peer", Some(&self.peer))
+        line.text("peer", Some(&self.peer))
             .text("caller", self.caller.as_deref())
             .text("method", Some(&self.method))
             .text("path", self.path)
@@ -132,13 +131,12 @@ impl Entry {
     /// A request has come while the configuration of this number is in force.
     pub fn open(
         records: &Arc<Records>,
-        request_id: &str,
+        request_id: String,
         peer: String,
         method: &str,
         generation: u64,
     ) -> Self {
         let facts = Facts {
-            request_id: request_id.to_owned(),
             peer,
             method: method.to_owned(),
             generation,
@@ -146,6 +144,7 @@ impl Entry {
         };
         Self(Arc::new(Open {
             records: records.clone(),
+            request_id,
             began: Instant::now(),
             time: SystemTime::now(),
             facts: Mutex::new(facts),
@@ -157,6 +156,16 @@ impl Entry {
     fn facts(&self) -> MutexGuard<'_, Facts> {
         // Facts are set one by one, so a poisoned lock hides no half of one.
         self.0.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The id under which everything about it is logged.
+    pub fn request_id(&self) -> &str {
+        &self.0.request_id
+    }
+
+    /// When it came, and the same as people tell time.
+    pub fn came(&self) -> (Instant, SystemTime) {
+        (self.0.began, self.0.time)
     }
 
     /// Which route it was, as the table of routes writes it.
@@ -188,7 +197,7 @@ impl Entry {
         self.0.records.events.tell("request_start", || {
             let line = json!({
                 "time_ms": milliseconds(self.0.time.duration_since(UNIX_EPOCH).unwrap_or_default()),
-                "request_id": facts.request_id,
+                "request_id": self.0.request_id,
                 "caller": facts.caller,
                 "path": facts.path,
                 "model": model,
@@ -253,9 +262,8 @@ impl Entry {
 
     /// Something panicked while it worked on the request.
     pub fn panicked(&self, place: Place) {
-        let request_id = &self.facts().request_id;
         tracing::error!(
-            request.id = request_id,
+            request.id = self.request_id(),
             place = place.as_str(),
             "a panic cost this request"
         );
@@ -310,7 +318,8 @@ impl Drop for Open {
         let (sent, duration) = (*self.sent.get_mut(), milliseconds(self.began.elapsed()));
         let text = || {
             let mut line = Line::begin();
-            line.number("time_ms", Some(milliseconds(time)));
+            line.number("time_ms", Some(milliseconds(time)))
+                .text("request_id", Some(&self.request_id));
             facts.write(&mut line);
             line.number("response_bytes", Some(sent))
                 .number("duration_ms", Some(duration))

@@ -2,7 +2,7 @@
 //! Nobody who tells waits, and nothing is kept: who follows too slowly misses
 //! events and is told how many. Nothing said and no key is ever in one.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::broadcast;
 
@@ -18,28 +18,25 @@ pub struct Event {
     pub data: Arc<str>,
 }
 
-/// A handle to tell and to follow. Cloning gives another one.
-#[derive(Clone, Debug)]
-pub struct Events(broadcast::Sender<Event>);
-
-impl Default for Events {
-    fn default() -> Self {
-        Self(broadcast::channel(BEHIND).0)
-    }
-}
+/// A handle to tell and to follow. Cloning gives another one. The channel takes its whole room
+/// when it is made, so that is done for the first who follows.
+#[derive(Clone, Debug, Default)]
+pub struct Events(Arc<OnceLock<broadcast::Sender<Event>>>);
 
 impl Events {
     /// Tells an event; its words are only made if somebody follows.
     pub fn tell(&self, name: &'static str, data: impl FnOnce() -> String) {
-        if self.0.receiver_count() > 0 {
+        let followed = self.0.get().filter(|events| events.receiver_count() > 0);
+        if let Some(events) = followed {
             let data = data().into();
             // The last follower may have gone meanwhile.
-            let _ = self.0.send(Event { name, data });
+            let _ = events.send(Event { name, data });
         }
     }
 
     /// Follows from now on.
     pub fn follow(&self) -> broadcast::Receiver<Event> {
-        self.0.subscribe()
+        let events = self.0.get_or_init(|| broadcast::Sender::new(BEHIND));
+        events.subscribe()
     }
 }

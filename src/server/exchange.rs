@@ -62,7 +62,7 @@ impl Activity {
         self.unread.store(true, Ordering::Release);
     }
 
-    /// Wakes this task when an exchange ends in another one.
+    /// Wakes this task when an exchange ends, which it may do in another one.
     pub(super) fn wake_at_end(&self, context: &Context<'_>) {
         self.reader.register(context.waker());
     }

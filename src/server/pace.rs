@@ -115,11 +115,12 @@ impl<S> Paced<S> {
     }
 
     /// When the wait for the client ends; nothing while an exchange runs.
-    fn deadline(&mut self, now: Instant) -> Option<Instant> {
+    fn deadline(&mut self) -> Option<Instant> {
+        // Asked for again and again while an exchange runs, so without a look at the clock.
         if self.activity.is_busy() {
             return None;
         }
-        self.notice(now);
+        self.notice(Instant::now());
         let waits = &self.waits;
         Some(match waits.head {
             _ if waits.epoch == 0 => waits.since + self.times.head,
@@ -141,8 +142,9 @@ impl<S> Paced<S> {
     }
 
     /// Bytes came: the beginning of a head, unless an exchange runs.
-    fn heard(&mut self, now: Instant) {
+    fn heard(&mut self) {
         if !self.multiplexed && !self.activity.is_busy() {
+            let now = Instant::now();
             self.notice(now);
             self.waits.head.get_or_insert(now);
         }
@@ -189,20 +191,22 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
             false => READ_AT_ONCE.0,
         };
         let read = read_some(Pin::new(&mut this.stream), context, buffer, most);
-        let now = Instant::now();
-        if this.multiplexed && this.gives_up_too_much(now) {
+        if this.multiplexed && this.gives_up_too_much(Instant::now()) {
             let message = "the client gives up too many requests";
             return Poll::Ready(Err(Error::new(ErrorKind::ConnectionAborted, message)));
         }
         if read.is_ready() {
             if buffer.filled().len() > before {
-                this.heard(now);
+                this.heard();
             }
             return read;
         }
-        // Before the look at the exchanges: one that ends in between wakes.
-        this.activity.wake_at_end(context);
-        let Some(deadline) = this.deadline(now) else {
+        if this.multiplexed {
+            // Before the look at the exchanges: one that ends in between wakes. Where there
+            // is one at a time it ends in this task, which flushes its answer then.
+            this.activity.wake_at_end(context);
+        }
+        let Some(deadline) = this.deadline() else {
             return Poll::Pending;
         };
         ready!(this.reading.poll_until(deadline, context));
@@ -265,7 +269,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         let this = &mut *self;
         let flushed = Pin::new(&mut this.stream).poll_flush(context);
-        this.or_stall(flushed, context)
+        let flushed = this.or_stall(flushed, context);
+        if flushed.is_ready()
+            && !this.multiplexed
+            && let Some(deadline) = this.deadline()
+            && this.reading.poll_until(deadline, context).is_ready()
+        {
+            // Whoever reads is told that it is too late.
+            context.waker().wake_by_ref();
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {

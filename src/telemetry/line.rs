@@ -15,8 +15,8 @@ impl Line {
 
     /// The next field; its name is a word of the source.
     fn name(&mut self, name: &'static str) {
-        self.0.push(if self.0.is_empty() { '{' } else { ',' });
-        self.0.push('"');
+        self.0
+            .push_str(if self.0.is_empty() { "{\"" } else { ",\"" });
         self.0.push_str(name);
         self.0.push_str("\":");
     }
@@ -67,6 +67,11 @@ impl Line {
 /// of those. The formatting of the standard library takes ten times as long, and a request
 /// has two dozen numbers.
 pub fn push_number(text: &mut String, mut number: u64, least: usize) {
+    if number < 10 && least <= 1 {
+        // As most are.
+        text.push(char::from(b'0' + number as u8));
+        return;
+    }
     // As many as the largest number has.
     let mut digits = [b'0'; 20];
     let mut first = digits.len();

@@ -4,8 +4,10 @@
 //! written at once; while more come, several go out in one write.
 
 use std::io::{self, Write};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
+
+use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use super::escape;
 
@@ -29,7 +31,7 @@ enum Said {
 
 /// A handle to the thread.
 #[derive(Clone, Debug)]
-pub(super) struct Outlet(SyncSender<Said>);
+pub(super) struct Outlet(Sender<Said>);
 
 impl Outlet {
     /// Starts the thread, which ends with the last handle.
@@ -37,10 +39,12 @@ impl Outlet {
         out: impl Write + Send + 'static,
         lost: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
-        let (lines, said) = sync_channel(WAITING);
+        // It has room as lines come; the standard library's takes all of it at once, an eighth
+        // of a megabyte.
+        let (lines, said) = mpsc::channel(WAITING);
         std::thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || write(out, &said, lost))?;
+            .spawn(move || write(out, said, lost))?;
         Ok(Self(lines))
     }
 
@@ -54,10 +58,11 @@ impl Outlet {
     }
 }
 
-fn write(mut out: impl Write, said: &Receiver<Said>, lost: impl Fn()) {
+fn write(mut out: impl Write, mut said: Receiver<Said>, lost: impl Fn()) {
     let mut together = Together::default();
-    while let Ok(first) = said.recv() {
-        for said in std::iter::once(first).chain(said.try_iter()) {
+    while let Some(first) = said.blocking_recv() {
+        let rest = std::iter::from_fn(|| said.try_recv().ok());
+        for said in std::iter::once(first).chain(rest) {
             match said {
                 Said::Line(line) => together.add(&line, &mut out, &lost),
                 Said::Flush(done) => {
@@ -187,14 +192,14 @@ mod tests {
             }
         }
         let writes = Writes::default();
-        let (lines, said) = sync_channel(WAITING);
+        let (lines, said) = mpsc::channel(WAITING);
         for length in [AT_ONCE / 2 - 1; 5].into_iter().chain([2 * AT_ONCE, 1]) {
             let mut line = vec![b'x'; length];
             line.push(b'\n');
-            lines.send(Said::Line(line)).expect("room");
+            assert!(lines.try_send(Said::Line(line)).is_ok(), "room");
         }
         drop(lines);
-        write(writes.clone(), &said, || panic!("nothing was lost"));
+        write(writes.clone(), said, || panic!("nothing was lost"));
         let lengths = writes.0.lock().expect("not poisoned").clone();
         let (half, most) = (AT_ONCE / 2, 2 * AT_ONCE + 1);
         assert_eq!(lengths, [AT_ONCE, AT_ONCE, half, most, 2]);

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::http::header::{HOST, TE};
-use axum::http::{HeaderMap, HeaderValue, Method, Response};
+use axum::http::{HeaderValue, Method, Response};
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 
@@ -21,7 +21,7 @@ pub use connections::Arrived;
 use connections::{Connection, Connections};
 use elsewhere::Elsewhere;
 use question::Question;
-pub use question::Unfinished;
+pub use question::{Fields, Unfinished};
 
 pub mod answer;
 mod connections;
@@ -143,13 +143,13 @@ impl Client {
         &self,
         method: Method,
         path: &str,
-        mut headers: HeaderMap,
+        mut headers: Fields,
         body: impl http_body::Body<Data = Bytes, Error: Into<Unfinished>> + Send + 'static,
     ) -> Result<Response<Body>, Failure> {
-        headers.insert(HOST, self.host.clone());
+        headers.set(HOST, self.host.clone());
         if let Some(secret) = &self.secret {
-            headers.insert(SECRET_HEADER, secret.clone());
-            headers.insert(TE, HeaderValue::from_static("trailers"));
+            headers.set(SECRET_HEADER, secret.clone());
+            headers.set(TE, HeaderValue::from_static("trailers"));
         }
         let question = Question::new(&method, path, &headers, body);
         let mut question = question.map_err(|error| Failure::Invalid(error.to_string()))?;

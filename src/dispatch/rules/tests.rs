@@ -71,6 +71,23 @@ fn a_missing_model_is_put_in_and_nothing_else_changes() {
 }
 
 #[test]
+fn the_name_at_the_engine_stands_in_the_place_of_another_spelling() {
+    let check = |name: &str, said: &'static str, expected: &str| {
+        let body = Bytes::from(format!(r#"{{"model":"{said}","n":1e3}}"#));
+        let naming = Naming::Always(name);
+        let ruled = apply(Endpoint::Chat, &body, &Rules::default(), naming);
+        let expected = format!(r#"{{"model":"{expected}","n":1e3}}"#);
+        assert_eq!(ruled.payload.joined(), expected.as_bytes(), "{said}");
+    };
+    check("a/b", "a/b", "a/b");
+    check("a/b", "small", "a/b");
+    check("a/b", r"a\/b", "a/b");
+    check("ab", r"\u0061b", "ab");
+    // What reads as the name is an escape for another one.
+    check(r"\u0061b", r"\u0061b", r"\\u0061b");
+}
+
+#[test]
 fn what_is_set_over_something_said_brings_no_default_along() {
     let of = || {
         json!({

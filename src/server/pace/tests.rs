@@ -69,7 +69,7 @@ async fn l01_a_later_head_has_its_time_from_its_first_byte() {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_connection_ends_and_a_busy_one_does_not() {
-    let (mut paced, client, activity) = paced(64, false);
+    let (mut paced, client, activity) = paced(64, true);
     let exchange = activity.begin();
     let end = async {
         tokio::time::sleep(Duration::from_secs(1000)).await;
@@ -78,6 +78,28 @@ async fn an_idle_connection_ends_and_a_busy_one_does_not() {
     let (ended, ()) = tokio::join!(ends_after(&mut paced), end);
     assert_eq!(ended, 1120);
     drop(client);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_one_exchange_runs_at_a_time_its_last_flush_begins_the_wait() {
+    let (mut paced, _client, activity) = paced(64, false);
+    let mut exchange = Some(activity.begin());
+    let (start, mut space) = (Instant::now(), [0; 8]);
+    std::future::poll_fn(|context| {
+        let mut buffer = ReadBuf::new(&mut space);
+        let read = Pin::new(&mut paced).poll_read(context, &mut buffer);
+        if let Some(exchange) = exchange.take() {
+            assert!(read.is_pending() && start.elapsed().is_zero());
+            drop(exchange.answered());
+            // Nothing is read after this, but when somebody wakes the task.
+            assert!(Pin::new(&mut paced).poll_flush(context).is_ready());
+            return Poll::Pending;
+        }
+        read
+    })
+    .await
+    .expect_err("the end");
+    assert_eq!(start.elapsed(), TIMES.idle);
 }
 
 #[tokio::test(start_paused = true)]

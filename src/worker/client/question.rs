@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use axum::http::{HeaderMap, Method};
+use axum::http::{HeaderName, HeaderValue, Method};
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame};
 use tokio::io::AsyncWrite;
@@ -22,6 +22,31 @@ const MOST_PIECES: usize = 16;
 pub type Unfinished = Box<dyn std::error::Error + Send + Sync>;
 
 type Rest = Pin<Box<dyn Body<Data = Bytes, Error = Unfinished> + Send>>;
+
+/// Fields of a question's head, each name once. There are few, so that looking through a
+/// list costs less than a table of them.
+#[derive(Clone, Debug, Default)]
+pub struct Fields(Vec<(HeaderName, HeaderValue)>);
+
+impl Fields {
+    /// No field yet, and room for so many.
+    pub fn with_room(room: usize) -> Self {
+        Self(Vec::with_capacity(room))
+    }
+
+    /// This field has this value, whatever it had.
+    pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
+        match self.0.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => *known = value,
+            None => self.0.push((name, value)),
+        }
+    }
+
+    /// All of them, in the order in which they were set first.
+    pub fn iter(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        self.0.iter().map(|(name, value)| (name, value))
+    }
+}
 
 /// A question on its way.
 pub(super) struct Question {
@@ -57,7 +82,7 @@ impl Question {
     pub(super) fn new<B>(
         method: &Method,
         path: &str,
-        headers: &HeaderMap,
+        headers: &Fields,
         body: B,
     ) -> Result<Self, NoPath>
     where
@@ -193,7 +218,7 @@ impl Question {
 fn head(
     method: &Method,
     path: &str,
-    headers: &HeaderMap,
+    headers: &Fields,
     length: Option<u64>,
 ) -> Result<String, NoPath> {
     if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -204,7 +229,7 @@ fn head(
     head.push(' ');
     head.push_str(path);
     head.push_str(" HTTP/1.1\r\n");
-    for (name, value) in headers {
+    for (name, value) in headers.iter() {
         // Values of ours are text.
         if let Ok(value) = value.to_str()
             && name != CONTENT_LENGTH
@@ -277,10 +302,18 @@ mod tests {
 
     #[test]
     fn a_question_is_framed_by_what_is_known_of_its_body() {
-        let mut headers = HeaderMap::new();
-        headers.insert("host", "worker".parse().expect("a value"));
-        headers.insert("content-length", "7".parse().expect("a value"));
-        headers.insert("transfer-encoding", "gzip".parse().expect("a value"));
+        let mut headers = Fields::default();
+        for (name, value) in [
+            ("host", "another"),
+            ("content-length", "7"),
+            ("transfer-encoding", "gzip"),
+            ("host", "worker"),
+        ] {
+            headers.set(
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            );
+        }
         let check = |method: Method, body: UnsyncBoxBody<_, _>, expected: &str| {
             let mut question = Question::new(&method, "/v1", &headers, body).expect("a path");
             assert_eq!(written(&mut question, 7).as_deref(), Ok(expected));
@@ -333,7 +366,7 @@ mod tests {
         }
         let check = |body: &[&'static str], is_right: bool| {
             let body = Four(pieces(body));
-            let question = Question::new(&Method::POST, "/", &HeaderMap::new(), body);
+            let question = Question::new(&Method::POST, "/", &Fields::default(), body);
             let written = written(&mut question.expect("a path"), 1000);
             assert_eq!(written.is_ok(), is_right, "{written:?}");
         };

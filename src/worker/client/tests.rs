@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use axum::http::{Request, StatusCode};
+use axum::http::{HeaderMap, HeaderName, Request, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -45,7 +45,7 @@ async fn answer(
     cancelled: mpsc::UnboundedSender<()>,
 ) -> Result<Answer, std::io::Error> {
     let full = |text: String| Full::new(Bytes::from(text)).boxed_unsync();
-    let header = |name: &str| {
+    let header = |name: HeaderName| {
         let value = request.headers().get(name).and_then(|v| v.to_str().ok());
         value.unwrap_or("none").to_owned()
     };
@@ -57,8 +57,8 @@ async fn answer(
         let head = format!(
             "{} {} {}",
             header(SECRET_HEADER),
-            header("te"),
-            header("x-own")
+            header(TE),
+            header(HeaderName::from_static("x-own"))
         );
         let body = request
             .into_body()
@@ -140,8 +140,11 @@ fn serve() -> Server {
 
 impl Server {
     async fn send(&self, path: &str) -> Result<Response<Body>, Failure> {
-        let mut headers = HeaderMap::new();
-        headers.insert("x-own", HeaderValue::from_static("own"));
+        let mut headers = Fields::default();
+        headers.set(
+            HeaderName::from_static("x-own"),
+            HeaderValue::from_static("own"),
+        );
         let body = Full::new(Bytes::from_static(b"question"));
         self.client.send(Method::POST, path, headers, body).await
     }
@@ -201,7 +204,7 @@ async fn a_worker_that_broke_off_and_one_that_was_never_reached_are_told_apart()
     assert!(matches!(hung_up, Err(Failure::Gone(_))), "{hung_up:?}");
     let nobody = Client::new("/nonexistent/socket".as_ref(), "s3cret").expect("a client");
     let refused = nobody
-        .send(Method::GET, "/echo", HeaderMap::new(), Full::default())
+        .send(Method::GET, "/echo", Fields::default(), Full::default())
         .await
         .map(drop);
     let Err(Failure::Unreached(text)) = refused else {

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use axum::http::{HeaderMap, Method};
+use axum::http::Method;
 use http_body_util::Empty;
 
 use super::output::Output;
 use super::port;
 use crate::config::engine::ReadySign;
-use crate::worker::client::{Address, Client};
+use crate::worker::client::{Address, Client, Fields};
 
 /// The distance of questions at first; it grows up to the second one.
 const EVERY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
@@ -45,7 +45,7 @@ pub async fn wait(
     };
     let mut pause = EVERY.0;
     loop {
-        let asked = client.send(Method::GET, path, HeaderMap::new(), Empty::new());
+        let asked = client.send(Method::GET, path, Fields::default(), Empty::new());
         if let Ok(Ok(answer)) = tokio::time::timeout(ANSWER, asked).await {
             if let Address::Port(port) = address
                 && !port::is_ours(*port)
