@@ -7,6 +7,12 @@ mod closing;
 #[cfg(feature = "mlx")]
 pub mod compiler;
 #[cfg(feature = "mlx")]
+mod hints;
+#[cfg(feature = "mlx")]
+mod place;
+#[cfg(feature = "mlx")]
+mod strokes;
+#[cfg(feature = "mlx")]
 mod vocabulary;
 #[cfg(feature = "mlx")]
 mod way;

@@ -74,6 +74,10 @@ enum Failure {
 /// Runs the worker: from the command line to the end of the process.
 pub fn run(args: &WorkerArgs) -> ExitCode {
     let began = Instant::now();
+    if args.engine == EngineKind::Mlx {
+        // Caches and what is between the layers come and go with each prompt.
+        platform::allocator::keep_freed();
+    }
     // Whatever this process makes is its owner's alone.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     log_to_standard_error();

@@ -4,14 +4,14 @@ usage: constrained.py BASE_URL MODEL COUNT [--schemas FOLDER] [--overhead ROUNDS
 
 Asks the model for a document of each of COUNT JSON Schemas, drawn at temperature 1, four at a time
 and half of them streamed, and holds every answer to its schema with `jsonschema_rs`, which is no
-part of what is tested. The schemas are made from a fixed seed; all their documents are short:
-numbers and texts without an end are for a model to end, and a small one may not before its tokens
-do. With --schemas they are drawn, from a fixed seed, from the *.json files below a folder, such as
-`data` of JSONSchemaBench (https://github.com/guidance-ai/jsonschemabench), which are people's own:
-what is refused, and what had too few tokens to end, is counted apart. With --overhead (Linux) it asks
-for texts of the same length with and without a grammar, in turn, and says what a token cost the
-thread that evaluates and the one beside it, in time of a processor, which a busy machine disturbs
-little. Ends with exit code 0 only if every answer that came to its end was valid.
+part of what is tested. The schemas are made from a fixed seed; all their documents are short, so
+that most of them end before their tokens run out. With --schemas they are drawn, from a fixed seed,
+from the *.json files below a folder, such as `data` of JSONSchemaBench
+(https://github.com/guidance-ai/jsonschemabench), which are people's own: what is refused, and what
+had not ended when its tokens had, is counted apart. With --overhead (Linux) it asks for texts of
+the same length with and without a grammar, in turn, and says what a token cost the thread that
+evaluates and the one beside it, in time of a processor, which a busy machine disturbs little. Ends
+with exit code 0 only if every answer that came to its end was valid.
 """
 
 import argparse
@@ -152,7 +152,7 @@ def check(number, whole, asked):
     try:
         document = json.loads(text)
     except ValueError as error:
-        # Its required parts take more tokens than there were.
+        # Its required parts take more tokens than there were, or no way to their end was found.
         word = "unfinished" if finish == "length" else "wrong"
         return word, f"{finish}: {text[-200:]!r} of {json.dumps(whole)[:300]}: {error}"
     try:

@@ -1,14 +1,17 @@
 //! Brings a JSON answer to its end while it still has tokens: strings end, lists and
 //! objects close, nothing is begun that need not be. A small model may write a string or a
 //! list that its schema does not end until its tokens run out, and half a document is of no use
-//! to anybody. It chooses among what the grammar allows and knows nothing of that: how long
-//! the way to the end is, and what leads out of a string that may not end yet, it is told
-//! (`way`). A document whose required parts need more tokens than are left stays unfinished.
+//! to anybody. It chooses among what the grammar allows and knows nothing of that: a way to
+//! the end, and what leads out of a string that may not end yet, it is told (`way`). Where the
+//! tokens that are left are hardly more than that way has, it is followed to the letter. A
+//! document whose required parts need more tokens than are left stays unfinished.
 
 use std::sync::Arc;
 
+use super::hints::Hints;
+use super::place::Place;
+use super::strokes::Strokes;
 use crate::engine::guide::Allowed;
-use crate::engine::tokenizer::Tokenizer;
 
 /// The part of an answer's tokens that is kept for its end: one in so many.
 const PART: u32 = 8;
@@ -27,111 +30,66 @@ const LONGER: u32 = 2;
 /// so many.
 const LOOKS: u32 = 4;
 
-/// A model's tokens, by what they do to a document.
-pub(super) struct Strokes {
-    /// They end the answer.
-    ends: Allowed,
-    /// Brackets that close, and nothing else.
-    close: Allowed,
-    /// They end a string, and close what may follow.
-    end_string: Allowed,
-    /// They begin with a comma.
-    comma: Allowed,
-    /// They open no bracket, and are not all space.
-    plain: Allowed,
-    /// One for each kind of letter that a string may want before it may end.
-    letters: Vec<u32>,
-}
-
-impl Strokes {
-    /// Those of a tokenizer.
-    pub fn of(tokenizer: &Tokenizer) -> Self {
-        let highest = tokenizer.highest().unwrap_or_default();
-        let tokens = || {
-            let tokens = (0..=highest).map(|token| (token, tokenizer.token_bytes(token)));
-            tokens.filter(|(_, bytes)| !bytes.is_empty())
-        };
-        let having = |is_one: &dyn Fn(&[u8]) -> bool| {
-            let found = tokens().filter(|(_, bytes)| is_one(bytes));
-            found.map(|(token, _)| token).collect()
-        };
-        let closes = |bytes: &[u8]| bytes.iter().all(|byte| b"}]".contains(byte));
-        Self {
-            ends: tokenizer.end_tokens().iter().copied().collect(),
-            close: having(&closes),
-            end_string: having(&|bytes| bytes.strip_prefix(b"\"").is_some_and(closes)),
-            comma: having(&|bytes| bytes.starts_with(b",")),
-            plain: having(&|bytes| {
-                let opens = |byte: &u8| b"{[".contains(byte);
-                !bytes.iter().any(opens) && !bytes.iter().all(u8::is_ascii_whitespace)
-            }),
-            letters: {
-                let stands_for_all = |byte: u8| match byte {
-                    // They would end the string, or begin what stands for another letter.
-                    b'"' | b'\\' => false,
-                    _ => byte.is_ascii_punctuation() || b" 0aAZ".contains(&byte),
-                };
-                let letter = |byte: u8| {
-                    let mut found = tokens().filter(|(_, bytes)| **bytes == [byte]);
-                    found.next().map(|(token, _)| token)
-                };
-                let all = (b' '..=b'~').filter(|byte| stands_for_all(*byte));
-                all.filter_map(letter).collect()
-            },
-        }
-    }
-
-    /// Tokens of one letter, of which each stands for others of its kind.
-    pub fn letters(&self) -> impl Iterator<Item = u32> {
-        self.letters.iter().copied()
-    }
-
-    /// Whether a string may end where these may follow.
-    pub fn may_end_string(&self, allowed: &Allowed) -> bool {
-        !allowed.and(&self.end_string).is_empty()
-    }
-}
+/// The way is followed to the letter when no more are left beside it than these, one for so
+/// many of it, and what a text may take.
+const SPARE: u32 = 4;
+const SPARED: u32 = 16;
 
 /// How far a document has come.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(super) struct Closing {
     strokes: Arc<Strokes>,
+    hints: Arc<Hints>,
     /// How many tokens the whole answer may have; known with the first.
     total: Option<u32>,
-    depth: u32,
-    in_string: bool,
-    is_escaped: bool,
+    place: Place,
     /// Something was left out that the grammar allows.
     has_cut: bool,
     /// How long the way to the end was when it was looked for last.
     way: Option<u32>,
     /// By how much a bracket made it longer, at the most.
     detour: u32,
+    /// By how much a string may that has begun.
+    text: u32,
     /// A bracket was opened since.
     has_opened: bool,
     /// With how many tokens left it is to be looked for again.
     look_at: u32,
     /// From so many tokens on the way to the end takes all that are left.
     needed: u32,
+    /// Tokens that lead on from here, the next one last: to the end, or out of a string or
+    /// number. None if the answer went elsewhere.
+    ahead: Vec<u32>,
+    /// Nothing but them is allowed.
+    is_bound: bool,
 }
 
 impl Closing {
-    /// Before the first token. `whole` is how many a whole document takes at the least, as
-    /// far as that was found.
-    pub fn new(strokes: Arc<Strokes>, whole: Option<u32>) -> Self {
+    /// Before the first token.
+    pub fn new(strokes: Arc<Strokes>, hints: Arc<Hints>) -> Self {
         Self {
             strokes,
-            way: whole,
+            hints,
+            total: None,
+            place: Place::default(),
+            has_cut: false,
+            way: None,
             detour: 0,
+            text: 0,
             has_opened: false,
             look_at: 0,
             needed: 0,
-            total: None,
-            depth: 0,
-            in_string: false,
-            is_escaped: false,
-            has_cut: false,
+            ahead: Vec::new(),
+            is_bound: false,
         }
+    }
+
+    /// The same, if `way` is a whole document, as short as was found, and a string may take
+    /// `text` tokens more once it is begun.
+    pub fn with(mut self, way: Option<Vec<u32>>, text: u32) -> Self {
+        self.go(way);
+        self.text = text;
+        self
     }
 
     /// Whether the document is shorter than it might have become.
@@ -139,50 +97,78 @@ impl Closing {
         self.has_cut
     }
 
-    /// Whether it is time to look how long the way to the end is.
+    /// Whether it is time to look for the way to the end.
     pub fn is_to_look(&mut self, left: u32) -> bool {
         if self.total.is_none() {
             self.total = Some(left);
-            self.looked(self.way, left);
+            self.plan(left);
             return false;
         }
-        let is_due = left <= self.look_at || self.has_opened;
-        self.way.is_some() && is_due && left > self.needed
+        let is_due = left <= self.look_at || self.has_opened && left > self.needed;
+        self.way.is_some() && is_due && !self.is_bound
     }
 
-    /// The way to the end was found to have so many tokens, if any was found.
-    pub fn looked(&mut self, way: Option<u32>, left: u32) {
-        if let (true, Some(before), Some(way)) = (self.has_opened, self.way, way) {
+    /// The way to the end was found to be this, if any was found.
+    pub fn looked(&mut self, way: Option<Vec<u32>>, left: u32) {
+        let before = self.way;
+        self.go(way);
+        if let (true, Some(before), Some(way)) = (self.has_opened, before, self.way) {
             self.detour = self.detour.max(way.saturating_sub(before));
         }
         self.has_opened = false;
-        self.way = way;
-        match way.map(|way| with_reserve(way.saturating_add(self.detour))) {
-            Some(needed) if needed >= left => self.needed = left,
-            Some(needed) => self.look_at = needed.max(left - left.div_ceil(LOOKS)),
-            None => {}
+        self.plan(left);
+    }
+
+    fn go(&mut self, way: Option<Vec<u32>>) {
+        self.way = way.as_ref().map(|way| length(way));
+        self.ahead = way.unwrap_or_default();
+        self.ahead.reverse();
+    }
+
+    /// What follows from how long the way is.
+    fn plan(&mut self, left: u32) {
+        let Some(way) = self.way else { return };
+        let needed = with_reserve(way.saturating_add(self.detour.max(self.text)));
+        if needed < left && self.needed < left {
+            self.look_at = needed.max(left - left.div_ceil(LOOKS));
+            return;
+        }
+        self.needed = self.needed.max(left);
+        let least = SPARE + way / SPARED + self.text;
+        match left.checked_sub(way) {
+            Some(spare) if spare <= least => self.is_bound = true,
+            Some(spare) => self.look_at = left - spare / 2,
+            // Perhaps the model knows a shorter one.
+            None => self.look_at = left / 2,
         }
     }
 
     /// Of what may come next, what brings the end nearer, if it is time for that. `left` is
-    /// how many tokens there may still be, the next one among them; `out_of_string` is asked in a
-    /// string that may not end yet.
+    /// how many tokens there may still be, the next one among them; `onward` is asked for what
+    /// leads there where none does by itself.
     pub fn narrow(
         &mut self,
         allowed: Allowed,
         left: u32,
-        out_of_string: impl FnOnce(&Strokes, &Allowed) -> Option<Allowed>,
+        onward: impl FnOnce(&Self, &Allowed) -> Option<Vec<u32>>,
     ) -> Allowed {
         let total = self.total.unwrap_or(left);
         let kept = (total / PART).clamp(FEWEST, MOST).min(total / 2);
-        let kept = kept.saturating_add(self.depth.saturating_mul(LEVEL));
+        let kept = kept.saturating_add(self.place.depth().saturating_mul(LEVEL));
         if left > kept.max(self.needed) {
             return allowed;
         }
-        let nearer = self.nearer(&allowed).or_else(|| match self.in_string {
-            true => out_of_string(&self.strokes, &allowed),
-            false => None,
+        let is_led = self.is_bound && !self.ahead.is_empty();
+        let nearer = (!is_led).then(|| self.nearer(&allowed)).flatten();
+        let nearer = nearer.or_else(|| {
+            if self.ahead.is_empty() {
+                self.ahead = onward(self, &allowed)?;
+                self.ahead.reverse();
+            }
+            let next = *self.ahead.last()?;
+            allowed.contains(next).then(|| [next].into_iter().collect())
         });
+        let nearer = nearer.or_else(|| self.at_least(&allowed));
         match nearer {
             Some(nearer) => {
                 self.has_cut |= nearer != allowed;
@@ -195,17 +181,26 @@ impl Closing {
     /// Of what may come next, what brings the end nearer by itself.
     pub fn nearer(&self, allowed: &Allowed) -> Option<Allowed> {
         let strokes = &self.strokes;
-        let wished: &[&Allowed] = match self.in_string {
-            true => &[&strokes.end_string],
-            false => &[
-                &strokes.ends,
-                &strokes.close,
-                &strokes.comma,
-                &strokes.plain,
-            ],
+        let (ends, close, comma) = (&strokes.ends, &strokes.close, &strokes.comma);
+        let place = &self.place;
+        let wished: &[&Allowed] = match (place.name(), place.in_string(), place.in_number()) {
+            // Which name it is makes the difference.
+            (Some(_), true, _) => &[],
+            (Some(_), ..) => &[close],
+            (_, true, _) => &[&strokes.end_string],
+            (.., true) => &[ends, close, comma],
+            _ => &[ends, close, comma, &strokes.plain, &strokes.empty],
         };
-        let mut nearer = wished.iter().map(|wish| allowed.and(wish));
-        nearer.find(|nearer| !nearer.is_empty())
+        first(allowed, wished)
+    }
+
+    /// Of what may come next, what does no harm, where nothing was found that leads on.
+    pub fn at_least(&self, allowed: &Allowed) -> Option<Allowed> {
+        let wished: &[&Allowed] = match self.place.in_string() {
+            true => &[&self.strokes.end_string],
+            false => &[&self.strokes.plain],
+        };
+        first(allowed, wished)
     }
 
     /// What the model's tokens do.
@@ -213,27 +208,39 @@ impl Closing {
         &self.strokes
     }
 
-    /// Whether a string has begun and not ended.
-    pub fn is_in_string(&self) -> bool {
-        self.in_string
+    /// What the schema tells.
+    pub fn hints(&self) -> &Arc<Hints> {
+        &self.hints
     }
 
-    /// Takes in the bytes of a token that has come.
-    pub fn take(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            match (self.in_string, byte) {
-                (true, _) if self.is_escaped => self.is_escaped = false,
-                (true, b'\\') => self.is_escaped = true,
-                (_, b'"') => self.in_string = !self.in_string,
-                (false, b'{' | b'[') => {
-                    self.depth += 1;
-                    self.has_opened = true;
-                }
-                (false, b'}' | b']') => self.depth = self.depth.saturating_sub(1),
-                _ => {}
-            }
+    /// Where the document is.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Takes in a token that has come.
+    pub fn take(&mut self, token: u32) {
+        if self.ahead.pop() != Some(token) {
+            self.ahead.clear();
+            self.is_bound = false;
+        }
+        for byte in self.strokes.bytes(token) {
+            let before = self.place.depth();
+            self.place.take(*byte);
+            self.has_opened |= self.place.depth() > before;
         }
     }
+}
+
+/// Those that are allowed of the first kind that has any.
+fn first(allowed: &Allowed, kinds: &[&Allowed]) -> Option<Allowed> {
+    let mut found = kinds.iter().map(|kind| allowed.and(kind));
+    found.find(|found| !found.is_empty())
+}
+
+/// How many tokens there are.
+fn length(tokens: &[u32]) -> u32 {
+    u32::try_from(tokens.len()).unwrap_or(u32::MAX)
 }
 
 /// What to keep for a way of so many tokens.
@@ -257,27 +264,30 @@ mod tests {
     }
 
     fn closing() -> Closing {
-        let brackets = of(b"{[");
-        let plain = (33..=126).filter(|byte| !brackets.contains(*byte));
-        let strokes = Arc::new(Strokes {
-            ends: [END].into_iter().collect(),
-            close: of(b"}]"),
-            end_string: of(b"\""),
-            comma: of(b","),
-            plain: plain.collect(),
-            letters: Vec::new(),
-        });
-        Closing::new(strokes, None)
+        let tokens = (0..END).map(|token| (token, vec![u8::try_from(token).expect("a byte")]));
+        let strokes = Strokes::among(tokens, &[END]);
+        Closing::new(Arc::new(strokes), Arc::default())
     }
 
-    fn none(_: &Strokes, _: &Allowed) -> Option<Allowed> {
+    fn none(_: &Closing, _: &Allowed) -> Option<Vec<u32>> {
         None
+    }
+
+    fn take(closing: &mut Closing, text: &[u8]) {
+        for byte in text {
+            closing.take(u32::from(*byte));
+        }
+    }
+
+    /// A way of so many tokens.
+    fn way(length: usize) -> Option<Vec<u32>> {
+        Some(vec![u32::from(b']'); length])
     }
 
     #[test]
     fn a_long_way_is_begun_early() {
         let mut closing = closing();
-        closing.way = Some(200);
+        closing.go(way(200));
         let closes = |closing: &mut Closing, left: u32| {
             let narrowed = closing.narrow(of(b"1]"), left, none);
             narrowed.and(&of(b"1")).is_empty()
@@ -285,10 +295,10 @@ mod tests {
         assert!(!closing.is_to_look(1000) && !closes(&mut closing, 1000));
         assert!(!closing.is_to_look(751) && closing.is_to_look(750));
         // Part of the way is gone.
-        closing.looked(Some(100), 250);
+        closing.looked(way(100), 250);
         assert!(!closes(&mut closing, 250));
         assert!(!closing.is_to_look(188) && closing.is_to_look(187));
-        closing.looked(Some(150), 187);
+        closing.looked(way(150), 187);
         assert!(closes(&mut closing, 187) && closes(&mut closing, 186));
         assert!(!closing.is_to_look(186));
     }
@@ -296,24 +306,24 @@ mod tests {
     #[test]
     fn a_bracket_that_made_the_way_long_may_come_again() {
         let mut closing = closing();
-        closing.way = Some(2);
+        closing.go(way(2));
         assert!(!closing.is_to_look(1000));
-        closing.take(b"1, ");
+        take(&mut closing, b"1, ");
         assert!(!closing.is_to_look(997));
-        closing.take(b"{");
+        take(&mut closing, b"{");
         assert!(closing.is_to_look(996));
-        closing.looked(Some(102), 996);
-        closing.looked(Some(2), 600);
+        closing.looked(way(102), 996);
+        closing.looked(way(2), 600);
         // Room for another one.
         assert_eq!(closing.look_at, 450);
-        closing.looked(Some(2), 180);
+        closing.looked(way(2), 180);
         assert_eq!(closing.look_at, with_reserve(102));
-        closing.looked(Some(2), with_reserve(102));
+        closing.looked(way(2), with_reserve(102));
         assert_eq!(closing.needed, with_reserve(102));
         // Where no way was found it is not looked for again.
         let mut closing = self::closing();
         closing.is_to_look(1000);
-        closing.take(b"{");
+        take(&mut closing, b"{");
         assert!(!closing.is_to_look(10));
     }
 
@@ -322,7 +332,7 @@ mod tests {
         let check = |text: &[u8], allowed: &[u8], expected: &[u8]| {
             let mut closing = closing();
             closing.is_to_look(100);
-            closing.take(text);
+            take(&mut closing, text);
             assert_eq!(
                 bytes(&closing.narrow(of(allowed), 90, none)),
                 bytes(&of(allowed))
@@ -347,11 +357,54 @@ mod tests {
     }
 
     #[test]
+    fn where_hardly_more_is_left_the_way_is_all_there_is() {
+        let of_text = |text: &[u8]| Some(text.iter().map(|it| u32::from(*it)).collect());
+        let allowed =
+            |closing: &mut Closing, left: u32| bytes(&closing.narrow(of(b"01234]"), left, none));
+        let mut closing = closing().with(of_text(b"[0,1]"), 0);
+        assert!(!closing.is_to_look(9));
+        take(&mut closing, b"[");
+        assert!(!closing.is_to_look(8));
+        assert_eq!(allowed(&mut closing, 8), bytes(&of(b"0")));
+        // Elsewhere the rest of it is of no use.
+        take(&mut closing, b"2");
+        assert_eq!(allowed(&mut closing, 7), bytes(&of(b"]")));
+        // With some more the model has a say, until it has used them up.
+        let mut closing = self::closing().with(way(40), 0);
+        assert!(!closing.is_to_look(70));
+        assert_eq!(allowed(&mut closing, 70), bytes(&of(b"]")));
+        take(&mut closing, b"[");
+        assert_eq!(closing.look_at, 55);
+        assert!(!closing.is_to_look(56) && closing.is_to_look(55));
+        closing.looked(of_text(&[b"3".repeat(48), b"]".to_vec()].concat()), 55);
+        assert_eq!(allowed(&mut closing, 55), bytes(&of(b"3")));
+    }
+
+    #[test]
+    fn what_leads_on_is_taken_to_its_end() {
+        let mut closing = closing();
+        closing.is_to_look(100);
+        take(&mut closing, b"[\"");
+        let mut asked = 0;
+        for next in b"a@a" {
+            let narrowed = closing.narrow(of(b"@abc"), 10, |_, _| {
+                asked += 1;
+                Some(b"a@a".map(u32::from).to_vec())
+            });
+            assert_eq!(bytes(&narrowed), [u32::from(*next)]);
+            closing.take(u32::from(*next));
+        }
+        assert_eq!((asked, closing.has_cut()), (1, true));
+        let narrowed = closing.narrow(of(b"@abc\""), 7, none);
+        assert_eq!(bytes(&narrowed), bytes(&of(b"\"")));
+    }
+
+    #[test]
     fn deep_documents_begin_to_close_earlier() {
         let begins = |text: &[u8], total: u32| {
             let mut closing = closing();
             closing.is_to_look(total);
-            closing.take(text);
+            take(&mut closing, text);
             let mut left = (1..total).rev();
             left.find(|left| {
                 let narrowed = closing.narrow(of(b"1]"), *left, none);

@@ -13,9 +13,12 @@ use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
 use lru::LruCache;
 use serde_json::{Value, json};
 
-use super::closing::{Closing, Strokes};
+use super::closing::Closing;
+use super::hints::Hints;
+use super::strokes::Strokes;
 use super::vocabulary::Vocabulary;
-use super::{Constraint, ConstraintError, way};
+use super::way::Scout;
+use super::{Constraint, ConstraintError};
 use crate::engine::guide::{Allowed, Grammar, Guide, GuideError};
 use crate::engine::tokenizer::Tokenizer;
 
@@ -66,17 +69,13 @@ struct Kept {
 struct Compiled {
     matcher: Mutex<Matcher>,
     /// What brings a document to its end; nothing for what is no JSON.
-    strokes: Option<Arc<Strokes>>,
-    /// How many tokens a whole document takes at the least, as far as that was found.
-    whole: Option<u32>,
-    tokenizer: Arc<Tokenizer>,
+    closing: Option<Closing>,
 }
 
 /// An answer within a grammar.
 struct Following {
     matcher: Matcher,
     closing: Option<Closing>,
-    tokenizer: Arc<Tokenizer>,
 }
 
 impl Compiler {
@@ -182,12 +181,14 @@ impl Shared {
     fn compile(&self, source: Source) -> Result<Compiled, ConstraintError> {
         let factory = self.factory.get_or_init(|| factory(&self.tokenizer));
         let factory = factory.as_ref().map_err(Clone::clone)?;
-        let strokes = matches!(source, Source::Schema(_)).then(|| {
-            let strokes = self
-                .strokes
-                .get_or_init(|| Arc::new(Strokes::of(&self.tokenizer)));
-            Arc::clone(strokes)
-        });
+        let closing = match &source {
+            Source::Schema(schema) => {
+                let strokes = || Arc::new(Strokes::of(&self.tokenizer));
+                let strokes = Arc::clone(self.strokes.get_or_init(strokes));
+                Some(Closing::new(strokes, Arc::new(Hints::of(schema))))
+            }
+            Source::Lark(_) => None,
+        };
         let grammar = match source {
             Source::Schema(schema) => TopLevelGrammar::from_json_schema(schema),
             Source::Lark(grammar) => TopLevelGrammar::from_lark(grammar),
@@ -198,15 +199,14 @@ impl Shared {
         matcher
             .compute_mask()
             .map_err(|error| refused(&error.to_string()))?;
-        let whole = strokes.clone().and_then(|strokes| {
-            let closing = Closing::new(strokes, None);
-            way::length(matcher.deep_clone(), closing, &self.tokenizer, u32::MAX)
+        let closing = closing.map(|closing| {
+            let scout = Scout::new(matcher.deep_clone(), closing.clone());
+            let text = scout.longest_text().unwrap_or(0);
+            closing.with(scout.find_end(), text)
         });
         Ok(Compiled {
             matcher: Mutex::new(matcher),
-            strokes,
-            whole,
-            tokenizer: Arc::clone(&self.tokenizer),
+            closing,
         })
     }
 }
@@ -314,8 +314,7 @@ impl Grammar for Compiled {
         // A deep one, so that what one answer costs is gone with it.
         Box::new(Following {
             matcher: matcher.deep_clone(),
-            closing: (self.strokes.clone()).map(|strokes| Closing::new(strokes, self.whole)),
-            tokenizer: Arc::clone(&self.tokenizer),
+            closing: self.closing.clone(),
         })
     }
 }
@@ -328,18 +327,18 @@ impl Guide for Following {
             return Ok(allowed);
         };
         if closing.is_to_look(left) {
-            let (matcher, from) = (self.matcher.deep_clone(), closing.clone());
-            closing.looked(way::length(matcher, from, &self.tokenizer, left), left);
+            let scout = Scout::new(self.matcher.deep_clone(), closing.clone());
+            closing.looked(scout.find_end(), left);
         }
-        Ok(closing.narrow(allowed, left, |strokes, allowed| {
-            way::out_of_string(&mut self.matcher.deep_clone(), strokes, allowed)
+        Ok(closing.narrow(allowed, left, |closing, allowed| {
+            Scout::new(self.matcher.deep_clone(), closing.clone()).onward(allowed)
         }))
     }
 
     fn take(&mut self, token: u32) -> Result<bool, GuideError> {
         self.matcher.consume_token(token).map_err(in_answer)?;
         if let Some(closing) = &mut self.closing {
-            closing.take(&self.tokenizer.token_bytes(token));
+            closing.take(token);
         }
         Ok(self.matcher.is_stopped())
     }

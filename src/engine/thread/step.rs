@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
 
 use super::drafts::{self, Drafts, Guess};
 use super::kept::Keeper;
@@ -18,6 +18,11 @@ use crate::engine::sampling::Sampler;
 use crate::engine::scheduler::{Chunk, Id, Limits, Scheduler, Work};
 use crate::engine::speculation::pace::Record;
 use crate::engine::{EngineError, Finish, Network, Reading};
+use crate::platform::allocator;
+
+/// How long the thread waits for work before memory is given back: the next turn of a
+/// conversation takes what the last one left.
+const REST: Duration = Duration::from_secs(30);
 
 /// Everything the engine thread owns.
 pub(super) struct Stepping<N: Network> {
@@ -102,13 +107,25 @@ impl<N: Network> Stepping<N> {
             self.count();
             match plan.work {
                 Work::Idle if !told_more => return,
-                Work::Idle => match self.orders.recv() {
-                    Ok(command) => self.obey(command),
-                    Err(_) => return,
+                Work::Idle => match self.rest() {
+                    Some(command) => self.obey(command),
+                    None => return,
                 },
                 Work::Prefill(chunks) => self.prefill(&chunks),
                 Work::Decode(batch) => self.decode(&batch),
             }
+        }
+    }
+
+    /// Waits for what is told next; nothing if nobody can tell any more. After a while of
+    /// waiting the memory that the work before has left behind is given back.
+    fn rest(&self) -> Option<Command> {
+        match self.orders.recv_timeout(REST) {
+            Err(RecvTimeoutError::Timeout) => {
+                allocator::give_back();
+                self.orders.recv().ok()
+            }
+            told => told.ok(),
         }
     }
 

@@ -8,6 +8,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::engine::tokenizer::tests::{byte_level, llama_decoder, sentencepiece};
 
+mod endings;
+
 /// A compiler for a tokenizer whose end token is `end`.
 fn compiler(description: &Value, end: &str) -> Compiler {
     let dir = tempfile::tempdir().expect("a folder");
@@ -58,79 +60,6 @@ fn answer(
         }
     }
     None
-}
-
-/// Asks for documents of a schema, again and again, of somebody who never likes to end and
-/// else takes whatever comes: each is whole within `most` tokens.
-fn check_that_it_ends(compiler: &Compiler, schema: Value, most: usize, times: u64) {
-    let constraint = strict(schema);
-    for seed in 0..times {
-        let ends = compiler.shared.tokenizer.end_tokens().to_vec();
-        let mut number = seed;
-        let text = answer(compiler, &constraint, most, |tokens| {
-            let on: Vec<_> = tokens.iter().filter(|it| !ends.contains(it)).collect();
-            number = number
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
-            on.get((number >> 33) as usize % on.len().max(1))
-                .map_or(tokens[0], |it| **it)
-        });
-        let text = text.unwrap_or_else(|| panic!("unfinished: {constraint:?}"));
-        serde_json::from_slice::<serde::de::IgnoredAny>(&text).expect("JSON");
-    }
-}
-
-#[test]
-fn a_document_ends_before_its_tokens_do() {
-    let compiler = bytes();
-    let schemas = [
-        json!({"type": "string"}),
-        json!({"type": "array", "items": {"type": "string"}}),
-        json!({"type": "integer"}),
-        json!({"type": "object"}),
-        json!({
-            "type": "object", "required": ["a", "b"],
-            "properties": {"a": {"type": "string"}, "b": {"type": "array", "items": {"type": "number"}},
-                "c": {"$ref": "#"}},
-        }),
-        json!({"type": "array", "minItems": 3, "items": {"type": "array", "items": {"type": "null"}}}),
-        json!({}),
-    ];
-    for schema in schemas {
-        check_that_it_ends(&compiler, schema, 300, 40);
-    }
-}
-
-/// The same with little room: where much is required, and where a string has an end that a
-/// model does not find by itself.
-#[test]
-fn a_document_ends_in_time_whatever_it_has_to_say() {
-    let compiler = bytes();
-    let names: Vec<String> = (0..12).map(|number| format!("member_{number}")).collect();
-    let members = names
-        .iter()
-        .map(|name| (name.clone(), json!({"type": "string"})));
-    let members: serde_json::Map<_, _> = members.collect();
-    let text = |more: Value| {
-        let mut schema = json!({"type": "string"});
-        let more = more.as_object().expect("an object").clone();
-        schema.as_object_mut().expect("an object").extend(more);
-        schema
-    };
-    let schemas = [
-        json!({"type": "object", "required": names, "properties": members, "additionalProperties": false}),
-        json!({"type": "array", "items": {"type": "object", "required": names, "properties": members}}),
-        text(json!({"pattern": "^[^@^\\s]+@[^@^\\.^\\s]+(\\.[^@^\\.^\\s]+)+$"})),
-        text(json!({"format": "date-time"})),
-        text(json!({"format": "time"})),
-        text(json!({"format": "uri"})),
-        text(json!({"format": "email"})),
-        json!({"type": "array", "minItems": 2, "items": {"type": "string", "format": "uri"}}),
-        json!({"type": "object", "patternProperties": {"[A-Za-z0-9-_.:]{1,255}": {"type": "string", "format": "uri"}}}),
-    ];
-    for schema in schemas {
-        check_that_it_ends(&compiler, schema, 600, 20);
-    }
 }
 
 /// Whether the text is allowed to its end, and may end there.

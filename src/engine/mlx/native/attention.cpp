@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <memory>
 
 #include "blas.h"
@@ -11,9 +12,10 @@
 namespace roundhouse {
 namespace {
 
-// Rows whose scores are computed together: a block of scores shall stay in the
-// cache, and what a block computes beyond the diagonal is wasted.
-constexpr int64_t kRows = 64;
+// Rows of scores that are computed together, for all query heads that share a key head: a
+// block of scores shall stay in the cache, and what a block computes beyond the diagonal is
+// wasted.
+constexpr int64_t kScores = 64;
 
 // Rows up to which each is computed by itself: those of a step in which some tokens are
 // guessed give then what each would have given in a step of its own.
@@ -130,39 +132,61 @@ void one_row(
   });
 }
 
-// Rows first..last of one query head.
+// The rows of queries or answers `[rows, query heads, size]` that rows first..last of the
+// query heads behind one key head are: calls `take(row of the block, where it lies)`.
+template <typename Take>
+void rows_of_block(
+    const Attention& a, int64_t key_head, int64_t first, int64_t last, Take take) {
+  int64_t shared = a.query_heads / a.key_heads;
+  for (int64_t i = 0; i < shared; ++i) {
+    for (int64_t row = first; row < last; ++row) {
+      int64_t head = row * a.query_heads + key_head * shared + i;
+      take(i * (last - first) + row - first, head * a.size);
+    }
+  }
+}
+
+// Rows first..last of all query heads that share a key head: keys and values are gone through
+// once for all of them. `rows` holds as many numbers as their queries.
 void block(
-    const Attention& a, int64_t head, int64_t first, int64_t last,
-    float* scores, float* out) {
-  int64_t key_head = head / (a.query_heads / a.key_heads);
-  int64_t step = a.query_heads * a.size;
-  int64_t at = first * step + head * a.size;
+    const Attention& a, int64_t key_head, int64_t first, int64_t last,
+    float* scores, float* rows, float* out) {
+  int64_t shared = a.query_heads / a.key_heads;
   int64_t before = a.tokens - a.rows;
   int64_t from = first_seen(a, before + first + 1);
   int64_t seen = before + last - from;
-  int rows = int(last - first);
+  int count = int(shared * (last - first));
+  const size_t bytes = a.size * sizeof(float);
+  rows_of_block(a, key_head, first, last, [&](int64_t row, int64_t at) {
+    std::memcpy(rows + row * a.size, a.queries + at, bytes);
+  });
   Weights keys = rows_of(a.keys, a, key_head, from, seen);
   as_floats(keys, [&](const float* numbers, int64_t first, int64_t last) {
     blas_sgemm_alone(
-        kRowMajor, kNoTranspose, kTranspose, rows, int(last - first),
-        int(a.size), a.scale, a.queries + at, int(step), numbers, int(a.size),
-        0, scores + first, int(seen));
+        kRowMajor, kNoTranspose, kTranspose, count, int(last - first),
+        int(a.size), a.scale, rows, int(a.size), numbers, int(a.size), 0,
+        scores + first, int(seen));
   });
-  for (int64_t row = first; row < last; ++row) {
-    float* line = scores + (row - first) * seen;
-    int64_t end = before + row + 1;
-    int64_t begin = first_seen(a, end) - from;
-    end -= from;
-    std::fill(line, line + begin, 0.0f);
-    shares(a, head, line + begin, end - begin);
-    std::fill(line + end, line + seen, 0.0f);
+  for (int64_t i = 0; i < shared; ++i) {
+    for (int64_t row = first; row < last; ++row) {
+      float* line = scores + (i * (last - first) + row - first) * seen;
+      int64_t end = before + row + 1;
+      int64_t begin = first_seen(a, end) - from;
+      end -= from;
+      std::fill(line, line + begin, 0.0f);
+      shares(a, key_head * shared + i, line + begin, end - begin);
+      std::fill(line + end, line + seen, 0.0f);
+    }
   }
   Weights values = rows_of(a.values, a, key_head, from, seen);
   as_floats(values, [&](const float* numbers, int64_t first, int64_t last) {
     blas_sgemm_alone(
-        kRowMajor, kNoTranspose, kNoTranspose, rows, int(a.size),
+        kRowMajor, kNoTranspose, kNoTranspose, count, int(a.size),
         int(last - first), 1, scores + first, int(seen), numbers, int(a.size),
-        first == 0 ? 0 : 1, out + at, int(step));
+        first == 0 ? 0 : 1, rows, int(a.size));
+  });
+  rows_of_block(a, key_head, first, last, [&](int64_t row, int64_t at) {
+    std::memcpy(out + at, rows + row * a.size, bytes);
   });
 }
 
@@ -185,13 +209,16 @@ void attend(const Attention& a, float* out) {
     }
     return;
   }
-  int64_t blocks = (a.rows + kRows - 1) / kRows;
-  in_parallel(a.query_heads * blocks, 1, [&](int64_t first, int64_t last) {
-    Buffer scores = buffer(std::min(kRows, a.rows) * a.tokens);
+  int64_t shared = a.query_heads / a.key_heads;
+  int64_t height = std::min(std::max<int64_t>(kScores / shared, 1), a.rows);
+  int64_t blocks = (a.rows + height - 1) / height;
+  in_parallel(a.key_heads * blocks, 1, [&](int64_t first, int64_t last) {
+    Buffer scores = buffer(shared * height * a.tokens);
+    Buffer rows = buffer(shared * height * a.size);
     for (int64_t job = first; job < last; ++job) {
-      int64_t from = job % blocks * kRows;
-      int64_t to = std::min(from + kRows, a.rows);
-      block(a, job / blocks, from, to, scores.get(), out);
+      int64_t from = job % blocks * height;
+      int64_t to = std::min(from + height, a.rows);
+      block(a, job / blocks, from, to, scores.get(), rows.get(), out);
     }
   });
 }
