@@ -207,20 +207,22 @@ def cost(constraint):
     before = thread_seconds(server)
     made = ask(asked)[2]
     after = thread_seconds(server)
-    if made != 256:
+    if made < 64:
         raise SystemExit(f"failed: {made} tokens for {constraint}")
     return {name: 1000 * (after[name] - before[name]) / made for name in after}
 
 
 if rounds:
-    # As long as one likes, so that all make as many tokens.
+    # As long as one likes, so that they make many tokens.
     story = {"type": "object", "required": ["story"], "additionalProperties": False}
-    story["properties"] = {"story": {"type": "string", "minLength": 5000}}
+    story["properties"] = {"story": {"type": "string", "minLength": 100000}}
+    ends = {"shared": {"type": "null"}}
     page = {"type": "array", "minItems": 200, "items": schema(random.Random(1), 3)}
     ways = {
         "no grammar": {"ignore_eos": True},
         "a schema with a long text": {"guided_json": story},
-        "a schema with many members": {"guided_json": {**page, "$defs": {"shared": {"type": "null"}}}},
+        "a schema with many members": {"guided_json": {**page, "$defs": ends}},
+        "one that is brought to its end": {"guided_json": {**page, "minItems": 4, "$defs": ends}},
         "a regular expression": {"guided_regex": "[A-Z][a-z ,.']{2000,}"},
     }
     costs = {name: [] for name in ways}

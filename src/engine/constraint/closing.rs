@@ -30,6 +30,14 @@ const LONGER: u32 = 2;
 /// so many.
 const LOOKS: u32 = 4;
 
+/// To look for it takes about as long as all masks of the way do. So a bracket that was opened
+/// waits for it until one token has come for so many of the way.
+const EACH: u32 = 2;
+
+/// Where the way takes so many times what is left, no end is hoped for: to look for one again and
+/// again would hold up an answer that stays the beginning of a document.
+const HOPELESS: u32 = 2;
+
 /// The way is followed to the letter when no more are left beside it than these, one for so
 /// many of it, and what a text may take.
 const SPARE: u32 = 4;
@@ -53,6 +61,8 @@ pub(super) struct Closing {
     text: u32,
     /// A bracket was opened since.
     has_opened: bool,
+    /// With how many tokens left it was looked for last.
+    looked_at: u32,
     /// With how many tokens left it is to be looked for again.
     look_at: u32,
     /// From so many tokens on the way to the end takes all that are left.
@@ -77,6 +87,7 @@ impl Closing {
             detour: 0,
             text: 0,
             has_opened: false,
+            looked_at: 0,
             look_at: 0,
             needed: 0,
             ahead: Vec::new(),
@@ -104,8 +115,11 @@ impl Closing {
             self.plan(left);
             return false;
         }
-        let is_due = left <= self.look_at || self.has_opened && left > self.needed;
-        self.way.is_some() && is_due && !self.is_bound
+        let Some(way) = self.way else { return false };
+        let since = self.looked_at.saturating_sub(left);
+        let has_changed = self.has_opened && since.saturating_mul(EACH) >= way;
+        let is_due = left <= self.look_at || has_changed && left > self.needed;
+        is_due && !self.is_bound
     }
 
     /// The way to the end was found to be this, if any was found.
@@ -127,7 +141,13 @@ impl Closing {
 
     /// What follows from how long the way is.
     fn plan(&mut self, left: u32) {
+        self.looked_at = left;
         let Some(way) = self.way else { return };
+        if way > left.saturating_mul(HOPELESS) {
+            (self.way, self.needed) = (None, 0);
+            self.ahead.clear();
+            return;
+        }
         let needed = with_reserve(way.saturating_add(self.detour.max(self.text)));
         if needed < left && self.needed < left {
             self.look_at = needed.max(left - left.div_ceil(LOOKS));
@@ -325,6 +345,24 @@ mod tests {
         closing.is_to_look(1000);
         take(&mut closing, b"{");
         assert!(!closing.is_to_look(10));
+    }
+
+    #[test]
+    fn a_long_way_is_not_looked_for_with_each_bracket_nor_where_it_is_hopeless() {
+        let mut closing = closing();
+        closing.go(way(100));
+        assert!(!closing.is_to_look(1000));
+        take(&mut closing, b"{");
+        assert!(!closing.is_to_look(951) && closing.is_to_look(950));
+        closing.looked(way(101), 950);
+        assert!(!closing.is_to_look(900));
+        let hopes = |length: usize| {
+            let mut closing = self::closing();
+            closing.go(way(length));
+            assert!(!closing.is_to_look(100));
+            (closing.way.is_some(), closing.needed)
+        };
+        assert_eq!((hopes(200), hopes(201)), ((true, 100), (false, 0)));
     }
 
     #[test]
