@@ -8,8 +8,8 @@ part of what is tested. The schemas are made from a fixed seed; all their docume
 that most of them end before their tokens run out. With --schemas they are drawn, from a fixed seed,
 from the *.json files below a folder, such as `data` of JSONSchemaBench
 (https://github.com/guidance-ai/jsonschemabench), which are people's own: what is refused, and what
-had not ended when its tokens had, is counted apart. With --overhead (Linux) it asks for texts of
-the same length with and without a grammar, in turn, and says what a token cost the thread that
+had not ended when its tokens had, is counted apart. With --overhead (Linux) it asks for long
+texts with and without a grammar, in turn, and says what a token cost the thread that
 evaluates and the one beside it, in time of a processor, which a busy machine disturbs little. Ends
 with exit code 0 only if every answer that came to its end was valid.
 """
