@@ -61,8 +61,9 @@ pub fn supported_architectures() -> Architectures {
 /// A model on its device, with the sequences it is working on. It lives on the
 /// engine thread and never leaves it.
 pub trait Network {
-    /// The KV cache of one sequence.
-    type Cache;
+    /// The KV cache of one sequence. Clones are cheap: they share what they hold until one
+    /// of them is written to.
+    type Cache: Clone;
 
     /// What a cache holds of some tokens in a row, apart from any sequence. Cheap to
     /// clone: clones share what they hold.
@@ -144,6 +145,9 @@ pub trait Network {
 
     /// Tokens that `cache` holds.
     fn tokens_in(&self, cache: &Self::Cache) -> usize;
+
+    /// Tokens that `cache` has memory for.
+    fn room_in(&self, cache: &Self::Cache) -> usize;
 
     /// Takes apart what `cache` holds from its token `from` on, into pieces of these
     /// `lengths`. The cache is used up as this goes on, so that little is there

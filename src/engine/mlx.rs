@@ -265,6 +265,10 @@ impl Network for MlxNetwork {
         cache.tokens()
     }
 
+    fn room_in(&self, cache: &Cache) -> usize {
+        cache.room_in_tokens()
+    }
+
     fn evaluate_pieces(
         &mut self,
         cache: Cache,

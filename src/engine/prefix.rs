@@ -156,6 +156,12 @@ impl<P> Prefixes<P> {
         }
     }
 
+    /// How many tokens [`Prefixes::find`] would find. Nothing counts as used.
+    pub fn longest(&self, owner: Owner, tokens: &[u32]) -> usize {
+        let way = self.way(owner, tokens);
+        way.tokens + way.partly.map_or(0, |(_, count)| count)
+    }
+
     /// Gives up what is worth least until what `tokens` of `owner` lack has room within
     /// `most` bytes, at `each` bytes for a token, and says what they lack. What they
     /// have already stays; what has no room even so is left out from the end.
@@ -403,7 +409,7 @@ impl<P> Prefixes<P> {
 }
 
 /// How many tokens two runs have in common from the beginning.
-fn common(one: &[u32], other: &[u32]) -> usize {
+pub fn common(one: &[u32], other: &[u32]) -> usize {
     let pairs = one.iter().zip(other);
     pairs.take_while(|(one, other)| one == other).count()
 }

@@ -11,6 +11,7 @@ mod drafts;
 mod kept;
 mod masks;
 pub mod outlet;
+mod parked;
 mod step;
 
 use std::num::NonZeroU32;

@@ -133,8 +133,8 @@ pub enum Rows {
     Packed([Array; 3], Packing),
 }
 
-/// The cache of one sequence.
-#[derive(Debug)]
+/// The cache of one sequence. Clones share its arrays; whoever writes first has new ones.
+#[derive(Clone, Debug)]
 pub struct Cache {
     shape: CacheShape,
     layers: Vec<Layer>,
@@ -146,7 +146,7 @@ pub struct Cache {
 
 /// Keys and, where they are kept, values of one layer, each in its parts,
 /// `[heads, room, width]`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Layer {
     kinds: Vec<Vec<Array>>,
 }
@@ -255,6 +255,13 @@ impl Cache {
     /// Tokens it holds.
     pub fn tokens(&self) -> usize {
         self.tokens
+    }
+
+    /// Tokens that it has memory for: every layer grows by the same steps.
+    pub fn room_in_tokens(&self) -> usize {
+        let first = self.layers.first().and_then(|layer| layer.kinds.first());
+        let part = first.and_then(|kind| kind.first());
+        part.map_or(0, |part| part.dim(1) as usize)
     }
 
     /// Says that the rows written to all layers are taken in.

@@ -2,18 +2,31 @@
 //! ones go on from. It has the room that sequences leave and gives way to them.
 //! Which tokens are there is [`Prefixes`]' business, what belongs to them the network's.
 //! What more there is on the disk is taken up again when a prompt begins with it.
+//!
+//! The last caches stay whole ([`Park`]), since what comes next is most often the next turn
+//! of the same conversation, which takes its cache as it is. When another sequence begins
+//! alike, when room is short and when the worker ends, they are taken apart into pieces.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::engine::prefix::{Found, Owner, Prefixes};
+use super::BLOCK;
+use super::parked::{Match, Park, Parked};
+use crate::engine::prefix::{Found, Owner, PIECE, Prefixes, common};
 use crate::engine::stored::index::Link;
 use crate::engine::stored::store::Store;
 use crate::engine::{EngineError, Network};
 
+/// Most tokens of a whole cache that are dropped when a sequence takes it: a template may
+/// say the end of an answer otherwise than the model did, and that much is read again in
+/// little more than the time of a token.
+const DROPPED: usize = 8;
+
 /// The prompt cache of one network.
 pub(super) struct Keeper<N: Network> {
     prefixes: Prefixes<N::Piece>,
+    /// Never more than half of the room.
+    parked: Park<N::Cache>,
     /// Bytes of a token.
     each: u64,
     /// Bytes of a token of a sequence, with what a draft model has of it.
@@ -22,6 +35,19 @@ pub(super) struct Keeper<N: Network> {
     room: u64,
     /// The same on the disk.
     store: Option<Store>,
+}
+
+/// A sequence that begins.
+#[derive(Clone, Copy)]
+pub(super) struct Beginning<'t> {
+    /// Whose it is; nothing if it goes on from nothing and leaves nothing.
+    pub(super) owner: Option<Owner>,
+    /// Whether it runs with an adapter.
+    pub(super) adapted: bool,
+    /// Its tokens.
+    pub(super) tokens: &'t [u32],
+    /// Tokens of the room that the sequences hold, it among them.
+    pub(super) live: u64,
 }
 
 /// What was on the disk of a prompt.
@@ -64,43 +90,73 @@ impl<N: Network> Keeper<N> {
         Self {
             store,
             prefixes: Prefixes::default(),
+            parked: Park::default(),
             each: network.kv_bytes_per_token().max(1),
             live,
             room,
         }
     }
 
-    /// The cache of a sequence of `tokens` that begins, with the longest prefix that
-    /// `owner` or everybody has but for its last token; and how many tokens that is. What
-    /// everybody has was read without an adapter, and is nothing for one that is `adapted`.
-    /// The sequences hold `live` tokens of the room, this one's among them.
+    /// The cache of a sequence that begins, with the longest prefix that its owner or
+    /// everybody has of all but its last token; and how many tokens that is. What
+    /// everybody has was read without an adapter, and is nothing for one that has one.
+    /// `running` are the owner's other sequences: the tokens that their caches hold, and
+    /// those.
     pub(super) fn begin(
         &mut self,
         network: &mut N,
-        owner: Option<Owner>,
-        adapted: bool,
-        tokens: &[u32],
-        live: u64,
+        beginning: Beginning<'_>,
+        running: &[(&[u32], &N::Cache)],
         counts: &Counts,
     ) -> (N::Cache, u64) {
-        let (Some(owner), Some((_, but_last))) = (owner, tokens.split_last()) else {
-            self.give_way(live, counts);
+        let Beginning { tokens, live, .. } = beginning;
+        let (Some(owner), Some((_, but_last))) = (beginning.owner, tokens.split_last()) else {
+            self.give_way(network, live, counts);
             return (network.new_cache(), 0);
         };
         counts.asked.fetch_add(1, Ordering::Relaxed);
-        let mut found = self.prefixes.find(owner, but_last);
-        if !adapted {
+        let mut kept = self.prefixes.longest(owner, but_last);
+        if !beginning.adapted {
+            kept = kept.max(self.prefixes.longest(Owner::ANYBODY, but_last));
+        }
+        let parked = self.parked.find(owner, but_last);
+        let parked = parked.filter(|found| found.tokens >= kept);
+        let here = parked.map_or(kept, |found| found.tokens);
+        let restored = self.restore(network, owner, but_last, here);
+        if restored.is_none() {
+            if let Some(found) = parked
+                && let Some(cache) = self.take_whole(network, found, tokens.len())
+            {
+                self.give_way(network, live, counts);
+                counts.hits.fetch_add(1, Ordering::Relaxed);
+                let saved = found.tokens as u64;
+                counts.saved.fetch_add(saved, Ordering::Relaxed);
+                return (cache, saved);
+            }
+            if let Some(found) = parked.filter(|found| found.tokens > kept)
+                && let Some(parked) = self.parked.take(found)
+            {
+                self.take_apart(network, parked, live);
+            }
+            let shared = running.iter();
+            let shared = shared.map(|(held, cache)| (common(held, but_last), *cache));
+            let shared = shared.max_by_key(|(count, _)| *count);
+            if let Some((count, cache)) = shared.filter(|(count, _)| *count >= here + PIECE) {
+                self.add_pieces(network, owner, &tokens[..count], cache.clone(), live);
+            }
+        }
+        let mut found = match &restored {
+            Some(restored) => restored.found(),
+            None => self.prefixes.find(owner, but_last),
+        };
+        if restored.is_none() && !beginning.adapted {
             let common = self.prefixes.find(Owner::ANYBODY, but_last);
             if common.tokens > found.tokens {
                 found = common;
             }
         }
-        let restored = self.restore(network, owner, but_last, found.tokens);
-        if let Some(restored) = &restored {
-            found = restored.found();
-        }
         // What has no room beside the sequence goes first: its share takes the place.
-        self.give_way(live, counts);
+        self.give_way(network, live, counts);
         if found.tokens == 0 {
             return (network.new_cache(), 0);
         }
@@ -124,6 +180,21 @@ impl<N: Network> Keeper<N> {
                 (network.new_cache(), 0)
             }
         }
+    }
+
+    /// The whole cache that was found for a sequence of so many tokens, if little of it is
+    /// dropped and it is no larger than one made for the sequence.
+    fn take_whole(&mut self, network: &N, found: Match, tokens: usize) -> Option<N::Cache> {
+        let dropped = if network.is_trimmable() { DROPPED } else { 0 };
+        let room = network.room_in(&self.parked.get(found)?.cache) as u64;
+        if found.beyond > dropped || room > (tokens as u64 + 1).next_multiple_of(BLOCK) {
+            return None;
+        }
+        let mut cache = self.parked.take(found)?.cache;
+        if found.beyond > 0 {
+            network.trim(&mut cache, found.tokens);
+        }
+        Some(cache)
     }
 
     /// What is on the disk of a prompt, if that is more than the `have` tokens in memory.
@@ -176,19 +247,26 @@ impl<N: Network> Keeper<N> {
 
     /// Has in memory what was on the disk, as far as there is room beside the sequences.
     fn adopt(&mut self, owner: Owner, restored: Restored<N::Piece>, live: u64) {
-        let (each, most) = (self.each, self.room_beside(live));
+        let (each, most) = (self.each, self.room_for_pieces(live));
         let pieces = restored.pieces.into_iter();
         let pieces = pieces.map(|(piece, length)| (piece, length, length as u64 * each));
         self.prefixes
             .adopt(owner, &restored.tokens, pieces.collect(), most);
     }
 
-    /// Writes to the disk what is not there, most worth first, until then.
-    pub(super) fn write(&mut self, network: &N, until: Instant) {
+    /// Writes to the disk what is not there, most worth first, until then. No sequence
+    /// runs any more.
+    pub(super) fn write(&mut self, network: &mut N, until: Instant) {
+        let began = Instant::now();
+        while self.store.is_some()
+            && Instant::now() < until
+            && let Some(parked) = self.parked.take_newest()
+        {
+            self.take_apart(network, parked, 0);
+        }
         let Some(store) = self.store.as_mut() else {
             return;
         };
-        let began = Instant::now();
         let ranked = self.prefixes.ranked();
         match store.write(&ranked, |piece| network.tensors_of(piece), until) {
             Ok(written) => {
@@ -217,7 +295,43 @@ impl<N: Network> Keeper<N> {
         live: u64,
         counts: &Counts,
     ) {
-        let most = self.room_beside(live);
+        let bytes = network.room_in(&cache) as u64 * self.each;
+        // What is there for everybody is nobody's to take.
+        if owner == Owner::ANYBODY || bytes > self.room_for_parked(live) {
+            self.add_pieces(network, owner, tokens, cache, live);
+        } else if !tokens.is_empty() {
+            if self.parked.is_full()
+                && let Some(oldest) = self.parked.take_oldest()
+            {
+                self.take_apart(network, oldest, live);
+            }
+            self.parked.leave(Parked {
+                owner,
+                tokens: tokens.to_vec(),
+                cache,
+                bytes,
+            });
+        }
+        self.give_way(network, live, counts);
+    }
+
+    /// Has pieces of what was left whole.
+    fn take_apart(&mut self, network: &mut N, parked: Parked<N::Cache>, live: u64) {
+        let (owner, cache) = (parked.owner, parked.cache);
+        self.add_pieces(network, owner, &parked.tokens, cache, live);
+    }
+
+    /// Has pieces of `tokens`, the first that `cache` holds, as far as there is room beside
+    /// `live` tokens of sequences.
+    fn add_pieces(
+        &mut self,
+        network: &mut N,
+        owner: Owner,
+        tokens: &[u32],
+        cache: N::Cache,
+        live: u64,
+    ) {
+        let most = self.room_for_pieces(live);
         let missing = self.prefixes.make_room(owner, tokens, self.each, most);
         if !missing.lengths.is_empty() {
             match network.evaluate_pieces(cache, missing.from, &missing.lengths) {
@@ -225,7 +339,6 @@ impl<N: Network> Keeper<N> {
                 Err(error) => warn(&error),
             }
         }
-        self.count(counts);
     }
 
     fn add(
@@ -243,14 +356,20 @@ impl<N: Network> Keeper<N> {
     }
 
     /// Gives up what has no room beside sequences that hold `live` tokens of it.
-    pub(super) fn give_way(&mut self, live: u64, counts: &Counts) {
-        self.prefixes.shrink(self.room_beside(live));
+    pub(super) fn give_way(&mut self, network: &mut N, live: u64, counts: &Counts) {
+        while self.parked.bytes() > self.room_for_parked(live)
+            && let Some(oldest) = self.parked.take_oldest()
+        {
+            self.take_apart(network, oldest, live);
+        }
+        self.prefixes.shrink(self.room_for_pieces(live));
         self.count(counts);
     }
 
     /// Forgets everything.
     pub(super) fn forget(&mut self, counts: &Counts) {
         self.prefixes.clear();
+        self.parked.clear();
         if let Some(store) = &mut self.store {
             store.forget();
         }
@@ -262,10 +381,23 @@ impl<N: Network> Keeper<N> {
         self.room.saturating_sub(live.saturating_mul(self.live))
     }
 
+    /// Bytes for whole caches.
+    fn room_for_parked(&self, live: u64) -> u64 {
+        self.room_beside(live) / 2
+    }
+
+    /// Bytes that sequences and whole caches leave.
+    fn room_for_pieces(&self, live: u64) -> u64 {
+        self.room_beside(live).saturating_sub(self.parked.bytes())
+    }
+
     fn count(&self, counts: &Counts) {
         let set = |number: &AtomicU64, value| number.store(value, Ordering::Relaxed);
-        set(&counts.bytes, self.prefixes.bytes());
-        set(&counts.tokens, self.prefixes.tokens());
+        set(&counts.bytes, self.prefixes.bytes() + self.parked.bytes());
+        set(
+            &counts.tokens,
+            self.prefixes.tokens() + self.parked.tokens(),
+        );
     }
 }
 

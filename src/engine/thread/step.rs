@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use super::drafts::{self, Drafts, Guess};
-use super::kept::Keeper;
+use super::kept::{Beginning, Keeper};
 use super::masks::{Coming, Masks};
 use super::outlet::{Inlet, Said};
 use super::{Command, Counts, Job};
@@ -54,6 +54,15 @@ struct Open<C> {
     cache: Option<C>,
     /// Whether it has had a cache before.
     has_begun: bool,
+}
+
+impl<C> Open<C> {
+    /// The tokens that its cache holds, and the cache; nothing while it waits. The step of
+    /// all sequences is over.
+    fn held<N: Network<Cache = C>>(&self, network: &N) -> Option<(&[u32], &C)> {
+        let cache = self.cache.as_ref()?;
+        Some((self.tokens.get(..network.tokens_in(cache))?, cache))
+    }
 }
 
 /// A token that was chosen.
@@ -103,7 +112,8 @@ impl<N: Network> Stepping<N> {
                 self.drafts.forget(id);
             }
             let reserved = self.scheduler.reserved();
-            self.kept.give_way(reserved, &self.counts.kept);
+            self.kept
+                .give_way(&mut self.network, reserved, &self.counts.kept);
             self.count();
             match plan.work {
                 Work::Idle if !told_more => return,
@@ -162,7 +172,7 @@ impl<N: Network> Stepping<N> {
                 self.keep(open);
             }
         }
-        self.kept.write(&self.network, until);
+        self.kept.write(&mut self.network, until);
     }
 
     fn begin(&mut self, id: Id, mut job: Job, inlet: Inlet) {
@@ -217,26 +227,34 @@ impl<N: Network> Stepping<N> {
 
     /// Gives a sequence its cache, with what is kept of its prompt.
     fn start(&mut self, id: Id) {
-        let reserved = self.scheduler.reserved();
-        let Some(open) = self.sequences.get_mut(&id) else {
+        let Some(mut open) = self.sequences.remove(&id) else {
             return;
         };
-        let (network, counts) = (&mut self.network, &self.counts.kept);
-        let (owner, adapted) = (open.job.owner, open.job.adapter.is_some());
-        let (mut cache, held) =
-            self.kept
-                .begin(network, owner, adapted, &open.tokens, reserved, counts);
-        if let Some(adapter) = &open.job.adapter
-            && let Err(error) = network.adapt(&mut cache, adapter)
-        {
-            return self.fail(id, &error);
-        }
-        self.scheduler.holds(id, held);
+        let network = &mut self.network;
+        let running = self.sequences.values();
+        let running = running.filter(|other| other.job.owner == open.job.owner);
+        let running = running.filter_map(|other| other.held(network));
+        let running: Vec<(&[u32], &N::Cache)> = running.collect();
+        let beginning = Beginning {
+            owner: open.job.owner,
+            adapted: open.job.adapter.is_some(),
+            tokens: &open.tokens,
+            live: self.scheduler.reserved(),
+        };
+        let counts = &self.counts.kept;
+        let (mut cache, held) = self.kept.begin(network, beginning, &running, counts);
+        let adapter = open.job.adapter.as_ref();
+        let adapted = adapter.map_or(Ok(()), |adapter| network.adapt(&mut cache, adapter));
         open.cache = Some(cache);
+        self.scheduler.holds(id, held);
         // One that was put back has told what its prompt cost, and its own tokens are
         // none of the prompt's.
-        if !std::mem::replace(&mut open.has_begun, true) {
+        if adapted.is_ok() && !std::mem::replace(&mut open.has_begun, true) {
             let _ = open.inlet.say(Said::Began { cached: held });
+        }
+        self.sequences.insert(id, open);
+        if let Err(error) = adapted {
+            self.fail(id, &error);
         }
     }
 

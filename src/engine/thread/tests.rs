@@ -104,6 +104,10 @@ impl Network for Counting {
         cache.len()
     }
 
+    fn room_in(&self, cache: &Vec<u32>) -> usize {
+        cache.len()
+    }
+
     fn evaluate_pieces(
         &mut self,
         cache: Vec<u32>,

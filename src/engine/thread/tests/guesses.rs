@@ -107,6 +107,10 @@ impl Network for Chaotic {
         cache.len()
     }
 
+    fn room_in(&self, cache: &Vec<u32>) -> usize {
+        cache.len()
+    }
+
     fn evaluate_pieces(
         &mut self,
         cache: Vec<u32>,

@@ -77,6 +77,10 @@ impl Network for NextByte {
         cache.len()
     }
 
+    fn room_in(&self, cache: &Vec<u32>) -> usize {
+        cache.len()
+    }
+
     fn evaluate_pieces(
         &mut self,
         cache: Vec<u32>,
