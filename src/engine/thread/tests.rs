@@ -17,6 +17,22 @@ struct Counting {
     breaks_at: Option<u32>,
     /// Whether the sequence may have gaps.
     gaps: bool,
+    /// Tokens that were copied into pieces and out of them.
+    copied: Arc<Copied>,
+}
+
+#[derive(Default)]
+struct Copied {
+    apart: AtomicU64,
+    joined: AtomicU64,
+}
+
+impl Copied {
+    /// Since the last time: into pieces, and out of them.
+    fn take(&self) -> (u64, u64) {
+        let take = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
+        (take(&self.apart), take(&self.joined))
+    }
 }
 
 const VOCABULARY: u32 = 1000;
@@ -114,12 +130,16 @@ impl Network for Counting {
         from: usize,
         lengths: &[usize],
     ) -> Result<Vec<Vec<u32>>, EngineError> {
+        let count = lengths.iter().sum::<usize>() as u64;
+        self.copied.apart.fetch_add(count, Ordering::Relaxed);
         let mut rest = cache.into_iter().skip(from);
         let piece = |length: &usize| rest.by_ref().take(*length).collect();
         Ok(lengths.iter().map(piece).collect())
     }
 
     fn evaluate_cache(&mut self, pieces: Vec<(Vec<u32>, usize)>) -> Result<Vec<u32>, EngineError> {
+        let count = pieces.iter().map(|(_, count)| *count as u64).sum();
+        self.copied.joined.fetch_add(count, Ordering::Relaxed);
         let parts = pieces.iter().map(|(piece, count)| &piece[..*count]);
         Ok(parts.flatten().copied().collect())
     }
@@ -174,6 +194,7 @@ impl Network for Counting {
 struct Setup {
     engine: Engine,
     calls: Arc<Mutex<Vec<String>>>,
+    copied: Arc<Copied>,
     ended: Ended,
 }
 
@@ -192,6 +213,7 @@ fn start_at(
         gate,
         breaks_at,
         gaps: false,
+        copied: Arc::default(),
     };
     start_network(place, settings, network)
 }
@@ -203,17 +225,19 @@ fn start_free() -> Setup {
         gate: None,
         breaks_at: None,
         gaps: true,
+        copied: Arc::default(),
     };
     start_network(None, settings(2000), network)
 }
 
 fn start_network(place: Option<Place>, settings: Settings, network: Counting) -> Setup {
-    let calls = Arc::clone(&network.calls);
+    let (calls, copied) = (Arc::clone(&network.calls), Arc::clone(&network.copied));
     let (engine, ended) =
         Engine::start(settings, place, move || Ok((network, Draft::Nothing))).expect("built");
     Setup {
         engine,
         calls,
+        copied,
         ended,
     }
 }
@@ -488,6 +512,15 @@ fn a_dropped_sequence_is_gone_before_the_next_step() {
     assert!(chunks <= 1, "one chunk at most after the cancel: {calls:?}");
 }
 
+/// Waits until the network has been called so often.
+fn wait_for(setup: &Setup, calls: usize) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while setup.calls.lock().expect("calls").len() < calls {
+        assert!(std::time::Instant::now() < deadline, "it does not read");
+        std::thread::yield_now();
+    }
+}
+
 /// How many tokens of a sequence did not have to be read.
 async fn cached(sequence: &mut Sequence) -> u64 {
     match sequence.next().await {
@@ -581,11 +614,7 @@ fn what_was_read_before_a_cancel_is_gone_on_from() {
         open.send(()).expect("the thread lives");
     }
     // Three chunks of eight have been asked for when the third has passed the gate.
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    while setup.calls.lock().expect("calls").len() < 3 {
-        assert!(std::time::Instant::now() < deadline, "it does not read");
-        std::thread::yield_now();
-    }
+    wait_for(&setup, 3);
     drop(sequence);
     drop(open);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -673,3 +702,4 @@ fn a_network_that_cannot_be_built_is_told() {
 
 mod disk;
 mod guesses;
+mod whole;
