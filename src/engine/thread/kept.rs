@@ -124,25 +124,33 @@ impl<N: Network> Keeper<N> {
         let here = parked.map_or(kept, |found| found.tokens);
         let restored = self.restore(network, owner, but_last, here);
         if restored.is_none() {
-            if let Some(found) = parked
-                && let Some(cache) = self.take_whole(network, found, tokens.len())
-            {
+            let running = running
+                .iter()
+                .map(|(held, cache)| (common(held, but_last), *cache))
+                .max_by_key(|(count, _)| *count)
+                .filter(|(count, _)| *count >= here + PIECE);
+            let whole = match running {
+                Some((count, cache)) => self.begun(network, cache, count, tokens.len()),
+                None => parked.and_then(|found| self.take_whole(network, found, tokens.len())),
+            };
+            if let Some(cache) = whole {
                 self.give_way(network, live, counts);
+                let saved = network.tokens_in(&cache) as u64;
                 counts.hits.fetch_add(1, Ordering::Relaxed);
-                let saved = found.tokens as u64;
                 counts.saved.fetch_add(saved, Ordering::Relaxed);
                 return (cache, saved);
             }
-            if let Some(found) = parked.filter(|found| found.tokens > kept)
-                && let Some(parked) = self.parked.take(found)
-            {
-                self.take_apart(network, parked, live);
-            }
-            let shared = running.iter();
-            let shared = shared.map(|(held, cache)| (common(held, but_last), *cache));
-            let shared = shared.max_by_key(|(count, _)| *count);
-            if let Some((count, cache)) = shared.filter(|(count, _)| *count >= here + PIECE) {
-                self.add_pieces(network, owner, &tokens[..count], cache.clone(), live);
+            match running {
+                Some((count, cache)) => {
+                    self.add_pieces(network, owner, &tokens[..count], cache.clone(), live);
+                }
+                None if here > kept => {
+                    let parked = parked.and_then(|found| self.parked.take(found));
+                    if let Some(parked) = parked {
+                        self.take_apart(network, parked, live);
+                    }
+                }
+                None => {}
             }
         }
         let mut found = match &restored {
@@ -182,19 +190,33 @@ impl<N: Network> Keeper<N> {
         }
     }
 
-    /// The whole cache that was found for a sequence of so many tokens, if little of it is
-    /// dropped and it is no larger than one made for the sequence.
+    /// The whole cache that was found for a sequence of so many tokens: itself if little
+    /// of it is dropped, else one that begins alike.
     fn take_whole(&mut self, network: &N, found: Match, tokens: usize) -> Option<N::Cache> {
-        let dropped = if network.is_trimmable() { DROPPED } else { 0 };
-        let room = network.room_in(&self.parked.get(found)?.cache) as u64;
-        if found.beyond > dropped || room > (tokens as u64 + 1).next_multiple_of(BLOCK) {
+        let cache = &self.parked.get(found)?.cache;
+        let begun = self.begun(network, cache, found.tokens, tokens)?;
+        if found.beyond <= DROPPED {
+            self.parked.take(found);
+        }
+        Some(begun)
+    }
+
+    /// A cache of the first `held` tokens of another one for a sequence of so many tokens, if
+    /// it takes no more room than one that is made for the sequence. It shares what it holds
+    /// with the other one until either is written to.
+    fn begun(&self, network: &N, cache: &N::Cache, held: usize, tokens: usize) -> Option<N::Cache> {
+        let beyond = network.tokens_in(cache) - held;
+        let room = network.room_in(cache) as u64;
+        if room > (tokens as u64 + 1).next_multiple_of(BLOCK)
+            || beyond > 0 && !network.is_trimmable()
+        {
             return None;
         }
-        let mut cache = self.parked.take(found)?.cache;
-        if found.beyond > 0 {
-            network.trim(&mut cache, found.tokens);
+        let mut begun = cache.clone();
+        if beyond > 0 {
+            network.trim(&mut begun, held);
         }
-        Some(cache)
+        Some(begun)
     }
 
     /// What is on the disk of a prompt, if that is more than the `have` tokens in memory.

@@ -26,40 +26,28 @@ async fn the_next_turn_takes_the_cache_as_it_was_left() {
 
 #[tokio::test]
 async fn of_two_that_begin_alike_both_are_there() {
-    let setup = start_free();
-    let ask = |end: u32| {
-        let mut job = job_of(1, 0..130, 5);
-        job.prompt.push(end);
-        setup.engine.begin(job)
-    };
-    // Each goes on otherwise behind the 130 tokens of both, for longer than is dropped.
-    let mut after = Vec::new();
-    for end in [300, 400] {
-        let mut job = job_of(1, 0..130, 20);
-        job.prompt.push(end);
-        let mut first = setup.engine.begin(job);
-        after.push(cached(&mut first).await);
+    // One that is no larger than the other would be is shared, a larger one taken apart.
+    for (answer, apart) in [(20, (0, 0)), (200, (330, 130))] {
+        let setup = start_free();
+        let ask = |end: &[u32], answer| {
+            let mut job = job_of(1, 0..130, answer);
+            job.prompt.extend(end);
+            setup.engine.begin(job)
+        };
+        let mut first = ask(&[300], answer);
+        assert_eq!(cached(&mut first).await, 0);
         said(first).await;
+        let mut second = ask(&[600], 20);
+        assert_eq!(cached(&mut second).await, 130);
+        assert_eq!(said(second).await.0, (601..621).collect::<Vec<_>>());
+        assert_eq!(copied(&setup).await, apart, "with {answer} tokens");
+        for end in [300, 600] {
+            let prompt: Vec<u32> = (end..end + 15).collect();
+            let mut again = ask(&prompt, 2);
+            assert_eq!(cached(&mut again).await, 144, "behind {end}");
+            assert_eq!(said(again).await.0, [end + 15, end + 16]);
+        }
     }
-    assert_eq!(after, [0, 130]);
-    assert_eq!(
-        copied(&setup).await,
-        (150, 130),
-        "the first one was taken apart"
-    );
-    for end in [300, 400] {
-        let mut again = ask(end);
-        assert_eq!(cached(&mut again).await, 130);
-        said(again).await;
-    }
-    let mut first = job_of(1, 0..130, 5);
-    first.prompt.extend([300, 301, 302, 303]);
-    let mut first = setup.engine.begin(first);
-    assert_eq!(
-        cached(&mut first).await,
-        133,
-        "what came behind is there as well"
-    );
 }
 
 #[test]
