@@ -169,8 +169,5 @@ void widen_from_start(
   widen_all(data, format, 0, count, out);
 }
 
-constexpr Loops kLoops = {few_rows, expand, swiglu,           rms_norm,
-                          softmax,  weigh,  widen_from_start, nullptr};
-
 } // namespace
 } // namespace roundhouse

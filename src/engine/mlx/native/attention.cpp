@@ -2,10 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <memory>
 
-#include "blas.h"
+#include "buffer.h"
 #include "loops.h"
 #include "threads.h"
 
@@ -28,11 +26,8 @@ constexpr int64_t kUnpacked = 256;
 // Multiplications below which another thread is not worth waking.
 constexpr int64_t kWorthSharing = 1 << 18;
 
-using Buffer = std::unique_ptr<float[]>;
-
-Buffer buffer(int64_t floats) {
-  return Buffer(new float[std::max<int64_t>(floats, 1)]);
-}
+// The score of a key that is not seen: its share is none.
+constexpr float kUnseen = -1e38f;
 
 // `count` rows of a head from row `first` on.
 Weights rows_of(
@@ -146,47 +141,91 @@ void rows_of_block(
   }
 }
 
+// What a block works on.
+struct Block {
+  // So that all rows of the block have a column.
+  int64_t lanes;
+  // [size, lanes]
+  Buffer columns;
+  // [tokens, lanes]
+  Buffer scores;
+  // Of each column.
+  Buffer largest;
+  Buffer totals;
+  // [rows, size]
+  Buffer rows;
+
+  Block(const Attention& a, int64_t count)
+      : lanes((count + kLanes - 1) / kLanes * kLanes),
+        columns(buffer(a.size * lanes)),
+        scores(buffer(a.tokens * lanes)),
+        largest(buffer(lanes)),
+        totals(buffer(lanes)),
+        rows(buffer(count * a.size)) {}
+};
+
 // Rows first..last of all query heads that share a key head: keys and values are gone through
-// once for all of them. `rows` holds as many numbers as their queries.
+// once for all of them.
 void block(
     const Attention& a, int64_t key_head, int64_t first, int64_t last,
-    float* scores, float* rows, float* out) {
+    Block& own, float* out) {
   int64_t shared = a.query_heads / a.key_heads;
   int64_t before = a.tokens - a.rows;
   int64_t from = first_seen(a, before + first + 1);
   int64_t seen = before + last - from;
-  int count = int(shared * (last - first));
-  const size_t bytes = a.size * sizeof(float);
+  int64_t count = shared * (last - first), lanes = own.lanes;
+  float* columns = own.columns.get();
+  float* scores = own.scores.get();
+  std::fill(columns, columns + a.size * lanes, 0.0f);
   rows_of_block(a, key_head, first, last, [&](int64_t row, int64_t at) {
-    std::memcpy(rows + row * a.size, a.queries + at, bytes);
+    for (int64_t i = 0; i < a.size; ++i) {
+      columns[i * lanes + row] = a.queries[at + i] * a.scale;
+    }
   });
   Weights keys = rows_of(a.keys, a, key_head, from, seen);
-  as_floats(keys, [&](const float* numbers, int64_t first, int64_t last) {
-    blas_sgemm_alone(
-        kRowMajor, kNoTranspose, kTranspose, count, int(last - first),
-        int(a.size), a.scale, rows, int(a.size), numbers, int(a.size), 0,
-        scores + first, int(seen));
+  as_floats(keys, [&](const float* numbers, int64_t begin, int64_t end) {
+    loops().score(
+        columns, lanes, numbers, end - begin, a.size, scores + begin * lanes);
   });
-  for (int64_t i = 0; i < shared; ++i) {
-    for (int64_t row = first; row < last; ++row) {
-      float* line = scores + (i * (last - first) + row - first) * seen;
-      int64_t end = before + row + 1;
-      int64_t begin = first_seen(a, end) - from;
-      end -= from;
-      std::fill(line, line + begin, 0.0f);
-      shares(a, key_head * shared + i, line + begin, end - begin);
-      std::fill(line + end, line + seen, 0.0f);
+  if (a.cap != 0) {
+    std::transform(scores, scores + seen * lanes, scores, [&](float score) {
+      return a.cap * std::tanh(score / a.cap);
+    });
+  }
+  for (int64_t row = first; row < last; ++row) {
+    int64_t end = before + row + 1;
+    int64_t begin = first_seen(a, end) - from;
+    end -= from;
+    for (int64_t i = 0; i < shared; ++i) {
+      float* column = scores + i * (last - first) + row - first;
+      for (int64_t t = 0; t < begin; ++t) {
+        column[t * lanes] = kUnseen;
+      }
+      for (int64_t t = end; t < seen; ++t) {
+        column[t * lanes] = kUnseen;
+      }
     }
   }
+  loops().soften(scores, seen, lanes, own.largest.get(), own.totals.get());
+  if (a.sinks != nullptr) {
+    for (int64_t row = 0; row < count; ++row) {
+      float sink = a.sinks[key_head * shared + row / (last - first)];
+      own.totals[row] += std::exp(sink - own.largest[row]);
+    }
+  }
+  std::fill(own.rows.get(), own.rows.get() + count * a.size, 0.0f);
   Weights values = rows_of(a.values, a, key_head, from, seen);
-  as_floats(values, [&](const float* numbers, int64_t first, int64_t last) {
-    blas_sgemm_alone(
-        kRowMajor, kNoTranspose, kNoTranspose, count, int(a.size),
-        int(last - first), 1, scores + first, int(seen), numbers, int(a.size),
-        first == 0 ? 0 : 1, rows, int(a.size));
+  as_floats(values, [&](const float* numbers, int64_t begin, int64_t end) {
+    loops().gather(
+        scores + begin * lanes, lanes, count, numbers, end - begin, a.size,
+        own.rows.get());
   });
   rows_of_block(a, key_head, first, last, [&](int64_t row, int64_t at) {
-    std::memcpy(out + at, rows + row * a.size, bytes);
+    const float* answer = own.rows.get() + row * a.size;
+    float factor = 1 / own.totals[row];
+    for (int64_t i = 0; i < a.size; ++i) {
+      out[at + i] = answer[i] * factor;
+    }
   });
 }
 
@@ -213,12 +252,11 @@ void attend(const Attention& a, float* out) {
   int64_t height = std::min(std::max<int64_t>(kScores / shared, 1), a.rows);
   int64_t blocks = (a.rows + height - 1) / height;
   in_parallel(a.key_heads * blocks, 1, [&](int64_t first, int64_t last) {
-    Buffer scores = buffer(shared * height * a.tokens);
-    Buffer rows = buffer(shared * height * a.size);
+    Block own(a, shared * height);
     for (int64_t job = first; job < last; ++job) {
       int64_t from = job % blocks * height;
       int64_t to = std::min(from + height, a.rows);
-      block(a, job / blocks, from, to, scores.get(), rows.get(), out);
+      block(a, job / blocks, from, to, own, out);
     }
   });
 }

@@ -1,6 +1,6 @@
 // The inner loops, once for each instruction set of a processor family. Files
-// named `loops_*.cpp` define them from the same text, `product_loops.h` and
-// `activation_loops.h`.
+// named `loops_*.cpp` define them from the same text, `product_loops.h`,
+// `activation_loops.h` and `attention_loops.h`.
 #pragma once
 
 #include "product.h"
@@ -11,6 +11,9 @@ namespace roundhouse {
 constexpr int kSlice = 16;
 // How many weight rows the product takes at a time, at most.
 constexpr int kMostColumns = 8;
+
+// Columns of scores lie in memory in whole runs of so many, see `Loops::score`.
+constexpr int kLanes = 16;
 
 inline int64_t scratch_floats(const Weights& w) {
   return 2 * kMostColumns * groups(w);
@@ -54,6 +57,21 @@ struct Loops {
   void (*weigh)(
       const float* shares, int64_t rows, const float* values, int64_t count,
       int64_t size, float* out);
+  // scores [count, lanes] = keys [count, size] · columns [size, lanes]; kLanes divides
+  // `lanes`.
+  void (*score)(
+      const float* columns, int64_t lanes, const float* keys, int64_t count,
+      int64_t size, float* scores);
+  // Each of `scores` [count, lanes] replaced by its exponential, divided by that of the
+  // largest in its column; that largest, and the sum of what is there then.
+  void (*soften)(
+      float* scores, int64_t count, int64_t lanes, float* largest,
+      float* totals);
+  // out [rows, size] += the first `rows` columns of shares [count, lanes], each a row, ·
+  // values [count, size]
+  void (*gather)(
+      const float* shares, int64_t lanes, int64_t rows, const float* values,
+      int64_t count, int64_t size, float* out);
   // Numbers of any format as float32.
   void (*widen)(const void* data, Format format, int64_t count, float* out);
   // Where the processor multiplies whole numbers faster; else null.

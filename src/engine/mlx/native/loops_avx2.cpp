@@ -32,6 +32,8 @@ constexpr Places<bits> kPlaces;
 struct Simd {
   using Float = __m256;
   static constexpr int kWidth = 8;
+  static constexpr int kKeysTogether = 4;
+  static constexpr int kRowsTogether = 2;
 
   static Float zero() {
     return _mm256_setzero_ps();
@@ -109,6 +111,8 @@ struct Simd {
 #include "product_loops.h"
 
 #include "activation_loops.h"
+
+#include "attention_loops.h"
 
 namespace roundhouse {
 

@@ -59,6 +59,8 @@ inline __m512i spread(const uint8_t* bytes) {
 struct Simd {
   using Float = __m512;
   static constexpr int kWidth = 16;
+  static constexpr int kKeysTogether = 8;
+  static constexpr int kRowsTogether = 6;
 
   static Float zero() {
     return _mm512_setzero_ps();
@@ -162,6 +164,8 @@ struct Simd {
 #include "product_loops.h"
 
 #include "activation_loops.h"
+
+#include "attention_loops.h"
 
 #include "integer_loops.h"
 

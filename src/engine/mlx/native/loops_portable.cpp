@@ -25,6 +25,8 @@ inline float half_to_float(uint16_t half) {
 
 struct Simd {
   static constexpr int kWidth = 8;
+  static constexpr int kKeysTogether = 4;
+  static constexpr int kRowsTogether = 2;
   struct Float {
     float at[kWidth];
   };
@@ -110,6 +112,8 @@ struct Simd {
 #include "product_loops.h"
 
 #include "activation_loops.h"
+
+#include "attention_loops.h"
 
 namespace roundhouse {
 

@@ -3,11 +3,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
-#include <new>
 #include <vector>
 
 #include "blas.h"
+#include "buffer.h"
 #include "loops.h"
 #include "threads.h"
 
@@ -36,20 +35,6 @@ constexpr int64_t kWeightBytes = 320 * 1024;
 
 // Multiplications below which another thread is not worth waking.
 constexpr int64_t kWorthSharing = 1 << 18;
-
-// At the start of a cache line: vectors that lie across two cost a second load each.
-constexpr std::align_val_t kLine{64};
-
-struct Release {
-  void operator()(float* numbers) const {
-    ::operator delete[](numbers, kLine);
-  }
-};
-using Buffer = std::unique_ptr<float[], Release>;
-
-Buffer buffer(int64_t floats) {
-  return Buffer(new (kLine) float[std::max<int64_t>(floats, 1)]);
-}
 
 // How many rows of x are taken together. Eight are worth it where weights are unpacked for
 // them; else twice four, the second time from the cache, leave the memory less to wait for.
