@@ -184,7 +184,7 @@ void block(
   });
   Weights keys = rows_of(a.keys, a, key_head, from, seen);
   as_floats(keys, [&](const float* numbers, int64_t begin, int64_t end) {
-    loops().score(
+    loops().by_columns(
         columns, lanes, numbers, end - begin, a.size, scores + begin * lanes);
   });
   if (a.cap != 0) {

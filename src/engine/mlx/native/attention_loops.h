@@ -1,86 +1,15 @@
-// The inner loops of attention of several rows: scores stand, a line for each key and a
-// column for each query, so that nothing is added up across a vector and neither keys
-// nor values are rearranged.
+// The inner loops of attention of several rows, besides the product with its keys: scores
+// have a line for each key and a column for each query, so that nothing is added up across
+// a vector and values are taken as they lie.
 //
-// Included by `loops_*.cpp` only, after `activation_loops.h`; the same rules hold. Of Simd
-// it uses `kKeysTogether` and `kRowsTogether` as well: how many keys, or rows of answers,
-// leave the registers room for their sums.
+// Included by `loops_*.cpp` only, after `activation_loops.h`; the same rules hold.
 #pragma once
 
 namespace roundhouse {
 namespace {
 
-// Keys or values that stay in the first-level cache while all queries meet them.
+// Values that stay in the first-level cache while all rows of shares meet them.
 constexpr int64_t kNear = 64;
-
-// `kKeys` keys against kVectors vectors of columns.
-template <int kKeys, int kVectors>
-inline void score_part(
-    const float* columns, int64_t lanes, const float* keys, int64_t size,
-    float* scores) {
-  Simd::Float sums[kKeys][kVectors];
-  for (auto& line : sums) {
-    for (auto& sum : line) {
-      sum = Simd::zero();
-    }
-  }
-  for (int64_t i = 0; i < size; ++i) {
-    Simd::Float queries[kVectors];
-    for (int v = 0; v < kVectors; ++v) {
-      queries[v] = Simd::load(columns + i * lanes + v * Simd::kWidth);
-    }
-    for (int k = 0; k < kKeys; ++k) {
-      Simd::Float key = Simd::same(keys[k * size + i]);
-      for (int v = 0; v < kVectors; ++v) {
-        sums[k][v] = Simd::multiply_add(key, queries[v], sums[k][v]);
-      }
-    }
-  }
-  for (int k = 0; k < kKeys; ++k) {
-    for (int v = 0; v < kVectors; ++v) {
-      Simd::store(scores + k * lanes + v * Simd::kWidth, sums[k][v]);
-    }
-  }
-}
-
-template <int kVectors>
-inline void score_lines(
-    const float* columns, int64_t lanes, const float* keys, int64_t count,
-    int64_t size, float* scores) {
-  constexpr int kTogether = Simd::kKeysTogether;
-  int64_t done = 0;
-  for (; done + kTogether <= count; done += kTogether) {
-    score_part<kTogether, kVectors>(
-        columns, lanes, keys + done * size, size, scores + done * lanes);
-  }
-  for (; done < count; ++done) {
-    score_part<1, kVectors>(
-        columns, lanes, keys + done * size, size, scores + done * lanes);
-  }
-}
-
-void score(
-    const float* columns, int64_t lanes, const float* keys, int64_t count,
-    int64_t size, float* scores) {
-  for (int64_t first = 0; first < count; first += kNear) {
-    int64_t now = first + kNear < count ? kNear : count - first;
-    const float* from = keys + first * size;
-    float* to = scores + first * lanes;
-    for (int64_t lane = 0; lane < lanes;) {
-      int64_t left = (lanes - lane) / Simd::kWidth;
-      if (left == 1) {
-        score_lines<1>(columns + lane, lanes, from, now, size, to + lane);
-        lane += Simd::kWidth;
-      } else if (left == 2 || left == 4) {
-        score_lines<2>(columns + lane, lanes, from, now, size, to + lane);
-        lane += 2 * Simd::kWidth;
-      } else {
-        score_lines<3>(columns + lane, lanes, from, now, size, to + lane);
-        lane += 3 * Simd::kWidth;
-      }
-    }
-  }
-}
 
 void soften(
     float* scores, int64_t count, int64_t lanes, float* largest,
@@ -145,7 +74,7 @@ template <int kVectors>
 inline void gather_rows(
     const float* shares, int64_t lanes, int64_t rows, const float* values,
     int64_t count, int64_t size, float* out) {
-  constexpr int kTogether = Simd::kRowsTogether;
+  constexpr int kTogether = Simd::kSums / kVectors;
   int64_t done = 0;
   for (; done + kTogether <= rows; done += kTogether) {
     gather_part<kTogether, kVectors>(
@@ -184,8 +113,19 @@ void gather(
 }
 
 constexpr Loops kLoops = {
-    few_rows, expand, swiglu, rms_norm,         softmax, weigh,
-    score,    soften, gather, widen_from_start, nullptr};
+    few_rows,
+    expand,
+    swiglu,
+    rms_norm,
+    softmax,
+    weigh,
+    by_columns,
+    soften,
+    gather,
+    widen_from_start,
+    Simd::kMostStanding,
+    Simd::kMostStandingExpanded,
+    nullptr};
 
 } // namespace
 } // namespace roundhouse

@@ -12,7 +12,7 @@ constexpr int kSlice = 16;
 // How many weight rows the product takes at a time, at most.
 constexpr int kMostColumns = 8;
 
-// Columns of scores lie in memory in whole runs of so many, see `Loops::score`.
+// Columns lie in memory in whole runs of so many, see `Loops::by_columns`.
 constexpr int kLanes = 16;
 
 inline int64_t scratch_floats(const Weights& w) {
@@ -57,11 +57,10 @@ struct Loops {
   void (*weigh)(
       const float* shares, int64_t rows, const float* values, int64_t count,
       int64_t size, float* out);
-  // scores [count, lanes] = keys [count, size] · columns [size, lanes]; kLanes divides
-  // `lanes`.
-  void (*score)(
-      const float* columns, int64_t lanes, const float* keys, int64_t count,
-      int64_t size, float* scores);
+  // out [count, lanes] = rows [count, size] · columns [size, lanes]; kLanes divides `lanes`.
+  void (*by_columns)(
+      const float* columns, int64_t lanes, const float* rows, int64_t count,
+      int64_t size, float* out);
   // Each of `scores` [count, lanes] replaced by its exponential, divided by that of the
   // largest in its column; that largest, and the sum of what is there then.
   void (*soften)(
@@ -74,6 +73,10 @@ struct Loops {
       int64_t count, int64_t size, float* out);
   // Numbers of any format as float32.
   void (*widen)(const void* data, Format format, int64_t count, float* out);
+  // Rows up to which `by_columns` is quicker than OpenBLAS, with weights that are float32, and
+  // with those that are expanded; measured.
+  int64_t most_standing;
+  int64_t most_standing_expanded;
   // Where the processor multiplies whole numbers faster; else null.
   const IntegerLoops* integers;
 };

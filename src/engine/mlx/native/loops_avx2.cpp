@@ -32,8 +32,9 @@ constexpr Places<bits> kPlaces;
 struct Simd {
   using Float = __m256;
   static constexpr int kWidth = 8;
-  static constexpr int kKeysTogether = 4;
-  static constexpr int kRowsTogether = 2;
+  static constexpr int kSums = 12;
+  static constexpr int64_t kMostStanding = 96;
+  static constexpr int64_t kMostStandingExpanded = 112;
 
   static Float zero() {
     return _mm256_setzero_ps();

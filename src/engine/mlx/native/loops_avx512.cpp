@@ -59,8 +59,9 @@ inline __m512i spread(const uint8_t* bytes) {
 struct Simd {
   using Float = __m512;
   static constexpr int kWidth = 16;
-  static constexpr int kKeysTogether = 8;
-  static constexpr int kRowsTogether = 6;
+  static constexpr int kSums = 24;
+  static constexpr int64_t kMostStanding = 160;
+  static constexpr int64_t kMostStandingExpanded = 256;
 
   static Float zero() {
     return _mm512_setzero_ps();

@@ -13,22 +13,21 @@
 namespace roundhouse {
 namespace {
 
-// Rows of x from which on it is faster to write the weights out as float32, a
-// panel at a time, and to let OpenBLAS multiply. Measured; the inner loops of our
-// own are at their best while some rows of x stay in the first-level cache.
-int64_t panel_rows(const Weights& w) {
-  bool narrow = w.columns <= 2048;
-  return w.bits == 0 && w.format == Format::float32 ? (narrow ? 32 : 16)
-                                                    : (narrow ? 64 : 32);
+// Rows of x up to which they meet the weights as columns; for more it is faster to write the
+// weights out as float32, a panel at a time, and to let OpenBLAS multiply, which arranges both
+// anew.
+int64_t most_standing(const Weights& w) {
+  bool as_they_are = w.bits == 0 && w.format == Format::float32;
+  return as_they_are ? loops().most_standing : loops().most_standing_expanded;
 }
 
 // Bytes of a panel: it shall stay in the second-level cache between being
 // written and being read.
 constexpr int64_t kPanelBytes = 512 * 1024;
 
-// Rows of x from which on weights that are not float32 are written out as that a block at a
-// time, which all rows meet then. Below it each row gives what it gives alone.
-constexpr int64_t kExpandedRows = 16;
+// Rows of x from which on they meet the weights all at once, as columns. Below it each row
+// gives what it gives alone.
+constexpr int64_t kStandingRows = 16;
 
 // Bytes of weights that stay in the second-level cache while all rows of x meet them.
 constexpr int64_t kWeightBytes = 320 * 1024;
@@ -147,27 +146,54 @@ class Ready {
   std::vector<int64_t> unsplit_;
 };
 
-// What weights are when they are written out; where is said later.
-Weights written_out(const Weights& w) {
-  return Weights{nullptr, w.rows, w.columns, Format::float32};
-}
-
-// Block after block written out, and multiplied by all rows of x while it is near.
-// `ready` is for weights that are written out.
-void in_blocks(
-    const Weights& w, int64_t first, int64_t last, const Ready& ready, float* y) {
-  const int64_t height = std::min(weight_rows(w.columns, 32), last - first);
-  Buffer scratch = buffer(scratch_floats(w));
-  Buffer block = buffer(height * w.columns);
-  Weights wide = written_out(w);
-  wide.data = block.get();
-  for (int64_t row = first; row < last; row += height) {
-    const int64_t end = std::min(row + height, last);
-    loops().expand(w, row, end, block.get(), scratch.get());
-    // Of the rows that y is wide for, those that are there.
-    ready.multiply(wide, 0, end - row, y + row);
+// Rows of x as columns, for `Loops::by_columns`.
+class Columns {
+ public:
+  Columns(const float* x, int64_t count, int64_t size)
+      : count_(count), lanes_((count + kLanes - 1) / kLanes * kLanes),
+        columns_(buffer(size * lanes_)) {
+    for (int64_t i = 0; i < size; ++i) {
+      float* to = columns_.get() + i * lanes_;
+      for (int64_t row = 0; row < count; ++row) {
+        to[row] = x[row * size + i];
+      }
+      std::fill(to + count, to + lanes_, 0.0f);
+    }
   }
-}
+
+  // y of weight rows first..last, which are written out a few at a time where they are not
+  // float32.
+  void multiply(const Weights& w, int64_t first, int64_t last, float* y) const {
+    const bool as_they_are = w.bits == 0 && w.format == Format::float32;
+    Buffer lines = buffer(kLines * lanes_);
+    Buffer scratch = buffer(as_they_are ? 0 : scratch_floats(w));
+    Buffer block = buffer(as_they_are ? 0 : kLines * w.columns);
+    for (int64_t row = first; row < last; row += kLines) {
+      const int64_t end = std::min(row + kLines, last);
+      const float* numbers = block.get();
+      if (as_they_are) {
+        numbers = static_cast<const float*>(w.data) + row * w.columns;
+      } else {
+        loops().expand(w, row, end, block.get(), scratch.get());
+      }
+      loops().by_columns(
+          columns_.get(), lanes_, numbers, end - row, w.columns, lines.get());
+      for (int64_t r = 0; r < count_; ++r) {
+        for (int64_t i = 0; i < end - row; ++i) {
+          y[r * w.rows + row + i] = lines[i * lanes_ + r];
+        }
+      }
+    }
+  }
+
+ private:
+  // Weight rows that are taken together.
+  static constexpr int64_t kLines = 48;
+
+  int64_t count_;
+  int64_t lanes_;
+  Buffer columns_;
+};
 
 void multiply(
     const float* weights, int64_t height, const Weights& w, const float* x,
@@ -214,16 +240,16 @@ void product(const Weights& w, const float* x, int64_t count, float* y) {
       in_parallel(w.rows, kMostColumns, part);
     }
   };
-  if (count >= panel_rows(w)) {
+  if (count > most_standing(w)) {
     share([&](int64_t first, int64_t last) {
       in_panels(w, first, last, x, count, y);
     });
     return;
   }
-  if (count >= kExpandedRows && (w.bits != 0 || w.format != Format::float32)) {
-    const Ready ready(written_out(w), x, count);
+  if (count >= kStandingRows) {
+    const Columns columns(x, count, w.columns);
     share([&](int64_t first, int64_t last) {
-      in_blocks(w, first, last, ready, y);
+      columns.multiply(w, first, last, y);
     });
     return;
   }

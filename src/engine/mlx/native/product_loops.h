@@ -6,12 +6,13 @@
 // processors than the rest, and an inline function that other files have too
 // could end up as its copy in all of them.
 //
-// Simd has `Float`, a vector of `kWidth` numbers; `zero`, `same(number)`, `load`, `store`,
+// Simd has `Float`, a vector of `kWidth` numbers, of which kSums fit the registers beside
+// what they are summed from; `zero`, `same(number)`, `load`, `store`,
 // `multiply_add(a, b, c)` = a·b + c; `sums<n>(vectors)`, whose number i is the
 // sum over vector i of n; `half` and `brain`, which widen kWidth numbers of 16
-// bits; and `Table<bits>` with `set(scale, bias)` and
-// `load(bytes)`, which gives kWidth dequantised numbers and reads exactly the
-// bytes that hold them.
+// bits; `kMostStanding` and `kMostStandingExpanded`, see `Loops`; and `Table<bits>`
+// with `set(scale, bias)` and `load(bytes)`, which gives kWidth dequantised numbers
+// and reads exactly the bytes that hold them.
 #pragma once
 
 #include "loops.h"
@@ -285,6 +286,95 @@ void rows_of(
       return all_columns<Row, 4>(w, first, last, x, slices, y, scratch);
     case 8:
       return all_columns<Row, 8>(w, first, last, x, slices, y, scratch);
+  }
+}
+
+// ---- many rows of x, standing ----
+
+// Rows of weights that are asked for ahead of their use, a tile's.
+template <int kCount>
+inline void ask_for(const float* rows, int64_t size, int64_t column) {
+  for (int r = 0; r < kCount; ++r) {
+    __builtin_prefetch(rows + r * size + column);
+  }
+}
+
+// `kCount` rows against kVectors vectors of columns: each number of a row is read once for all
+// of them, and nothing is added up across a vector.
+template <int kCount, int kVectors>
+inline void columns_part(
+    const float* columns, int64_t lanes, const float* rows, int64_t size,
+    float* out) {
+  Simd::Float sums[kCount][kVectors];
+  for (auto& line : sums) {
+    for (auto& sum : line) {
+      sum = Simd::zero();
+    }
+  }
+  for (int64_t first = 0; first < size; first += kSlice) {
+    ask_for<kCount>(rows + kCount * size, size, first);
+    const int64_t last = first + kSlice < size ? first + kSlice : size;
+    for (int64_t i = first; i < last; ++i) {
+      Simd::Float column[kVectors];
+      for (int v = 0; v < kVectors; ++v) {
+        column[v] = Simd::load(columns + i * lanes + v * Simd::kWidth);
+      }
+      for (int r = 0; r < kCount; ++r) {
+        Simd::Float number = Simd::same(rows[r * size + i]);
+        for (int v = 0; v < kVectors; ++v) {
+          sums[r][v] = Simd::multiply_add(number, column[v], sums[r][v]);
+        }
+      }
+    }
+  }
+  for (int r = 0; r < kCount; ++r) {
+    for (int v = 0; v < kVectors; ++v) {
+      Simd::store(out + r * lanes + v * Simd::kWidth, sums[r][v]);
+    }
+  }
+}
+
+template <int kVectors>
+inline void columns_lines(
+    const float* columns, int64_t lanes, const float* rows, int64_t count,
+    int64_t size, float* out) {
+  // More of them than have an address each that is cheap to reach cost more than they save.
+  constexpr int kTogether =
+      Simd::kSums / kVectors < 12 ? Simd::kSums / kVectors : 12;
+  int64_t done = 0;
+  for (; done + kTogether <= count; done += kTogether) {
+    columns_part<kTogether, kVectors>(
+        columns, lanes, rows + done * size, size, out + done * lanes);
+  }
+  for (; done < count; ++done) {
+    columns_part<1, kVectors>(
+        columns, lanes, rows + done * size, size, out + done * lanes);
+  }
+}
+
+// Rows that stay near while all columns meet them; tiles of any height divide it.
+constexpr int64_t kRowsNear = 48;
+
+void by_columns(
+    const float* columns, int64_t lanes, const float* rows, int64_t count,
+    int64_t size, float* out) {
+  for (int64_t first = 0; first < count; first += kRowsNear) {
+    int64_t now = first + kRowsNear < count ? kRowsNear : count - first;
+    const float* from = rows + first * size;
+    float* to = out + first * lanes;
+    for (int64_t lane = 0; lane < lanes;) {
+      int64_t left = (lanes - lane) / Simd::kWidth;
+      if (left == 1) {
+        columns_lines<1>(columns + lane, lanes, from, now, size, to + lane);
+        lane += Simd::kWidth;
+      } else if (left == 2 || left == 4) {
+        columns_lines<2>(columns + lane, lanes, from, now, size, to + lane);
+        lane += 2 * Simd::kWidth;
+      } else {
+        columns_lines<3>(columns + lane, lanes, from, now, size, to + lane);
+        lane += 3 * Simd::kWidth;
+      }
+    }
   }
 }
 
