@@ -67,8 +67,12 @@ impl Allowed {
     pub fn tokens(&self) -> impl Iterator<Item = u32> + '_ {
         let words = (0..).zip(&self.0);
         words.flat_map(|(at, word)| {
-            let bits = (0..32).filter(move |bit| word >> bit & 1 == 1);
-            bits.map(move |bit| 32 * at + bit)
+            let mut rest = *word;
+            std::iter::from_fn(move || {
+                let lowest = (rest != 0).then(|| rest.trailing_zeros())?;
+                rest &= rest - 1;
+                Some(32 * at + lowest)
+            })
         })
     }
 

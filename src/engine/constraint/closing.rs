@@ -43,6 +43,9 @@ const HOPELESS: u32 = 2;
 const SPARE: u32 = 4;
 const SPARED: u32 = 16;
 
+/// In a string, nothing that leads on is looked for in more places in a row than so many.
+const REST: u32 = 8;
+
 /// How far a document has come.
 #[derive(Debug, Clone)]
 pub(super) struct Closing {
@@ -72,6 +75,24 @@ pub(super) struct Closing {
     ahead: Vec<u32>,
     /// Nothing but them is allowed.
     is_bound: bool,
+    misses: Misses,
+}
+
+/// In how many places in a row nothing was found that leads on. A string that has to be long
+/// wants many tokens before it may end, whatever they are.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Misses(u32);
+
+impl Misses {
+    /// Whether it is time to look for it at `place`.
+    pub fn is_time(&self, place: &Place) -> bool {
+        !place.in_string() || self.0.is_power_of_two() || self.0.is_multiple_of(REST)
+    }
+
+    /// It was found, or not.
+    pub fn count(&mut self, was_found: bool) {
+        self.0 = if was_found { 0 } else { self.0 + 1 };
+    }
 }
 
 impl Closing {
@@ -92,6 +113,7 @@ impl Closing {
             needed: 0,
             ahead: Vec::new(),
             is_bound: false,
+            misses: Misses::default(),
         }
     }
 
@@ -181,13 +203,14 @@ impl Closing {
         let is_led = self.is_bound && !self.ahead.is_empty();
         let nearer = (!is_led).then(|| self.nearer(&allowed)).flatten();
         let nearer = nearer.or_else(|| {
-            if self.ahead.is_empty() {
-                self.ahead = onward(self, &allowed)?;
+            if self.ahead.is_empty() && self.misses.is_time(&self.place) {
+                self.ahead = onward(self, &allowed).unwrap_or_default();
                 self.ahead.reverse();
             }
             let next = *self.ahead.last()?;
             allowed.contains(next).then(|| [next].into_iter().collect())
         });
+        self.misses.count(nearer.is_some());
         let nearer = nearer.or_else(|| self.at_least(&allowed));
         match nearer {
             Some(nearer) => {
@@ -435,6 +458,41 @@ mod tests {
         assert_eq!((asked, closing.has_cut()), (1, true));
         let narrowed = closing.narrow(of(b"@abc\""), 7, none);
         assert_eq!(bytes(&narrowed), bytes(&of(b"\"")));
+    }
+
+    #[test]
+    fn where_nothing_leads_on_it_is_looked_for_at_times() {
+        let mut closing = closing();
+        closing.is_to_look(200);
+        let asked_at = |closing: &mut Closing, of_bytes: &[u8]| -> Vec<u32> {
+            let mut asked = Vec::new();
+            for left in (1..=25).rev() {
+                closing.narrow(of(of_bytes), left, |_, _| {
+                    asked.push(25 - left);
+                    None
+                });
+                closing.take(u32::from(b'a'));
+            }
+            asked
+        };
+        take(&mut closing, b"[\"");
+        assert_eq!(asked_at(&mut closing, b"ab"), [0, 1, 2, 4, 8, 16, 24]);
+        // With the next string that does not end by itself it begins anew.
+        closing.narrow(of(b"ab\""), 25, none);
+        assert_eq!(asked_at(&mut closing, b"ab")[..3], [0, 1, 2]);
+        // Where something ends a string nobody is asked.
+        assert_eq!(asked_at(&mut closing, b"ab\""), [0; 0]);
+        // Elsewhere few tokens may come, and each makes a difference.
+        take(&mut closing, b"\", ");
+        let mut asked = 0;
+        for left in (1..=25).rev() {
+            closing.narrow(of(b"["), left, |_, _| {
+                asked += 1;
+                None
+            });
+            take(&mut closing, b"[");
+        }
+        assert_eq!(asked, 25);
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
-use llguidance::toktrie::TokEnv;
+use llguidance::earley::SlicedBiasComputer;
+use llguidance::toktrie::{InferenceCapabilities, TokEnv};
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
 use lru::LruCache;
 use serde_json::{Value, json};
@@ -41,6 +42,12 @@ const STACK: usize = 64 << 20;
 /// space, or a new line with what it is indented by. Without an end to it, a small model
 /// goes on with spaces until it has no tokens left.
 const BETWEEN: &str = "(?: |\\n[ \\t]{0,40})";
+
+/// Texts whose tokens are looked up together and not one by one where all of them may come: words,
+/// which are most tokens that a regular expression's class of letters allows. Longer ones could
+/// not come together any more where a text nears its greatest length. The library knows those of
+/// JSON's strings. Each of them takes some megabytes.
+const TOGETHER: [&str; 2] = ["[a-z ]{1,16}", "[a-zA-Z ]{1,16}"];
 
 /// Longest line of the library's words that a refusal repeats, characters.
 const SHOWN: usize = 200;
@@ -213,7 +220,9 @@ impl Shared {
 
 fn factory(tokenizer: &Arc<Tokenizer>) -> Result<ParserFactory, ConstraintError> {
     let vocabulary: TokEnv = Arc::new(Vocabulary::of(Arc::clone(tokenizer))?);
-    let factory = ParserFactory::new_simple(&vocabulary);
+    let mut together = SlicedBiasComputer::general_slices();
+    together.extend(TOGETHER.map(str::to_owned));
+    let factory = ParserFactory::new(&vocabulary, InferenceCapabilities::default(), &together);
     let mut factory = factory.map_err(|error| ConstraintError::Unsupported(error.to_string()))?;
     *factory.limits_mut() = ParserLimits {
         // 1 to 2 kB each, for each answer.

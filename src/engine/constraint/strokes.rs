@@ -27,7 +27,13 @@ pub(super) struct Strokes {
     /// The text of all tokens, and where each begins and ends.
     text: Vec<u8>,
     places: Vec<Range<usize>>,
+    /// How much each says.
+    said: Vec<Said>,
 }
+
+/// How much a token says: whether all strings that it begins it ends, and how long it is. A
+/// string that is begun has to be ended.
+type Said = (bool, u32);
 
 impl Strokes {
     /// Those of a tokenizer.
@@ -39,11 +45,14 @@ impl Strokes {
 
     /// Those of tokens with their bytes, from token 0 on.
     pub fn among(tokens: impl Iterator<Item = (u32, Vec<u8>)>, ends: &[u32]) -> Self {
-        let (mut text, mut places) = (Vec::new(), Vec::new());
+        let (mut text, mut places, mut said) = (Vec::new(), Vec::new(), Vec::new());
         let mut place = |bytes: &[u8]| {
             let from = text.len();
             text.extend(bytes);
             places.push(from..text.len());
+            let quotes = bytes.iter().filter(|byte| **byte == b'"').count();
+            let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            said.push((quotes % 2 == 0, length));
         };
         let tokens = tokens.inspect(|(_, bytes)| place(bytes));
         let tokens: Vec<_> = tokens.filter(|(_, bytes)| !bytes.is_empty()).collect();
@@ -86,6 +95,7 @@ impl Strokes {
             single,
             text,
             places,
+            said,
         }
     }
 
@@ -95,8 +105,41 @@ impl Strokes {
         place.map_or(&[], |place| &self.text[place.clone()])
     }
 
+    /// Of these tokens the one that says most, but rather one that begins no string that has
+    /// to be ended.
+    pub fn longest(&self, tokens: &Allowed) -> Option<u32> {
+        let said = |token: &u32| self.said.get(*token as usize);
+        tokens.tokens().max_by_key(said)
+    }
+
     /// The token that is this letter.
     pub fn letter(&self, byte: u8) -> Option<u32> {
         *self.single.get(usize::from(byte))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_says_most_begins_no_string_without_need() {
+        let texts = ["", "]", "\"", "}]", "\"]", ", \"", "\", \"", "null", "true"];
+        let tokens = (0..).zip(texts.map(|text| text.as_bytes().to_vec()));
+        let strokes = Strokes::among(tokens, &[0]);
+        let check = |of: &[&str], expected: Option<&str>| {
+            let tokens = (0..).zip(texts).filter(|(_, text)| of.contains(text));
+            let longest = strokes.longest(&tokens.map(|(token, _)| token).collect());
+            let longest = longest.map(|token| strokes.bytes(token));
+            assert_eq!(longest, expected.map(str::as_bytes), "{of:?}");
+        };
+        check(&[], None);
+        check(&["]", "}]"], Some("}]"));
+        check(&["]", "\"", "\"]"], Some("]"));
+        check(&["\"", "\"]"], Some("\"]"));
+        check(&[", \"", "]"], Some("]"));
+        check(&["null", "\", \""], Some("null"));
+        check(&["\", \"", "}]", ", \""], Some("\", \""));
+        check(&[""], Some(""));
     }
 }

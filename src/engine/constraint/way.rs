@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use llguidance::Matcher;
 
-use super::closing::Closing;
+use super::closing::{Closing, Misses};
 use super::place::Bracket;
-use super::strokes::Strokes;
 use crate::engine::guide::Allowed;
 
 /// The longest way that is looked for, tokens.
@@ -19,9 +18,6 @@ const LONGEST: usize = 2_000;
 const WORK: u32 = 100_000;
 const MASK: u32 = 16;
 
-/// Nothing that leads on is looked for in more places in a row than so many.
-const REST: u32 = 8;
-
 /// Most digits that are tried before a number may end.
 const DIGITS: usize = 3;
 
@@ -30,8 +26,7 @@ pub(super) struct Scout {
     matcher: Matcher,
     closing: Closing,
     work: u32,
-    /// In how many places in a row nothing was found that leads on.
-    misses: u32,
+    misses: Misses,
 }
 
 impl Scout {
@@ -41,7 +36,7 @@ impl Scout {
             matcher,
             closing,
             work: WORK,
-            misses: 0,
+            misses: Misses::default(),
         }
     }
 
@@ -55,14 +50,15 @@ impl Scout {
             let allowed = self.allowed()?;
             let next = match self.closing.nearer(&allowed) {
                 Some(nearer) => {
-                    self.misses = 0;
-                    vec![self.longest(&nearer)?]
+                    self.misses.count(true);
+                    vec![self.closing.strokes().longest(&nearer)?]
                 }
                 None => match self.onward_at_times(&allowed) {
                     Some(onward) => onward,
                     None => {
                         let least = self.closing.at_least(&allowed);
-                        vec![self.longest(least.as_ref().unwrap_or(&allowed))?]
+                        let least = least.as_ref().unwrap_or(&allowed);
+                        vec![self.closing.strokes().longest(least)?]
                     }
                 },
             };
@@ -88,13 +84,11 @@ impl Scout {
         tokens.max().and_then(|tokens| u32::try_from(tokens).ok())
     }
 
-    /// What leads on, if it was found lately or for a while not looked for: a string that has
-    /// to be long wants many tokens before it may end, whatever they are.
+    /// What leads on, if it was found lately or for a while not looked for.
     fn onward_at_times(&mut self, allowed: &Allowed) -> Option<Vec<u32>> {
-        let is_time = self.misses.is_power_of_two() || self.misses.is_multiple_of(REST);
-        let is_time = is_time || !self.closing.place().in_string();
+        let is_time = self.misses.is_time(self.closing.place());
         let found = is_time.then(|| self.onward(allowed)).flatten();
-        self.misses = if found.is_some() { 0 } else { self.misses + 1 };
+        self.misses.count(found.is_some());
         found
     }
 
@@ -242,16 +236,5 @@ impl Scout {
     fn spend(&mut self, work: u32) -> Option<()> {
         self.work = self.work.checked_sub(work)?;
         Some(())
-    }
-
-    /// The longest takes most of what has to be said; but not one that begins a string that
-    /// has to be ended.
-    fn longest(&self, tokens: &Allowed) -> Option<u32> {
-        let strokes: &Strokes = self.closing.strokes();
-        tokens.tokens().max_by_key(|token| {
-            let bytes = strokes.bytes(*token);
-            let quotes = bytes.iter().filter(|byte| **byte == b'"').count();
-            (quotes % 2 == 0, bytes.len())
-        })
     }
 }

@@ -119,6 +119,13 @@ fn texts_fit_or_do_not() {
     check(&pattern, "a/b", false);
     check(&pattern, "xa/bc", false);
     check(&Constraint::Pattern("a|b".to_owned()), "b", true);
+    // Longer than what is looked up together.
+    let words = Constraint::Pattern("[a-z ]{18,19}".to_owned());
+    for length in 16..21 {
+        let text: String = "he is here and ".chars().cycle().take(length).collect();
+        check(&words, &text, (18..20).contains(&length));
+    }
+    check(&words, "he is Here and he is", false);
     check(&Constraint::Pattern("\\d+\\$".to_owned()), "12$", true);
     let grammar = "start: (word \" \")* word\nword: /[a-z]+/ | \"(\" start \")\"";
     let grammar = Constraint::Grammar(grammar.to_owned());
