@@ -146,6 +146,12 @@ pub trait Network {
     /// Tokens that `cache` holds.
     fn tokens_in(&self, cache: &Self::Cache) -> usize;
 
+    /// Rows of a step up to which each gives to the last bit what it gives in a step of its
+    /// own; nothing if that cannot be said of any number.
+    fn rows_alike(&self) -> Option<usize> {
+        None
+    }
+
     /// Tokens that `cache` has memory for.
     fn room_in(&self, cache: &Self::Cache) -> usize;
 

@@ -142,13 +142,14 @@ fn load_on(
 
 impl MlxNetwork {
     /// The hidden states of `tokens` after what `caches` hold, with a sequence's
-    /// tokens next to each other, as many as its `rows`. Builds the graph and evaluates
-    /// nothing.
+    /// tokens next to each other, as many as its `rows`; only those of the `wanted` ones, if
+    /// they are named. Builds the graph and evaluates nothing.
     fn pass(
         &self,
         caches: Vec<&mut Cache>,
         rows: Vec<usize>,
         tokens: &[u32],
+        wanted: Option<&[i32]>,
     ) -> Result<Array, EngineError> {
         let vocabulary = self.model.vocabulary();
         if let Some(token) = tokens.iter().find(|token| **token as usize >= vocabulary) {
@@ -158,13 +159,20 @@ impl MlxNetwork {
             )));
         }
         let tokens = Array::from_slice(tokens, &[tokens.len() as i32]);
+        let wanted = wanted.map(|rows| Array::from_slice(rows, &[rows.len() as i32]));
+        // What runs beside the network runs on all rows.
+        let is_adapted = caches.iter().any(|cache| cache.adapter().is_some());
+        let early = wanted.as_ref().filter(|_| !is_adapted);
         let adapters = caches.iter().map(|cache| cache.adapter());
         let _running = self.adapters.sides().run(adapters, &rows);
         let mut pass = Pass::new(caches, rows, self.device);
-        let hidden = self.model.hidden(&tokens, &mut pass);
+        let hidden = self.model.hidden(&tokens, &mut pass, early);
         let hidden = hidden.map_err(device_failed)?;
         pass.finish();
-        Ok(hidden)
+        match wanted.filter(|_| is_adapted) {
+            Some(rows) => hidden.take_axis(rows, 0).map_err(device_failed),
+            None => Ok(hidden),
+        }
     }
 
     /// The logits of `hidden`, a row each.
@@ -214,11 +222,10 @@ impl Network for MlxNetwork {
         let last = ends.filter_map(|(wanted, row)| wanted.then_some(row));
         let last: Vec<i32> = last.collect();
         let caches = batch.iter_mut().map(|reading| &mut *reading.cache);
-        let hidden = self.pass(caches.collect(), rows, &tokens)?;
+        let wanted = Some(&last[..]).filter(|last| !last.is_empty());
+        let hidden = self.pass(caches.collect(), rows, &tokens, wanted)?;
         let mut logits = Vec::new();
-        if !last.is_empty() {
-            let last = Array::from_slice(&last, &[last.len() as i32]);
-            let hidden = hidden.take_axis(last, 0).map_err(device_failed)?;
+        if wanted.is_some() {
             logits = self.evaluate_logits(&hidden)?;
         }
         // Without logits the last layer's attention and all after it is never computed.
@@ -241,7 +248,7 @@ impl Network for MlxNetwork {
         if tokens.is_empty() {
             return Ok(Vec::new());
         }
-        let hidden = self.pass(vec![cache], vec![tokens.len()], tokens)?;
+        let hidden = self.pass(vec![cache], vec![tokens.len()], tokens, None)?;
         self.evaluate_logits(&hidden)
     }
 
@@ -253,7 +260,7 @@ impl Network for MlxNetwork {
         let tokens = batch.iter().flat_map(|(_, tokens)| *tokens);
         let tokens: Vec<u32> = tokens.copied().collect();
         let caches = batch.iter_mut().map(|(cache, _)| &mut **cache).collect();
-        let hidden = self.pass(caches, rows, &tokens)?;
+        let hidden = self.pass(caches, rows, &tokens, None)?;
         self.evaluate_logits(&hidden)
     }
 
@@ -263,6 +270,10 @@ impl Network for MlxNetwork {
 
     fn tokens_in(&self, cache: &Cache) -> usize {
         cache.tokens()
+    }
+
+    fn rows_alike(&self) -> Option<usize> {
+        self.device.rows_alike()
     }
 
     fn room_in(&self, cache: &Cache) -> usize {

@@ -76,9 +76,15 @@ impl Decoder {
         self.stack.cache_shape()
     }
 
-    /// `tokens` `[rows]` through all layers: hidden states `[rows, hidden]`. Evaluates nothing.
-    pub fn hidden(&self, tokens: &Array, pass: &mut Pass) -> MlxResult<Array> {
-        self.stack.hidden(tokens, pass)
+    /// `tokens` `[rows]` through all layers: hidden states `[rows, hidden]`, or of those rows
+    /// only that `wanted` `[count]` names. Evaluates nothing.
+    pub fn hidden(
+        &self,
+        tokens: &Array,
+        pass: &mut Pass,
+        wanted: Option<&Array>,
+    ) -> MlxResult<Array> {
+        self.stack.hidden(tokens, pass, wanted)
     }
 
     /// Hidden states to logits `[rows, vocabulary]`. Evaluates nothing.

@@ -272,6 +272,15 @@ impl Device {
         Ok(joined)
     }
 
+    /// As [`crate::engine::Network::rows_alike`]: so many are multiplied row by row.
+    pub fn rows_alike(&self) -> Option<usize> {
+        #[cfg(target_os = "linux")]
+        if self.is_own() {
+            return Some(native::ROWS_ALIKE);
+        }
+        None
+    }
+
     /// `cpu`, `metal` or `cuda`.
     pub fn name(&self) -> &'static str {
         match self.kind {

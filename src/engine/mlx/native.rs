@@ -17,6 +17,10 @@ use mlx_sys::mlx_array;
 use super::attention::Scores;
 use super::quantization::Packing;
 
+/// Rows up to which each gives in every operation here what it gives alone: one fewer than
+/// `kLeastStanding` in `native/product.cpp`.
+pub const ROWS_ALIKE: usize = 13;
+
 /// Why a native function failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NativeError {

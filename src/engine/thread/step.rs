@@ -339,9 +339,14 @@ impl<N: Network> Stepping<N> {
         }
     }
 
-    /// Guesses for a step of these sequences, in their order.
+    /// Guesses for a step of these sequences, in their order: no more than leave each row what
+    /// it would be without them.
     fn guess(&mut self, ids: &[Id]) -> Vec<Guess> {
-        let most = self.drafts.most() as u64;
+        let mut most = self.drafts.most() as u64;
+        if let Some(rows) = self.network.rows_alike() {
+            let each = rows / ids.len().max(1);
+            most = most.min(each.saturating_sub(1) as u64);
+        }
         let (scheduler, sequences) = (&mut self.scheduler, &self.sequences);
         let stepping = ids.iter().filter_map(|id| {
             let open = sequences.get(id)?;

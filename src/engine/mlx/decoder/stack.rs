@@ -42,6 +42,18 @@ struct Block {
     after_feed_forward: Option<RmsNorm>,
 }
 
+/// What a layer is applied with, besides its weights.
+#[derive(Clone, Copy)]
+struct Applied<'a> {
+    /// Which layer it is.
+    index: usize,
+    rotation: Option<(&'a Rope, &'a Turn)>,
+    /// What is added to a row counts times this.
+    factor: f32,
+    /// The rows that go beyond its attention; nothing if all do.
+    wanted: Option<&'a Array>,
+}
+
 enum Attention {
     Plain(SelfAttention),
     Latent(LatentAttention),
@@ -131,15 +143,28 @@ impl Stack {
         &self.cache_shape
     }
 
-    /// `tokens` `[rows]` through all layers: hidden states `[rows, hidden]`. Evaluates nothing.
-    pub fn hidden(&self, tokens: &Array, pass: &mut Pass) -> MlxResult<Array> {
+    /// `tokens` `[rows]` through all layers: hidden states `[rows, hidden]`, or of those rows
+    /// only that `wanted` `[count]` names: the others are no further than the attention of
+    /// the last layer. Evaluates nothing.
+    pub fn hidden(
+        &self,
+        tokens: &Array,
+        pass: &mut Pass,
+        wanted: Option<&Array>,
+    ) -> MlxResult<Array> {
         let turns: Vec<Turn> = self.ropes.iter().map(|rope| pass.turn(rope)).collect();
         let x = self.embed_tokens.vectors(tokens)?;
         let mut x = scaled(&x, self.design.embedding_factor)?;
         for (index, block) in self.layers.iter().enumerate() {
             let rotation = block.layer.rotation;
             let rotation = rotation.map(|which| (&self.ropes[which], &turns[which]));
-            x = block.apply(&x, index, pass, rotation, self.design.residual_factor)?;
+            let applied = Applied {
+                index,
+                rotation,
+                factor: self.design.residual_factor,
+                wanted: wanted.filter(|_| index + 1 == self.layers.len()),
+            };
+            x = block.apply(&x, pass, applied)?;
         }
         Ok(x)
     }
@@ -204,18 +229,17 @@ impl Block {
         })
     }
 
-    /// `x` `[rows, hidden]` to `[rows, hidden]`.
-    fn apply(
-        &self,
-        x: &Array,
-        index: usize,
-        pass: &mut Pass,
-        rotation: Option<(&Rope, &Turn)>,
-        factor: f32,
-    ) -> MlxResult<Array> {
+    /// `x` `[rows, hidden]` to `[rows, hidden]`, or to the `wanted` rows of that.
+    fn apply(&self, x: &Array, pass: &mut Pass, applied: Applied<'_>) -> MlxResult<Array> {
+        let Applied {
+            index,
+            rotation,
+            factor,
+            wanted,
+        } = applied;
         #[cfg(target_os = "linux")]
         if let Some(attention) = self.chained(pass, index) {
-            return self.apply_chained(attention, x, index, pass, rotation, factor);
+            return self.apply_chained(attention, x, pass, applied);
         }
         let with = &mut Nodes(pass.device());
         let x = self.around_attention(with, x, factor, |with, x| match &self.self_attn {
@@ -223,7 +247,7 @@ impl Block {
             Attention::Latent(attention) => attention.apply(x, index, pass, rotation),
             Attention::Convolution(convolution) => convolution.apply(x, index, pass),
         })?;
-        self.feed_forward(with, &x, factor)
+        self.feed_forward(with, &taken(x, wanted)?, factor)
     }
 
     /// The second half of the layer, with nodes.
@@ -251,26 +275,33 @@ impl Block {
         &self,
         attention: &SelfAttention,
         x: &Array,
-        index: usize,
         pass: &mut Pass,
-        rotation: Option<(&Rope, &Turn)>,
-        factor: f32,
+        applied: Applied<'_>,
     ) -> MlxResult<Array> {
+        let Applied {
+            index,
+            rotation,
+            factor,
+            wanted,
+        } = applied;
         let (mut chain, x) = Chained::begin(x)?;
-        let x = self.around_attention(&mut chain, &x, factor, |with, x| {
+        let mut x = self.around_attention(&mut chain, &x, factor, |with, x| {
             attention.apply(with, x, index, pass, rotation)
         })?;
-        match &self.mlp {
-            FeedForward::Dense(gated) if gated.is_own() && is_chained(gated.activation()) => {
-                let apply = |with: &mut Chained, x: &_| gated.apply(with, x);
-                let x = self.around_feed_forward(&mut chain, &x, factor, apply)?;
-                chain.finish(pass, x)
-            }
+        let gated = match &self.mlp {
+            FeedForward::Dense(gated) if gated.is_own() && is_chained(gated.activation()) => gated,
             _ => {
-                let x = chain.finish(pass, x)?;
-                self.feed_forward(&mut Nodes(pass.device()), &x, factor)
+                let x = taken(chain.finish(pass, x)?, wanted)?;
+                return self.feed_forward(&mut Nodes(pass.device()), &x, factor);
             }
+        };
+        if wanted.is_some() {
+            let rows = taken(chain.finish(pass, x)?, wanted)?;
+            (chain, x) = Chained::begin(&rows)?;
         }
+        let apply = |with: &mut Chained, x: &_| gated.apply(with, x);
+        let x = self.around_feed_forward(&mut chain, &x, factor, apply)?;
+        chain.finish(pass, x)
     }
 
     fn around_attention<O: Operations>(
@@ -293,6 +324,14 @@ impl Block {
     ) -> MlxResult<O::Numbers> {
         let norms = [&self.before_feed_forward, &self.after_feed_forward];
         around(with, norms, x, factor, part)
+    }
+}
+
+/// The `wanted` rows, or all.
+fn taken(x: Array, wanted: Option<&Array>) -> MlxResult<Array> {
+    match wanted {
+        Some(rows) => x.take_axis(rows, 0),
+        None => Ok(x),
     }
 }
 

@@ -149,7 +149,9 @@ impl EncoderArchitecture for TokenVectors {
     fn hidden(&self, tokens: &Array, _: Option<&Array>, _: Option<&Array>) -> MlxResult<Array> {
         let (texts, length) = (tokens.dim(0), tokens.dim(1));
         let mut pass = Pass::without_caches(texts as usize, length as usize, self.device);
-        let hidden = self.stack.hidden(&tokens.reshape(&[-1])?, &mut pass)?;
+        let hidden = self
+            .stack
+            .hidden(&tokens.reshape(&[-1])?, &mut pass, None)?;
         let hidden = self.stack.normed(&hidden)?;
         let hidden = hidden.reshape(&[texts, length, self.stack.design().hidden])?;
         match &self.verdict {
