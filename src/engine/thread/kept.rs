@@ -115,47 +115,34 @@ impl<N: Network> Keeper<N> {
             return (network.new_cache(), 0);
         };
         counts.asked.fetch_add(1, Ordering::Relaxed);
-        let mut kept = self.prefixes.longest(owner, but_last);
-        if !beginning.adapted {
-            kept = kept.max(self.prefixes.longest(Owner::ANYBODY, but_last));
-        }
+        let in_pieces = self.in_pieces(owner, beginning.adapted, but_last);
         let parked = self.parked.find(owner, but_last);
-        let parked = parked.filter(|found| found.tokens >= kept);
-        let here = parked.map_or(kept, |found| found.tokens);
+        let parked = parked.filter(|found| found.tokens >= in_pieces);
+        let here = parked.map_or(in_pieces, |found| found.tokens);
         let restored = self.restore(network, owner, but_last, here);
-        if restored.is_none() {
-            let running = running
-                .iter()
-                .map(|(held, cache)| (common(held, but_last), *cache))
-                .max_by_key(|(count, _)| *count)
-                .filter(|(count, _)| *count >= here + PIECE);
-            let whole = match running {
-                Some((count, cache)) => self.begun(network, cache, count, tokens.len()),
-                None => parked.and_then(|found| self.take_whole(network, found, tokens.len())),
-            };
-            if let Some(cache) = whole {
-                self.give_way(network, live, counts);
-                let saved = network.tokens_in(&cache) as u64;
-                counts.hits.fetch_add(1, Ordering::Relaxed);
-                counts.saved.fetch_add(saved, Ordering::Relaxed);
-                return (cache, saved);
-            }
-            match running {
-                Some((count, cache)) => {
-                    self.add_pieces(network, owner, &tokens[..count], cache.clone(), live);
-                }
-                None if here > kept => {
-                    let parked = parked.and_then(|found| self.parked.take(found));
-                    if let Some(parked) = parked {
-                        self.take_apart(network, parked, live);
-                    }
-                }
-                None => {}
-            }
-        }
         let mut found = match &restored {
             Some(restored) => restored.found(),
-            None => self.prefixes.find(owner, but_last),
+            None => {
+                let longest = |held: &&(&[u32], &N::Cache)| common(held.0, but_last);
+                let running = running.iter().max_by_key(longest);
+                let running = running.map(|held| (longest(&held), held.1));
+                let running = running.filter(|(count, _)| *count >= here + PIECE);
+                if let Some(cache) = self.whole(network, parked, running, tokens.len()) {
+                    self.give_way(network, live, counts);
+                    let saved = network.tokens_in(&cache) as u64;
+                    counts.hits.fetch_add(1, Ordering::Relaxed);
+                    counts.saved.fetch_add(saved, Ordering::Relaxed);
+                    return (cache, saved);
+                }
+                if let Some((count, cache)) = running {
+                    self.add_pieces(network, owner, &tokens[..count], cache.clone(), live);
+                } else if let Some(found) = parked.filter(|found| found.tokens > in_pieces)
+                    && let Some(parked) = self.parked.take(found)
+                {
+                    self.take_apart(network, parked, live);
+                }
+                self.prefixes.find(owner, but_last)
+            }
         };
         if restored.is_none() && !beginning.adapted {
             let common = self.prefixes.find(Owner::ANYBODY, but_last);
@@ -190,33 +177,35 @@ impl<N: Network> Keeper<N> {
         }
     }
 
-    /// The whole cache that was found for a sequence of so many tokens: itself if little
-    /// of it is dropped, else one that begins alike.
-    fn take_whole(&mut self, network: &N, found: Match, tokens: usize) -> Option<N::Cache> {
+    /// How many of `tokens` there are pieces of, for `owner` or for everybody.
+    fn in_pieces(&self, owner: Owner, adapted: bool, tokens: &[u32]) -> usize {
+        let own = self.prefixes.longest(owner, tokens);
+        match adapted {
+            true => own,
+            false => own.max(self.prefixes.longest(Owner::ANYBODY, tokens)),
+        }
+    }
+
+    /// A whole cache for a sequence of so many tokens: one that begins like that of a
+    /// `running` sequence, which has so many in common with it, or else one that was left:
+    /// itself if little of it is dropped, another one that begins alike if not.
+    fn whole(
+        &mut self,
+        network: &N,
+        parked: Option<Match>,
+        running: Option<(usize, &N::Cache)>,
+        tokens: usize,
+    ) -> Option<N::Cache> {
+        if let Some((count, cache)) = running {
+            return begun(network, cache, count, tokens);
+        }
+        let found = parked?;
         let cache = &self.parked.get(found)?.cache;
-        let begun = self.begun(network, cache, found.tokens, tokens)?;
+        let cache = begun(network, cache, found.tokens, tokens)?;
         if found.beyond <= DROPPED {
             self.parked.take(found);
         }
-        Some(begun)
-    }
-
-    /// A cache of the first `held` tokens of another one for a sequence of so many tokens, if
-    /// it takes no more room than one that is made for the sequence. It shares what it holds
-    /// with the other one until either is written to.
-    fn begun(&self, network: &N, cache: &N::Cache, held: usize, tokens: usize) -> Option<N::Cache> {
-        let beyond = network.tokens_in(cache) - held;
-        let room = network.room_in(cache) as u64;
-        if room > (tokens as u64 + 1).next_multiple_of(BLOCK)
-            || beyond > 0 && !network.is_trimmable()
-        {
-            return None;
-        }
-        let mut begun = cache.clone();
-        if beyond > 0 {
-            network.trim(&mut begun, held);
-        }
-        Some(begun)
+        Some(cache)
     }
 
     /// What is on the disk of a prompt, if that is more than the `have` tokens in memory.
@@ -438,6 +427,27 @@ impl<P: Clone> Restored<P> {
             pieces,
         }
     }
+}
+
+/// A cache of the first `held` tokens of another one for a sequence of so many tokens, if it
+/// takes no more room than one that is made for the sequence. It shares what it holds with
+/// the other one until either is written to.
+fn begun<N: Network>(
+    network: &N,
+    cache: &N::Cache,
+    held: usize,
+    tokens: usize,
+) -> Option<N::Cache> {
+    let is_cut = network.tokens_in(cache) > held;
+    let room = network.room_in(cache) as u64;
+    if room > (tokens as u64 + 1).next_multiple_of(BLOCK) || is_cut && !network.is_trimmable() {
+        return None;
+    }
+    let mut begun = cache.clone();
+    if is_cut {
+        network.trim(&mut begun, held);
+    }
+    Some(begun)
 }
 
 fn warn(error: &EngineError) {
