@@ -185,7 +185,8 @@ void block(
   Weights keys = rows_of(a.keys, a, key_head, from, seen);
   as_floats(keys, [&](const float* numbers, int64_t begin, int64_t end) {
     loops().by_columns(
-        columns, lanes, numbers, end - begin, a.size, scores + begin * lanes);
+        columns, lanes, numbers, end - begin, a.size, nullptr, 0,
+        scores + begin * lanes);
   });
   if (a.cap != 0) {
     std::transform(scores, scores + seen * lanes, scores, [&](float score) {

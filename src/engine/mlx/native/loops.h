@@ -58,9 +58,11 @@ struct Loops {
       const float* shares, int64_t rows, const float* values, int64_t count,
       int64_t size, float* out);
   // out [count, lanes] = rows [count, size] · columns [size, lanes]; kLanes divides `lanes`.
+  // While it multiplies it brings near what is read `next`; where nothing is told, what
+  // follows those rows.
   void (*by_columns)(
       const float* columns, int64_t lanes, const float* rows, int64_t count,
-      int64_t size, float* out);
+      int64_t size, const char* next, int64_t next_bytes, float* out);
   // Each of `scores` [count, lanes] replaced by its exponential, divided by that of the
   // largest in its column; that largest, and the sum of what is there then.
   void (*soften)(

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "blas.h"
@@ -28,6 +29,10 @@ constexpr int64_t kPanelBytes = 512 * 1024;
 // Rows of x from which on they meet the weights all at once, as columns: measured. Below it
 // each row gives what it gives alone.
 constexpr int64_t kLeastStanding = 14;
+
+// Rows beyond whole runs of columns that meet the weights as rows: measured. More of them are
+// cheaper as columns, beside empty ones.
+constexpr int64_t kMostLying = 12;
 
 // Bytes of weights that stay in the second-level cache while all rows of x meet them.
 constexpr int64_t kWeightBytes = 320 * 1024;
@@ -193,16 +198,22 @@ void transpose(
   }
 }
 
-// Rows of x as columns, for `Loops::by_columns`.
+// Rows of x as columns, for `Loops::by_columns`, but for a few that would leave most of a run
+// of columns empty: these meet the same weights as rows.
 class Columns {
  public:
   Columns(const float* x, int64_t count, int64_t size)
-      : count_(count), lanes_((count + kLanes - 1) / kLanes * kLanes),
+      : rest_(count % kLanes <= kMostLying ? count % kLanes : 0),
+        count_(count - rest_),
+        lanes_((count_ + kLanes - 1) / kLanes * kLanes),
         columns_(buffer(size * lanes_)) {
-    transpose(x, size, count, size, columns_.get(), lanes_);
-    for (int64_t i = 0; i < size && count < lanes_; ++i) {
+    transpose(x, size, count_, size, columns_.get(), lanes_);
+    for (int64_t i = 0; i < size && count_ < lanes_; ++i) {
       float* column = columns_.get() + i * lanes_;
-      std::fill(column + count, column + lanes_, 0.0f);
+      std::fill(column + count_, column + lanes_, 0.0f);
+    }
+    if (rest_ != 0) {
+      lying_.emplace(kind_of_lying(size), x + count_ * size, rest_);
     }
   }
 
@@ -210,20 +221,36 @@ class Columns {
   // float32.
   void multiply(const Weights& w, int64_t first, int64_t last, float* y) const {
     const bool as_they_are = w.bits == 0 && w.format == Format::float32;
-    Buffer lines = buffer(kLines * lanes_);
+    const int64_t row_bytes = w.columns * (w.bits != 0 ? w.bits : 16) / 8;
+    Buffer lines = buffer(kLines * std::max(lanes_, kMostLying));
     Buffer scratch = buffer(as_they_are ? 0 : scratch_floats(w));
     Buffer block = buffer(as_they_are ? 0 : kLines * w.columns);
     for (int64_t row = first; row < last; row += kLines) {
       const int64_t end = std::min(row + kLines, last);
       const float* numbers = block.get();
+      const char* next = nullptr;
+      int64_t next_bytes = 0;
       if (as_they_are) {
         numbers = static_cast<const float*>(w.data) + row * w.columns;
       } else {
         loops().expand(w, row, end, block.get(), scratch.get());
+        next = static_cast<const char*>(w.data) + end * row_bytes;
+        next_bytes = std::min(kLines, last - end) * row_bytes;
       }
       loops().by_columns(
-          columns_.get(), lanes_, numbers, end - row, w.columns, lines.get());
+          columns_.get(), lanes_, numbers, end - row, w.columns, next,
+          next_bytes, lines.get());
       transpose(lines.get(), lanes_, end - row, count_, y + row, w.rows);
+      if (lying_) {
+        Weights part = kind_of_lying(w.columns);
+        part.data = numbers;
+        part.rows = end - row;
+        lying_->multiply(part, 0, part.rows, lines.get());
+        for (int64_t i = 0; i < rest_; ++i) {
+          const float* from = lines.get() + i * part.rows;
+          std::copy(from, from + part.rows, y + (count_ + i) * w.rows + row);
+        }
+      }
     }
   }
 
@@ -231,9 +258,18 @@ class Columns {
   // Weight rows that are taken together.
   static constexpr int64_t kLines = 48;
 
+  static Weights kind_of_lying(int64_t size) {
+    Weights kind{};
+    kind.format = Format::float32;
+    kind.columns = size;
+    return kind;
+  }
+
+  int64_t rest_;
   int64_t count_;
   int64_t lanes_;
   Buffer columns_;
+  std::optional<Ready> lying_;
 };
 
 void multiply(

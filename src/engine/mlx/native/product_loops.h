@@ -291,11 +291,28 @@ void rows_of(
 
 // ---- many rows of x, standing ----
 
-// Rows of weights that are asked for ahead of their use, a tile's.
+constexpr int64_t kCacheLine = 64;
+
+// What is asked for while tiles are multiplied: a few lines with each slice, since many at once
+// would be waited for.
+struct Asked {
+  const char* at;
+  const char* end;
+  int64_t lines;
+};
+
+// Of what comes `next`, or else of the tile after the one that begins with `rows`.
 template <int kCount>
-inline void ask_for(const float* rows, int64_t size, int64_t column) {
-  for (int r = 0; r < kCount; ++r) {
-    __builtin_prefetch(rows + r * size + column);
+inline void ask(Asked& next, const float* rows, int64_t size, int64_t column) {
+  if (next.lines == 0) {
+    for (int r = 0; r < kCount; ++r) {
+      __builtin_prefetch(rows + (kCount + r) * size + column);
+    }
+    return;
+  }
+  for (int64_t i = 0; i < next.lines && next.at < next.end; ++i) {
+    __builtin_prefetch(next.at);
+    next.at += kCacheLine;
   }
 }
 
@@ -304,7 +321,7 @@ inline void ask_for(const float* rows, int64_t size, int64_t column) {
 template <int kCount, int kVectors>
 inline void columns_part(
     const float* columns, int64_t lanes, const float* rows, int64_t size,
-    float* out) {
+    Asked& next, float* out) {
   Simd::Float sums[kCount][kVectors];
   for (auto& line : sums) {
     for (auto& sum : line) {
@@ -312,7 +329,7 @@ inline void columns_part(
     }
   }
   for (int64_t first = 0; first < size; first += kSlice) {
-    ask_for<kCount>(rows + kCount * size, size, first);
+    ask<kCount>(next, rows, size, first);
     const int64_t last = first + kSlice < size ? first + kSlice : size;
     for (int64_t i = first; i < last; ++i) {
       Simd::Float column[kVectors];
@@ -334,21 +351,24 @@ inline void columns_part(
   }
 }
 
+// Rows of a tile: more than have an address each that is cheap to reach cost more than they
+// save.
+constexpr int kTallest = 12;
+
 template <int kVectors>
 inline void columns_lines(
     const float* columns, int64_t lanes, const float* rows, int64_t count,
-    int64_t size, float* out) {
-  // More of them than have an address each that is cheap to reach cost more than they save.
+    int64_t size, Asked& next, float* out) {
   constexpr int kTogether =
-      Simd::kSums / kVectors < 12 ? Simd::kSums / kVectors : 12;
+      Simd::kSums / kVectors < kTallest ? Simd::kSums / kVectors : kTallest;
   int64_t done = 0;
   for (; done + kTogether <= count; done += kTogether) {
     columns_part<kTogether, kVectors>(
-        columns, lanes, rows + done * size, size, out + done * lanes);
+        columns, lanes, rows + done * size, size, next, out + done * lanes);
   }
   for (; done < count; ++done) {
     columns_part<1, kVectors>(
-        columns, lanes, rows + done * size, size, out + done * lanes);
+        columns, lanes, rows + done * size, size, next, out + done * lanes);
   }
 }
 
@@ -357,7 +377,12 @@ constexpr int64_t kRowsNear = 48;
 
 void by_columns(
     const float* columns, int64_t lanes, const float* rows, int64_t count,
-    int64_t size, float* out) {
+    int64_t size, const char* next, int64_t next_bytes, float* out) {
+  // So many slices there are at the least.
+  const int64_t slices = (count + kTallest - 1) / kTallest *
+      ((size + kSlice - 1) / kSlice) * ((lanes + 3 * kLanes - 1) / (3 * kLanes));
+  const int64_t lines = (next_bytes + kCacheLine - 1) / kCacheLine;
+  Asked asked{next, next + next_bytes, (lines + slices - 1) / slices};
   for (int64_t first = 0; first < count; first += kRowsNear) {
     int64_t now = first + kRowsNear < count ? kRowsNear : count - first;
     const float* from = rows + first * size;
@@ -365,13 +390,13 @@ void by_columns(
     for (int64_t lane = 0; lane < lanes;) {
       int64_t left = (lanes - lane) / Simd::kWidth;
       if (left == 1) {
-        columns_lines<1>(columns + lane, lanes, from, now, size, to + lane);
+        columns_lines<1>(columns + lane, lanes, from, now, size, asked, to + lane);
         lane += Simd::kWidth;
       } else if (left == 2 || left == 4) {
-        columns_lines<2>(columns + lane, lanes, from, now, size, to + lane);
+        columns_lines<2>(columns + lane, lanes, from, now, size, asked, to + lane);
         lane += 2 * Simd::kWidth;
       } else {
-        columns_lines<3>(columns + lane, lanes, from, now, size, to + lane);
+        columns_lines<3>(columns + lane, lanes, from, now, size, asked, to + lane);
         lane += 3 * Simd::kWidth;
       }
     }

@@ -72,7 +72,7 @@ fn check_quantized_products() {
                 let exact = |array: &Array| array.as_dtype(Dtype::Float32).unwrap();
                 let wide =
                     ops::dequantize(&packed, exact(&scales), &exact(&biases), group, bits).unwrap();
-                for rows in [1, 2, 3, 5, 15, 70] {
+                for rows in [1, 2, 3, 5, 15, 28, 70] {
                     let x = normal(&[rows, 256], 2);
                     let expected = ops::matmul(&x, wide.t()).unwrap();
                     let found =
@@ -127,11 +127,12 @@ fn dense_products_agree_with_mlx() {
 
 fn check_dense_products() {
     // 50 columns leave a rest behind whole blocks and whole vectors.
-    for (width, height) in [(50, 7), (64, 33), (256, 40)] {
+    // 113 rows are more than are taken together.
+    for (width, height) in [(50, 7), (64, 33), (96, 113), (256, 40)] {
         for dtype in [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16] {
             let w = normal(&[height, width], 3).as_dtype(dtype).unwrap();
             let wide = w.as_dtype(Dtype::Float32).unwrap();
-            for rows in [1, 2, 3, 6, 9, 40] {
+            for rows in [1, 2, 3, 6, 9, 17, 29, 40] {
                 let x = normal(&[2, rows, width], 4);
                 let expected = ops::matmul(&x, wide.t()).unwrap();
                 let found = dense_matmul(&x, &w).unwrap();
