@@ -326,7 +326,9 @@ fn read_some<S: AsyncRead>(
     })
 }
 
-fn late(what: &str) -> Error {
+fn late(what: &'static str) -> Error {
+    // Between two requests the framing takes it for a client that left.
+    tracing::debug!(what, "a connection is too slow");
     Error::new(ErrorKind::TimedOut, what)
 }
 

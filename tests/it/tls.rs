@@ -26,7 +26,7 @@ struct Secured {
 impl Secured {
     fn new(more: &str) -> Self {
         let home = Home::new(&format!(
-            "server: {{ tls: {{ cert: cert.pem, key: key.pem }}, {more} }}\nmodels: {{ t/a: {{}} }}\n"
+            "log: info,roundhouse=debug\nserver: {{ tls: {{ cert: cert.pem, key: key.pem }}, {more} }}\nmodels: {{ t/a: {{}} }}\n"
         ));
         home.scripted("t/a", json!({"tokens": 3}));
         let secured = Self { home };
