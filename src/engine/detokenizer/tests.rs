@@ -131,8 +131,12 @@ proptest! {
     fn text_comes_back_letter_by_letter(kind in 0..3usize, text in "([a-z ,.é😀漢\u{301}]|\\PC){0,30}") {
         let (name, tokenizer) = &KINDS[kind];
         let tokens = tokenizer.encode(&text, false).unwrap();
+        // Letters that happen to write a special token's name are that token, which is not told.
+        prop_assume!(!tokens.iter().any(|token| tokenizer.is_special(*token)));
         let pieces = pushed(tokenizer, &tokens);
         let whole = pieces.concat();
+        // Sentencepiece writes a space with this letter and cannot tell the two apart.
+        let text = if *name == "byte level" { text } else { text.replace('▁', " ") };
         // Gemma's decoder keeps the space that is put in front.
         let expected = if *name == "gemma" && !text.is_empty() { format!(" {text}") } else { text.clone() };
         prop_assert_eq!(&whole, &expected, "{}", name);
