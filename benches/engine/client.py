@@ -136,8 +136,9 @@ class Client:
         gate = threading.Barrier(streams + 1)
 
         def one(index):
-            # The first word differs, so that no stream continues another's prompt.
-            prompt = f"{WORDS[index].title()} number one, two, three, four, five,"
+            # The first word differs, so that no stream continues another's prompt, nor
+            # one of half or twice as many streams.
+            prompt = f"{WORDS[streams + index].title()} number one, two, three, four, five,"
             gate.wait()
             try:
                 results[index] = self.complete(prompt, tokens)

@@ -35,7 +35,7 @@ PROMPTS = (32, 450, 2000)
 LONG = 450
 # Tokens of the first turn of a conversation.
 TURN = 680
-STREAMS = (8, 32)
+STREAMS = (1, 8, 32)
 FEW_STREAMS = 8
 # Between a model's answer and the question to the other one, in seconds.
 PAUSE = 1.0

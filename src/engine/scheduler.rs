@@ -12,7 +12,9 @@
 //! Prompts are read in chunks, one chunk of one sequence at a time and in turn,
 //! and between two chunks all other sequences make a step. What is left of short
 //! prompts is read together: a pass over few rows takes hardly longer than one over
-//! fewer, so that each would wait longer for its turn than for the others' rows.
+//! fewer, so that each would wait longer for its turn than for the others' rows. Those
+//! that come while the first of them is read go on at once, as if they had been there:
+//! a step of the first alone would cost as much as one of all.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -28,7 +30,8 @@ pub struct Limits {
     pub room: u64,
     /// Most tokens of prompts that are read in one step; at least 1.
     pub chunk: u64,
-    /// Most tokens that are read in one step of several prompts.
+    /// Most tokens that are read of several prompts, in one step or in steps without one of
+    /// others between them.
     pub together: u64,
     /// Tokens by which a sequence's share of the room grows; at least 1.
     pub block: u64,
@@ -83,8 +86,8 @@ pub struct Scheduler {
     sequences: BTreeMap<Id, Sequence>,
     /// Running sequences that are not read in yet, next one first.
     reading: VecDeque<Id>,
-    /// The last step read a chunk.
-    has_read: bool,
+    /// Tokens of prompts that were read since the last step in which tokens were made.
+    read_since: u64,
 }
 
 #[derive(Debug)]
@@ -110,7 +113,7 @@ impl Scheduler {
             limits,
             sequences: BTreeMap::new(),
             reading: VecDeque::new(),
-            has_read: false,
+            read_since: 0,
         }
     }
 
@@ -179,13 +182,19 @@ impl Scheduler {
     /// been started before.
     pub fn plan(&mut self) -> Plan {
         let mut put_back = Vec::new();
-        let decode_first = self.has_read;
-        let work = match decode_first {
-            true => self.decode(&mut put_back).or_else(|| self.read()),
-            false => self.read().or_else(|| self.decode(&mut put_back)),
-        };
-        let work = work.unwrap_or(Work::Idle);
-        self.has_read = matches!(work, Work::Prefill(_));
+        let mut making = None;
+        if self.read_since > 0 && !self.reads_on() {
+            making = self.decode(&mut put_back);
+            // If nobody makes a token, reading holds up nobody.
+            self.read_since = 0;
+        }
+        let work = making
+            .or_else(|| self.read())
+            .or_else(|| self.decode(&mut put_back))
+            .unwrap_or(Work::Idle);
+        if !matches!(work, Work::Prefill(_)) {
+            self.read_since = 0;
+        }
         Plan { put_back, work }
     }
 
@@ -248,15 +257,22 @@ impl Scheduler {
         started
     }
 
+    /// Whether what is left of the next sequence that is not read in is little, with what
+    /// was read since others made a step.
+    fn reads_on(&self) -> bool {
+        let next = self.reading.front();
+        let next = next.and_then(|id| self.sequences.get(id));
+        next.is_some_and(|next| self.read_since + next.left() <= self.limits.little())
+    }
+
     /// The next chunk of the next sequence that is not read in, and with it what is left
     /// of those behind it, as long as all of it is little.
     fn read(&mut self) -> Option<Work> {
-        let together = self.limits.together.min(self.limits.chunk);
-        let (mut chunks, mut tokens) = (Vec::new(), 0);
+        let (mut chunks, mut tokens) = (Vec::new(), self.read_since);
         while let Some(id) = self.reading.front().copied() {
             let sequence = self.sequences.get_mut(&id)?;
-            let left = sequence.known - sequence.filled;
-            if tokens > 0 && tokens + left > together {
+            let left = sequence.left();
+            if tokens > 0 && tokens + left > self.limits.little() {
                 break;
             }
             self.reading.pop_front();
@@ -278,6 +294,7 @@ impl Scheduler {
                 last,
             });
         }
+        self.read_since = tokens;
         chunks.sort_unstable_by_key(|chunk| chunk.id);
         (!chunks.is_empty()).then_some(Work::Prefill(chunks))
     }
@@ -345,7 +362,19 @@ impl Scheduler {
     }
 }
 
+impl Limits {
+    /// Most tokens of several prompts that are read before others make a step.
+    fn little(self) -> u64 {
+        self.together.min(self.chunk)
+    }
+}
+
 impl Sequence {
+    /// How many of its tokens are to be read.
+    fn left(&self) -> u64 {
+        self.known - self.filled
+    }
+
     /// The share of the room for `tokens` tokens: whole blocks, but never more than
     /// the sequence can use or than there is.
     fn share(&self, tokens: u64, limits: Limits) -> u64 {

@@ -36,9 +36,10 @@ use crate::engine::{EngineError, LoadTimes, Network};
 /// steps of about this size.
 const BLOCK: u64 = 256;
 
-/// Most tokens of several prompts that are read in one pass. Up to here a pass over two
-/// prompts is quicker than two passes: weights are read once. Beyond, the time is that of
-/// the products, and the first prompt would wait for the others.
+/// Most tokens of several prompts that are read in one pass, or in passes without a step
+/// between them. Up to here a pass over two prompts is quicker than two passes: weights are
+/// read once. Beyond, the time is that of the products, and the first prompt would wait for
+/// the others.
 const TOGETHER: u64 = 128;
 
 /// What the engine has to keep to.
